@@ -1,0 +1,47 @@
+# One set of recipes for people, hooks and CI. Every target sets itself up: `make demo` on a fresh clone is enough.
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+# A cluster that happens to run on this machine must not be joined by demos and tests.
+export RAY_AUTH_MODE ?= disabled
+unexport RAY_ADDRESS
+
+.PHONY: help demo test test-slow lint bench lock clean
+help:            ## show this list
+	@grep -hE '^[a-z-]+: .*##|^[a-z-]+:  +##' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
+
+$(READY): requirements.lock pyproject.toml
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet -r requirements.lock
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e .
+	@touch $@
+
+demo: $(READY)   ## embed the docstrings of Python's standard library, start to finish
+	$(BIN)/python -m jobs.demo
+
+test: $(READY)   ## all tests that fit in 20 minutes on two cores
+	$(BIN)/python -m pytest
+
+test-slow: $(READY)   ## the full sizes: many kills, large files
+	$(BIN)/python -m pytest -m slow --timeout 3600
+
+lint: $(READY)   ## ruff, mypy --strict, import-linter
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+
+bench: $(READY)   ## driver memory, job overhead: prints ratios within one run
+	$(BIN)/python -m benchmarks.driver_memory
+
+lock:            ## resolve pyproject.toml anew into requirements.lock
+	rm -rf .venv-lock && $(PYTHON) -m venv .venv-lock
+	.venv-lock/bin/python -m pip install --quiet torch==2.13.0 '.[dev]'
+	{ sed -n '/^#/p' requirements.lock; .venv-lock/bin/python -m pip freeze --exclude albert-embedding-pipeline \
+	  | grep -vE '^(nvidia|cuda|triton)' | sed 's/+cpu$$//'; } > requirements.new
+	mv requirements.new requirements.lock && rm -rf .venv-lock
+
+clean:           ## remove the demo's files (the venv stays)
+	rm -rf .demo

@@ -1,0 +1,60 @@
+"""A corpus that every machine has: the docstrings of Python's standard library, as sharded Parquet.
+
+Sources are parsed, never imported. Run again, it leaves what is there: rewritten files would be new versions.
+"""
+
+import ast
+import sys
+import sysconfig
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+NOT_LIBRARY = {
+    "site-packages",
+    "dist-packages",
+    "test",
+    "tests",
+    "idle_test",
+    "idlelib",
+    "lib2to3",
+    "turtledemo",
+}
+DEFINITIONS = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+
+
+def docstrings(library: Path) -> Iterator[dict[str, str]]:
+    """Module, qualified name and docstring of everything documented below a folder, in order of paths."""
+    for path in sorted(library.rglob("*.py")):
+        relative = path.relative_to(library)
+        if NOT_LIBRARY.isdisjoint(relative.parts):
+            module = ".".join(relative.with_suffix("").parts).removesuffix(".__init__")
+            yield from _documented(ast.parse(path.read_bytes()), module, module)
+
+
+def _documented(node: ast.AST, module: str, name: str) -> Iterator[dict[str, str]]:
+    if isinstance(node, DEFINITIONS) and (text := ast.get_docstring(node)):
+        yield {"module": module, "name": name, "docstring": text}
+    for child in ast.iter_child_nodes(node):
+        inner = f"{name}.{child.name}" if isinstance(child, DEFINITIONS[1:]) else name
+        yield from _documented(child, module, inner)
+
+
+def write(folder: Path, files: int = 16) -> int:
+    """Write the corpus as Parquet files of about equal size, unless it is there; its number of rows."""
+    if folder.exists():
+        return sum(pq.read_metadata(path).num_rows for path in folder.glob("*.parquet"))
+    table = pa.Table.from_pylist(list(docstrings(Path(sysconfig.get_path("stdlib")))))
+    unfinished = folder.with_name(f"{folder.name}.unfinished")
+    unfinished.mkdir(parents=True, exist_ok=True)
+    for number in range(files):
+        start, stop = (table.num_rows * n // files for n in (number, number + 1))
+        pq.write_table(table.slice(start, stop - start), unfinished / f"docstrings-{number:02d}.parquet")
+    unfinished.rename(folder)
+    return int(table.num_rows)
+
+
+if __name__ == "__main__":
+    print(write(Path(sys.argv[1])), "docstrings")

@@ -1,0 +1,192 @@
+"""A model reference becomes a folder on this node, checked without torch.
+
+Owns: what a usable ALBERT checkpoint is. Everything that can be wrong with one is found here, by the driver,
+before any worker is asked for. Weights are read from safetensors only.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from safetensors import SafetensorError, safe_open
+
+from pipeline.errors import ModelError
+
+BUILT_IN = "albert-mini"
+TOKENIZER_FILES = ("tokenizer.json", "spiece.model", "vocab.txt", "tokenizer_config.json")
+DOWNLOADED = ["config.json", "*.safetensors", "modules.json", *TOKENIZER_FILES]
+_PACKAGED = Path(__file__).parent / "models" / BUILT_IN
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
+_COMMIT = re.compile(r"snapshots/([0-9a-f]{40})$")
+_HEADS = re.compile(r"(albert\.)?pooler|predictions|sop_classifier|classifier|qa_outputs|.*position_ids$")
+"""Weights of other tasks that a checkpoint may carry beside the encoder's."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """An ALBERT checkpoint in a local folder."""
+
+    name: str
+    folder: Path
+    revision: str | None = None
+
+    @cached_property
+    def config(self) -> Mapping[str, Any]:
+        """config.json."""
+        path = self.folder / "config.json"
+        try:
+            config = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise ModelError("can't be read", str(path), str(error)) from None
+        if not isinstance(config, dict) or config.get("model_type") != "albert":
+            kind = config.get("model_type") if isinstance(config, dict) else type(config).__name__
+            raise ModelError("is no ALBERT checkpoint", str(path), f"model_type {kind!r}")
+        return config
+
+    def size(self, key: str, default: int | None = None) -> int:
+        """A number of config.json."""
+        value = self.config.get(key, default)
+        if not isinstance(value, int) or value < 1:
+            raise ModelError(
+                f"{key} must be a positive integer", str(self.folder / "config.json"), repr(value)
+            )
+        return value
+
+    @property
+    def dimension(self) -> int:
+        """Length of a vector."""
+        return self.size("hidden_size")
+
+    @cached_property
+    def weight_files(self) -> list[Path]:
+        files = sorted(self.folder.glob("*.safetensors"))
+        if not files:
+            hint = "convert the weights to safetensors: pickle checkpoints are not read"
+            raise ModelError("no *.safetensors here", str(self.folder), hint=hint)
+        return files
+
+    @cached_property
+    def weights_digest(self) -> str:
+        """SHA-256 of the weight files."""
+        return _digest_files(self.weight_files)
+
+    @cached_property
+    def tokenizer_digest(self) -> str:
+        """SHA-256 of the files that decide the token ids."""
+        return _digest_files([path for name in TOKENIZER_FILES if (path := self.folder / name).exists()])
+
+    @property
+    def flops_per_token(self) -> float:
+        """Matrix work of one token in all layers, attention's part (which grows with length) left out."""
+        hidden, inner = self.size("hidden_size"), self.size("intermediate_size")
+        layers = self.size("num_hidden_layers") * self.size("inner_group_num", 1)
+        return 2.0 * layers * (4 * hidden * hidden + 2 * hidden * inner)
+
+    def weights(self) -> dict[str, tuple[Path, str]]:
+        """For each weight that the encoder needs, by its name in the model: the file and its name there.
+
+        Raises:
+            ModelError: a weight is missing, has another shape, or is none that we know.
+        """
+        found = dict(self._stored())
+        names = {name: name if name in found else f"albert.{name}" for name, _ in self._expected()}
+        missing = [name for name, stored in names.items() if stored not in found]
+        unexpected = [name for name in found if name not in names.values() and not _HEADS.match(name)]
+        wrong = [
+            f"{name} {found[names[name]][1]}, not {shape}"
+            for name, shape in self._expected()
+            if names[name] in found and found[names[name]][1] != shape
+        ]
+        for what, which in (("missing", missing), ("unexpected", unexpected), ("of another shape", wrong)):
+            if which:
+                more = f" and {len(which) - 3} more" if len(which) > 3 else ""
+                raise ModelError(f"weights are {what}", str(self.folder), ", ".join(which[:3]) + more)
+        return {name: (found[stored][0], stored) for name, stored in names.items()}
+
+    def _stored(self) -> Iterator[tuple[str, tuple[Path, tuple[int, ...]]]]:
+        for path in self.weight_files:
+            try:
+                with safe_open(path, framework="numpy") as file:
+                    for name in file.keys():  # noqa: SIM118  (no mapping)
+                        yield name, (path, tuple(file.get_slice(name).get_shape()))
+            except (SafetensorError, OSError) as error:
+                raise ModelError("can't be read as safetensors", str(path), str(error)) from None
+
+    def _expected(self) -> Iterator[tuple[str, tuple[int, ...]]]:
+        hidden, inner, embedding = (
+            self.size(key) for key in ("hidden_size", "intermediate_size", "embedding_size")
+        )
+        for table, rows in (
+            ("word", self.size("vocab_size")),
+            ("position", self.size("max_position_embeddings")),
+            ("token_type", self.size("type_vocab_size", 2)),
+        ):
+            yield f"embeddings.{table}_embeddings.weight", (rows, embedding)
+        yield from _pair("embeddings.LayerNorm", (embedding,))
+        yield from _pair("encoder.embedding_hidden_mapping_in", (hidden, embedding))
+        for group in range(self.size("num_hidden_groups", 1)):
+            for layer in range(self.size("inner_group_num", 1)):
+                prefix = f"encoder.albert_layer_groups.{group}.albert_layers.{layer}"
+                for part in ("query", "key", "value", "dense"):
+                    yield from _pair(f"{prefix}.attention.{part}", (hidden, hidden))
+                yield from _pair(f"{prefix}.attention.LayerNorm", (hidden,))
+                yield from _pair(f"{prefix}.ffn", (inner, hidden))
+                yield from _pair(f"{prefix}.ffn_output", (hidden, inner))
+                yield from _pair(f"{prefix}.full_layer_layer_norm", (hidden,))
+
+
+def resolve(name: str, revision: str | None = None) -> Checkpoint:
+    """The checkpoint that a name means: built in, a folder, or a Hub id (fetched, pinned to its commit).
+
+    Raises:
+        ModelError: there is none of that name, or it is of a kind that we can't honour.
+    """
+    if name == BUILT_IN:
+        checkpoint = Checkpoint(name, _PACKAGED)
+    elif Path(name).is_dir():
+        checkpoint = Checkpoint(name, Path(name).resolve())
+    else:
+        checkpoint = _fetch(name, revision)
+    if (checkpoint.folder / "modules.json").exists():
+        raise ModelError(
+            "sentence-transformers folders are not supported yet",
+            name,
+            hint="name the bare ALBERT checkpoint",
+        )
+    return checkpoint
+
+
+def _fetch(name: str, revision: str | None) -> Checkpoint:
+    if not _HUB_ID.fullmatch(name):
+        raise ModelError("is neither a folder here nor a Hub id", f"model.name = {name!r}")
+    try:
+        folder = snapshot_download(name, revision=revision, allow_patterns=DOWNLOADED)
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        reason = str(error).strip().splitlines()[0]
+        hint = "check the name, or put the folder where each node finds it and name that"
+        raise ModelError(
+            "is no folder here, and the Hub does not give it", f"model.name = {name!r}", reason, hint
+        ) from None
+    commit = _COMMIT.search(Path(folder).as_posix())
+    return Checkpoint(name, Path(folder), commit.group(1) if commit else revision)
+
+
+def _pair(name: str, shape: tuple[int, ...]) -> Iterator[tuple[str, tuple[int, ...]]]:
+    yield f"{name}.weight", shape
+    yield f"{name}.bias", shape[:1]
+
+
+def _digest_files(paths: list[Path]) -> str:
+    digest = hashlib.sha256()
+    for path in paths:
+        digest.update(f"{path.name}:{path.stat().st_size}:".encode())
+        with path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()

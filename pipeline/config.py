@@ -1,0 +1,277 @@
+"""The run as data: what to read, the model, the compute, where to write.
+
+A config is frozen, and complete once loaded: every default is a value here, none is decided later.
+`load` reports every mistake of a file at once.
+"""
+
+import datetime
+import difflib
+from collections.abc import Mapping, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Any, Literal, Self, get_args
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+from pydantic_core import ErrorDetails
+
+from pipeline.errors import ConfigError
+
+PROTOCOLS = ("file", "s3", "memory")
+"""Where we read and write; a fixed list, so that no URL reaches a protocol nobody thought of."""
+
+SourceName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]*$")]
+FORMATS = {".parquet": "parquet", ".pq": "parquet", ".txt": "text"}
+
+
+class Section(BaseModel):
+    """Base of all sections: frozen, unknown keys refused, defaults validated."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+
+class Source(Section):
+    """One named set of files."""
+
+    path: str = Field(
+        description="A file, a folder (read recursively) or a glob (`*`, `?`, `**`); local or s3://."
+    )
+    format: Literal["auto", "parquet", "text"] = Field(
+        "auto",
+        description="`parquet`, or `text` (a line a document); `auto` goes by the ending of `path`.",
+    )
+    text_column: str | None = Field(
+        None, description="Parquet: the column to embed. Default `text`. Not for `text`."
+    )
+    id_column: str | None = Field(
+        None,
+        description="Parquet: the column that identifies a row, carried under its own name. "
+        "Without one, `id` is `<source>/<file>#<row>`.",
+    )
+    carry: tuple[str, ...] = Field((), description="Parquet: further columns to carry into the shards.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _resolve_format(cls, values: Any) -> Any:
+        if not isinstance(values, dict) or not isinstance(values.get("path"), str):
+            return values
+        resolved = dict(values)
+        if resolved.get("format", "auto") == "auto":
+            suffix = PurePosixPath(resolved["path"]).suffix
+            if suffix not in FORMATS:
+                raise ValueError(
+                    f"can't tell the format of {resolved['path']!r}: set `format` to parquet or text"
+                )
+            resolved["format"] = FORMATS[suffix]
+        if resolved["format"] == "parquet":
+            resolved["text_column"] = resolved.get("text_column") or "text"
+        return resolved
+
+    @model_validator(mode="after")
+    def _honourable(self) -> Self:
+        check_url(self.path)
+        columns = [self.id_column, *self.carry]
+        if self.format == "text" and (self.text_column or any(columns)):
+            raise ValueError("text files have no columns: drop text_column, id_column and carry")
+        if len(set(self.carry)) < len(self.carry):
+            raise ValueError("carry names a column twice")
+        return self
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns that reach the shards under their own names: the id first."""
+        first = (self.id_column,) if self.id_column else ()
+        return first + tuple(name for name in self.carry if name != self.id_column)
+
+
+class Model(Section):
+    """The checkpoint, and all that turns a text into a vector."""
+
+    name: str = Field("albert-mini", description="`albert-mini` (ships inside), a local folder, or a Hub id.")
+    revision: str | None = Field(
+        None, description="Hub ids: branch, tag or commit. Default: the main branch."
+    )
+    max_tokens: int = Field(
+        512, ge=3, description="Tokens a text may have, special ones included; longer is cut."
+    )
+    pooling: Literal["auto", "mean", "cls", "max"] = Field(
+        "auto", description="How token vectors become one; `auto` is `mean`."
+    )
+    normalize: bool = Field(True, description="Scale each vector to length 1 (L2).")
+    dtype: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto", description="Arithmetic of the model; `auto`: float32 on cpu, bfloat16 on cuda."
+    )
+
+
+class Compute(Section):
+    """How the work is spread; never changes a result, so it may differ on resume."""
+
+    device: Literal["cpu", "cuda"] = Field("cpu", description="Where the replicas run; one GPU each on cuda.")
+    min_replicas: int = Field(1, ge=1, description="Encoder replicas to start with.")
+    max_replicas: int | None = Field(
+        None, ge=1, description="Most replicas. Default: what the cluster holds."
+    )
+    cpus_per_replica: float | None = Field(
+        None, gt=0, description="CPUs of a replica. Default: a node's less one on cpu, 0.5 on cuda."
+    )
+    threads_per_replica: int | None = Field(
+        None, ge=1, description="Torch threads of a replica. Default: its CPUs and the one left to readers."
+    )
+    cpus_per_reader: float = Field(0.5, gt=0, description="CPUs that one read-and-tokenise task takes.")
+    cpus_per_writer: float = Field(0.25, gt=0, description="CPUs that one write task takes.")
+    batch_tokens: int = Field(
+        8192, ge=1, description="Tokens of a micro-batch, padding included; a longer text goes alone."
+    )
+
+    @model_validator(mode="after")
+    def _honourable(self) -> Self:
+        if self.max_replicas is not None and self.max_replicas < self.min_replicas:
+            raise ValueError(f"max_replicas {self.max_replicas} is below min_replicas {self.min_replicas}")
+        return self
+
+
+class Output(Section):
+    """Where the dataset goes, and the size of its shards."""
+
+    path: str = Field(description="The dataset's folder or URL; may hold `{run_date}`.")
+    rows_per_shard: int = Field(65_536, ge=1, description="Most rows of a split, and so of a shard.")
+    max_split_bytes: int | None = Field(
+        None,
+        ge=1,
+        description="Most bytes of text of a split. Default: 64 MB on cuda; on cpu about a minute of the "
+        "model's work.",
+    )
+    keep_rejected_text: bool = Field(True, description="Keep the start of a rejected text in `rejects/`.")
+
+    @model_validator(mode="after")
+    def _honourable(self) -> Self:
+        check_url(self.path)
+        return self
+
+
+class Quality(Section):
+    """What a run may end with and still count as done."""
+
+    max_reject_fraction: float = Field(
+        0.5, ge=0, le=1, description="Rejected rows over all rows, above which the run is not done."
+    )
+    allow_failed_files: bool = Field(False, description="Commit although files failed; they are listed.")
+
+
+class Config(Section):
+    """A whole job."""
+
+    source: dict[SourceName, Source] = Field(min_length=1, description="Sources by name.")
+    model: Model = Model()
+    compute: Compute = Compute()
+    output: Output
+    quality: Quality = Quality()
+
+    @model_validator(mode="after")
+    def _dtype_fits_device(self) -> Self:
+        if self.model.dtype == "bfloat16" and self.compute.device == "cpu":
+            raise ValueError("model.dtype bfloat16 needs compute.device cuda: set float32 or auto")
+        return self
+
+    @property
+    def dtype(self) -> str:
+        """The dtype that every replica must use."""
+        if self.model.dtype == "auto":
+            return "bfloat16" if self.compute.device == "cuda" else "float32"
+        return self.model.dtype
+
+    @property
+    def pooling(self) -> str:
+        return "mean" if self.model.pooling == "auto" else self.model.pooling
+
+
+def check_url(path: str) -> None:
+    """Refuse what must never stand in a config.
+
+    Raises:
+        ValueError: an unknown protocol, a chained URL, or a URL with credentials or a signature.
+    """
+    protocol = path.split("://", 1)[0] if "://" in path else "file"
+    if "::" in path or protocol not in PROTOCOLS:
+        raise ValueError(f"{protocol}: is not supported here; use one of {', '.join(PROTOCOLS)}")
+    authority = path.split("://", 1)[-1].split("/", 1)[0]
+    if "://" in path and ("@" in authority or "Signature=" in path):
+        raise ValueError("credentials must not stand in a URL: use the environment, a profile or a role")
+
+
+def load(path: str, overrides: Sequence[str] = (), run_date: datetime.date | None = None) -> Config:
+    """Read a YAML config, apply `section.field=value` overrides, fill in `{run_date}`.
+
+    Args:
+        run_date: the date that `{run_date}` stands for; today in UTC when not given.
+
+    Raises:
+        ConfigError: everything that is wrong, one line each.
+    """
+    try:
+        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError("no such config file", path) from None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError("can't be read as YAML", path, str(error)) from None
+    if not isinstance(values, dict):
+        raise ConfigError("is no mapping of sections", path, type(values).__name__)
+    for override in overrides:
+        _override(values, override)
+    config = parse(values, where=path)
+    date = (run_date or datetime.datetime.now(datetime.UTC).date()).isoformat()
+    root = config.output.path.replace("{run_date}", date).rstrip("/")
+    return config.model_copy(update={"output": config.output.model_copy(update={"path": root})})
+
+
+def parse(values: Mapping[str, Any], where: str = "config") -> Config:
+    """Validate a mapping of sections.
+
+    Raises:
+        ConfigError: everything that is wrong, one line each.
+    """
+    try:
+        return Config.model_validate(values)
+    except ValidationError as error:
+        problems = [_describe(problem) for problem in error.errors()]
+        count = "1 mistake" if len(problems) == 1 else f"{len(problems)} mistakes"
+        raise ConfigError("\n  ".join([f"{count}:", *problems]), where) from None
+
+
+def _override(values: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    *parents, leaf = key.split(".")
+    if not equals or not parents:
+        raise ConfigError("is not section.field=value", "--set", repr(override))
+    section: Any = values
+    for parent in parents:
+        section = section.setdefault(parent, {})
+        if not isinstance(section, dict):
+            raise ConfigError(f"{parent} is no section", "--set", repr(override))
+    section[leaf] = yaml.safe_load(text)
+
+
+def _describe(problem: ErrorDetails) -> str:
+    where = ".".join(str(part) for part in problem["loc"]) or "config"
+    got = problem["input"]
+    if problem["type"] == "extra_forbidden":
+        names = _fields_at(problem["loc"][:-1])
+        near = difflib.get_close_matches(str(problem["loc"][-1]), names, n=1)
+        right = f"did you mean {near[0]}?" if near else f"known here: {', '.join(names)}"
+        return f"{where} = {got!r}: unknown key; {right}"
+    if problem["type"] == "missing":
+        return f"{where}: is missing and has no default"
+    message = problem["msg"].removeprefix("Value error, ")
+    message = message[0].lower() + message[1:]
+    return f"{where}: {message}" if isinstance(got, dict | Section) else f"{where} = {got!r}: {message}"
+
+
+def _fields_at(location: Sequence[int | str]) -> list[str]:
+    """The names that are known at a place of the config, for the nearest one to a misspelt key."""
+    model: type[BaseModel] = Config
+    for part in location:
+        if part in model.model_fields:
+            annotation = model.model_fields[str(part)].annotation
+            inner = [kind for kind in (annotation, *get_args(annotation)) if isinstance(kind, type)]
+            sections = [kind for kind in inner if issubclass(kind, BaseModel)]
+            model = sections[-1] if sections else model
+    return list(model.model_fields)

@@ -1,0 +1,114 @@
+"""Every error that a user can meet, and the exit code it ends in.
+
+PipelineError
+├── ConfigError                 2  the config, or what it names, is wrong; no retry mends it
+│   ├── ModelError              2  the checkpoint or its tokenizer can't be used
+│   └── ResourceError           2  the machine or cluster can't hold the job
+├── StorageError                4  storage did not answer as it should; a retry may
+│   ├── MissingError            2  the object or bucket does not exist
+│   ├── DeniedError             2  credentials are missing, wrong or too weak
+│   ├── ExistsError             -  put-if-absent lost: the object is there already
+│   └── ReplacedError           -  replace-if lost: the object is no longer the expected version
+├── SourceError                 3  a source file can't be embedded; the others go on
+│   └── SourceChangedError      3  a source file is no longer the version that was planned
+├── IncompleteError             3  the run ended with failed files or too many rejects
+├── OtherDatasetError           5  the output belongs to another config
+└── StoppedError                4  the run was told to stop, or lost its cluster
+"""
+
+from enum import IntEnum
+
+
+class ExitCode(IntEnum):
+    """What the process ends with; distinct, so that a scheduler can tell what a retry would mend."""
+
+    DONE = 0
+    BUG = 1
+    CONFIG = 2
+    INCOMPLETE = 3
+    RETRYABLE = 4
+    OTHER_DATASET = 5
+    SOURCE_MOVED = 6
+
+
+class PipelineError(Exception):
+    """Root of all errors raised on purpose: what happened, where, what was got, what to do."""
+
+    exit_code = ExitCode.BUG
+
+    def __init__(self, what: str, where: str = "", got: str = "", hint: str = "") -> None:
+        super().__init__(what, where, got, hint)  # all four, so that pickling keeps them
+        self.what, self.where, self.got, self.hint = what, where, got, hint
+
+    def __str__(self) -> str:
+        text = f"{self.where}: {self.what}" if self.where else self.what
+        text += f" (got {self.got})" if self.got else ""
+        return text + (f"; {self.hint}" if self.hint else "")
+
+
+class ConfigError(PipelineError):
+    """The config, or something that it names, can't be honoured."""
+
+    exit_code = ExitCode.CONFIG
+
+
+class ModelError(ConfigError):
+    """The checkpoint or its tokenizer can't be used."""
+
+
+class ResourceError(ConfigError):
+    """The machine or cluster can't hold the job."""
+
+
+class StorageError(PipelineError):
+    """Storage did not answer as it should."""
+
+    exit_code = ExitCode.RETRYABLE
+
+
+class MissingError(StorageError):
+    """The object or bucket does not exist."""
+
+    exit_code = ExitCode.CONFIG
+
+
+class DeniedError(StorageError):
+    """Storage refused the credentials."""
+
+    exit_code = ExitCode.CONFIG
+
+
+class ExistsError(StorageError):
+    """Put-if-absent lost: the object is there already."""
+
+
+class ReplacedError(StorageError):
+    """Replace-if lost: the object is no longer the expected version."""
+
+
+class SourceError(PipelineError):
+    """A source file can't be embedded."""
+
+    exit_code = ExitCode.INCOMPLETE
+
+
+class SourceChangedError(SourceError):
+    """A source file is no longer the version that was planned."""
+
+
+class IncompleteError(PipelineError):
+    """The run ended with failed files or too many rejects."""
+
+    exit_code = ExitCode.INCOMPLETE
+
+
+class OtherDatasetError(PipelineError):
+    """The output belongs to another config."""
+
+    exit_code = ExitCode.OTHER_DATASET
+
+
+class StoppedError(PipelineError):
+    """The run was told to stop, or lost its cluster."""
+
+    exit_code = ExitCode.RETRYABLE

@@ -1,0 +1,138 @@
+"""Column names and Arrow schemas; the only copy.
+
+Types are those that Spark, DuckDB, Polars and pyarrow all read (docs/format.md).
+"""
+
+from typing import Any
+
+import pyarrow as pa
+
+FORMAT_VERSION = 1
+RECORD_KEY = b"pipeline.record"
+"""Key of the shard record in a shard's Parquet footer."""
+
+SHARD_TAIL = pa.schema(
+    [
+        pa.field("n_tokens", pa.int32(), nullable=False),
+        pa.field("truncated", pa.bool_(), nullable=False),
+        pa.field("text_hash", pa.binary(), nullable=False),
+        pa.field("source_file", pa.string(), nullable=False),
+        pa.field("source_row", pa.int64(), nullable=False),
+    ]
+)
+
+REJECTS = pa.schema(
+    [
+        pa.field("source_file", pa.string(), nullable=False),
+        pa.field("source_row", pa.int64(), nullable=False),
+        pa.field("reason", pa.string(), nullable=False),
+        pa.field("permanent", pa.bool_(), nullable=False),
+        pa.field("text", pa.string()),
+    ]
+)
+
+PLAN = pa.schema(
+    [
+        # A row per piece of every split; a file without splits (empty, or unreadable) has one row without ids.
+        pa.field("split", pa.int64()),
+        pa.field("split_id", pa.string()),
+        pa.field("source", pa.string(), nullable=False),
+        pa.field("file", pa.string(), nullable=False),
+        pa.field("version", pa.string(), nullable=False),
+        pa.field("size", pa.int64(), nullable=False),
+        pa.field("unit", pa.string()),
+        pa.field("start", pa.int64()),
+        pa.field("stop", pa.int64()),
+        pa.field("error", pa.string()),
+    ]
+)
+
+PIECE = pa.struct(
+    [
+        pa.field("source", pa.string(), nullable=False),
+        pa.field("file", pa.string(), nullable=False),
+        pa.field("start", pa.int64(), nullable=False),
+        pa.field("stop", pa.int64(), nullable=False),
+        pa.field("rows", pa.int64(), nullable=False),
+        pa.field("rejects", pa.int64(), nullable=False),
+    ]
+)
+"""What became of a piece: for rows the planned range; for bytes the range consumed, at line ends."""
+
+RECORD = pa.schema(
+    [
+        pa.field("split_id", pa.string(), nullable=False),
+        pa.field("rows", pa.int64(), nullable=False),
+        pa.field("rejects", pa.int64(), nullable=False),
+        pa.field("tokens", pa.int64(), nullable=False),
+        pa.field("padded_tokens", pa.int64(), nullable=False),
+        pa.field("truncated", pa.int64(), nullable=False),
+        pa.field("text_bytes", pa.int64(), nullable=False),
+        pa.field("file_bytes", pa.int64(), nullable=False),
+        pa.field("content_digest", pa.string(), nullable=False),
+        pa.field("rejects_file", pa.string()),
+        pa.field("pieces", pa.list_(PIECE), nullable=False),
+        pa.field("read_seconds", pa.float64(), nullable=False),
+        pa.field("tokenize_seconds", pa.float64(), nullable=False),
+        pa.field("encode_seconds", pa.float64(), nullable=False),
+        pa.field("attempt", pa.string(), nullable=False),
+    ]
+)
+"""The shard record: a row of the ledger and of the manifest, and what a shard's footer tells of it."""
+
+
+def reserved_names() -> set[str]:
+    """Column names that are ours in every shard."""
+    return {"embedding", *SHARD_TAIL.names}
+
+
+def rows_schema(columns: pa.Schema) -> pa.Schema:
+    """A shard's schema without the vectors: what travels beside them."""
+    return pa.schema([*columns, *SHARD_TAIL])
+
+
+def shard_schema(columns: pa.Schema, dimension: int) -> pa.Schema:
+    """A shard's schema: carried columns, the vector, and our own columns."""
+    vector = pa.field("embedding", pa.list_(pa.float32(), dimension), nullable=False)
+    return pa.schema([*columns, vector, *SHARD_TAIL])
+
+
+def readable_type(kind: Any) -> Any:
+    """The nearest type that every reader takes (pyarrow DataType in and out).
+
+    Timestamps become microseconds; what Spark can't read becomes the next wider thing that it can.
+
+    Raises:
+        pa.ArrowNotImplementedError: there is none.
+    """
+    types = pa.types
+    if types.is_dictionary(kind):
+        return readable_type(kind.value_type)
+    if types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind):
+        return pa.list_(readable_type(kind.value_type))
+    if types.is_struct(kind):
+        return pa.struct([field.with_type(readable_type(field.type)) for field in kind])
+    if types.is_map(kind):
+        return pa.map_(readable_type(kind.key_type), readable_type(kind.item_type))
+    if types.is_timestamp(kind):
+        return pa.timestamp("us", kind.tz)
+    for matches, replacement in _READABLE:
+        if matches(kind):
+            return replacement
+    if types.is_interval(kind) or types.is_union(kind) or types.is_decimal256(kind):
+        raise pa.ArrowNotImplementedError(f"{kind} can't be read by Spark")
+    return kind
+
+
+_READABLE = (
+    (pa.types.is_large_string, pa.string()),
+    (pa.types.is_string_view, pa.string()),
+    (pa.types.is_time, pa.string()),
+    (pa.types.is_large_binary, pa.binary()),
+    (pa.types.is_binary_view, pa.binary()),
+    (pa.types.is_fixed_size_binary, pa.binary()),
+    (pa.types.is_uint64, pa.decimal128(20, 0)),
+    (pa.types.is_float16, pa.float32()),
+    (pa.types.is_date64, pa.date32()),
+    (pa.types.is_duration, pa.int64()),
+)
