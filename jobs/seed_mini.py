@@ -36,7 +36,8 @@ def main(folder: Path) -> None:
     (folder / "spiece.model").unlink()  # tokenizer.json says it all, and says it without room for doubt
     config = AlbertConfig(
         vocab_size=8000, embedding_size=128, hidden_size=256, intermediate_size=1024, num_hidden_layers=4,
-        num_attention_heads=4, hidden_act="gelu_new", hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0,
+        num_attention_heads=4, hidden_act="gelu_new",
+        hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0,
     )  # fmt: skip
     torch.manual_seed(0)
     weights = AlbertModel(config, add_pooling_layer=False).state_dict()

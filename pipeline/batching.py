@@ -1,9 +1,29 @@
-"""Lengths and a token budget become micro-batches. Pure."""
+"""Ragged token ids, and how they are cut into micro-batches. Pure."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+
+@dataclass(frozen=True, slots=True)
+class TokenBatch:
+    """Ragged ids: text i is `ids[offsets[i]:offsets[i + 1]]`, special tokens included.
+
+    ids: (tokens,) uint16, or int32 where the vocabulary needs it.  offsets: (texts + 1,) int64.
+    truncated: (texts,) bool, whether the text had more tokens than were kept.
+    """
+
+    ids: npt.NDArray[Any]
+    offsets: npt.NDArray[np.int64]
+    truncated: npt.NDArray[np.bool_]
+
+    @property
+    def lengths(self) -> npt.NDArray[np.int64]:
+        """(texts,) ids given to the model."""
+        return np.diff(self.offsets)
 
 
 def micro_batches(lengths: npt.NDArray[np.int64], budget: int) -> Iterator[npt.NDArray[np.int64]]:

@@ -14,10 +14,9 @@ import pyarrow as pa
 import torch
 
 from pipeline.albert import Albert
-from pipeline.batching import micro_batches
+from pipeline.batching import TokenBatch, micro_batches
 from pipeline.checkpoint import Checkpoint
 from pipeline.pooling import pool
-from pipeline.tokenizer import TokenBatch
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,7 +33,7 @@ REJECTS = pa.schema(
 
 PLAN = pa.schema(
     [
-        # A row per piece of every split; a file without splits (empty, or unreadable) has one row without ids.
+        # A row per piece of every split; a file without splits (empty, unreadable) has one row without ids.
         pa.field("split", pa.int64()),
         pa.field("split_id", pa.string()),
         pa.field("source", pa.string(), nullable=False),

@@ -48,15 +48,6 @@ def _connect(protocol: str) -> "Storage":
     return Storage(fsspec.filesystem(protocol, use_listings_cache=False))
 
 
-def literal_root(pattern: str) -> str:
-    """The longest folder of a path that holds no glob; a single file's folder."""
-    head, *rest = pattern.rstrip("/").split("/")
-    for position, part in enumerate(rest):
-        if any(character in part for character in GLOB_CHARACTERS):
-            return "/".join([head, *rest[:position]])
-    return "/".join([head, *rest])
-
-
 class Storage:
     """Object storage behind fsspec (s3, memory)."""
 
@@ -71,15 +62,13 @@ class Storage:
         """
         telemetry.request("list", pattern)
         with named_errors(pattern):
-            if any(character in pattern for character in GLOB_CHARACTERS):
-                found = self.filesystem.glob(pattern, detail=True)
-            else:
-                found = self.filesystem.find(pattern, detail=True)
-        root = self._strip(literal_root(pattern))
+            search = self.filesystem.glob if _is_glob(pattern) else self.filesystem.find
+            found = search(pattern, detail=True)
+        named = self.strip(self.root(pattern) if _is_glob(pattern) else pattern)
         infos = [
             self._info(info)
             for path, info in sorted(found.items())
-            if info["type"] == "file" and not _hidden(path.removeprefix(root))
+            if info["type"] == "file" and not _hidden(path.removeprefix(named))
         ]
         if not infos:
             raise MissingError("no file here", pattern, hint="check the path and its wildcards")
@@ -148,7 +137,7 @@ class Storage:
             with named_errors(path, lost=ExistsError):
                 self._create(path, data)
         except ExistsError:
-            # The answer to our own put may have been lost, and its retry refused: then it is ours that stands.
+            # The answer to our own put may have been lost and its retry refused: then it is ours that stands.
             if self.read(path) != data:
                 raise
 
@@ -172,11 +161,30 @@ class Storage:
         except MissingError:
             return None
 
-    def _strip(self, path: str) -> str:
+    def root(self, pattern: str) -> str:
+        """The folder that file names of a pattern are relative to.
+
+        The longest folder without a glob; of a path without a glob the folder that it lies in, so that a
+        file and a folder need not be told apart.
+        """
+        parts = self.strip(pattern).rstrip("/").split("/")
+        globs = [position for position, part in enumerate(parts) if _is_glob(part)]
+        return self.full("/".join(parts[: globs[0] if globs else -1]))
+
+    def relative(self, pattern: str, path: str) -> str:
+        """The name of a file that a pattern found, relative to the pattern's root."""
+        return self.strip(path).removeprefix(self.strip(self.root(pattern))).lstrip("/")
+
+    def strip(self, path: str) -> str:
+        """A path as the backend knows it: without its protocol, absolute."""
         return str(self.filesystem._strip_protocol(path))
 
+    def full(self, path: str) -> str:
+        """A backend's path as the rest of the world writes it."""
+        return str(self.filesystem.unstrip_protocol(path))
+
     def _info(self, info: dict[str, Any]) -> ObjectInfo:
-        return ObjectInfo(self.filesystem.unstrip_protocol(info["name"]), int(info["size"]), _version(info))
+        return ObjectInfo(self.full(info["name"]), int(info["size"]), _version(info))
 
     def _open(self, path: str) -> pa.NativeFile:
         return pa.PythonFile(self.filesystem.open(path, "rb"), mode="r")
@@ -194,17 +202,21 @@ class Storage:
 class LocalStorage(Storage):
     """A file system: what is written appears under its name only when it is whole and on disk."""
 
+    def full(self, path: str) -> str:
+        """An absolute path, without `file://`."""
+        return path
+
     def _info(self, info: dict[str, Any]) -> ObjectInfo:
-        status = os.stat(info["name"])
+        status = Path(info["name"]).stat()
         # The inode tells a file that was replaced from one that was only touched within the clock's grain.
         version = f"{status.st_size}-{status.st_mtime_ns}-{status.st_ino}"
         return ObjectInfo(info["name"], status.st_size, version)
 
     def _open(self, path: str) -> pa.NativeFile:
-        return pa.OSFile(self._strip(path), mode="r")
+        return pa.OSFile(self.strip(path), mode="r")
 
     def _put(self, path: str, data: bytes) -> None:
-        target = Path(self._strip(path))
+        target = Path(self.strip(path))
         temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
         try:
             _publish(data, temporary)
@@ -213,10 +225,10 @@ class LocalStorage(Storage):
             temporary.unlink(missing_ok=True)
 
     def _create(self, path: str, data: bytes) -> None:
-        _publish(data, Path(self._strip(path)))
+        _publish(data, Path(self.strip(path)))
 
     def _replace(self, path: str, data: bytes, expected: str) -> None:
-        target = Path(self._strip(path))
+        target = Path(self.strip(path))
         folder = os.open(target.parent, os.O_RDONLY)
         try:
             fcntl.flock(folder, fcntl.LOCK_EX)
@@ -243,7 +255,8 @@ def _publish(data: bytes, target: Path) -> None:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-            os.link(name, target, follow_symlinks=True)
+            # Only with a folder given does CPython make the call (linkat) that can name a nameless file.
+            os.link(name, target, src_dir_fd=folder, follow_symlinks=True)
         os.fsync(folder)
     finally:
         os.close(folder)
@@ -275,6 +288,10 @@ def _version(info: dict[str, Any]) -> str:
             return str(info[key]).strip('"')
     changed = info.get("LastModified") or info.get("mtime") or info.get("created")
     return f"{info['size']}-{changed}"
+
+
+def _is_glob(path: str) -> bool:
+    return any(character in path for character in GLOB_CHARACTERS)
 
 
 def _hidden(path: str) -> bool:

@@ -7,16 +7,16 @@ but the special tokens as added tokens (transformers 5 adds `( ) " - .` and more
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
-from sentencepiece import sentencepiece_model_pb2
-from tokenizers import AddedToken, Tokenizer as Backend, models, normalizers, pre_tokenizers, processors
+from sentencepiece import sentencepiece_model_pb2  # type: ignore[attr-defined,unused-ignore]
+from tokenizers import AddedToken, models, normalizers, pre_tokenizers, processors
+from tokenizers import Tokenizer as Backend
 
+from pipeline.batching import TokenBatch
 from pipeline.checkpoint import Checkpoint
 from pipeline.errors import ModelError
 
@@ -26,24 +26,6 @@ PROBES = (
     "你好, 世界",
 )
 """Texts that a usable tokenizer knows at least one of."""
-
-
-@dataclass(frozen=True, slots=True)
-class TokenBatch:
-    """Ragged ids: text i is `ids[offsets[i]:offsets[i + 1]]`, special tokens included.
-
-    ids: (tokens,) uint16, or int32 where the vocabulary needs it.  offsets: (texts + 1,) int64.
-    truncated: (texts,) bool, whether the text had more tokens than were kept.
-    """
-
-    ids: npt.NDArray[Any]
-    offsets: npt.NDArray[np.int64]
-    truncated: npt.NDArray[np.bool_]
-
-    @property
-    def lengths(self) -> npt.NDArray[np.int64]:
-        """(texts,) ids given to the model."""
-        return np.diff(self.offsets)
 
 
 class Tokenizer:
@@ -120,7 +102,7 @@ def _from_json(path: Path, _: Mapping[str, Any]) -> Backend:
 
 def _from_spiece(path: Path, settings: Mapping[str, Any]) -> Backend:
     """ALBERT's own preprocessing around its Unigram model (google-research/albert, tokenization.py)."""
-    proto = sentencepiece_model_pb2.ModelProto()
+    proto = sentencepiece_model_pb2.ModelProto()  # type: ignore[attr-defined]
     proto.ParseFromString(path.read_bytes())
     # Google's ALBERT cuts "9," after the digits; a score that never wins does the same to such pieces.
     pieces = [(piece.piece, piece.score - 100 * _ends_in_number_comma(piece.piece)) for piece in proto.pieces]

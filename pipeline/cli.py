@@ -1,0 +1,165 @@
+"""The command line: arguments in, exit codes out."""
+
+import argparse
+import datetime
+import json
+import logging
+import signal
+import sys
+import traceback
+from collections.abc import Sequence
+from types import FrameType
+from typing import Any, NoReturn
+
+import pyarrow.compute as pc
+
+import pipeline
+from pipeline import checkpoint, config, plan
+from pipeline.dataset import Dataset, Identity
+from pipeline.errors import ExitCode, PipelineError, StoppedError
+
+EXAMPLES = """\
+examples:
+  python -m pipeline plan configs/demo.yaml            what would be done
+  python -m pipeline run configs/demo.yaml             do it, or what is left of it
+  python -m pipeline run configs/demo.yaml --set model.max_tokens=128 --set output.path=/tmp/short
+  python -m pipeline status configs/demo.yaml          how far it is
+
+exit codes: 0 done; 1 a bug of ours; 2 config; 3 files failed or too many rejects; 4 run it again;
+            5 the output belongs to another config; 6 complete, but the source has moved on
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; the exit code."""
+    arguments = _parser().parse_args(argv)
+    logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
+    logging.getLogger("pipeline").setLevel(logging.WARNING if arguments.quiet else logging.INFO)
+    signal.signal(signal.SIGTERM, _stop)
+    try:
+        code, reason = arguments.command(arguments)
+    except PipelineError as error:
+        code, reason = error.exit_code, str(error)
+        if arguments.debug:
+            traceback.print_exc()
+    except KeyboardInterrupt:
+        code, reason = ExitCode.RETRYABLE, "interrupted; run again to resume"
+    except Exception as error:  # the last boundary: a bug still ends with its code and one line
+        traceback.print_exc()
+        code, reason = ExitCode.BUG, f"a bug of ours: {error!r}"
+    # `ray job submit` turns every failure into 1: the last line is what tells them apart.
+    sys.stdout.flush()
+    sys.stderr.write(f"exit {int(code)}: {reason}\n" if code else "")
+    return int(code)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="albert-embed",
+        description="Embed a corpus with ALBERT on Ray.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=pipeline.__version__)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    for name, command, text in (
+        ("plan", _plan, "show what would be done; write nothing"),
+        ("run", _run, "do it, or what is left of it"),
+        ("status", _status, "show how far it is, from the dataset alone"),
+    ):
+        command_parser = commands.add_parser(name, help=text, description=text)
+        command_parser.set_defaults(command=command)
+        command_parser.add_argument("config", help="the job's YAML file")
+        command_parser.add_argument(
+            "--set", action="append", default=[], metavar="section.field=value", help="override the config"
+        )
+        command_parser.add_argument(
+            "--run-date", type=datetime.date.fromisoformat, help="what {run_date} means (default: today, UTC)"
+        )
+        command_parser.add_argument("--json", action="store_true", help="print JSON")
+        command_parser.add_argument("--quiet", action="store_true", help="no progress")
+        command_parser.add_argument("--debug", action="store_true", help="show tracebacks of user errors")
+    return parser
+
+
+def _stop(_number: int, _frame: FrameType | None) -> NoReturn:
+    raise StoppedError("stopped by SIGTERM", hint="run again to resume")
+
+
+def _load(arguments: argparse.Namespace) -> config.Config:
+    return config.load(arguments.config, arguments.set, arguments.run_date)
+
+
+def _run(arguments: argparse.Namespace) -> tuple[ExitCode, str]:
+    # `plan` and `status` must start without Ray, and this pulls it in.
+    from pipeline.run import run  # noqa: PLC0415
+
+    job = _load(arguments)
+    ending = run(job, arguments.quiet)
+    summary = {"code": int(ending.code), "output": job.output.path, **ending.summary}
+    names = ("output", "reason", "files", "splits", "shards", "rows", "rejects", "tokens", "truncated")
+    _show(arguments, summary, names)
+    for file, reason in ending.summary["failed_files"].items():
+        sys.stderr.write(f"failed: {file}: {reason.splitlines()[0]}\n")
+    return ending.code, ending.reason
+
+
+def _plan(arguments: argparse.Namespace) -> tuple[ExitCode, str]:
+    job = _load(arguments)
+    model = checkpoint.resolve(job.model.name, job.model.revision)
+    model.weights()
+    identity = Identity.of(job, model)
+    dataset = Dataset(job.output.path)
+    found = dataset.plan() if dataset.refuse_other(identity) else None
+    made = plan.Plan.from_bytes(found) if found else plan.make(job, model, identity.dataset_digest)
+    by_rows = made.pieces.filter(pc.equal(made.pieces.column("unit"), "rows").fill_null(False))
+    files = made.pieces.group_by(["source", "file"]).aggregate([("size", "max")])
+    _show(
+        arguments,
+        {
+            "output": job.output.path,
+            "frozen": found is not None,
+            "files": files.num_rows,
+            "bytes": pc.sum(files.column("size_max")).as_py(),
+            "rows in Parquet": pc.sum(pc.subtract(by_rows.column("stop"), by_rows.column("start"))).as_py()
+            or 0,
+            "splits": len(made.split_ids),
+            "pending": len(made.pending(dataset.shards()).split_ids),
+            "columns": [*made.columns.names, "embedding"],
+            "dimension": model.dimension,
+            "failed files": made.failed_files,
+        },
+    )
+    return ExitCode.DONE, ""
+
+
+def _status(arguments: argparse.Namespace) -> tuple[ExitCode, str]:
+    dataset = Dataset(_load(arguments).output.path)
+    found = dataset.plan()
+    state: dict[str, Any] = {"output": dataset.layout.root, "state": "not started"}
+    if found:
+        made = plan.Plan.from_bytes(found)
+        shards = dataset.shards()
+        records = dataset.records(shards)
+        state["state"] = "complete" if dataset.complete() else "unfinished"
+        state |= {"splits": len(made.split_ids), "done": len(shards)}
+        state |= {name: pc.sum(records.column(name)).as_py() or 0 for name in ("rows", "rejects", "tokens")}
+        state["failed files"] = made.failed_files
+    if attempts := dataset.attempts():
+        last = attempts[-1]
+        ending = f"exit {last['code']}: {last['reason']}" if "code" in last else "running, or killed"
+        state |= {"attempts": len(attempts), "last attempt": last["attempt"], "it ended": ending}
+    _show(arguments, state)
+    return ExitCode.DONE, ""
+
+
+def _show(arguments: argparse.Namespace, values: dict[str, Any], names: Sequence[str] | None = None) -> None:
+    """Print figures to standard output: all of them as JSON, or the named ones for a person."""
+    if arguments.json:
+        sys.stdout.write(json.dumps(values, indent=2) + "\n")
+        return
+    for name in names or values:
+        value = values[name]
+        text = f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else value
+        text = ", ".join(f"{item}" for item in text) if isinstance(text, list) else text
+        sys.stdout.write(f"{name:>16}  {text}\n")

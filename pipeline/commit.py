@@ -1,0 +1,195 @@
+"""The end of a run: every row accounted for, then manifest, summary, _SUCCESS, in this order.
+
+Each is written only over what was there when the shards were listed, so a driver that was overtaken by a
+rival starts again with a new look instead of putting old news over newer.
+"""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipeline import schema, telemetry
+from pipeline.config import Quality
+from pipeline.dataset import Dataset, parquet_bytes
+from pipeline.errors import ExitCode, IncompleteError, OtherDatasetError, ReplacedError, StoppedError
+from pipeline.plan import Plan, source_files
+from pipeline.stages import Failure
+
+TRIES = 10
+TOTALS = ("rows", "rejects", "tokens", "padded_tokens", "truncated", "text_bytes", "file_bytes")
+SECONDS = ("read_seconds", "tokenize_seconds", "encode_seconds")
+WORST_FIRST = (ExitCode.CONFIG, ExitCode.RETRYABLE, ExitCode.BUG, ExitCode.INCOMPLETE)
+"""Which code a run with several kinds of failures ends in: what must be mended before a retry is worth it."""
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How a run ended: its exit code, why in one line, and the summary of the dataset."""
+
+    code: ExitCode
+    reason: str
+    summary: Mapping[str, Any]
+
+
+def commit(
+    dataset: Dataset, plan: Plan, failures: Iterable[Failure], quality: Quality, run: Mapping[str, Any]
+) -> Ending:
+    """Write what the dataset holds; and, when nothing speaks against it, commit.
+
+    Args:
+        failures: of this run's splits; one whose shard a rival made does not count.
+        run: what the summary says of this run.
+
+    Raises:
+        IncompleteError: rows are unaccounted for.
+        OtherDatasetError: there are shards that the plan does not know.
+        StoppedError: rivals kept overtaking us.
+    """
+    failures = list(failures)
+    for _ in range(TRIES):
+        if dataset.complete():
+            return committed(dataset)
+        try:
+            return _commit(dataset, plan, failures, quality, run)
+        except ReplacedError:
+            telemetry.event("overtaken", dataset=dataset.layout.root)
+    raise StoppedError("another run keeps changing the dataset", dataset.layout.root, hint="run again")
+
+
+def committed(dataset: Dataset) -> Ending:
+    """The ending of a dataset that is complete."""
+    return Ending(ExitCode.DONE, "complete", json.loads(dataset.storage.read(dataset.layout.summary)))
+
+
+def _commit(
+    dataset: Dataset, plan: Plan, failures: Sequence[Failure], quality: Quality, run: Mapping[str, Any]
+) -> Ending:
+    layout, storage = dataset.layout, dataset.storage
+    expected = {path: storage.version(path) for path in (layout.manifest, layout.summary)}
+    shards = dataset.shards()
+    _refuse_foreign(plan, shards, layout.data)
+    telemetry.event("committing", shards=len(shards), planned=len(plan.split_ids))
+    manifest = dataset.records(shards)
+    manifest = manifest.take(pc.sort_indices(pc.index_in(manifest.column("split_id"), plan.split_ids)))
+    failures = [failure for failure in failures if failure.split_id not in shards]
+    _refuse_unexplained(plan, shards, failures)
+    failed = plan.failed_files | {file: failure.message for failure in failures for file in failure.files}
+    reconcile(plan.pieces, manifest.column("pieces"), set(shards))
+    totals = {name: pc.sum(manifest.column(name)).as_py() or 0 for name in (*TOTALS, *SECONDS)}
+    code, reason = _verdict(failures, failed, totals, quality)
+    summary = {
+        "complete": code is ExitCode.DONE,
+        "reason": reason,
+        "dataset_digest": plan.dataset_digest,
+        "splits": len(plan.split_ids),
+        "shards": len(shards),
+        "files": len(plan.versions()),
+        **totals,
+        "failed_files": failed,
+        "run": run,
+    }
+    storage.replace(layout.manifest, parquet_bytes(manifest), expected[layout.manifest])
+    data = (json.dumps(summary, indent=2) + "\n").encode()
+    storage.replace(layout.summary, data, expected[layout.summary])
+    if code is ExitCode.DONE:
+        storage.put_if_absent(layout.success, b"")
+    return Ending(code, reason, summary)
+
+
+def reconcile(planned: pa.Table, pieces: pa.ChunkedArray, present: set[str]) -> None:
+    """Check that every planned row of the present splits was embedded or rejected, and no other.
+
+    Raises:
+        IncompleteError: a file's rows do not add up; the first few are named.
+    """
+    wanted = planned.filter(pc.is_in(planned.column("split_id"), pa.array(list(present), pa.string())))
+    done = pa.Table.from_struct_array(pc.list_flatten(pieces).combine_chunks().cast(schema.PIECE))
+    # The bytes of a file can only tile it when none of its splits is missing.
+    torn = planned.filter(
+        pc.invert(pc.is_in(planned.column("split_id"), pa.array(list(present), pa.string())))
+    )
+    wrong = _wrong_rows(wanted, done) + _wrong_bytes(planned, done, set(source_files(torn).to_pylist()))
+    if wrong:
+        more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
+        raise IncompleteError("rows are unaccounted for", got="; ".join(wrong[:3]) + more)
+
+
+def _wrong_rows(wanted: pa.Table, done: pa.Table) -> list[str]:
+    """Files cut by rows whose embedded and rejected rows are not the planned ones."""
+    wanted = wanted.filter(pc.equal(wanted.column("unit"), "rows"))
+    planned = _sum(source_files(wanted), pc.subtract(wanted.column("stop"), wanted.column("start")))
+    found = _sum(source_files(done), pc.add(done.column("rows"), done.column("rejects")))
+    return [
+        f"{file}: {rows} rows planned, {found.get(file, 0)} found"
+        for file, rows in planned.items()
+        if found.get(file, 0) != rows
+    ]
+
+
+def _wrong_bytes(planned: pa.Table, done: pa.Table, torn: set[str]) -> list[str]:
+    """Files cut by bytes whose consumed ranges do not tile [0, size)."""
+    planned = planned.filter(pc.equal(planned.column("unit"), "bytes").fill_null(False))
+    sizes = dict(zip(source_files(planned).to_pylist(), planned.column("size").to_pylist(), strict=True))
+    reached = dict.fromkeys(sizes, 0)
+    ranges = pa.table(
+        {"file": source_files(done), "start": done.column("start"), "stop": done.column("stop")}
+    )
+    ranges = ranges.filter(pc.is_in(ranges.column("file"), pa.array(list(sizes), pa.string())))
+    ranges = ranges.sort_by([("file", "ascending"), ("start", "ascending"), ("stop", "ascending")])
+    for file, start, stop in zip(*(column.to_pylist() for column in ranges.columns), strict=True):
+        # A gap or an overlap is never made good again: the end is then not reached.
+        reached[file] = stop if reached[file] == start else -1
+    return [
+        f"{file}: the lines read do not add up to its {size} bytes"
+        for file, size in sizes.items()
+        if reached[file] != size and file not in torn
+    ]
+
+
+def _sum(keys: pa.ChunkedArray, values: pa.ChunkedArray) -> dict[str, int]:
+    sums = pa.table({"key": keys, "value": values}).group_by("key").aggregate([("value", "sum")])
+    return dict(zip(sums.column("key").to_pylist(), sums.column("value_sum").to_pylist(), strict=True))
+
+
+def _refuse_foreign(plan: Plan, shards: Mapping[str, object], where: str) -> None:
+    foreign = sorted(set(shards) - set(plan.split_ids.to_pylist()))
+    if foreign:
+        names = ", ".join(foreign[:3])
+        raise OtherDatasetError("holds shards that the plan does not know", where, names, "move them away")
+
+
+def _refuse_unexplained(plan: Plan, shards: Mapping[str, object], failures: Sequence[Failure]) -> None:
+    explained = {failure.split_id for failure in failures}
+    lost = [
+        split_id
+        for split_id in plan.split_ids.to_pylist()
+        if split_id not in shards and split_id not in explained
+    ]
+    if lost:
+        raise StoppedError(
+            f"{len(lost)} splits have neither shard nor failure", got=", ".join(lost[:3]), hint="run again"
+        )
+
+
+def _verdict(
+    failures: Sequence[Failure], failed: Mapping[str, str], totals: Mapping[str, Any], quality: Quality
+) -> tuple[ExitCode, str]:
+    codes = {ExitCode(failure.exit_code) for failure in failures}
+    if failed:
+        codes.add(ExitCode.INCOMPLETE)
+    if codes - {ExitCode.INCOMPLETE} or (failed and not quality.allow_failed_files):
+        code = next(code for code in WORST_FIRST if code in codes)
+        name, message = next(iter(failed.items()))
+        more = f" (and {len(failed) - 1} more files)" if len(failed) > 1 else ""
+        return code, f"{len(failed)} of the source's files failed: {name}: {message.splitlines()[0]}{more}"
+    rows = totals["rows"] + totals["rejects"]
+    if totals["rejects"] > quality.max_reject_fraction * rows:
+        return ExitCode.INCOMPLETE, (
+            f"{totals['rejects']} of {rows} rows were rejected, more than quality.max_reject_fraction "
+            f"{quality.max_reject_fraction:g}"
+        )
+    return ExitCode.DONE, "complete"

@@ -1,0 +1,140 @@
+"""The graph on Ray Data: read and tokenise on CPUs, encode on a pool of replicas, write on CPUs.
+
+One split is one Ray row, from end to end: Ray may move, retry and spill it, but neither cut nor merge it.
+The only file that imports Ray.
+"""
+
+import logging
+import math
+import os
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import ray
+from ray.data import ActorPoolStrategy, DataContext, Dataset
+from ray.exceptions import RayError
+
+from pipeline import telemetry
+from pipeline.config import Compute
+from pipeline.dataset import ShardRecord
+from pipeline.errors import ResourceError, StoppedError
+from pipeline.plan import Plan
+from pipeline.stages import Encode, Failure, Job, feed_row, read, result, write
+
+SINGLE_BLOCKS = 2000
+"""Up to here each split is a block of its own, the easiest to spread; above, blocks cost too much."""
+SPLITS_PER_BLOCK = 8
+MOST_BLOCKS = 20_000
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What one task of each stage takes, and how many replicas there may be."""
+
+    replica_cpus: float
+    replica_gpus: float
+    threads: int | None
+    replicas: tuple[int, int]
+
+
+def run(pending: Plan, job: Job) -> Generator[ShardRecord | Failure, None, None]:
+    """Do the pending splits; records and failures arrive in any order, as they are made.
+
+    Raises:
+        ResourceError: the cluster can't hold a reader, a replica and a writer at the same time.
+        StoppedError: Ray gave up.
+    """
+    compute = job.config.compute
+    with cluster():
+        resources = fit(compute, ray.nodes())
+        telemetry.event("starting", splits=len(pending.split_ids), replicas=resources.replicas[1])
+        graph = _graph(_feed(pending), replace(job, threads=resources.threads), compute, resources)
+        try:
+            for batch in graph.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
+                for note in batch.column("note").to_pylist():
+                    yield result(note)
+        except RayError as error:
+            raise StoppedError(
+                "Ray ended the job", got=str(error).strip(), hint="run again to resume"
+            ) from error
+
+
+def fit(compute: Compute, nodes: list[dict[str, Any]]) -> Resources:
+    """Resources of the stages on these nodes (as `ray.nodes()` tells of them).
+
+    Raises:
+        ResourceError: one reader, one replica and one writer do not fit at the same time; a job that
+            started would wait for ever.
+    """
+    on_gpu = compute.device == "cuda"
+    alive = [node["Resources"] for node in nodes if node["Alive"]]
+    cpus = [float(node.get("CPU", 0)) for node in alive]
+    gpus = [float(node.get("GPU", 0)) for node in alive]
+    replica = compute.cpus_per_replica or (0.5 if on_gpu else max(1.0, math.floor(max(cpus, default=0)) - 1))
+    reader, writer = compute.cpus_per_reader, compute.cpus_per_writer
+    if on_gpu and sum(gpus) < 1:
+        raise ResourceError("compute.device is cuda, but the cluster has no GPU", got=f"{sum(cpus):g} CPUs")
+    if sum(cpus) < replica + reader + writer or max(cpus) < max(replica, reader, writer):
+        raise ResourceError(
+            "a reader, a replica and a writer do not fit at the same time",
+            got=f"{sum(cpus):g} CPUs for {reader:g} + {replica:g} + {writer:g}",
+            hint="lower compute.cpus_per_replica, cpus_per_reader or cpus_per_writer, or add CPUs",
+        )
+    places = [gpu if on_gpu else cpu // replica for cpu, gpu in zip(cpus, gpus, strict=True)]
+    # However many replicas there are, one reader and one writer must always find a place.
+    room = max(1, int((sum(cpus) - reader - writer) // replica))
+    most = min(compute.max_replicas or room, room, max(1, int(sum(places))))
+    threads = compute.threads_per_replica or (None if on_gpu else math.ceil(replica + reader))
+    return Resources(replica, float(on_gpu), threads, (min(compute.min_replicas, most), most))
+
+
+@contextmanager
+def cluster() -> Iterator[None]:
+    """Ray: the cluster of RAY_ADDRESS, else a private one on this machine, ended at the end."""
+    if ray.is_initialized():
+        yield
+        return
+    options: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
+    if address := os.environ.get("RAY_ADDRESS"):
+        ray.init(address=address, **options)
+    else:
+        # Two at least: the stages need to run at the same time, and on one core they take turns well enough.
+        cpus = max(2, os.cpu_count() or 2)
+        os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+        ray.init(address="local", num_cpus=cpus, include_dashboard=False, **options)
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _feed(pending: Plan) -> Dataset:
+    rows = [feed_row(split_id, pieces) for split_id, pieces in pending.splits()]
+    per_block = 1 if len(rows) <= SINGLE_BLOCKS else max(SPLITS_PER_BLOCK, len(rows) // MOST_BLOCKS)
+    return ray.data.from_items(rows, override_num_blocks=math.ceil(len(rows) / per_block))
+
+
+def _graph(splits: Dataset, job: Job, compute: Compute, resources: Resources) -> Dataset:
+    _quiet()
+    one_split: dict[str, Any] = {"batch_size": 1, "batch_format": "pyarrow", "zero_copy_batch": True}
+    least, most = resources.replicas
+    rows = splits.map_batches(read, fn_kwargs={"job": job}, num_cpus=compute.cpus_per_reader, **one_split)
+    vectors = rows.map_batches(
+        Encode,
+        fn_constructor_kwargs={"job": job},
+        compute=ActorPoolStrategy(min_size=least, max_size=most),
+        num_cpus=resources.replica_cpus,
+        num_gpus=resources.replica_gpus or None,
+        **one_split,
+    )
+    return vectors.map_batches(write, fn_kwargs={"job": job}, num_cpus=compute.cpus_per_writer, **one_split)
+
+
+def _quiet() -> None:
+    """Ray Data's bars and chatter would bury our own progress."""
+    context = DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    logging.getLogger("ray.data").setLevel(logging.WARNING)

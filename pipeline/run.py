@@ -1,0 +1,162 @@
+"""A run from start to end: who am I, what is planned, what is there, do the rest, commit."""
+
+import datetime
+import json
+import os
+import platform
+import secrets
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager
+from typing import Any
+
+from pipeline import checkpoint, commit, flow, plan, telemetry
+from pipeline.checkpoint import Checkpoint
+from pipeline.commit import Ending
+from pipeline.config import Config
+from pipeline.dataset import Dataset, Identity, Ledger
+from pipeline.errors import ExitCode, MissingError, PipelineError, StorageError
+from pipeline.plan import Plan
+from pipeline.progress import Progress
+from pipeline.stages import Failure, Job
+from pipeline.tokenizer import Tokenizer
+
+
+def run(config: Config, quiet: bool = False) -> Ending:
+    """Do what is left of a job.
+
+    Raises:
+        PipelineError: the run could not be done; its exit code says what a retry would mend.
+    """
+    model = usable_checkpoint(config)
+    identity = Identity.of(config, model)
+    dataset = Dataset(config.output.path)
+    if dataset.refuse_other(identity) and dataset.complete():
+        return _already_complete(config, dataset)
+    frozen = frozen_plan(config, dataset, identity, model)
+    attempt = f"{_now():%Y%m%dT%H%M%SZ}-{secrets.token_hex(4)}"
+    with _recorded(dataset, attempt) as ended:
+        failures, figures = _flow(dataset, frozen, _job(config, model, frozen, attempt), quiet)
+        ending = commit.commit(dataset, frozen, failures, config.quality, {"attempt": attempt} | figures)
+        ended |= {"code": int(ending.code), "reason": ending.reason}
+    return ending
+
+
+def usable_checkpoint(config: Config) -> Checkpoint:
+    """The checkpoint of a config, with everything checked that needs no torch.
+
+    Raises:
+        ModelError: it can't be used.
+    """
+    model = checkpoint.resolve(config.model.name, config.model.revision)
+    model.weights()
+    Tokenizer(model, config.model.max_tokens)
+    return model
+
+
+def frozen_plan(config: Config, dataset: Dataset, identity: Identity, model: Checkpoint) -> Plan:
+    """The dataset's plan; made and frozen where there is none yet.
+
+    Raises:
+        OtherDatasetError: a rival with another config was faster.
+    """
+    found = dataset.plan()
+    if found is None:
+        # Claimed only once a plan could be made: a mistake in the config must not leave a dataset behind.
+        made = plan.make(config, model, identity.dataset_digest)
+        dataset.claim(identity, config)
+        found = dataset.freeze(made.to_bytes())
+        telemetry.event("plan frozen", splits=len(made.split_ids))
+    return Plan.from_bytes(found)
+
+
+def moved_sources(config: Config, frozen: Plan) -> list[str]:
+    """Files that came, went or changed since the plan was frozen."""
+    try:
+        now = plan.current_versions(config)
+    except MissingError:
+        now = {}
+    planned = frozen.versions()
+    return sorted("/".join(key) for key in now.keys() | planned.keys() if now.get(key) != planned.get(key))
+
+
+def _already_complete(config: Config, dataset: Dataset) -> Ending:
+    ending = commit.committed(dataset)
+    moved = moved_sources(config, Plan.from_bytes(dataset.plan() or b""))
+    if not moved:
+        return ending
+    reason = f"complete, but the source has moved on: {len(moved)} files differ, {moved[0]} among them"
+    return Ending(ExitCode.SOURCE_MOVED, reason, ending.summary)
+
+
+def _job(config: Config, model: Checkpoint, frozen: Plan, attempt: str) -> Job:
+    return Job(
+        config=config,
+        columns=frozen.columns,
+        model=config.model.name,
+        revision=model.revision,
+        weights_digest=model.weights_digest,
+        attempt=attempt,
+    )
+
+
+def _flow(dataset: Dataset, frozen: Plan, job: Job, quiet: bool) -> tuple[list[Failure], dict[str, Any]]:
+    """Do the pending splits; the failures among them, and figures of the run."""
+    present = dataset.shards()
+    pending = frozen.pending(present)
+    failures: list[Failure] = []
+    ledger = Ledger(dataset, job.attempt)
+    progress = Progress(len(frozen.split_ids), len(frozen.split_ids) - len(pending.split_ids), quiet)
+    if len(pending.split_ids):
+        with progress, closing(flow.run(pending, job)) as arrivals:
+            try:
+                for arrived in arrivals:
+                    progress.add(arrived)
+                    if isinstance(arrived, Failure):
+                        telemetry.event("split failed", split=arrived.split_id, reason=arrived.message)
+                        failures.append(arrived)
+                    else:
+                        ledger.add(arrived)
+            finally:
+                ledger.flush()
+    return failures, {
+        "splits": progress.done,
+        "rows": progress.rows,
+        "tokens": progress.tokens,
+        "seconds": round(progress.seconds, 3),
+        "storage_requests": dict(telemetry.requests),
+    }
+
+
+@contextmanager
+def _recorded(dataset: Dataset, attempt: str) -> Iterator[dict[str, Any]]:
+    """Leave beside the ledger when an attempt started and how it ended, for `status` to tell."""
+    path = dataset.layout.attempt(attempt)
+    record: dict[str, Any] = {
+        "attempt": attempt,
+        "started": _now().isoformat(timespec="seconds"),
+        "host": platform.node(),
+        "pid": os.getpid(),
+    }
+    dataset.storage.put(path, _json(record))
+    try:
+        yield record
+    except PipelineError as error:
+        record |= {"code": int(error.exit_code), "reason": str(error).splitlines()[0]}
+        raise
+    except Exception as error:
+        record |= {"code": int(ExitCode.BUG), "reason": repr(error)}
+        raise
+    finally:
+        record["ended"] = _now().isoformat(timespec="seconds")
+        try:
+            dataset.storage.put(path, _json(record))
+        except StorageError as error:  # must not hide how the run ended
+            telemetry.event("attempt not recorded", reason=str(error))
+
+
+def _now() -> datetime.datetime:
+    return datetime.datetime.now(datetime.UTC)
+
+
+def _json(content: Mapping[str, Any]) -> bytes:
+    return (json.dumps(content, indent=2) + "\n").encode()

@@ -1,0 +1,153 @@
+"""Rows and vectors become a shard: the reject file first, then the shard, whole or not at all."""
+
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from hashlib import blake2b
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline import schema
+from pipeline.dataset import Dataset, ShardRecord, parquet_bytes
+from pipeline.errors import ExistsError
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What goes into one shard.
+
+    rows: of `schema.rows_schema`, in source order.  vectors: (rows, D) float32.
+    rejects: of `schema.REJECTS`.  pieces: the range that was consumed of each piece.
+    """
+
+    split_id: str
+    rows: pa.Table
+    vectors: npt.NDArray[np.float32]
+    rejects: pa.Table
+    pieces: Sequence[Mapping[str, Any]]
+
+
+def write(dataset: Dataset, contents: Contents, figures: Mapping[str, Any]) -> ShardRecord:
+    """Commit a shard; where a rival was first, its record is what comes back.
+
+    Args:
+        figures: further fields of the record: timings, the attempt.
+
+    Raises:
+        StorageError: storage failed; nothing is committed.
+    """
+    contents = _reject_non_finite(contents)
+    rejects_file = _write_rejects(dataset, contents)
+    record = _record(contents, rejects_file, figures)
+    data = _shard_bytes(contents, record)
+    path = dataset.layout.shard(contents.split_id)
+    try:
+        dataset.storage.put_if_absent(path, data)
+    except ExistsError:
+        return dataset.footer(dataset.storage.info(path))
+    return replace(record, file_bytes=len(data))
+
+
+def content_digest(shard: pa.Table) -> str:
+    """A digest of what matters in a shard, independent of how Parquet laid it out: 32 hex digits.
+
+    BLAKE2b-128 (RFC 7693) over, in order: the vectors, the rows' numbers, and the texts' hashes.
+    """
+    shard = shard.combine_chunks()
+    digest = blake2b(digest_size=16)
+    digest.update(np.ascontiguousarray(_flat(shard.column("embedding")), np.float32).data)
+    digest.update(np.ascontiguousarray(shard.column("source_row").to_numpy(), np.int64).data)
+    digest.update(b"".join(shard.column("text_hash").to_pylist()))
+    return digest.hexdigest()
+
+
+def _flat(vectors: pa.ChunkedArray) -> npt.NDArray[np.float32]:
+    chunks = [np.asarray(chunk.flatten()) for chunk in vectors.chunks]
+    return np.concatenate(chunks) if chunks else np.empty(0, np.float32)
+
+
+def _reject_non_finite(contents: Contents) -> Contents:
+    """A vector with NaN or infinity is no vector: its row is rejected, the others stay."""
+    finite = np.isfinite(contents.vectors).all(axis=1)
+    if finite.all():
+        return contents
+    bad = contents.rows.filter(pa.array(~finite))
+    rejects = {
+        "source_file": bad.column("source_file"),
+        "source_row": bad.column("source_row"),
+        "reason": pa.repeat(pa.scalar("non_finite_vector"), bad.num_rows),
+        "permanent": pa.repeat(pa.scalar(True), bad.num_rows),
+        "text": pa.nulls(bad.num_rows, pa.string()),
+    }
+    return replace(
+        contents,
+        rows=contents.rows.filter(pa.array(finite)),
+        vectors=contents.vectors[finite],
+        rejects=pa.concat_tables([contents.rejects, pa.Table.from_pydict(rejects, schema=schema.REJECTS)]),
+    )
+
+
+def _write_rejects(dataset: Dataset, contents: Contents) -> str | None:
+    """Write the reject file, named by its content so that rivals can't spoil each other's."""
+    if not contents.rejects.num_rows:
+        return None
+    data = parquet_bytes(contents.rejects)
+    path = dataset.layout.rejects(contents.split_id, blake2b(data, digest_size=8).hexdigest())
+    with suppress(ExistsError):  # the name holds the content's digest: what is there is the same
+        dataset.storage.put_if_absent(path, data)
+    return path.rsplit("/", 1)[-1]
+
+
+def _record(contents: Contents, rejects_file: str | None, figures: Mapping[str, Any]) -> ShardRecord:
+    n_tokens = contents.rows.column("n_tokens").to_numpy()
+    truncated = contents.rows.column("truncated").to_numpy()
+    return ShardRecord(
+        split_id=contents.split_id,
+        rows=contents.rows.num_rows,
+        rejects=contents.rejects.num_rows,
+        tokens=int(n_tokens.sum()),
+        truncated=int(truncated.sum()),
+        content_digest=content_digest(_table(contents)),
+        rejects_file=rejects_file,
+        pieces=[dict(piece) | _counts(piece, contents) for piece in contents.pieces],
+        **figures,
+    )
+
+
+def _counts(piece: Mapping[str, Any], contents: Contents) -> dict[str, int]:
+    """Rows and rejects that came from one piece."""
+    source_file = f"{piece['source']}/{piece['file']}"
+    counts = {}
+    for name, table in (("rows", contents.rows), ("rejects", contents.rejects)):
+        rows = table.column("source_row").to_numpy()
+        inside = (rows >= piece["start"]) & (rows < piece["stop"])
+        inside &= table.column("source_file").to_numpy() == source_file
+        counts[name] = int(inside.sum())
+    return counts
+
+
+def _table(contents: Contents) -> pa.Table:
+    values = pa.array(contents.vectors.reshape(-1))
+    vectors = pa.FixedSizeListArray.from_arrays(values, contents.vectors.shape[1])
+    columns = pa.schema(list(contents.rows.schema)[: -len(schema.SHARD_TAIL)])
+    names = schema.shard_schema(columns, contents.vectors.shape[1])
+    return contents.rows.append_column("embedding", vectors).select(names.names).cast(names)
+
+
+def _shard_bytes(contents: Contents, record: ShardRecord) -> pa.Buffer:
+    table = _table(contents).replace_schema_metadata({schema.RECORD_KEY: record.to_json()})
+    sink = pa.BufferOutputStream()
+    pq.write_table(
+        table,
+        sink,
+        compression="zstd",
+        # Dictionaries and statistics of vectors cost time and space, and find nothing.
+        use_dictionary=[name for name in table.column_names if name in ("source_file", "truncated")],
+        write_statistics=[name for name in table.column_names if name != "embedding"],
+        write_page_checksum=True,
+    )
+    return sink.getvalue()
