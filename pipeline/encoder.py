@@ -47,7 +47,7 @@ class Encoder:
         dtype: str = "float32",
         pooling: str = "mean",
         normalize: bool = True,
-        batch_tokens: int = 8192,
+        batch_tokens: int = 1024,
         threads: int | None = None,
     ) -> None:
         if threads:

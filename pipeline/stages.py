@@ -108,7 +108,7 @@ class Encode:
                 dtype=config.dtype,
                 pooling=config.pooling,
                 normalize=config.model.normalize,
-                batch_tokens=config.compute.batch_tokens,
+                batch_tokens=config.compute.micro_batch_tokens,
                 threads=job.threads,
             )
         except PipelineError as error:

@@ -1,0 +1,110 @@
+"""What several tests share: a tiny checkpoint, a corpus, configs of a job; and one Ray for the whole run."""
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+PACKAGED = Path(__file__).parent.parent / "pipeline" / "models" / "albert-mini"
+
+
+def make_checkpoint(folder: Path, seed: int = 0, **geometry: Any) -> Path:
+    """A seeded ALBERT with the packaged tokenizer; small unless `geometry` says otherwise."""
+    import torch
+    from safetensors.torch import save_file
+    from transformers import AlbertConfig, AlbertModel
+
+    sizes = {
+        "vocab_size": 8000, "embedding_size": 8, "hidden_size": 16, "intermediate_size": 32,
+        "num_hidden_layers": 2, "num_attention_heads": 2, "hidden_act": "gelu_new",
+    }  # fmt: skip
+    config = AlbertConfig(**(sizes | geometry))
+    torch.manual_seed(seed)
+    folder.mkdir(parents=True)
+    weights = AlbertModel(config, add_pooling_layer=False).state_dict()
+    save_file({name: tensor.contiguous() for name, tensor in weights.items()}, folder / "model.safetensors")
+    config.save_pretrained(folder)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(PACKAGED / name, folder / name)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint so small that a job's time is the pipeline's own."""
+    return make_checkpoint(tmp_path_factory.mktemp("models") / "tiny")
+
+
+@pytest.fixture(scope="session")
+def ray_cluster() -> Iterator[None]:
+    """The one Ray of the whole run; jobs run in this process use it."""
+    import ray
+
+    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
+    yield
+    ray.shutdown()
+
+
+def texts(count: int, start: int = 0) -> list[str]:
+    """Distinct texts of several lengths."""
+    return [f"document number {i} is about {'memory and time ' * (i % 7)}" for i in range(start, start + count)]
+
+
+@pytest.fixture
+def corpus(tmp_path: Path) -> Path:
+    """60 documents in 3 Parquet files of one row group each: `key` int64, `text`, `topic`."""
+    for number in range(3):
+        rows = range(number * 20, number * 20 + 20)
+        table = pa.table(
+            {"key": list(rows), "text": texts(20, number * 20), "topic": [f"t{row % 3}" for row in rows]}
+        )
+        path = tmp_path / "corpus" / f"{number}.parquet"
+        path.parent.mkdir(exist_ok=True)
+        pq.write_table(table, path)
+    return tmp_path / "corpus"
+
+
+@pytest.fixture
+def job(tmp_path: Path, corpus: Path, tiny: Path) -> Callable[..., dict[str, Any]]:
+    """The values of a config over `corpus`; sections given by name are merged in."""
+
+    def make(**sections: dict[str, Any]) -> dict[str, Any]:
+        values: dict[str, Any] = {
+            "source": {
+                "docs": {
+                    "path": f"{corpus}/*.parquet",
+                    "text_column": "text",
+                    "id_column": "key",
+                    "carry": ["topic"],
+                }
+            },
+            "model": {"name": str(tiny)},
+            "output": {"path": str(tmp_path / "out"), "rows_per_shard": 10},
+        }
+        for name, section in sections.items():
+            values[name] = section if name == "source" else values.get(name, {}) | section
+        return values
+
+    return make
+
+
+def write_config(path: Path, values: dict[str, Any]) -> Path:
+    """A config file; JSON is YAML."""
+    path.write_text(json.dumps(values))
+    return path
+
+
+def read_dataset(root: Path | str) -> pa.Table:
+    """All shards, in the order of the source."""
+    table = pq.read_table(f"{root}/data")
+    return table.sort_by([("source_file", "ascending"), ("source_row", "ascending")])

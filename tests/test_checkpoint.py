@@ -1,0 +1,93 @@
+"""Checkpoints: what can't be used is refused by the driver, without torch, and by name."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from pipeline import checkpoint
+from pipeline.errors import ModelError
+
+from tests.conftest import make_checkpoint
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return make_checkpoint(tmp_path / "model")
+
+
+def edit_config(folder: Path, **values: Any) -> None:
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+
+def test_the_built_in_one_is_whole() -> None:
+    found = checkpoint.resolve("albert-mini")
+    assert (found.dimension, len(found.weights())) == (256, 23)
+
+
+def test_equal_content_has_equal_digests_wherever_it_lies(tmp_path: Path, folder: Path) -> None:
+    other = make_checkpoint(tmp_path / "other")
+    changed = make_checkpoint(tmp_path / "changed", seed=1)
+    digests = [checkpoint.resolve(str(path)).weights_digest for path in (folder, other, changed)]
+    assert digests[0] == digests[1] != digests[2]
+
+
+@pytest.mark.parametrize("prefix", ["", "albert."])
+def test_weights_of_a_task_are_found_and_its_head_ignored(folder: Path, prefix: str) -> None:
+    weights = {prefix + name: value for name, value in load_file(folder / "model.safetensors").items()}
+    weights |= {"predictions.bias": np.zeros(3, np.float32), "albert.pooler.weight": np.zeros(3, np.float32)}
+    save_file(weights, folder / "model.safetensors")
+    assert len(checkpoint.resolve(str(folder)).weights()) == 23
+
+
+def test_wrong_weights_are_named(folder: Path) -> None:
+    weights = load_file(folder / "model.safetensors")
+    name = "embeddings.word_embeddings.weight"
+    for changed, message in (
+        ({key: value for key, value in weights.items() if key != name}, f"missing .*{name}"),
+        (weights | {"surplus.weight": np.zeros(2, np.float32)}, "unexpected .*surplus.weight"),
+        (weights | {name: np.zeros((3, 8), np.float32)}, r"of another shape .*\(3, 8\), not \(8000, 8\)"),
+    ):
+        save_file(changed, folder / "model.safetensors")
+        with pytest.raises(ModelError, match=message):
+            checkpoint.resolve(str(folder)).weights()
+
+
+def test_other_kinds_of_folders_are_refused(folder: Path) -> None:
+    (folder / "modules.json").write_text("[]")
+    with pytest.raises(ModelError, match="sentence-transformers"):
+        checkpoint.resolve(str(folder))
+    (folder / "modules.json").unlink()
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+    with pytest.raises(ModelError, match="convert the weights to safetensors"):
+        checkpoint.resolve(str(folder)).weights()
+    edit_config(folder, model_type="bert")
+    with pytest.raises(ModelError, match="is no ALBERT checkpoint.*bert"):
+        _ = checkpoint.resolve(str(folder)).config
+    (folder / "config.json").write_text("{")
+    with pytest.raises(ModelError, match="can't be read"):
+        _ = checkpoint.resolve(str(folder)).config
+
+
+def test_a_truncated_weight_file_is_named(folder: Path) -> None:
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(ModelError, match=r"model.safetensors: can't be read as safetensors"):
+        checkpoint.resolve(str(folder)).weights()
+
+
+@pytest.mark.parametrize("name", ["no/such/folder/here", "../nowhere", "no folder", "unknown/model"])
+def test_a_name_of_nothing_is_refused(name: str) -> None:
+    with pytest.raises(ModelError, match="neither a folder|the Hub does not give it"):
+        checkpoint.resolve(name)
+
+
+def test_planning_loads_neither_torch_nor_ray() -> None:
+    code = "import sys, pipeline.cli; print([m for m in ('torch', 'ray', 'transformers') if m in sys.modules])"
+    assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"

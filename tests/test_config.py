@@ -1,0 +1,98 @@
+"""Configs: what is refused, how, and that all of it is said at once."""
+
+import datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline import config
+from pipeline.errors import ConfigError
+
+GOOD: dict[str, Any] = {"source": {"docs": {"path": "in/*.parquet"}}, "output": {"path": "out"}}
+
+
+def test_defaults_are_filled_in() -> None:
+    loaded = config.parse(GOOD)
+    source = loaded.source["docs"]
+    assert (source.format, source.text_column, source.columns) == ("parquet", "text", ())
+    assert (loaded.dtype, loaded.pooling, loaded.model.name) == ("float32", "mean", "albert-mini")
+
+
+def test_every_mistake_is_named_with_place_value_and_remedy() -> None:
+    wrong = {
+        "source": {"docs": {"path": "in/*.parquet", "text_colum": "x"}},
+        "model": {"max_tokens": 1},
+        "compute": {"device": "tpu"},
+        "output": {"path": "out", "rows_per_shard": "many"},
+        "quality": {"max_reject_fraction": 2},
+    }
+    with pytest.raises(ConfigError) as raised:
+        config.parse(wrong, "job.yaml")
+    lines = str(raised.value).splitlines()
+    assert lines[0] == "job.yaml: 5 mistakes:"
+    assert lines[1:] == [
+        "  source.docs.text_colum = 'x': unknown key; did you mean text_column?",
+        "  model.max_tokens = 1: input should be greater than or equal to 3",
+        "  compute.device = 'tpu': input should be 'cpu' or 'cuda'",
+        "  output.rows_per_shard = 'many': input should be a valid integer, unable to parse string as an integer",
+        "  quality.max_reject_fraction = 2: input should be less than or equal to 1",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("section", "values", "part"),
+    [
+        ("source", {"docs": {"path": "in/*.txt", "carry": ["x"]}}, "text files have no columns"),
+        ("source", {"docs": {"path": "in/"}}, "can't tell the format of 'in/'"),
+        ("source", {"Docs": {"path": "in/*.txt"}}, "source.Docs"),
+        ("source", {}, "at least 1"),
+        ("model", {"dtype": "bfloat16"}, "needs compute.device cuda"),
+        ("compute", {"min_replicas": 4, "max_replicas": 2}, "max_replicas 2 is below min_replicas 4"),
+        ("output", {"path": "ftp://host/x"}, "ftp: is not supported"),
+        ("output", {"path": "simplecache::s3://b/x"}, "is not supported"),
+        ("output", {"path": "s3://key:secret@b/x"}, "credentials must not stand in a URL"),
+        ("source", {"docs": {"path": "s3://b/x.txt?X-Amz-Signature=1"}}, "credentials must not"),
+        ("speed", {}, "unknown key; known here: source, model, compute, output, quality"),
+    ],
+)
+def test_what_cannot_be_honoured_is_refused(section: str, values: dict[str, Any], part: str) -> None:
+    with pytest.raises(ConfigError, match=r"1 mistake") as raised:
+        config.parse(GOOD | {section: values})
+    assert part in str(raised.value)
+
+
+def test_overrides_and_run_date(tmp_path: Path) -> None:
+    path = tmp_path / "job.yaml"
+    path.write_text("source: {docs: {path: in/*.parquet}}\noutput: {path: 'out/{run_date}/'}\n")
+    loaded = config.load(str(path), ["model.max_tokens=64", "source.docs.carry=[a, b]"], datetime.date(2026, 1, 2))
+    assert loaded.model.max_tokens == 64
+    assert loaded.source["docs"].carry == ("a", "b")
+    assert loaded.output.path == "out/2026-01-02"
+
+
+@pytest.mark.parametrize("override", ["model.max_tokens", "max_tokens=3", "model.name.x.y=1"])
+def test_an_override_that_is_none_is_refused(tmp_path: Path, override: str) -> None:
+    path = tmp_path / "job.yaml"
+    path.write_text("source: {docs: {path: in/*.parquet}}\nmodel: {name: x}\noutput: {path: out}\n")
+    with pytest.raises(ConfigError, match="--set"):
+        config.load(str(path), [override])
+
+
+@pytest.mark.parametrize("text", ["- a list", "a: b: c", ""])
+def test_what_is_no_mapping_is_refused(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "job.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match="YAML|mapping"):
+        config.load(str(path))
+
+
+def test_no_such_file() -> None:
+    with pytest.raises(ConfigError, match="no such config file"):
+        config.load("nowhere.yaml")
+
+
+def test_every_field_is_documented() -> None:
+    for section in (config.Source, config.Model, config.Compute, config.Output, config.Quality):
+        for name, field in section.model_fields.items():
+            assert field.description, f"{section.__name__}.{name}"

@@ -1,0 +1,132 @@
+"""The storage seam on a file system: what is there is whole, and of many writers one wins."""
+
+import multiprocessing
+import os
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from pipeline import storage, telemetry
+from pipeline.errors import ExistsError, MissingError, ReplacedError
+
+
+@pytest.fixture(params=["file", "memory"])
+def root(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    return str(tmp_path) if request.param == "file" else f"memory://{tmp_path}"
+
+
+def test_put_and_read(root: str) -> None:
+    store = storage.connect(root)
+    store.put(f"{root}/a/b", b"one")
+    store.put(f"{root}/a/b", b"three")
+    assert store.read(f"{root}/a/b") == b"three"
+    assert store.info(f"{root}/a/b").size == 5
+    assert [path.name for path in Path(root).rglob(".*")] == []
+
+
+def test_put_if_absent_keeps_the_first(root: str) -> None:
+    store = storage.connect(root)
+    store.put_if_absent(f"{root}/a", b"first")
+    with pytest.raises(ExistsError):
+        store.put_if_absent(f"{root}/a", b"second")
+    store.put_if_absent(f"{root}/a", b"first")  # our own put, its answer lost
+    assert store.read(f"{root}/a") == b"first"
+
+
+def test_replace_only_over_the_expected_version(root: str) -> None:
+    store = storage.connect(root)
+    store.replace(f"{root}/a", b"one", None)
+    with pytest.raises(ReplacedError):
+        store.replace(f"{root}/a", b"two", None)
+
+
+def test_replace_on_a_file_system_refuses_an_old_version(tmp_path: Path) -> None:
+    path = str(tmp_path / "a")
+    store = storage.connect(path)
+    store.put(path, b"one")
+    version = store.version(path)
+    store.replace(path, b"two", version)
+    with pytest.raises(ReplacedError):
+        store.replace(path, b"three", version)
+    assert store.read(path) == b"two"
+
+
+def _race(path: str, number: int) -> bool:
+    try:
+        storage.connect(path).put_if_absent(path, bytes([number]) * 100_000)
+    except ExistsError:
+        return False
+    return True
+
+
+def test_of_many_processes_one_wins(tmp_path: Path) -> None:
+    path = str(tmp_path / "prize")
+    with multiprocessing.get_context("spawn").Pool(8) as pool:
+        won = pool.starmap(_race, [(path, number) for number in range(20)])
+    assert sum(won) == 1
+    assert Path(path).read_bytes() == bytes([won.index(True)]) * 100_000
+
+
+def test_of_many_replacers_each_sees_the_one_before(tmp_path: Path) -> None:
+    path = str(tmp_path / "counter")
+    store = storage.connect(path)
+    store.put(path, b"0")
+
+    def add(_: int) -> None:
+        while True:
+            version = store.version(path)
+            number = int(store.read(path))
+            try:
+                return store.replace(path, str(number + 1).encode(), version)
+            except ReplacedError:
+                pass
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(add, range(100)))
+    assert store.read(path) == b"100"
+
+
+def test_a_changed_file_has_another_version(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    path.write_bytes(b"one")
+    before = storage.connect(str(path)).info(str(path))
+    os.utime(path, ns=(0, 0))
+    assert storage.connect(str(path)).info(str(path)).version != before.version
+
+
+def test_find_files_folders_and_globs(root: str) -> None:
+    store = storage.connect(root)
+    for name in ("x/a.txt", "x/b.md", "x/deep/c.txt", "x/_hidden.txt", "x/.hidden/d.txt"):
+        store.put(f"{root}/{name}", b"1")
+
+    def names(pattern: str) -> list[str]:
+        return [store.relative(f"{root}/{pattern}", info.path) for info in store.find(f"{root}/{pattern}")]
+
+    assert names("x/a.txt") == ["a.txt"]
+    assert names("x") == ["x/a.txt", "x/b.md", "x/deep/c.txt"]
+    assert names("x/*.txt") == ["a.txt"]
+    assert names("x/**/*.txt") == ["a.txt", "deep/c.txt"]
+    assert names("*/a.txt") == ["x/a.txt"]
+    for info in store.find(f"{root}/x"):
+        assert store.read(info.path) == b"1"
+        assert store.root(f"{root}/x") + "/" + store.relative(f"{root}/x", info.path) == info.path
+    with pytest.raises(MissingError):
+        store.find(f"{root}/x/*.parquet")
+
+
+def test_folder_of_nothing_is_empty(root: str) -> None:
+    assert storage.connect(root).folder(f"{root}/nowhere") == {}
+
+
+def test_requests_are_counted_and_seen(tmp_path: Path) -> None:
+    seen: list[tuple[str, str]] = []
+    telemetry.observers.append(lambda operation, path: seen.append((operation, path)))
+    try:
+        path = str(tmp_path / "a")
+        storage.connect(path).put(path, b"1")
+        with storage.connect(path).open(path) as file:
+            assert file.read() == b"1"
+    finally:
+        telemetry.observers.pop()
+    assert seen == [("put", path), ("open", path)]
