@@ -7,6 +7,8 @@ The only file that imports Ray.
 import logging
 import math
 import os
+import signal
+import threading
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -96,6 +98,7 @@ def cluster() -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
+    on_sigterm = signal.getsignal(signal.SIGTERM)
     options: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
     if address := os.environ.get("RAY_ADDRESS"):
         ray.init(address=address, **options)
@@ -104,6 +107,9 @@ def cluster() -> Iterator[None]:
         cpus = max(2, os.cpu_count() or 2)
         os.environ.setdefault("RAY_AUTH_MODE", "disabled")
         ray.init(address="local", num_cpus=cpus, include_dashboard=False, **options)
+    if threading.current_thread() is threading.main_thread():
+        # Ray puts its own in place, which exits with 15 and a word of no one's making.
+        signal.signal(signal.SIGTERM, on_sigterm)
     try:
         yield
     finally:

@@ -1,0 +1,150 @@
+"""The driver dies, or has a rival: real processes, real signals, and rows that are exact all the same."""
+
+import json
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from pipeline.errors import ExitCode
+
+from tests.conftest import read_dataset, texts, write_config
+
+Job = Callable[..., dict[str, Any]]
+FILES, ROWS = 6, 40
+
+
+@pytest.fixture
+def config(job: Job, corpus: Path, tmp_path: Path) -> Callable[[str], Path]:
+    """Configs of a job of 48 small splits, by the name of their output."""
+    for number in range(FILES):
+        rows = range(number * ROWS, number * ROWS + ROWS)
+        table = pa.table({"key": list(rows), "text": texts(ROWS, rows[0]), "topic": ["t"] * ROWS})
+        pq.write_table(table, corpus / f"{number}.parquet")
+
+    def write(output: str) -> Path:
+        values = job(output={"path": str(tmp_path / output), "rows_per_shard": 5})
+        return write_config(tmp_path / f"{output}.yaml", values)
+
+    return write
+
+
+def start(config: Path) -> subprocess.Popen[str]:
+    """A driver with its own Ray, as a user starts it."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "pipeline", "run", str(config)],
+        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+
+
+def finish(config: Path) -> None:
+    """Run to the end; it must be done."""
+    driver = start(config)
+    _, log = driver.communicate(timeout=240)
+    assert driver.returncode == ExitCode.DONE, log
+
+
+def shards(output: Path) -> dict[str, tuple[int, int]]:
+    return {path.name: (path.stat().st_ino, path.stat().st_mtime_ns) for path in output.glob("data/*.parquet")}
+
+
+def assert_exact(output: Path) -> None:
+    """The rows of the source, each once, each with the vector that belongs to its text; and committed."""
+    table = read_dataset(output)
+    assert table.column("key").to_pylist() == list(range(FILES * ROWS))
+    vectors = np.stack(table.column("embedding").to_numpy())
+    assert np.isfinite(vectors).all()
+    assert len(list((output / "data").iterdir())) == len(shards(output)) + 1
+    assert (output / "data" / "_SUCCESS").exists()
+    manifest = pq.read_table(output / "manifest.parquet")
+    names = [f"part-{split_id}.parquet" for split_id in manifest.column("split_id").to_pylist()]
+    assert sorted(names) == sorted(shards(output))
+    assert sum(manifest.column("rows").to_pylist()) == FILES * ROWS
+
+
+def kill_at(driver: subprocess.Popen[str], moment: str, seconds: float) -> bool:
+    """SIGKILL the driver some time after it logs a line with `moment` (at once when empty); whether it lived."""
+    assert driver.stderr is not None
+    if moment:
+        for line in driver.stderr:
+            if re.search(moment, line):
+                break
+    time.sleep(seconds)
+    lived = driver.poll() is None
+    driver.kill()
+    driver.communicate()
+    return lived
+
+
+def moments(kills: int, run_seconds: float) -> list[tuple[str, float]]:
+    """When to kill: in planning, in the commit, in the midst of the splits, at any time at all."""
+    chance = random.Random(kills)
+    kinds = [
+        lambda: ("[1-9][0-9]*/48 splits", chance.uniform(0, 0.5)),
+        lambda: ("committing", chance.uniform(0, 0.03)),
+        lambda: ("planning", chance.uniform(0, 0.06)),
+        lambda: ("", chance.uniform(0, run_seconds)),
+    ]
+    return [kinds[number % len(kinds)]() for number in range(kills)]
+
+
+@pytest.mark.timeout(3000)
+@pytest.mark.parametrize("kills", [3, pytest.param(20, marks=pytest.mark.slow)])
+def test_a_killed_driver_resumes_exactly(config: Callable[[str], Path], tmp_path: Path, kills: int) -> None:
+    started = time.monotonic()
+    finish(config("calm"))
+    run_seconds = time.monotonic() - started
+    assert_exact(tmp_path / "calm")
+    found = []
+    for number, (moment, seconds) in enumerate(moments(kills, run_seconds)):
+        output, job = tmp_path / f"killed{number}", config(f"killed{number}")
+        lived = kill_at(start(job), moment, seconds)
+        before = shards(output)
+        found.append((moment or "any time", round(seconds, 3), lived, len(before)))
+        finish(job)
+        assert before.items() <= shards(output).items(), "a finished shard was written again"
+        assert_exact(output)
+    print("\n".join(f"killed at {kill[0]} + {kill[1]} s, alive {kill[2]}, {kill[3]} shards" for kill in found))
+    assert any(0 < count < 48 for *_, count in found), "no kill fell between the first shard and the last"
+
+
+@pytest.mark.parametrize("rounds", [1, pytest.param(5, marks=pytest.mark.slow)])
+@pytest.mark.timeout(1200)
+def test_two_drivers_on_one_output_are_exact(
+    config: Callable[[str], Path], tmp_path: Path, rounds: int
+) -> None:
+    for number in range(rounds):
+        job = config(f"both{number}")
+        drivers = [start(job), start(job)]
+        logs = [driver.communicate(timeout=240)[1] for driver in drivers]
+        assert [driver.returncode for driver in drivers] == [ExitCode.DONE] * 2, logs
+        assert_exact(tmp_path / f"both{number}")
+        attempts = [json.loads(path.read_text()) for path in (tmp_path / f"both{number}/ledger").glob("*.json")]
+        assert len(attempts) == 2
+
+
+def test_sigterm_ends_a_run_that_the_next_one_resumes(config: Callable[[str], Path], tmp_path: Path) -> None:
+    job = config("stopped")
+    driver = start(job)
+    assert driver.stderr is not None
+    next(line for line in driver.stderr if re.search("[1-9][0-9]*/48 splits", line))
+    driver.send_signal(signal.SIGTERM)
+    stopped = time.monotonic()
+    log = driver.stderr.read()
+    assert driver.wait(timeout=60) == ExitCode.RETRYABLE
+    assert time.monotonic() - stopped < 30
+    assert log.splitlines()[-1] == "exit 4: stopped by SIGTERM; run again to resume"
+    before = shards(tmp_path / "stopped")
+    finish(job)
+    assert before.items() <= shards(tmp_path / "stopped").items()
+    assert_exact(tmp_path / "stopped")

@@ -1,0 +1,76 @@
+"""The stages without Ray: data in, data out, and failures as data."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pyarrow as pa
+
+from pipeline import checkpoint, config, plan, stages
+from pipeline.dataset import ShardRecord
+from pipeline.errors import ExitCode
+from pipeline.stages import Encode, Failure, Job
+
+JobValues = Callable[..., dict[str, Any]]
+
+
+def first_split(values: dict[str, Any]) -> tuple[pa.Table, Job]:
+    parsed = config.parse(values)
+    model = checkpoint.resolve(parsed.model.name)
+    made = plan.make(parsed, model, "digest")
+    split_id, pieces = next(iter(made.splits()))
+    row = pa.Table.from_pylist([stages.feed_row(split_id, pieces)])
+    return row, Job(parsed, made.columns, parsed.model.name, None, model.weights_digest, "attempt")
+
+
+def note(row: pa.Table) -> ShardRecord | Failure:
+    return stages.result(row.column("note")[0].as_py())
+
+
+def test_a_split_passes_through_all_stages(job: JobValues) -> None:
+    row, told = first_split(job())
+    record = note(stages.write(Encode(told)(stages.read(row, told)), told))
+    assert isinstance(record, ShardRecord)
+    assert (record.rows, record.rejects, record.attempt) == (10, 0, "attempt")
+
+
+def test_every_stage_has_the_same_columns(job: JobValues) -> None:
+    row, told = first_split(job())
+    read = stages.read(row, told)
+    encoded = Encode(told)(read)
+    assert read.schema == encoded.schema == stages.write(encoded, told).schema
+
+
+def test_the_encoder_hands_rows_on_without_copying_them(job: JobValues) -> None:
+    row, told = first_split(job())
+    read = stages.read(row, told)
+    encoded = Encode(told)(read)
+    for name in ("rows", "rejects"):
+        assert stages.uncell(read[name]).address == stages.uncell(encoded[name]).address
+
+
+def test_a_failure_passes_the_stages_after_it(job: JobValues) -> None:
+    row, told = first_split(job())
+    broken = row.set_column(1, "note", pa.array([row["note"][0].as_py().replace('"version": "', '"version": "not ')]))
+    failure = note(stages.write(Encode(told)(stages.read(broken, told)), told))
+    assert isinstance(failure, Failure)
+    assert (failure.stage, failure.exit_code, failure.files) == ("read", ExitCode.INCOMPLETE, ("docs/0.parquet",))
+    assert "changed since it was planned" in failure.message
+
+
+def test_a_replica_with_other_weights_embeds_nothing(job: JobValues) -> None:
+    row, told = first_split(job())
+    other = replace(told, weights_digest="0" * 64)
+    failure = note(stages.write(Encode(other)(stages.read(row, told)), told))
+    assert isinstance(failure, Failure)
+    assert failure.exit_code == ExitCode.CONFIG
+    assert "other weights than the driver" in failure.message
+
+
+def test_an_unforeseen_error_is_data_too(job: JobValues) -> None:
+    row, told = first_split(job())
+    nonsense = pa.table({"split_id": row["split_id"], "note": ['{"pieces": [{"source": "docs", "file": "f"}]}']})
+    failure = note(stages.read(nonsense, told))
+    assert isinstance(failure, Failure)
+    assert failure.exit_code == ExitCode.BUG
+    assert "TypeError" in failure.message

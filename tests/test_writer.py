@@ -1,0 +1,107 @@
+"""A shard is whole, names its rejects, and belongs to whoever was first."""
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from pipeline import schema, writer
+from pipeline.dataset import Dataset, ShardRecord
+from pipeline.writer import Contents
+
+COLUMNS = pa.schema([("id", pa.string())])
+
+
+def contents(vectors: np.ndarray, rejected: int = 0) -> Contents:
+    count = len(vectors)
+    rows = pa.table(
+        {
+            "id": [f"r{i}" for i in range(count)],
+            "n_tokens": pa.array(range(count), pa.int32()),
+            "truncated": [i == 0 for i in range(count)],
+            "text_hash": [bytes([i]) * 16 for i in range(count)],
+            "source_file": ["docs/f"] * count,
+            "source_row": pa.array(range(count), pa.int64()),
+        }
+    ).cast(schema.rows_schema(COLUMNS))
+    rejects = pa.Table.from_pylist(
+        [
+            {"source_file": "docs/f", "source_row": count + i, "reason": "null", "permanent": True}
+            for i in range(rejected)
+        ],
+        schema=schema.REJECTS,
+    )
+    piece = {"source": "docs", "file": "f", "start": 0, "stop": count + rejected}
+    return Contents("s0", rows, vectors.astype(np.float32), rejects, [piece])
+
+
+def write(root: Path, what: Contents, attempt: str = "a") -> ShardRecord:
+    figures = {
+        "padded_tokens": 9, "text_bytes": 8, "read_seconds": 1.0, "tokenize_seconds": 2.0,
+        "encode_seconds": 3.0, "attempt": attempt,
+    }  # fmt: skip
+    return writer.write(Dataset(str(root)), what, figures)
+
+
+def test_a_shard_holds_rows_vectors_and_its_own_record(tmp_path: Path) -> None:
+    vectors = np.random.default_rng(0).normal(size=(4, 3)).astype(np.float32)
+    record = write(tmp_path, contents(vectors, rejected=2))
+    path = tmp_path / "data" / "part-s0.parquet"
+    table = pq.read_table(path, page_checksum_verification=True)
+    assert table.schema.equals(schema.shard_schema(COLUMNS, 3))
+    assert np.array_equal(np.stack(table.column("embedding").to_numpy()), vectors)
+    dataset = Dataset(str(tmp_path))
+    assert dataset.footer(dataset.shards()["s0"]) == record
+    assert (record.rows, record.rejects, record.tokens, record.truncated) == (4, 2, 6, 1)
+    assert record.pieces == [{"source": "docs", "file": "f", "start": 0, "stop": 6, "rows": 4, "rejects": 2}]
+    assert record.file_bytes == path.stat().st_size
+    assert record.content_digest == writer.content_digest(table)
+
+
+def test_rejects_are_written_under_the_name_that_the_footer_tells(tmp_path: Path) -> None:
+    record = write(tmp_path, contents(np.ones((1, 3)), rejected=2))
+    rejects = pq.read_table(tmp_path / "rejects" / str(record.rejects_file))
+    assert rejects.column("source_row").to_pylist() == [1, 2]
+
+
+def test_a_split_of_rejects_alone_has_a_shard_without_rows(tmp_path: Path) -> None:
+    record = write(tmp_path, contents(np.ones((0, 3)), rejected=3))
+    table = pq.read_table(tmp_path / "data" / "part-s0.parquet")
+    assert (table.num_rows, record.rejects) == (0, 3)
+    assert table.schema.equals(schema.shard_schema(COLUMNS, 3))
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_a_vector_that_is_not_finite_rejects_its_row_alone(tmp_path: Path, bad: float) -> None:
+    vectors = np.ones((3, 2))
+    vectors[1, 1] = bad
+    record = write(tmp_path, contents(vectors))
+    assert (record.rows, record.rejects) == (2, 1)
+    assert pq.read_table(tmp_path / "data" / "part-s0.parquet")["source_row"].to_pylist() == [0, 2]
+    rejects = pq.read_table(tmp_path / "rejects" / str(record.rejects_file)).to_pylist()
+    assert [(row["source_row"], row["reason"]) for row in rejects] == [(1, "non_finite_vector")]
+
+
+def test_the_second_writer_takes_the_record_of_the_first(tmp_path: Path) -> None:
+    first = write(tmp_path, contents(np.ones((2, 3))), attempt="first")
+    before = (tmp_path / "data" / "part-s0.parquet").stat()
+    assert write(tmp_path, contents(np.ones((2, 3))), attempt="second") == first
+    after = (tmp_path / "data" / "part-s0.parquet").stat()
+    assert (before.st_ino, before.st_mtime_ns) == (after.st_ino, after.st_mtime_ns)
+
+
+def test_the_digest_sees_a_change_in_any_of_what_it_covers(tmp_path: Path) -> None:
+    digests = set()
+    for change in range(4):
+        vectors = np.ones((2, 3), np.float32)
+        vectors[1, 2] += change == 1
+        what = contents(vectors)
+        table = what.rows
+        if change == 2:
+            table = table.set_column(5, schema.SHARD_TAIL.field("source_row"), pa.array([0, 7], pa.int64()))
+        if change == 3:
+            table = table.set_column(3, schema.SHARD_TAIL.field("text_hash"), pa.array([b"x", b"y"]))
+        digests.add(write(tmp_path / str(change), Contents("s0", table, what.vectors, what.rejects, [])).content_digest)
+    assert len(digests) == 4
