@@ -8,7 +8,7 @@ READY := $(VENV)/.ready
 export RAY_AUTH_MODE ?= disabled
 unexport RAY_ADDRESS
 
-.PHONY: help demo test test-slow lint bench lock clean
+.PHONY: help demo test test-slow lint bench docs lock clean
 help:            ## show this list
 	@grep -hE '^[a-z-]+: .*##|^[a-z-]+:  +##' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
 
@@ -35,6 +35,9 @@ lint: $(READY)   ## ruff, mypy --strict, import-linter
 
 bench: $(READY)   ## driver memory, job overhead: prints ratios within one run
 	$(BIN)/python -m benchmarks.driver_memory
+
+docs: $(READY)   ## make the pages that are made from code
+	$(BIN)/python -m docs.configuration
 
 lock:            ## resolve pyproject.toml anew into requirements.lock
 	rm -rf .venv-lock && $(PYTHON) -m venv .venv-lock

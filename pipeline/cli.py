@@ -14,9 +14,10 @@ from typing import Any, NoReturn
 import pyarrow.compute as pc
 
 import pipeline
-from pipeline import checkpoint, config, plan
+from pipeline import config, plan
 from pipeline.dataset import Dataset, Identity
 from pipeline.errors import ExitCode, PipelineError, StoppedError
+from pipeline.stages import usable_checkpoint
 
 EXAMPLES = """\
 examples:
@@ -106,8 +107,7 @@ def _run(arguments: argparse.Namespace) -> tuple[ExitCode, str]:
 
 def _plan(arguments: argparse.Namespace) -> tuple[ExitCode, str]:
     job = _load(arguments)
-    model = checkpoint.resolve(job.model.name, job.model.revision)
-    model.weights()
+    model = usable_checkpoint(job)
     identity = Identity.of(job, model)
     dataset = Dataset(job.output.path)
     found = dataset.plan() if dataset.refuse_other(identity) else None

@@ -183,6 +183,9 @@ def _verdict(
         codes.add(ExitCode.INCOMPLETE)
     if codes - {ExitCode.INCOMPLETE} or (failed and not quality.allow_failed_files):
         code = next(code for code in WORST_FIRST if code in codes)
+        if code is not ExitCode.INCOMPLETE:
+            reasons = [failure.message for failure in failures if failure.exit_code == code]
+            return code, f"{len(reasons)} splits could not be done: {reasons[0].splitlines()[0]}"
         name, message = next(iter(failed.items()))
         more = f" (and {len(failed) - 1} more files)" if len(failed) > 1 else ""
         return code, f"{len(failed)} of the source's files failed: {name}: {message.splitlines()[0]}{more}"

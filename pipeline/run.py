@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from typing import Any
 
-from pipeline import checkpoint, commit, flow, plan, telemetry
+from pipeline import commit, flow, plan, telemetry
 from pipeline.checkpoint import Checkpoint
 from pipeline.commit import Ending
 from pipeline.config import Config
@@ -17,8 +17,7 @@ from pipeline.dataset import Dataset, Identity, Ledger
 from pipeline.errors import ExitCode, MissingError, PipelineError, StorageError
 from pipeline.plan import Plan
 from pipeline.progress import Progress
-from pipeline.stages import Failure, Job
-from pipeline.tokenizer import Tokenizer
+from pipeline.stages import Failure, Job, usable_checkpoint
 
 
 def run(config: Config, quiet: bool = False) -> Ending:
@@ -39,18 +38,6 @@ def run(config: Config, quiet: bool = False) -> Ending:
         ending = commit.commit(dataset, frozen, failures, config.quality, {"attempt": attempt} | figures)
         ended |= {"code": int(ending.code), "reason": ending.reason}
     return ending
-
-
-def usable_checkpoint(config: Config) -> Checkpoint:
-    """The checkpoint of a config, with everything checked that needs no torch.
-
-    Raises:
-        ModelError: it can't be used.
-    """
-    model = checkpoint.resolve(config.model.name, config.model.revision)
-    model.weights()
-    Tokenizer(model, config.model.max_tokens)
-    return model
 
 
 def frozen_plan(config: Config, dataset: Dataset, identity: Identity, model: Checkpoint) -> Plan:

@@ -69,6 +69,18 @@ class Failure:
     message: str
 
 
+def usable_checkpoint(config: Config) -> checkpoint.Checkpoint:
+    """The checkpoint of a config, with all checked that needs no torch: before any worker is asked for.
+
+    Raises:
+        ModelError: it can't be used.
+    """
+    found = checkpoint.resolve(config.model.name, config.model.revision)
+    found.weights()
+    Tokenizer(found, config.model.max_tokens)
+    return found
+
+
 def feed_row(split_id: str, pieces: list[Piece]) -> dict[str, str]:
     """A split as it enters the flow."""
     return {"split_id": split_id, "note": json.dumps({"pieces": [asdict(piece) for piece in pieces]})}

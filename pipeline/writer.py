@@ -138,7 +138,7 @@ def _table(contents: Contents) -> pa.Table:
     return contents.rows.append_column("embedding", vectors).select(names.names).cast(names)
 
 
-def _shard_bytes(contents: Contents, record: ShardRecord) -> pa.Buffer:
+def _shard_bytes(contents: Contents, record: ShardRecord) -> bytes:
     table = _table(contents).replace_schema_metadata({schema.RECORD_KEY: record.to_json()})
     sink = pa.BufferOutputStream()
     pq.write_table(
@@ -150,4 +150,4 @@ def _shard_bytes(contents: Contents, record: ShardRecord) -> pa.Buffer:
         write_statistics=[name for name in table.column_names if name != "embedding"],
         write_page_checksum=True,
     )
-    return sink.getvalue()
+    return bytes(sink.getvalue())  # one copy: S3's client takes nothing but bytes

@@ -57,7 +57,9 @@ def ray_cluster() -> Iterator[None]:
 
 def texts(count: int, start: int = 0) -> list[str]:
     """Distinct texts of several lengths."""
-    return [f"document number {i} is about {'memory and time ' * (i % 7)}" for i in range(start, start + count)]
+    return [
+        f"document number {i} is about {'memory and time ' * (i % 7)}" for i in range(start, start + count)
+    ]
 
 
 @pytest.fixture

@@ -12,7 +12,6 @@ from safetensors.numpy import load_file, save_file
 
 from pipeline import checkpoint
 from pipeline.errors import ModelError
-
 from tests.conftest import make_checkpoint
 
 
@@ -89,5 +88,7 @@ def test_a_name_of_nothing_is_refused(name: str) -> None:
 
 
 def test_planning_loads_neither_torch_nor_ray() -> None:
-    code = "import sys, pipeline.cli; print([m for m in ('torch', 'ray', 'transformers') if m in sys.modules])"
+    code = (
+        "import sys, pipeline.cli; print([m for m in ('torch', 'ray', 'transformers') if m in sys.modules])"
+    )
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"

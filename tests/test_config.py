@@ -35,7 +35,8 @@ def test_every_mistake_is_named_with_place_value_and_remedy() -> None:
         "  source.docs.text_colum = 'x': unknown key; did you mean text_column?",
         "  model.max_tokens = 1: input should be greater than or equal to 3",
         "  compute.device = 'tpu': input should be 'cpu' or 'cuda'",
-        "  output.rows_per_shard = 'many': input should be a valid integer, unable to parse string as an integer",
+        "  output.rows_per_shard = 'many': input should be a valid integer, "
+        "unable to parse string as an integer",
         "  quality.max_reject_fraction = 2: input should be less than or equal to 1",
     ]
 
@@ -65,7 +66,9 @@ def test_what_cannot_be_honoured_is_refused(section: str, values: dict[str, Any]
 def test_overrides_and_run_date(tmp_path: Path) -> None:
     path = tmp_path / "job.yaml"
     path.write_text("source: {docs: {path: in/*.parquet}}\noutput: {path: 'out/{run_date}/'}\n")
-    loaded = config.load(str(path), ["model.max_tokens=64", "source.docs.carry=[a, b]"], datetime.date(2026, 1, 2))
+    loaded = config.load(
+        str(path), ["model.max_tokens=64", "source.docs.carry=[a, b]"], datetime.date(2026, 1, 2)
+    )
     assert loaded.model.max_tokens == 64
     assert loaded.source["docs"].carry == ("a", "b")
     assert loaded.output.path == "out/2026-01-02"

@@ -12,10 +12,17 @@ from transformers import AlbertModel, AutoTokenizer
 from pipeline import checkpoint
 from pipeline.encoder import Encoder
 from pipeline.tokenizer import Tokenizer
-
 from tests.conftest import make_checkpoint
 
-TEXTS = ["one", "two words", "a much longer text " * 30, "one", "3.14 (or so)", "naïve café " * 5, "two words"]
+TEXTS = [
+    "one",
+    "two words",
+    "a much longer text " * 30,
+    "one",
+    "3.14 (or so)",
+    "naïve café " * 5,
+    "two words",
+]
 
 
 def reference(folder: Path, texts: list[str], max_tokens: int, pooling: str = "mean") -> np.ndarray[Any, Any]:

@@ -3,6 +3,7 @@
 import datetime
 import decimal
 import gzip
+import itertools
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,7 @@ def piece_of(path: Path, unit: str, start: int, stop: int) -> Piece:
 
 
 def read_all(path: Path, source: Source, cuts: list[int], unit: str) -> list[Raw]:
-    pieces = [piece_of(path, unit, start, stop) for start, stop in zip(cuts[:-1], cuts[1:], strict=True)]
+    pieces = [piece_of(path, unit, start, stop) for start, stop in itertools.pairwise(cuts)]
     return [formats.read(str(path), piece, source) for piece in pieces]
 
 
@@ -38,7 +39,9 @@ def read_all(path: Path, source: Source, cuts: list[int], unit: str) -> list[Raw
 
 
 @given(
-    lines=st.lists(st.sampled_from([b"", b"a", b"\r", b"bc\r", b"\xc3\xa4" * 9, b"x" * 40, b"\r\r"]), max_size=30),
+    lines=st.lists(
+        st.sampled_from([b"", b"a", b"\r", b"bc\r", b"\xc3\xa4" * 9, b"x" * 40, b"\r\r"]), max_size=30
+    ),
     ended=st.booleans(),
     part=st.integers(1, 50),
 )
@@ -139,7 +142,9 @@ def test_a_file_without_the_columns_is_named(tmp_path: Path, table: pa.Table, me
 
 
 def test_damaged_files_are_source_errors(tmp_path: Path) -> None:
-    path = parquet_file(tmp_path / "x.parquet", numbered(5000), use_dictionary=False, write_page_checksum=True)
+    path = parquet_file(
+        tmp_path / "x.parquet", numbered(5000), use_dictionary=False, write_page_checksum=True
+    )
     data = path.read_bytes()
     for damaged in (data[: len(data) // 2], b"", b"PAR1", gzip.compress(data)):
         path.write_bytes(damaged)
@@ -171,7 +176,9 @@ def sifted(texts: pa.Array, keep_text: bool = True) -> Documents:
 
 
 def test_bad_rows_are_rejected_with_reason_and_place() -> None:
-    raw = pa.array([b"good", None, b"  \t\n", b"", b"\xff\xfe", "\u00a0\u2003".encode(), b"fine"], pa.large_binary())
+    raw = pa.array(
+        [b"good", None, b"  \t\n", b"", b"\xff\xfe", "\u00a0\u2003".encode(), b"fine"], pa.large_binary()
+    )
     texts = pa.LargeStringArray.from_buffers(7, raw.buffers()[1], raw.buffers()[2], raw.buffers()[0])
     documents = sifted(texts)
     assert documents.texts.to_pylist() == ["good", "fine"]
@@ -224,7 +231,9 @@ def test_a_large_text_file_is_tiled_by_its_splits(tmp_path: Path, size: int) -> 
     """No line lost, doubled or cut: the lines of all splits are the file's, in number and digest."""
     path = tmp_path / "large.txt"
     random = np.random.default_rng(0)
-    block = b"".join(b"%d %s\n" % (i, b"word " * int(n)) for i, n in enumerate(random.integers(0, 60, 20_000)))
+    block = b"".join(
+        b"%d %s\n" % (i, b"word " * int(n)) for i, n in enumerate(random.integers(0, 60, 20_000))
+    )
     with path.open("wb") as file:
         for number in range(size // len(block)):
             file.write(b"%d:" % number + block)

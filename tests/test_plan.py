@@ -83,7 +83,9 @@ def test_differing_columns_become_one_schema(job: Job, corpus: Path) -> None:
 
 
 def test_a_file_that_does_not_fit_is_failed_and_named(job: Job, corpus: Path) -> None:
-    pq.write_table(pa.table({"key": pa.array([1], pa.int64()), "text": ["x"], "topic": [True]}), corpus / "1.parquet")
+    pq.write_table(
+        pa.table({"key": pa.array([1], pa.int64()), "text": ["x"], "topic": [True]}), corpus / "1.parquet"
+    )
     (corpus / "2.parquet").write_bytes(b"PAR1 but no more")
     made = make(job())
     assert "do not fit" in made.failed_files["docs/1.parquet"]

@@ -51,10 +51,16 @@ def test_the_encoder_hands_rows_on_without_copying_them(job: JobValues) -> None:
 
 def test_a_failure_passes_the_stages_after_it(job: JobValues) -> None:
     row, told = first_split(job())
-    broken = row.set_column(1, "note", pa.array([row["note"][0].as_py().replace('"version": "', '"version": "not ')]))
+    broken = row.set_column(
+        1, "note", pa.array([row["note"][0].as_py().replace('"version": "', '"version": "not ')])
+    )
     failure = note(stages.write(Encode(told)(stages.read(broken, told)), told))
     assert isinstance(failure, Failure)
-    assert (failure.stage, failure.exit_code, failure.files) == ("read", ExitCode.INCOMPLETE, ("docs/0.parquet",))
+    assert (failure.stage, failure.exit_code, failure.files) == (
+        "read",
+        ExitCode.INCOMPLETE,
+        ("docs/0.parquet",),
+    )
     assert "changed since it was planned" in failure.message
 
 
@@ -69,7 +75,9 @@ def test_a_replica_with_other_weights_embeds_nothing(job: JobValues) -> None:
 
 def test_an_unforeseen_error_is_data_too(job: JobValues) -> None:
     row, told = first_split(job())
-    nonsense = pa.table({"split_id": row["split_id"], "note": ['{"pieces": [{"source": "docs", "file": "f"}]}']})
+    nonsense = pa.table(
+        {"split_id": row["split_id"], "note": ['{"pieces": [{"source": "docs", "file": "f"}]}']}
+    )
     failure = note(stages.read(nonsense, told))
     assert isinstance(failure, Failure)
     assert failure.exit_code == ExitCode.BUG

@@ -103,5 +103,9 @@ def test_the_digest_sees_a_change_in_any_of_what_it_covers(tmp_path: Path) -> No
             table = table.set_column(5, schema.SHARD_TAIL.field("source_row"), pa.array([0, 7], pa.int64()))
         if change == 3:
             table = table.set_column(3, schema.SHARD_TAIL.field("text_hash"), pa.array([b"x", b"y"]))
-        digests.add(write(tmp_path / str(change), Contents("s0", table, what.vectors, what.rejects, [])).content_digest)
+        digests.add(
+            write(
+                tmp_path / str(change), Contents("s0", table, what.vectors, what.rejects, [])
+            ).content_digest
+        )
     assert len(digests) == 4

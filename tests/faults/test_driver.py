@@ -17,7 +17,6 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.errors import ExitCode
-
 from tests.conftest import read_dataset, texts, write_config
 
 Job = Callable[..., dict[str, Any]]
@@ -55,7 +54,9 @@ def finish(config: Path) -> None:
 
 
 def shards(output: Path) -> dict[str, tuple[int, int]]:
-    return {path.name: (path.stat().st_ino, path.stat().st_mtime_ns) for path in output.glob("data/*.parquet")}
+    return {
+        path.name: (path.stat().st_ino, path.stat().st_mtime_ns) for path in output.glob("data/*.parquet")
+    }
 
 
 def assert_exact(output: Path) -> None:
@@ -73,7 +74,7 @@ def assert_exact(output: Path) -> None:
 
 
 def kill_at(driver: subprocess.Popen[str], moment: str, seconds: float) -> bool:
-    """SIGKILL the driver some time after it logs a line with `moment` (at once when empty); whether it lived."""
+    """SIGKILL the driver some time after a line with `moment` (empty: after its start); whether it lived."""
     assert driver.stderr is not None
     if moment:
         for line in driver.stderr:
@@ -114,7 +115,9 @@ def test_a_killed_driver_resumes_exactly(config: Callable[[str], Path], tmp_path
         finish(job)
         assert before.items() <= shards(output).items(), "a finished shard was written again"
         assert_exact(output)
-    print("\n".join(f"killed at {kill[0]} + {kill[1]} s, alive {kill[2]}, {kill[3]} shards" for kill in found))
+    print(
+        "\n".join(f"killed at {kill[0]} + {kill[1]} s, alive {kill[2]}, {kill[3]} shards" for kill in found)
+    )
     assert any(0 < count < 48 for *_, count in found), "no kill fell between the first shard and the last"
 
 
@@ -129,7 +132,9 @@ def test_two_drivers_on_one_output_are_exact(
         logs = [driver.communicate(timeout=240)[1] for driver in drivers]
         assert [driver.returncode for driver in drivers] == [ExitCode.DONE] * 2, logs
         assert_exact(tmp_path / f"both{number}")
-        attempts = [json.loads(path.read_text()) for path in (tmp_path / f"both{number}/ledger").glob("*.json")]
+        attempts = [
+            json.loads(path.read_text()) for path in (tmp_path / f"both{number}/ledger").glob("*.json")
+        ]
         assert len(attempts) == 2
 
 

@@ -13,7 +13,6 @@ import pytest
 from pipeline import config, run, telemetry
 from pipeline.commit import Ending
 from pipeline.errors import ExitCode, IncompleteError, ModelError, OtherDatasetError
-
 from tests.conftest import make_checkpoint, read_dataset, texts
 from tests.test_encoder import reference
 
@@ -134,7 +133,9 @@ def test_a_truncated_file_fails_alone(job: Job, tmp_path: Path, corpus: Path) ->
 
 def test_a_file_damaged_within_fails_alone(job: Job, tmp_path: Path, corpus: Path) -> None:
     path = corpus / "1.parquet"
-    pq.write_table(pq.read_table(path), path, compression="none", use_dictionary=False, write_page_checksum=True)
+    pq.write_table(
+        pq.read_table(path), path, compression="none", use_dictionary=False, write_page_checksum=True
+    )
     data = bytearray(path.read_bytes())
     place = data.index(b"document number 25")
     data[place : place + 8] = b"DOCUMENT"

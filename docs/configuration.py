@@ -1,0 +1,56 @@
+"""Makes docs/configuration.md from the config's own models: `python -m docs.configuration`."""
+
+from pathlib import Path
+from types import NoneType
+from typing import Any, get_args
+
+from pydantic.fields import FieldInfo
+
+from pipeline.config import Compute, Model, Output, Quality, Section, Source
+
+PAGE = Path(__file__).with_name("configuration.md")
+HEAD = """# Configuration
+
+A job is one YAML file. Unknown keys are refused, and all mistakes of a file are reported at once.
+Any field can be set on the command line: `--set section.field=value`, as often as needed.
+
+Fields of `compute` and `quality`, and `output.path`, may change between a run and its resume. Every other
+field is part of the dataset's identity: with another value the same output is refused (exit code 5).
+
+Made by `make docs` from `pipeline/config.py`; do not edit.
+"""
+SECTIONS: dict[str, type[Section]] = {
+    "source.NAME": Source,
+    "model": Model,
+    "compute": Compute,
+    "output": Output,
+    "quality": Quality,
+}
+
+
+def page() -> str:
+    """The whole page."""
+    parts = [HEAD]
+    for name, section in SECTIONS.items():
+        parts += [f"\n## `{name}`\n\n| field | type | default | meaning |\n|---|---|---|---|\n"]
+        parts += [_row(*field) for field in section.model_fields.items()]
+    return "".join(parts)
+
+
+def _row(name: str, field: FieldInfo) -> str:
+    default = "required" if field.is_required() else f"`{_plain(field.default)}`"
+    return f"| `{name}` | {_kind(field.annotation)} | {default} | {field.description} |\n"
+
+
+def _kind(annotation: Any) -> str:
+    kinds = [kind for kind in get_args(annotation) or (annotation,) if kind not in (NoneType, Ellipsis)]
+    names = [f"`{kind}`" if isinstance(kind, str) else getattr(kind, "__name__", str(kind)) for kind in kinds]
+    return "list of str" if getattr(annotation, "__origin__", None) is tuple else " or ".join(names)
+
+
+def _plain(value: object) -> str:
+    return {"None": "null", "True": "true", "False": "false", "()": "[]"}.get(str(value), str(value))
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(), encoding="utf-8")

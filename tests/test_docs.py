@@ -1,0 +1,61 @@
+"""The docs hold what they say: configs load, commands run, pages are up to date."""
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from docs import configuration
+from pipeline import cli, config
+from pipeline.errors import ExitCode
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def blocks(language: str) -> list[str]:
+    """The fenced blocks of a language in all pages."""
+    return [
+        block for page in PAGES for block in re.findall(rf"```{language}\n(.*?)```", page.read_text(), re.S)
+    ]
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda path: path.name)
+def test_every_shipped_config_loads(path: Path) -> None:
+    config.load(str(path))
+
+
+@pytest.mark.parametrize("text", blocks("yaml"))
+def test_every_config_in_the_docs_loads(text: str) -> None:
+    config.parse(yaml.safe_load(text))
+
+
+def test_the_page_of_all_fields_is_up_to_date() -> None:
+    assert configuration.PAGE.read_text() == configuration.page(), "run `make docs`"
+
+
+def test_every_command_in_the_docs_is_one_that_is_run() -> None:
+    """`make` targets exist; our own commands parse, and plan and status of the demo run right here."""
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.M))
+    lines = [line.strip() for block in blocks("bash") for line in block.splitlines() if line.strip()]
+    assert lines
+    for line in lines:
+        if line.startswith("make "):
+            assert line.split()[1] in targets
+        elif line.startswith("python -m pipeline "):
+            arguments = cli._parser().parse_args(line.split()[3:])
+            assert (ROOT / arguments.config).exists()
+        else:  # run for real on a cluster in tests/flow/test_jobs.py
+            assert line == "ray job submit --working-dir . -- python -m jobs.embed configs/demo.yaml"
+
+
+def test_the_exit_codes_of_the_readme_are_the_real_ones() -> None:
+    table = re.findall(r"^\| (\d) \|", (ROOT / "README.md").read_text(), re.M)
+    assert [int(code) for code in table] == [int(code) for code in ExitCode]
+
+
+def test_links_lead_somewhere() -> None:
+    for page in PAGES:
+        for link in re.findall(r"\]\(([^)#:]+)\)", page.read_text()):
+            assert (page.parent / link).exists(), f"{page.name}: {link}"
