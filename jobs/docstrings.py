@@ -26,20 +26,24 @@ DEFINITIONS = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 
 
 def docstrings(library: Path) -> Iterator[dict[str, str]]:
-    """Module, qualified name and docstring of everything documented below a folder, in order of paths."""
+    """Everything documented below a folder, in order of paths.
+
+    Yields:
+        `id` (the definition's `path:line`, for a name may be defined twice), `module`, `name`, `docstring`.
+    """
     for path in sorted(library.rglob("*.py")):
         relative = path.relative_to(library)
         if NOT_LIBRARY.isdisjoint(relative.parts):
             module = ".".join(relative.with_suffix("").parts).removesuffix(".__init__")
-            yield from _documented(ast.parse(path.read_bytes()), module, module)
+            for line, name, text in _documented(ast.parse(path.read_bytes()), module):
+                yield {"id": f"{relative}:{line}", "module": module, "name": name, "docstring": text}
 
 
-def _documented(node: ast.AST, module: str, name: str) -> Iterator[dict[str, str]]:
+def _documented(node: ast.AST, name: str) -> Iterator[tuple[int, str, str]]:
     if isinstance(node, DEFINITIONS) and (text := ast.get_docstring(node)):
-        yield {"module": module, "name": name, "docstring": text}
+        yield getattr(node, "lineno", 0), name, text  # a module has no line
     for child in ast.iter_child_nodes(node):
-        inner = f"{name}.{child.name}" if isinstance(child, DEFINITIONS[1:]) else name
-        yield from _documented(child, module, inner)
+        yield from _documented(child, f"{name}.{child.name}" if isinstance(child, DEFINITIONS[1:]) else name)
 
 
 def write(folder: Path, files: int = 16) -> int:

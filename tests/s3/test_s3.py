@@ -15,7 +15,6 @@ import pytest
 
 from pipeline import storage
 from pipeline.errors import DeniedError, ExistsError, MissingError, ReplacedError
-
 from tests.conftest import write_config
 
 Job = Callable[..., dict[str, Any]]
