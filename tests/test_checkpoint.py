@@ -1,6 +1,8 @@
 """Checkpoints: what can't be used is refused by the driver, without torch, and by name."""
 
 import json
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -92,3 +94,18 @@ def test_planning_loads_neither_torch_nor_ray() -> None:
         "import sys, pipeline.cli; print([m for m in ('torch', 'ray', 'transformers') if m in sys.modules])"
     )
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"
+
+
+def test_a_hub_id_is_pinned_to_its_commit(tmp_path: Path, folder: Path) -> None:
+    """From the Hub's own cache, laid out by hand: there is no Hub to ask here."""
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    cached = tmp_path / "hub" / "models--some--albert"
+    shutil.copytree(folder, cached / "snapshots" / commit)
+    (cached / "refs").mkdir()
+    (cached / "refs" / "main").write_text(commit)
+    code = (
+        "from pipeline import checkpoint as c\nm = c.resolve('some/albert')\nprint(m.revision, m.dimension)"
+    )
+    environment = os.environ | {"HF_HUB_CACHE": str(tmp_path / "hub"), "HF_HUB_OFFLINE": "1"}
+    shown = subprocess.check_output([sys.executable, "-c", code], text=True, env=environment)
+    assert shown.split() == [commit, "16"]

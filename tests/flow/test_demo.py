@@ -1,4 +1,4 @@
-"""The demo, as a new user types it, in a copy of the project: twice, for the second time has nothing to do."""
+"""The demo in a copy of the project, twice: the second time has nothing to do."""
 
 import os
 import shutil

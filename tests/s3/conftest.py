@@ -53,7 +53,8 @@ def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     with (folder / "log").open("w") as log:
         server = subprocess.Popen(
             [weed, "server", f"-dir={folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1",
-             f"-master.port={master}", f"-volume.port={volume}", "-filer", f"-filer.port={filer}", "-s3", f"-s3.port={s3}",
+             f"-master.port={master}", f"-volume.port={volume}", "-filer",
+             f"-filer.port={filer}", "-s3", f"-s3.port={s3}",
              f"-s3.config={folder}/s3.json",
              "-master.volumeSizeLimitMB=1024", "-volume.max=20",
              f"-s3.port.lance={lance}", f"-s3.port.iceberg={iceberg}"],
