@@ -44,6 +44,7 @@ def _row(name: str, field: FieldInfo) -> str:
 
 def _kind(annotation: Any) -> str:
     kinds = [kind for kind in get_args(annotation) or (annotation,) if kind not in (NoneType, Ellipsis)]
+    kinds = [getattr(kind, "__origin__", kind) for kind in kinds]  # of Annotated[str, ...] the str
     names = [f"`{kind}`" if isinstance(kind, str) else getattr(kind, "__name__", str(kind)) for kind in kinds]
     return "list of str" if getattr(annotation, "__origin__", None) is tuple else " or ".join(names)
 

@@ -20,6 +20,7 @@ from safetensors import SafetensorError, safe_open
 from pipeline.errors import ModelError
 
 BUILT_IN = "albert-mini"
+ACTIVATIONS = ("gelu_new", "gelu", "gelu_pytorch_tanh", "relu", "silu", "tanh")
 TOKENIZER_FILES = ("tokenizer.json", "spiece.model", "vocab.txt", "tokenizer_config.json")
 DOWNLOADED = ["config.json", "*.safetensors", "modules.json", *TOKENIZER_FILES]
 _PACKAGED = Path(__file__).parent / "models" / BUILT_IN
@@ -48,7 +49,21 @@ class Checkpoint:
         if not isinstance(config, dict) or config.get("model_type") != "albert":
             kind = config.get("model_type") if isinstance(config, dict) else type(config).__name__
             raise ModelError("is no ALBERT checkpoint", str(path), f"model_type {kind!r}")
+        self._check_geometry(config)
         return config
+
+    def _check_geometry(self, config: Mapping[str, Any]) -> None:
+        """What transformers would only find out on the replicas."""
+        where, activation = str(self.folder / "config.json"), config.get("hidden_act", "gelu_new")
+        if activation not in ACTIVATIONS:
+            raise ModelError(
+                "hidden_act is unknown", where, repr(activation), f"one of {', '.join(ACTIVATIONS)}"
+            )
+        hidden, heads = config.get("hidden_size"), config.get("num_attention_heads")
+        if not (isinstance(hidden, int) and isinstance(heads, int) and heads > 0 and hidden % heads == 0):
+            raise ModelError(
+                "num_attention_heads must divide hidden_size", where, f"{heads!r} and {hidden!r}"
+            )
 
     def size(self, key: str, default: int | None = None) -> int:
         """A number of config.json."""
@@ -148,6 +163,8 @@ def resolve(name: str, revision: str | None = None) -> Checkpoint:
     Raises:
         ModelError: there is none of that name, or it is of a kind that we can't honour.
     """
+    if revision and (name == BUILT_IN or Path(name).is_dir()):
+        raise ModelError("a folder has no revisions", f"model.revision = {revision!r}", hint="drop it")
     if name == BUILT_IN:
         checkpoint = Checkpoint(name, _PACKAGED)
     elif Path(name).is_dir():

@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 import pipeline
 from pipeline import config, plan
 from pipeline.dataset import Dataset, Identity
-from pipeline.errors import ExitCode, PipelineError, StoppedError
+from pipeline.errors import STOPPED, ExitCode, PipelineError
 from pipeline.stages import usable_checkpoint
 
 EXAMPLES = """\
@@ -43,14 +43,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         code, reason = error.exit_code, str(error)
         if arguments.debug:
             traceback.print_exc()
-    except KeyboardInterrupt:
-        code, reason = ExitCode.RETRYABLE, "interrupted; run again to resume"
+    except (KeyboardInterrupt, SystemExit):
+        code, reason = ExitCode.RETRYABLE, STOPPED
     except Exception as error:  # the last boundary: a bug still ends with its code and one line
         traceback.print_exc()
         code, reason = ExitCode.BUG, f"a bug of ours: {error!r}"
-    # `ray job submit` turns every failure into 1: the last line is what tells them apart.
     sys.stdout.flush()
-    sys.stderr.write(f"exit {int(code)}: {reason}\n" if code else "")
+    if code:
+        # `ray job submit` turns every failure into 1: the last line is what tells them apart.
+        first, *more = reason.splitlines()
+        sys.stderr.write(
+            "\n".join([*([reason] if more else []), f"exit {int(code)}: {first.rstrip(':')}", ""])
+        )
     return int(code)
 
 
@@ -83,8 +87,10 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _stop(_number: int, _frame: FrameType | None) -> NoReturn:
-    raise StoppedError("stopped by SIGTERM", hint="run again to resume")
+def _stop(number: int, _frame: FrameType | None) -> NoReturn:
+    """End the run; no `except Exception` of any library swallows this, and a second signal kills."""
+    signal.signal(number, signal.SIG_DFL)
+    raise SystemExit(int(ExitCode.RETRYABLE))
 
 
 def _load(arguments: argparse.Namespace) -> config.Config:

@@ -1,7 +1,7 @@
 """The end of a run: every row accounted for, then manifest, summary, _SUCCESS, in this order.
 
-Each is written only over what was there when the shards were listed, so a driver that was overtaken by a
-rival starts again with a new look instead of putting old news over newer.
+Only a run that may commit writes them, and each only over what was there when the shards were listed: a
+driver that was overtaken by a rival looks again, and never puts old news over newer.
 """
 
 import json
@@ -38,7 +38,7 @@ class Ending:
 def commit(
     dataset: Dataset, plan: Plan, failures: Iterable[Failure], quality: Quality, run: Mapping[str, Any]
 ) -> Ending:
-    """Write what the dataset holds; and, when nothing speaks against it, commit.
+    """Reconcile what the dataset holds; and, when nothing speaks against it, commit.
 
     Args:
         failures: of this run's splits; one whose shard a rival made does not count.
@@ -92,10 +92,10 @@ def _commit(
         "failed_files": failed,
         "run": run,
     }
-    storage.replace(layout.manifest, parquet_bytes(manifest), expected[layout.manifest])
-    data = (json.dumps(summary, indent=2) + "\n").encode()
-    storage.replace(layout.summary, data, expected[layout.summary])
     if code is ExitCode.DONE:
+        storage.replace(layout.manifest, parquet_bytes(manifest), expected[layout.manifest])
+        data = (json.dumps(summary, indent=2) + "\n").encode()
+        storage.replace(layout.summary, data, expected[layout.summary])
         storage.put_if_absent(layout.success, b"")
     return Ending(code, reason, summary)
 

@@ -6,12 +6,24 @@ A config is frozen, and complete once loaded: every default is a value here, non
 
 import datetime
 import difflib
+import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal, Self, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 from pydantic_core import ErrorDetails
 
 from pipeline.errors import ConfigError
@@ -24,6 +36,31 @@ SourceName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]*$")]
 FORMATS = {".parquet": "parquet", ".pq": "parquet", ".txt": "text"}
 
 
+def check_url(path: str) -> str:
+    """Refuse what must never stand in a config.
+
+    Raises:
+        ValueError: an unknown protocol, a chained URL, or a URL with credentials or a signature.
+    """
+    protocol = path.split("://", 1)[0] if "://" in path else "file"
+    if "::" in path or protocol not in (*PROTOCOLS, TEST_PROTOCOL):
+        raise ValueError(f"{protocol}: is not supported here; use one of {', '.join(PROTOCOLS)}")
+    if redact(path) != path:
+        raise ValueError("credentials must not stand in a URL: use the environment, a profile or a role")
+    return path
+
+
+def redact(text: str) -> str:
+    """A text without the credentials and signatures of URLs in it."""
+    return _SECRETS.sub(r"\1***", text)
+
+
+_SECRETS = re.compile(r"(://)[^/\s'\"]+(?=@)|((?:Signature|Credential|Security-Token|sig)=)[^&\s'\"]+", re.I)
+_SECRET_NAMES = re.compile(r"key$|secret|token$|passw|credential", re.I)
+Path_ = Annotated[str, StringConstraints(min_length=1), AfterValidator(check_url)]
+Name = Annotated[str, StringConstraints(min_length=1)]
+
+
 class Section(BaseModel):
     """Base of all sections: frozen, unknown keys refused, defaults validated."""
 
@@ -33,49 +70,43 @@ class Section(BaseModel):
 class Source(Section):
     """One named set of files."""
 
-    path: str = Field(
+    path: Path_ = Field(
         description="A file, a folder (read recursively) or a glob (`*`, `?`, `**`); local or s3://."
     )
     format: Literal["auto", "parquet", "text"] = Field(
         "auto",
         description="`parquet`, or `text` (a line a document); `auto` goes by the ending of `path`.",
     )
-    text_column: str | None = Field(
+    text_column: Name | None = Field(
         None, description="Parquet: the column to embed. Default `text`. Not for `text`."
     )
-    id_column: str | None = Field(
+    id_column: Name | None = Field(
         None,
         description="Parquet: the column that identifies a row, carried under its own name. "
         "Without one, `id` is `<source>/<file>#<row>`.",
     )
-    carry: tuple[str, ...] = Field((), description="Parquet: further columns to carry into the shards.")
+    carry: tuple[Name, ...] = Field((), description="Parquet: further columns to carry into the shards.")
 
-    @model_validator(mode="before")
+    # Field by field, in their order, so that one mistake does not hide the others.
+
+    @field_validator("format")
     @classmethod
-    def _resolve_format(cls, values: Any) -> Any:
-        if not isinstance(values, dict) or not isinstance(values.get("path"), str):
-            return values
-        check_url(values["path"])  # first, so that no other message quotes a secret
-        resolved = dict(values)
-        if resolved.get("format", "auto") == "auto":
-            suffix = PurePosixPath(resolved["path"]).suffix
-            if suffix not in FORMATS:
-                raise ValueError(
-                    f"can't tell the format of {resolved['path']!r}: set `format` to parquet or text"
-                )
-            resolved["format"] = FORMATS[suffix]
-        if resolved["format"] == "parquet":
-            resolved["text_column"] = resolved.get("text_column") or "text"
-        return resolved
+    def _resolve_format(cls, value: str, info: ValidationInfo) -> str:
+        suffix = PurePosixPath(info.data.get("path", "")).suffix
+        if value == "auto" and "path" in info.data and suffix not in FORMATS:
+            raise ValueError(f"can't tell the format of {info.data['path']!r}: set it to parquet or text")
+        return FORMATS.get(suffix, value) if value == "auto" else value
 
-    @model_validator(mode="after")
-    def _honourable(self) -> Self:
-        columns = [self.id_column, *self.carry]
-        if self.format == "text" and (self.text_column or any(columns)):
-            raise ValueError("text files have no columns: drop text_column, id_column and carry")
-        if len(set(self.carry)) < len(self.carry):
-            raise ValueError("carry names a column twice")
-        return self
+    @field_validator("text_column", "id_column", "carry")
+    @classmethod
+    def _refuse_columns_of_text(cls, value: Any, info: ValidationInfo) -> Any:
+        if value and info.data.get("format") == "text":
+            raise ValueError("text files have no columns: drop it")
+        if info.field_name == "text_column" and info.data.get("format") == "parquet":
+            return value or "text"
+        if info.field_name == "carry" and len(set(value)) < len(value):
+            raise ValueError("names a column twice")
+        return value
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -126,11 +157,13 @@ class Compute(Section):
         "Default: 1,024 on cpu, where small batches pad less and lose nothing, 16,384 on cuda.",
     )
 
-    @model_validator(mode="after")
-    def _honourable(self) -> Self:
-        if self.max_replicas is not None and self.max_replicas < self.min_replicas:
-            raise ValueError(f"max_replicas {self.max_replicas} is below min_replicas {self.min_replicas}")
-        return self
+    @field_validator("max_replicas")
+    @classmethod
+    def _above_least(cls, value: int | None, info: ValidationInfo) -> int | None:
+        least = info.data.get("min_replicas", 1)
+        if value is not None and value < least:
+            raise ValueError(f"is below min_replicas {least}")
+        return value
 
     @property
     def micro_batch_tokens(self) -> int:
@@ -140,7 +173,7 @@ class Compute(Section):
 class Output(Section):
     """Where the dataset goes, and the size of its shards."""
 
-    path: str = Field(description="The dataset's folder or URL; may hold `{run_date}`.")
+    path: Path_ = Field(description="The dataset's folder or URL; may hold `{run_date}`.")
     rows_per_shard: int = Field(65_536, ge=1, description="Most rows of a split, and so of a shard.")
     max_split_bytes: int | None = Field(
         None,
@@ -149,11 +182,6 @@ class Output(Section):
         "model's work.",
     )
     keep_rejected_text: bool = Field(True, description="Keep the start of a rejected text in `rejects/`.")
-
-    @model_validator(mode="after")
-    def _honourable(self) -> Self:
-        check_url(self.path)
-        return self
 
 
 class Quality(Section):
@@ -174,11 +202,54 @@ class Config(Section):
     output: Output
     quality: Quality = Quality()
 
-    @model_validator(mode="after")
-    def _dtype_fits_device(self) -> Self:
-        if self.model.dtype == "bfloat16" and self.compute.device == "cpu":
+    @field_validator("compute")
+    @classmethod
+    def _device_honours_dtype(cls, value: Compute, info: ValidationInfo) -> Compute:
+        model = info.data.get("model")
+        if model and model.dtype == "bfloat16" and value.device == "cpu":
             raise ValueError("model.dtype bfloat16 needs compute.device cuda: set float32 or auto")
+        return value
+
+    @field_validator("output")
+    @classmethod
+    def _apart_from_sources(cls, value: Output, info: ValidationInfo) -> Output:
+        for name, source in info.data.get("source", {}).items():
+            if _reads_below(source.path, value.path):
+                raise ValueError(f"path {value.path!r} lies in source.{name}, which would read its files")
+        return value
+
+    @model_validator(mode="after")
+    def _one_id(self) -> Self:
+        """The `id` that we make must not meet another's."""
+        if any(source.id_column is None for source in self.source.values()):
+            for name, source in self.source.items():
+                if "id" in (column.lower() for column in source.columns):
+                    raise ValueError(f"source.{name} carries `id`, which is made where no id_column is named")
         return self
+
+    def absolute(self) -> Self:
+        """The same config, with local paths as every process of a job finds them, whatever its folder.
+
+        Raises:
+            ConfigError: on a cluster, where a relative path is another place on each node.
+        """
+        paths = [self.output.path, *(source.path for source in self.source.values())]
+        relative = [path for path in paths if "://" not in path and not path.startswith("/")]
+        if relative and os.environ.get("RAY_ADDRESS"):
+            hint = "make it absolute, or a URL"
+            raise ConfigError(
+                "a relative path is another place on each node", got=repr(relative[0]), hint=hint
+            )
+        name = self.model.name
+        updates = {
+            "source": {
+                key: source.model_copy(update={"path": _absolute(source.path)})
+                for key, source in self.source.items()
+            },
+            "model": self.model.model_copy(update={"name": _absolute(name) if Path(name).is_dir() else name}),
+            "output": self.output.model_copy(update={"path": _absolute(self.output.path)}),
+        }
+        return self.model_copy(update=updates)
 
     @property
     def dtype(self) -> str:
@@ -192,20 +263,6 @@ class Config(Section):
         return "mean" if self.model.pooling == "auto" else self.model.pooling
 
 
-def check_url(path: str) -> None:
-    """Refuse what must never stand in a config.
-
-    Raises:
-        ValueError: an unknown protocol, a chained URL, or a URL with credentials or a signature.
-    """
-    protocol = path.split("://", 1)[0] if "://" in path else "file"
-    if "::" in path or protocol not in (*PROTOCOLS, TEST_PROTOCOL):
-        raise ValueError(f"{protocol}: is not supported here; use one of {', '.join(PROTOCOLS)}")
-    authority = path.split("://", 1)[-1].split("/", 1)[0]
-    if "://" in path and ("@" in authority or "Signature=" in path):
-        raise ValueError("credentials must not stand in a URL: use the environment, a profile or a role")
-
-
 def load(path: str, overrides: Sequence[str] = (), run_date: datetime.date | None = None) -> Config:
     """Read a YAML config, apply `section.field=value` overrides, fill in `{run_date}`.
 
@@ -216,7 +273,7 @@ def load(path: str, overrides: Sequence[str] = (), run_date: datetime.date | Non
         ConfigError: everything that is wrong, one line each.
     """
     try:
-        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        values = yaml.load(Path(path).read_text(encoding="utf-8"), _UniqueKeys)
     except FileNotFoundError:
         raise ConfigError("no such config file", path) from None
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
@@ -237,12 +294,14 @@ def parse(values: Mapping[str, Any], where: str = "config") -> Config:
     Raises:
         ConfigError: everything that is wrong, one line each.
     """
+    values = {name: {} if section is None else section for name, section in values.items()}
     try:
         return Config.model_validate(values)
     except ValidationError as error:
-        problems = [_describe(problem) for problem in error.errors()]
-        count = "1 mistake" if len(problems) == 1 else f"{len(problems)} mistakes"
-        raise ConfigError("\n  ".join([f"{count}:", *problems]), where) from None
+        problems = [redact(_describe(problem)) for problem in error.errors()]
+        if len(problems) == 1:
+            raise ConfigError(problems[0], where) from None
+        raise ConfigError("\n  ".join([f"{len(problems)} mistakes:", *problems]), where) from None
 
 
 def _override(values: dict[str, Any], override: str) -> None:
@@ -252,10 +311,43 @@ def _override(values: dict[str, Any], override: str) -> None:
         raise ConfigError("is not section.field=value", "--set", repr(override))
     section: Any = values
     for parent in parents:
-        section = section.setdefault(parent, {})
+        section[parent] = {} if section.get(parent) is None else section[parent]
+        section = section[parent]
         if not isinstance(section, dict):
             raise ConfigError(f"{parent} is no section", "--set", repr(override))
-    section[leaf] = yaml.safe_load(text)
+    section[leaf] = _scalar_or_list(text)
+
+
+def _scalar_or_list(text: str) -> Any:
+    """What a value on the command line means: YAML, but `*.parquet` and `{run_date}/x` are themselves."""
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        return text
+    return text if isinstance(value, dict) else value
+
+
+class _UniqueKeys(yaml.SafeLoader):
+    """YAML in which a key may stand only once: of two sources of one name, one would be lost."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        for key in keys:
+            if keys.count(key) > 1:
+                problem = f"{key!r} stands twice"
+                raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
+        return super().construct_mapping(node, deep)
+
+
+def _absolute(path: str) -> str:
+    return path if "://" in path else os.path.abspath(path)  # noqa: PTH100  (no links followed)
+
+
+def _reads_below(pattern: str, folder: str) -> bool:
+    """Whether a source, as a folder or by `**`, reaches into another folder."""
+    literal = pattern.split("*", 1)[0].rstrip("/")
+    recursive = "**" in pattern or not any(character in pattern for character in "*?[")
+    return recursive and f"{_absolute(folder)}/".startswith(f"{_absolute(literal)}/")
 
 
 def _describe(problem: ErrorDetails) -> str:
@@ -265,7 +357,8 @@ def _describe(problem: ErrorDetails) -> str:
         names = _fields_at(problem["loc"][:-1])
         near = difflib.get_close_matches(str(problem["loc"][-1]), names, n=1)
         right = f"did you mean {near[0]}?" if near else f"known here: {', '.join(names)}"
-        return f"{where} = {got!r}: unknown key; {right}"
+        shown = "***" if _SECRET_NAMES.search(where) else repr(got)
+        return f"{where} = {shown}: unknown key; {right}"
     if problem["type"] == "missing":
         return f"{where}: is missing and has no default"
     message = problem["msg"].removeprefix("Value error, ")

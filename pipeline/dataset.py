@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipeline import schema, storage
+from pipeline import schema, storage, telemetry
 from pipeline.checkpoint import Checkpoint
 from pipeline.config import Config
 from pipeline.errors import ExistsError, MissingError, OtherDatasetError, StorageError
@@ -201,7 +201,7 @@ class Dataset:
         """
         shards = {}
         for name, info in self.storage.folder(self.layout.data).items():
-            if name == "_SUCCESS" or name.startswith("."):
+            if name == "_SUCCESS":
                 continue
             split_id = Layout.split_of_shard(name)
             if split_id is None:
@@ -212,23 +212,26 @@ class Dataset:
     def records(self, shards: Mapping[str, storage.ObjectInfo]) -> pa.Table:
         """The record of each shard: from the ledger, and of the rest from their footers."""
         wanted = pa.array(list(shards), pa.string())
-        ledger = [
-            pq.read_table(pa.BufferReader(self.storage.read(info.path)), schema=schema.RECORD)
-            for name, info in sorted(self.storage.folder(self.layout.ledger).items())
-            if name.endswith(".parquet") and not name.startswith(".")
-        ]
-        known = pa.concat_tables([schema.RECORD.empty_table(), *ledger])
-        known = known.filter(pc.is_in(known.column("split_id"), wanted))
-        known = known.take(_first_of_each(known.column("split_id")))
-        rest = pc.filter(wanted, pc.invert(pc.is_in(wanted, known.column("split_id").combine_chunks())))
+        sizes = pa.array([info.size for info in shards.values()], pa.int64())
+        files = sorted(self.storage.folder(self.layout.ledger).items())
         with ThreadPoolExecutor(FOOTER_THREADS) as pool:
+            data = pool.map(
+                self.storage.read, [info.path for name, info in files if name.endswith(".parquet")]
+            )
+            ledger = [pq.read_table(pa.BufferReader(each), schema=schema.RECORD) for each in data]
+            known = pa.concat_tables([schema.RECORD.empty_table(), *ledger])
+            # A record of another size is of a shard that was removed and made anew.
+            there = pc.take(sizes, pc.index_in(known.column("split_id"), wanted))
+            known = known.filter(pc.equal(there, known.column("file_bytes")).fill_null(False))
+            known = known.take(_last_of_each(known.column("split_id")))
+            rest = pc.filter(wanted, pc.invert(pc.is_in(wanted, known.column("split_id").combine_chunks())))
             read = pool.map(lambda split_id: self.footer(shards[split_id]), rest.to_pylist())
             return pa.concat_tables([known, to_table(list(read))])
 
     def attempts(self) -> list[dict[str, Any]]:
         """What each attempt left of itself, oldest first."""
         files = self.storage.folder(self.layout.ledger)
-        names = sorted(name for name in files if name.endswith(".json") and not name.startswith("."))
+        names = sorted(name for name in files if name.endswith(".json"))
         return [json.loads(self.storage.read(files[name].path)) for name in names]
 
     def footer(self, info: storage.ObjectInfo) -> ShardRecord:
@@ -261,9 +264,13 @@ class Ledger:
         """Write what waits."""
         if self.waiting:
             path = self.dataset.layout.ledger_file(self.attempt, self.files)
-            self.dataset.storage.put(path, parquet_bytes(to_table(self.waiting)))
-            self.files += 1
-            self.waiting = []
+            try:
+                self.dataset.storage.put(path, parquet_bytes(to_table(self.waiting)))
+            except StorageError as error:  # the shards are safe, and their footers say the same
+                telemetry.event("ledger not written", reason=str(error))
+            else:
+                self.files += 1
+                self.waiting = []
         self.flushed = time.monotonic()
 
 
@@ -279,9 +286,9 @@ def parquet_bytes(table: pa.Table) -> bytes:
     return bytes(sink.getvalue())
 
 
-def _first_of_each(ids: pa.ChunkedArray) -> pa.Array:
+def _last_of_each(ids: pa.ChunkedArray) -> pa.Array:
     positions = pa.table({"id": ids, "position": pa.array(range(len(ids)), pa.int64())})
-    return positions.group_by("id").aggregate([("position", "min")]).column("position_min")
+    return positions.group_by("id").aggregate([("position", "max")]).column("position_max")
 
 
 def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -13,10 +13,13 @@ PipelineError
 │   └── SourceChangedError      3  a source file is no longer the version that was planned
 ├── IncompleteError             3  the run ended with failed files or too many rejects
 ├── OtherDatasetError           5  the output belongs to another config
-└── StoppedError                4  the run was told to stop, or lost its cluster
+└── StoppedError                4  the run lost its cluster, or a race that it may win next time
 """
 
 from enum import IntEnum
+
+STOPPED = "stopped; run again to resume"
+"""Why a run ended that was told to (SIGTERM, Ctrl-C)."""
 
 
 class ExitCode(IntEnum):
@@ -109,6 +112,6 @@ class OtherDatasetError(PipelineError):
 
 
 class StoppedError(PipelineError):
-    """The run was told to stop, or lost its cluster."""
+    """The run lost its cluster, or a race that it may win next time."""
 
     exit_code = ExitCode.RETRYABLE

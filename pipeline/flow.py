@@ -57,10 +57,9 @@ def run(pending: Plan, job: Job) -> Generator[ShardRecord | Failure, None, None]
             for batch in graph.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
                 for note in batch.column("note").to_pylist():
                     yield result(note)
-        except RayError as error:
-            raise StoppedError(
-                "Ray ended the job", got=str(error).strip(), hint="run again to resume"
-            ) from error
+        except (RayError, RuntimeError) as error:
+            reason = " ".join(str(error).split())  # the last line of a log must hold it
+            raise StoppedError("Ray ended the job", got=reason, hint="run again to resume") from error
 
 
 def fit(compute: Compute, nodes: list[dict[str, Any]]) -> Resources:
@@ -76,20 +75,41 @@ def fit(compute: Compute, nodes: list[dict[str, Any]]) -> Resources:
     gpus = [float(node.get("GPU", 0)) for node in alive]
     replica = compute.cpus_per_replica or (0.5 if on_gpu else max(1.0, math.floor(max(cpus, default=0)) - 1))
     reader, writer = compute.cpus_per_reader, compute.cpus_per_writer
-    if on_gpu and sum(gpus) < 1:
-        raise ResourceError("compute.device is cuda, but the cluster has no GPU", got=f"{sum(cpus):g} CPUs")
-    if sum(cpus) < replica + reader + writer or max(cpus) < max(replica, reader, writer):
+    if on_gpu and not any(gpu >= 1 for gpu in gpus):
+        raise ResourceError("compute.device is cuda, but no node has a GPU", got=f"{sum(cpus):g} CPUs")
+    places = [
+        int(min(gpu, cpu // replica) if on_gpu else cpu // replica)
+        for cpu, gpu in zip(cpus, gpus, strict=True)
+    ]
+    room = _most_replicas(cpus, places, replica, (reader, writer))
+    if not room:
         raise ResourceError(
             "a reader, a replica and a writer do not fit at the same time",
-            got=f"{sum(cpus):g} CPUs for {reader:g} + {replica:g} + {writer:g}",
+            got=f"{sum(cpus):g} CPUs on {len(cpus)} nodes for {reader:g} + {replica:g} + {writer:g}",
             hint="lower compute.cpus_per_replica, cpus_per_reader or cpus_per_writer, or add CPUs",
         )
-    places = [gpu if on_gpu else cpu // replica for cpu, gpu in zip(cpus, gpus, strict=True)]
-    # However many replicas there are, one reader and one writer must always find a place.
-    room = max(1, int((sum(cpus) - reader - writer) // replica))
-    most = min(compute.max_replicas or room, room, max(1, int(sum(places))))
+    if compute.min_replicas > room:
+        raise ResourceError(
+            "compute.min_replicas is more than fit", got=f"{compute.min_replicas}, {room} fit"
+        )
+    most = min(compute.max_replicas or room, room)
     threads = compute.threads_per_replica or (None if on_gpu else math.ceil(replica + reader))
-    return Resources(replica, float(on_gpu), threads, (min(compute.min_replicas, most), most))
+    return Resources(replica, float(on_gpu), threads, (compute.min_replicas, most))
+
+
+def _most_replicas(cpus: list[float], places: list[int], replica: float, others: tuple[float, ...]) -> int:
+    """The most replicas beside which each of the other tasks, at the same time, still finds a node."""
+    for most in range(sum(places), 0, -1):
+        left, unplaced = [], most
+        for cpu, count in zip(cpus, places, strict=True):
+            left.append(cpu - replica * min(count, unplaced))
+            unplaced -= min(count, unplaced)
+        for task in sorted(others, reverse=True):
+            roomiest = left.index(max(left))
+            left[roomiest] -= task
+        if min(left) >= 0:
+            return most
+    return 0
 
 
 @contextmanager
@@ -101,7 +121,11 @@ def cluster() -> Iterator[None]:
     on_sigterm = signal.getsignal(signal.SIGTERM)
     options: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
     if address := os.environ.get("RAY_ADDRESS"):
-        ray.init(address=address, **options)
+        try:
+            ray.init(address=address, **options)
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            hint = "check RAY_ADDRESS, or unset it"
+            raise StoppedError("no Ray cluster answers", address, str(error).splitlines()[0], hint) from error
     else:
         # Two at least: the stages need to run at the same time, and on one core they take turns well enough.
         cpus = max(2, os.cpu_count() or 2)

@@ -116,11 +116,9 @@ def make(config: Config, checkpoint: Checkpoint, dataset_digest: str) -> Plan:
     telemetry.event("planning", files=len(listed))
     with ThreadPoolExecutor(SURVEY_THREADS) as pool:
         surveyed = list(pool.map(lambda entry: _survey(entry[1], config.source[entry[0]]), listed))
-    for name, source in config.source.items():
-        _refuse_if_all_fail(
-            name, source, [found for (owner, _), found in zip(listed, surveyed, strict=True) if owner == name]
-        )
+    _refuse_failing_sources(config, listed, surveyed)
     columns, surveyed = _unify(surveyed, config)
+    _refuse_failing_sources(config, listed, surveyed)
     caps = config.output.rows_per_shard, split_bytes(config, checkpoint)
     rows = list(_rows(listed, surveyed, config, dataset_digest, caps))
     return Plan(pa.Table.from_pylist(rows, schema=schema.PLAN), columns, dataset_digest)
@@ -149,7 +147,8 @@ def current_versions(config: Config) -> dict[tuple[str, str], str]:
 
 
 def _name(source: Source, info: storage.ObjectInfo) -> str:
-    return storage.connect(source.path).relative(source.path, info.path)
+    name = storage.connect(source.path).relative(source.path, info.path)
+    return name.encode("utf-8", "backslashreplace").decode()
 
 
 def file_path(source: Source, file: str) -> str:
@@ -198,11 +197,22 @@ def cut(spans: Sequence[Span], max_rows: int, max_bytes: float) -> Iterator[tupl
 
 def _survey(info: storage.ObjectInfo, source: Source) -> Survey | SourceError:
     try:
+        info.path.encode()
         return formats.survey(info, source)
+    except UnicodeEncodeError:
+        return SourceError("its name is not UTF-8")
     except MissingError:
         return SourceError("is gone since it was listed")
     except SourceError as error:
         return error
+
+
+def _refuse_failing_sources(
+    config: Config, listed: list[tuple[str, storage.ObjectInfo]], surveyed: list[Survey | SourceError]
+) -> None:
+    for name, source in config.source.items():
+        owned = [found for (owner, _), found in zip(listed, surveyed, strict=True) if owner == name]
+        _refuse_if_all_fail(name, source, owned)
 
 
 def _refuse_if_all_fail(name: str, source: Source, found: list[Survey | SourceError]) -> None:
@@ -223,10 +233,10 @@ def _unify(
 ) -> tuple[pa.Schema, list[Survey | SourceError]]:
     """One schema for all shards; a file whose types can't join it becomes a failed one."""
     names = list(dict.fromkeys(name for source in config.source.values() for name in source.columns))
-    if any(source.id_column is None for source in config.source.values()):
-        names = ["id", *(name for name in names if name != "id")]
+    ours = any(source.id_column is None for source in config.source.values())
+    names = ["id", *names] if ours else names
     _refuse_collisions(names)
-    columns = pa.schema([pa.field("id", pa.string())] if names[:1] == ["id"] and _ours(config) else [])
+    columns = pa.schema([pa.field("id", pa.string())] if ours else [])
     kept: list[Survey | SourceError] = []
     for survey in surveyed:
         if isinstance(survey, Survey):
@@ -238,11 +248,6 @@ def _unify(
         kept.append(survey)
     fields = [columns.field(name) for name in names]
     return pa.schema([f.with_type(pa.string()) if pa.types.is_null(f.type) else f for f in fields]), kept
-
-
-def _ours(config: Config) -> bool:
-    """Whether some source has no id of its own, and `id` is the one that we make."""
-    return any(source.id_column is None for source in config.source.values())
 
 
 def _refuse_collisions(names: Sequence[str]) -> None:

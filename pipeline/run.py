@@ -14,7 +14,7 @@ from pipeline.checkpoint import Checkpoint
 from pipeline.commit import Ending
 from pipeline.config import Config
 from pipeline.dataset import Dataset, Identity, Ledger
-from pipeline.errors import ExitCode, MissingError, PipelineError, StorageError
+from pipeline.errors import STOPPED, ExitCode, MissingError, OtherDatasetError, PipelineError, StorageError
 from pipeline.plan import Plan
 from pipeline.progress import Progress
 from pipeline.stages import Failure, Job, usable_checkpoint
@@ -28,6 +28,7 @@ def run(config: Config, quiet: bool = False) -> Ending:
     """
     model = usable_checkpoint(config)
     identity = Identity.of(config, model)
+    config = config.absolute()  # not before: where things lie is no part of the identity
     dataset = Dataset(config.output.path)
     if dataset.refuse_other(identity) and dataset.complete():
         return _already_complete(config, dataset)
@@ -36,7 +37,7 @@ def run(config: Config, quiet: bool = False) -> Ending:
     with _recorded(dataset, attempt) as ended:
         failures, figures = _flow(dataset, frozen, _job(config, model, frozen, attempt), quiet)
         ending = commit.commit(dataset, frozen, failures, config.quality, {"attempt": attempt} | figures)
-        ended |= {"code": int(ending.code), "reason": ending.reason}
+        ended |= {"code": int(ending.code), "reason": ending.reason, "summary": ending.summary}
     return ending
 
 
@@ -47,13 +48,18 @@ def frozen_plan(config: Config, dataset: Dataset, identity: Identity, model: Che
         OtherDatasetError: a rival with another config was faster.
     """
     found = dataset.plan()
-    if found is None:
-        # Claimed only once a plan could be made: a mistake in the config must not leave a dataset behind.
-        made = plan.make(config, model, identity.dataset_digest)
-        dataset.claim(identity, config)
+    # Claimed only once a plan could be made: a mistake in the config must not leave a dataset behind.
+    made = None if found else plan.make(config, model, identity.dataset_digest)
+    dataset.claim(identity, config)
+    if made:
         found = dataset.freeze(made.to_bytes())
         telemetry.event("plan frozen", splits=len(made.split_ids))
-    return Plan.from_bytes(found)
+    frozen = Plan.from_bytes(found or b"")
+    if frozen.dataset_digest != identity.dataset_digest:
+        raise OtherDatasetError(
+            "the plan is another config's", dataset.layout.plan, hint="use a new output.path"
+        )
+    return frozen
 
 
 def moved_sources(config: Config, frozen: Plan) -> list[str]:
@@ -79,9 +85,9 @@ def _job(config: Config, model: Checkpoint, frozen: Plan, attempt: str) -> Job:
     return Job(
         config=config,
         columns=frozen.columns,
-        model=config.model.name,
         revision=model.revision,
-        weights_digest=model.weights_digest,
+        vector_digest=Identity.of(config, model).vector_digest,
+        tokenizer_digest=model.tokenizer_digest,
         attempt=attempt,
     )
 
@@ -129,6 +135,9 @@ def _recorded(dataset: Dataset, attempt: str) -> Iterator[dict[str, Any]]:
         yield record
     except PipelineError as error:
         record |= {"code": int(error.exit_code), "reason": str(error).splitlines()[0]}
+        raise
+    except (KeyboardInterrupt, SystemExit):
+        record |= {"code": int(ExitCode.RETRYABLE), "reason": STOPPED}
         raise
     except Exception as error:
         record |= {"code": int(ExitCode.BUG), "reason": repr(error)}

@@ -106,11 +106,13 @@ def readable_type(kind: Any) -> Any:
         pa.ArrowNotImplementedError: there is none.
     """
     types = pa.types
+    if isinstance(kind, pa.BaseExtensionType):
+        return readable_type(kind.storage_type)
     if types.is_dictionary(kind):
         return readable_type(kind.value_type)
     if types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind):
         return pa.list_(readable_type(kind.value_type))
-    if types.is_struct(kind):
+    if types.is_struct(kind) and kind.num_fields:
         return pa.struct([field.with_type(readable_type(field.type)) for field in kind])
     if types.is_map(kind):
         return pa.map_(readable_type(kind.key_type), readable_type(kind.item_type))
@@ -119,11 +121,16 @@ def readable_type(kind: Any) -> Any:
     for matches, replacement in _READABLE:
         if matches(kind):
             return replacement
-    if types.is_interval(kind) or types.is_union(kind) or types.is_decimal256(kind):
+    if any(matches(kind) for matches in _UNREADABLE):
         raise pa.ArrowNotImplementedError(f"{kind} can't be read by Spark")
     return kind
 
 
+def _is_empty_struct(kind: Any) -> bool:
+    return bool(pa.types.is_struct(kind)) and not kind.num_fields
+
+
+_UNREADABLE = (pa.types.is_interval, pa.types.is_union, pa.types.is_decimal256, _is_empty_struct)
 _READABLE = (
     (pa.types.is_large_string, pa.string()),
     (pa.types.is_string_view, pa.string()),

@@ -18,11 +18,12 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from pipeline import checkpoint, formats, schema, writer
 from pipeline.batching import TokenBatch
 from pipeline.config import Config
-from pipeline.dataset import Dataset, ShardRecord
+from pipeline.dataset import Dataset, Identity, ShardRecord
 from pipeline.errors import ExitCode, ModelError, PipelineError
 from pipeline.formats import Piece
 from pipeline.payload import buffer_to_table, cell, table_to_buffer, uncell
@@ -38,24 +39,31 @@ class Job:
 
     config: Config
     columns: pa.Schema
-    model: str
     revision: str | None
-    weights_digest: str
+    vector_digest: str
+    tokenizer_digest: str
     attempt: str
     threads: int | None = None
 
-    def checkpoint(self) -> checkpoint.Checkpoint:
+    def replica(self) -> checkpoint.Checkpoint:
         """The driver's checkpoint, on this node.
 
         Raises:
             ModelError: what this node finds under its name is another.
         """
-        found = checkpoint.resolve(self.model, self.revision)
-        if found.weights_digest != self.weights_digest:
-            raise ModelError(
-                "a node has other weights than the driver", str(found.folder), found.weights_digest
-            )
+        found = checkpoint.resolve(self.config.model.name, self.revision)
+        if Identity.of(self.config, found).vector_digest != self.vector_digest:
+            raise ModelError("this node has another checkpoint than the driver", str(found.folder))
         return found
+
+    def tokenizer(self) -> Tokenizer:
+        """The driver's tokenizer, on this node.
+
+        Raises:
+            ModelError: what this node finds under its name is another.
+        """
+        model = self.config.model
+        return _cached_tokenizer(model.name, self.revision, model.max_tokens, self.tokenizer_digest)
 
 
 @dataclass(frozen=True)
@@ -115,7 +123,7 @@ class Encode:
         config = job.config
         try:
             self.encoder = Encoder(
-                job.checkpoint(),
+                job.replica(),
                 device=config.compute.device,
                 dtype=config.dtype,
                 pooling=config.pooling,
@@ -126,6 +134,8 @@ class Encode:
         except PipelineError as error:
             # Raised here it would end the job without its name; raised for each split it is reported.
             self.broken = error
+        except Exception as error:  # torch raises what it likes
+            self.broken = ModelError("a replica can't start", config.model.name, repr(error))
 
     def __call__(self, row: pa.Table) -> pa.Table:
         return _guarded("encode", row, self._encode)
@@ -156,11 +166,11 @@ def _read(split_id: str, note: dict[str, Any], job: Job) -> pa.Table:
         consumed.append({"source": piece.source, "file": piece.file, "start": raw.start, "stop": raw.stop})
     texts = pa.chunked_array([part.texts for part in documents], pa.large_string()).combine_chunks()
     read = time.perf_counter()
-    tokens = _tokenizer(job).encode(texts)
+    tokens = job.tokenizer().encode(texts)
     note["pieces"] = consumed
     note["figures"] = {
         "attempt": job.attempt,
-        "text_bytes": texts.nbytes,
+        "text_bytes": pc.sum(pc.binary_length(texts)).as_py() or 0,
         "read_seconds": read - started,
         "tokenize_seconds": time.perf_counter() - read,
     }
@@ -189,15 +199,14 @@ def _write(split_id: str, note: dict[str, Any], cells: Mapping[str, pa.Buffer], 
     return _row(split_id, {"record": asdict(record)})
 
 
-def _tokenizer(job: Job) -> Tokenizer:
-    return _cached_tokenizer(job.model, job.revision, job.config.model.max_tokens)
-
-
 @functools.cache
-def _cached_tokenizer(model: str, revision: str | None, max_tokens: int) -> Tokenizer:
+def _cached_tokenizer(model: str, revision: str | None, max_tokens: int, digest: str) -> Tokenizer:
     """One a process: it is expensive to load, and what it has seen makes it faster."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # Ray runs as many readers as there are CPUs
-    return Tokenizer(checkpoint.resolve(model, revision), max_tokens)
+    found = checkpoint.resolve(model, revision)
+    if found.tokenizer_digest != digest:
+        raise ModelError("this node has another tokenizer than the driver", str(found.folder))
+    return Tokenizer(found, max_tokens)
 
 
 def _tokens(rows: pa.Table, ids: pa.Buffer) -> TokenBatch:
@@ -228,6 +237,7 @@ def _guarded(
     except PipelineError as error:
         code, message = int(error.exit_code), str(error)
     except Exception as error:  # the boundary: raised further, it would end every other split's job
-        code, message = int(ExitCode.BUG), "".join(traceback.format_exception(error))
+        trace = "".join(traceback.format_exception(error))
+        code, message = int(ExitCode.BUG), f"a bug of ours: {error!r}\n{trace}"
     files = tuple(f"{piece['source']}/{piece['file']}" for piece in note["pieces"])
     return _row(split_id, {"failure": asdict(Failure(split_id, files, stage, code, message))})

@@ -7,22 +7,31 @@ or none. Put-if-absent is what commits shards: of any number of writers exactly 
 import errno
 import fcntl
 import functools
+import glob
 import os
+import time
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import fsspec
 import pyarrow as pa
-from botocore.exceptions import BotoCoreError, NoCredentialsError
+from botocore.exceptions import (
+    BotoCoreError,
+    NoCredentialsError,
+    ParamValidationError,
+    PartialCredentialsError,
+    ProfileNotFound,
+)
 
 from pipeline import telemetry
 from pipeline.errors import DeniedError, ExistsError, MissingError, ReplacedError, StorageError
 
 GLOB_CHARACTERS = "*?["
+CONFLICTS = ("ConditionalRequestConflict", "OperationAborted")
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +43,6 @@ class ObjectInfo:
     version: str
 
 
-@functools.cache
 def connect(path: str) -> "Storage":
     """The storage that holds a path or URL; one per process and protocol."""
     return _connect(path.split("://", 1)[0] if "://" in path else "file")
@@ -61,15 +69,13 @@ class Storage:
             MissingError: the pattern names nothing.
         """
         telemetry.request("list", pattern)
+        named = self.strip(self.root(pattern) if self._is_glob(pattern) else pattern)
         with named_errors(pattern):
-            search = self.filesystem.glob if _is_glob(pattern) else self.filesystem.find
-            found = search(pattern, detail=True)
-        named = self.strip(self.root(pattern) if _is_glob(pattern) else pattern)
-        infos = [
-            self._info(info)
-            for path, info in sorted(found.items())
-            if info["type"] == "file" and not _hidden(path.removeprefix(named))
-        ]
+            infos = [
+                self._info(info)
+                for path, info in sorted(self._search(pattern).items())
+                if not _hidden(path.removeprefix(named))
+            ]
         if not infos:
             raise MissingError("no file here", pattern, hint="check the path and its wildcards")
         return infos
@@ -82,8 +88,13 @@ class Storage:
                 entries = self.filesystem.ls(path, detail=True)
         except MissingError:
             return {}
-        infos = [self._info(entry) for entry in entries if entry["type"] == "file"]
-        return {info.path.rsplit("/", 1)[-1]: info for info in infos}
+        infos = {}
+        for entry in entries:
+            name = entry["name"].rsplit("/", 1)[-1]
+            if entry["type"] == "file" and not name.startswith("."):
+                with suppress(FileNotFoundError):  # gone since it was listed
+                    infos[name] = self._info(entry)
+        return infos
 
     def info(self, path: str) -> ObjectInfo:
         """Size and version of one object.
@@ -135,10 +146,10 @@ class Storage:
         telemetry.request("put", path)
         try:
             with named_errors(path, lost=ExistsError):
-                self._create(path, data)
+                _until_settled(lambda: self._create(path, data))
         except ExistsError:
             # The answer to our own put may have been lost and its retry refused: then it is ours that stands.
-            if self.read(path) != data:
+            if self.info(path).size != len(data) or self.read(path) != data:
                 raise
 
     def replace(self, path: str, data: bytes, expected: str | None) -> None:
@@ -150,9 +161,9 @@ class Storage:
         telemetry.request("put", path)
         with named_errors(path, lost=ReplacedError):
             if expected is None:
-                self._create(path, data)
+                _until_settled(lambda: self._create(path, data))
             else:
-                self._replace(path, data, expected)
+                _until_settled(lambda: self._replace(path, data, expected))
 
     def version(self, path: str) -> str | None:
         """The version of an object, None where there is none: what `replace` expects."""
@@ -168,8 +179,10 @@ class Storage:
         file and a folder need not be told apart.
         """
         parts = self.strip(pattern).rstrip("/").split("/")
-        globs = [position for position, part in enumerate(parts) if _is_glob(part)]
-        return self.full("/".join(parts[: globs[0] if globs else -1]))
+        end = max(1, len(parts) - 1)  # a bucket lies in nothing
+        if self._is_glob(pattern):
+            end = next(at for at, part in enumerate(parts) if set(part) & set(GLOB_CHARACTERS))
+        return self.full("/".join(parts[:end]))
 
     def relative(self, pattern: str, path: str) -> str:
         """The name of a file that a pattern found, relative to the pattern's root."""
@@ -183,11 +196,21 @@ class Storage:
         """A backend's path as the rest of the world writes it."""
         return str(self.filesystem.unstrip_protocol(path))
 
+    def _is_glob(self, pattern: str) -> bool:
+        return bool(set(pattern) & set(GLOB_CHARACTERS))
+
+    def _search(self, pattern: str) -> dict[str, dict[str, Any]]:
+        search = self.filesystem.glob if self._is_glob(pattern) else self.filesystem.find
+        found = search(pattern, detail=True)
+        return {path: info for path, info in found.items() if info["type"] == "file"}
+
     def _info(self, info: dict[str, Any]) -> ObjectInfo:
         return ObjectInfo(self.full(info["name"]), int(info["size"]), _version(info))
 
     def _open(self, path: str) -> pa.NativeFile:
-        return pa.PythonFile(self.filesystem.open(path, "rb"), mode="r")
+        # Without fsspec's cache: its blocks of 50 MB are 14 to 400 times what our readers ask for.
+        file = self.filesystem.open(path, "rb", cache_type="none")
+        return pa.PythonFile(_Named(file, path), mode="r")
 
     def _put(self, path: str, data: bytes) -> None:
         self.filesystem.pipe_file(path, data)
@@ -206,11 +229,30 @@ class LocalStorage(Storage):
         """An absolute path, without `file://`."""
         return path
 
+    def version(self, path: str) -> str | None:
+        """As above; with the inode, which tells two replacements within one grain of the clock apart."""
+        try:
+            return f"{self.info(path).version}-{Path(self.strip(path)).stat().st_ino}"
+        except (MissingError, FileNotFoundError):
+            return None
+
+    def _is_glob(self, pattern: str) -> bool:
+        # A folder may be called `a[1]`: what is there under its very name is no glob.
+        return super()._is_glob(pattern) and not Path(self.strip(pattern)).exists()
+
+    def _search(self, pattern: str) -> dict[str, dict[str, Any]]:
+        """Through symbolic links, as a user of `ls` and `cp` expects; fsspec passes over them."""
+        path = self.strip(pattern)
+        if Path(path).is_file():
+            return {path: {"name": path}}
+        wanted = path if self._is_glob(pattern) else f"{glob.escape(path)}/**"
+        found = sorted(glob.glob(wanted, recursive=True))  # noqa: PTH207  (pathlib's does not follow links)
+        return {name: {"name": name} for name in found if not Path(name).is_dir()}
+
     def _info(self, info: dict[str, Any]) -> ObjectInfo:
         status = Path(info["name"]).stat()
-        # The inode tells a file that was replaced from one that was only touched within the clock's grain.
-        version = f"{status.st_size}-{status.st_mtime_ns}-{status.st_ino}"
-        return ObjectInfo(info["name"], status.st_size, version)
+        # No inode: the same file is another one on every node of some network file systems.
+        return ObjectInfo(info["name"], status.st_size, f"{status.st_size}-{status.st_mtime_ns}")
 
     def _open(self, path: str) -> pa.NativeFile:
         return pa.OSFile(self.strip(path), mode="r")
@@ -232,7 +274,7 @@ class LocalStorage(Storage):
         folder = os.open(target.parent, os.O_RDONLY)
         try:
             fcntl.flock(folder, fcntl.LOCK_EX)
-            if self._info({"name": str(target)}).version != expected:
+            if self.version(path) != expected:
                 raise FileExistsError(errno.EEXIST, "another version is there", path)
             self._put(path, data)
         finally:
@@ -290,8 +332,37 @@ def _version(info: dict[str, Any]) -> str:
     return f"{info['size']}-{changed}"
 
 
-def _is_glob(path: str) -> bool:
-    return any(character in path for character in GLOB_CHARACTERS)
+def _until_settled(put: Callable[[], None]) -> None:
+    """Try a conditional write again while another one of the same object is under way (409)."""
+    for pause in (0.1, 0.3, 1.0, 3.0):
+        try:
+            return put()
+        except OSError as error:
+            if _code(error) not in CONFLICTS:
+                raise
+        time.sleep(pause)
+    return put()
+
+
+def _code(error: OSError) -> str:
+    """What the S3 server called an error; s3fs keeps it behind its own."""
+    response = getattr(error.__cause__, "response", None) or {}
+    return str(response.get("Error", {}).get("Code", ""))
+
+
+class _Named:
+    """A file of fsspec's whose failures are storage's: inside Arrow they would look like a damaged file."""
+
+    def __init__(self, file: Any, path: str) -> None:
+        self.file, self.path = file, path
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.file, name)
+
+    def read(self, size: int = -1) -> bytes:
+        """As the file's own."""
+        with named_errors(self.path):
+            return bytes(self.file.read(size))
 
 
 def _hidden(path: str) -> bool:
@@ -312,9 +383,16 @@ def named_errors(path: str, lost: type[StorageError] = StorageError) -> Iterator
     except (PermissionError, NoCredentialsError) as error:
         raise DeniedError("access denied", path, str(error), "check the credentials") from None
     except OSError as error:
-        # s3fs shows 412 as EINVAL; a condition is the only thing of ours that a server refuses so.
-        if error.errno == errno.EINVAL and lost is not StorageError:
+        if _code(error) == "PreconditionFailed":
             raise lost("is there already", path) from None
-        raise StorageError("storage failed", path, str(error), "run again") from error
+        raise StorageError("storage failed", path, _brief(error), "run again") from error
+    except (ParamValidationError, ProfileNotFound, PartialCredentialsError) as error:
+        raise DeniedError(
+            "storage can't be asked", path, _brief(error), "mend the path or the environment"
+        ) from None
     except BotoCoreError as error:
-        raise StorageError("storage failed", path, str(error), "run again") from error
+        raise StorageError("storage failed", path, _brief(error), "run again") from error
+
+
+def _brief(error: Exception) -> str:
+    return " ".join(str(error).split())

@@ -109,3 +109,23 @@ def test_a_hub_id_is_pinned_to_its_commit(tmp_path: Path, folder: Path) -> None:
     environment = os.environ | {"HF_HUB_CACHE": str(tmp_path / "hub"), "HF_HUB_OFFLINE": "1"}
     shown = subprocess.check_output([sys.executable, "-c", code], text=True, env=environment)
     assert shown.split() == [commit, "16"]
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"num_attention_heads": 7}, "must divide hidden_size"),
+        ({"hidden_act": "foo"}, "hidden_act is unknown"),
+    ],
+)
+def test_a_geometry_that_no_replica_could_load_is_refused(
+    folder: Path, values: dict[str, Any], message: str
+) -> None:
+    edit_config(folder, **values)
+    with pytest.raises(ModelError, match=message):
+        checkpoint.resolve(str(folder)).weights()
+
+
+def test_a_revision_of_a_folder_is_refused(folder: Path) -> None:
+    with pytest.raises(ModelError, match="a folder has no revisions"):
+        checkpoint.resolve(str(folder), "main")

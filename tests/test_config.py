@@ -49,16 +49,24 @@ def test_every_mistake_is_named_with_place_value_and_remedy() -> None:
         ("source", {"Docs": {"path": "in/*.txt"}}, "source.Docs"),
         ("source", {}, "at least 1"),
         ("model", {"dtype": "bfloat16"}, "needs compute.device cuda"),
-        ("compute", {"min_replicas": 4, "max_replicas": 2}, "max_replicas 2 is below min_replicas 4"),
+        (
+            "compute",
+            {"min_replicas": 4, "max_replicas": 2},
+            "compute.max_replicas = 2: is below min_replicas 4",
+        ),
         ("output", {"path": "ftp://host/x"}, "ftp: is not supported"),
         ("output", {"path": "simplecache::s3://b/x"}, "is not supported"),
         ("output", {"path": "s3://key:secret@b/x"}, "credentials must not stand in a URL"),
         ("source", {"docs": {"path": "s3://b/x.txt?X-Amz-Signature=1"}}, "credentials must not"),
+        ("output", {"path": ""}, "at least 1 character"),
+        ("source", {"docs": {"path": ".", "format": "text"}}, "lies in source.docs"),
+        ("source", {"docs": {"path": "./**/*.txt"}}, "lies in source.docs"),
+        ("source", {"a": {"path": "x.txt"}, "b": {"path": "x.parquet", "id_column": "id"}}, "carries `id`"),
         ("speed", {}, "unknown key; known here: source, model, compute, output, quality"),
     ],
 )
 def test_what_cannot_be_honoured_is_refused(section: str, values: dict[str, Any], part: str) -> None:
-    with pytest.raises(ConfigError, match=r"1 mistake") as raised:
+    with pytest.raises(ConfigError, match="config: ") as raised:
         config.parse(GOOD | {section: values})
     assert part in str(raised.value)
 
@@ -99,3 +107,53 @@ def test_every_field_is_documented() -> None:
     for section in (config.Source, config.Model, config.Compute, config.Output, config.Quality):
         for name, field in section.model_fields.items():
             assert field.description, f"{section.__name__}.{name}"
+
+
+def test_mistakes_of_one_section_do_not_hide_each_other() -> None:
+    source = {"path": "folder/", "txt_column": "x", "carry": "name"}
+    with pytest.raises(ConfigError, match="3 mistakes"):
+        config.parse(GOOD | {"source": {"docs": source}})
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"source": {"docs": {"pth": "s3://k:SECRET@b/x.txt"}}},
+        {"source": "s3://k:SECRET@b/x.txt"},
+        {"source": {"docs": {"path": ["s3://k:SECRET@b/x.txt"]}}},
+        {"source": {"s3://k:SECRET@b/x": {}}},
+        {"output": {"path": "s3://b/x?X-Amz-Signature=SECRET&a=b"}},
+        {"output": {"path": "out", "secret_key": "SECRET"}},
+    ],
+)
+def test_no_message_shows_a_secret(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError) as raised:
+        config.parse(GOOD | wrong)
+    assert "SECRET" not in str(raised.value)
+
+
+def test_an_empty_section_is_its_defaults_and_a_key_may_not_stand_twice(tmp_path: Path) -> None:
+    path = tmp_path / "job.yaml"
+    path.write_text("source: {docs: {path: in/*.parquet}}\nmodel:\noutput: {path: out}\n")
+    assert config.load(str(path)).model.max_tokens == 512
+    assert config.load(str(path), ["model.max_tokens=12"]).model.max_tokens == 12
+    path.write_text("source: {a: {path: x.txt}, a: {path: y.txt}}\noutput: {path: out}\n")
+    with pytest.raises(ConfigError, match="'a' stands twice"):
+        config.load(str(path))
+
+
+@pytest.mark.parametrize("value", ["*.txt", "{run_date}", "@x", "[a"])
+def test_overrides_that_are_no_yaml_are_text(tmp_path: Path, value: str) -> None:
+    path = tmp_path / "job.yaml"
+    path.write_text("source: {docs: {path: in/*.parquet}}\noutput: {path: out}\n")
+    loaded = config.load(str(path), [f"model.name={value}"])
+    assert loaded.model.name == value
+
+
+def test_relative_paths_are_refused_on_a_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert config.parse(GOOD).absolute().output.path == str(Path("out").absolute())
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
+    with pytest.raises(ConfigError, match="another place on each node"):
+        config.parse(GOOD).absolute()
+    both = {"source": {"docs": {"path": "s3://b/*.txt"}}, "output": {"path": "/abs"}}
+    assert config.parse(both).absolute().source["docs"].path == "s3://b/*.txt"

@@ -3,7 +3,9 @@
 import datetime
 import decimal
 import gzip
+import io
 import itertools
+import uuid
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -17,8 +19,8 @@ from hypothesis import strategies as st
 
 from pipeline import formats, plan, storage
 from pipeline.config import Source
-from pipeline.errors import SourceChangedError, SourceError
-from pipeline.formats import Documents, Piece, Raw, sift
+from pipeline.errors import SourceChangedError, SourceError, StorageError
+from pipeline.formats import Documents, Piece, Raw, parquet, sift
 
 TEXT = Source(path="x.txt")
 PARQUET = Source(path="x.parquet", id_column="key", carry=("topic",))
@@ -255,3 +257,53 @@ def test_a_large_text_file_is_tiled_by_its_splits(tmp_path: Path, size: int) -> 
             expected.update(line)
     assert (lines, consumed) == (expected_lines, path.stat().st_size)
     assert digest.digest() == expected.digest()
+
+
+class Throttled:
+    """A file whose storage gives up; the seam's own kind of error is what must come out."""
+
+    def __init__(self, data: bytes) -> None:
+        self.file = io.BytesIO(data)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.file, name)
+
+    def read(self, _size: int = -1) -> bytes:
+        raise OSError("SlowDown")
+
+
+def test_a_failing_storage_is_not_a_damaged_file(tmp_path: Path) -> None:
+    data = parquet_file(tmp_path / "x.parquet", numbered(5)).read_bytes()
+    file = pa.PythonFile(storage._Named(Throttled(data), "s3://b/x.parquet"), mode="r")
+    with pytest.raises(StorageError, match="SlowDown"):
+        parquet.survey(file, len(data), PARQUET)
+
+
+def test_a_column_that_stands_twice_is_a_source_error(tmp_path: Path) -> None:
+    table = pa.Table.from_arrays(
+        [pa.array(["x"]), pa.array(["y"]), pa.array([1])], names=["text", "text", "key"]
+    )
+    path = parquet_file(tmp_path / "x.parquet", table)
+    with pytest.raises(SourceError, match="a column twice.*text"):
+        formats.survey(storage.connect(str(path)).info(str(path)), PARQUET)
+
+
+def test_nested_and_extension_types_are_carried(tmp_path: Path) -> None:
+    key = uuid.UUID(int=7)
+    columns = {
+        "a": pa.array([{"when": 1_000_001}], pa.struct([("when", pa.timestamp("ns"))])),
+        "b": pa.ExtensionArray.from_storage(pa.uuid(), pa.array([key.bytes], pa.binary(16))),
+    }
+    path = parquet_file(tmp_path / "x.parquet", pa.table({"text": ["t"]} | columns))
+    [raw] = read_all(path, Source(path="x.parquet", carry=("a", "b")), [0, 1], "rows")
+    assert [str(field.type) for field in raw.columns.schema] == ["struct<when: timestamp[us]>", "binary"]
+    assert raw.columns["b"].to_pylist() == [key.bytes]
+
+
+def test_a_carried_string_that_is_not_utf8_rejects_its_row(tmp_path: Path) -> None:
+    bad = pa.array([b"fine", b"\xff"], pa.binary())
+    topic = pa.StringArray.from_buffers(2, bad.buffers()[1], bad.buffers()[2])
+    raw = Raw(pa.array(["one", "two"], pa.large_string()), pa.table({"topic": topic}), pa.array([0, 1]), 0, 2)
+    documents = sift(raw, Piece("docs", "x", "v", 1, "rows", 0, 2), pa.schema([("topic", pa.string())]), True)
+    assert documents.rows.column("topic").to_pylist() == ["fine"]
+    assert [row["reason"] for row in documents.rejects.to_pylist()] == ["invalid_utf8_carried"]

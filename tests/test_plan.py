@@ -128,3 +128,11 @@ def test_planning_opens_each_file_once(job: Job, corpus: Path) -> None:
     finally:
         telemetry.observers.pop()
     assert sorted(opened) == sorted(str(path) for path in corpus.glob("*.parquet"))
+
+
+def test_carried_columns_count_for_the_size_of_a_split(job: Job, corpus: Path) -> None:
+    heavy = [f"{row} " * 10_000 for row in range(20)]
+    table = pq.read_table(corpus / "0.parquet").set_column(2, "topic", pa.array(heavy))
+    pq.write_table(table, corpus / "0.parquet", use_dictionary=False)
+    made = make(job(output={"rows_per_shard": 100, "max_split_bytes": 100_000}))
+    assert sum(piece.file == "0.parquet" for _, [piece] in made.splits()) > 3

@@ -7,7 +7,7 @@ from typing import Any
 import pyarrow as pa
 
 from pipeline import checkpoint, config, plan, stages
-from pipeline.dataset import ShardRecord
+from pipeline.dataset import Identity, ShardRecord
 from pipeline.errors import ExitCode
 from pipeline.stages import Encode, Failure, Job
 
@@ -20,7 +20,8 @@ def first_split(values: dict[str, Any]) -> tuple[pa.Table, Job]:
     made = plan.make(parsed, model, "digest")
     split_id, pieces = next(iter(made.splits()))
     row = pa.Table.from_pylist([stages.feed_row(split_id, pieces)])
-    return row, Job(parsed, made.columns, parsed.model.name, None, model.weights_digest, "attempt")
+    digests = Identity.of(parsed, model).vector_digest, model.tokenizer_digest
+    return row, Job(parsed, made.columns, None, *digests, "attempt")
 
 
 def note(row: pa.Table) -> ShardRecord | Failure:
@@ -64,13 +65,16 @@ def test_a_failure_passes_the_stages_after_it(job: JobValues) -> None:
     assert "changed since it was planned" in failure.message
 
 
-def test_a_replica_with_other_weights_embeds_nothing(job: JobValues) -> None:
+def test_a_node_with_another_checkpoint_embeds_nothing(job: JobValues) -> None:
     row, told = first_split(job())
-    other = replace(told, weights_digest="0" * 64)
-    failure = note(stages.write(Encode(other)(stages.read(row, told)), told))
-    assert isinstance(failure, Failure)
-    assert failure.exit_code == ExitCode.CONFIG
-    assert "other weights than the driver" in failure.message
+    for other, message in (
+        (replace(told, vector_digest="0" * 64), "another checkpoint than the driver"),
+        (replace(told, tokenizer_digest="0" * 64), "another tokenizer than the driver"),
+    ):
+        failure = note(stages.write(Encode(other)(stages.read(row, other)), other))
+        assert isinstance(failure, Failure)
+        assert failure.exit_code == ExitCode.CONFIG
+        assert message in failure.message
 
 
 def test_an_unforeseen_error_is_data_too(job: JobValues) -> None:

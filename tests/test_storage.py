@@ -130,3 +130,35 @@ def test_requests_are_counted_and_seen(tmp_path: Path) -> None:
     finally:
         telemetry.observers.pop()
     assert seen == [("put", path), ("open", path)]
+
+
+def test_symbolic_links_are_followed(tmp_path: Path) -> None:
+    """As in a snapshot of the Hugging Face Hub, where every file is one."""
+    (tmp_path / "blobs").mkdir()
+    (tmp_path / "blobs/1.txt").write_text("1")
+    (tmp_path / "blobs/deep").mkdir()
+    (tmp_path / "blobs/deep/2.txt").write_text("2")
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in/a.txt").symlink_to(tmp_path / "blobs/1.txt")
+    (tmp_path / "in/folder").symlink_to(tmp_path / "blobs/deep")
+    for pattern, names in (("in", ["in/a.txt", "in/folder/2.txt"]), ("in/*.txt", ["a.txt"])):
+        found = storage.connect("x").find(f"{tmp_path}/{pattern}")
+        assert [storage.connect("x").relative(f"{tmp_path}/{pattern}", info.path) for info in found] == names
+    (tmp_path / "in/broken.txt").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(MissingError):
+        storage.connect("x").find(f"{tmp_path}/in")
+
+
+def test_a_folder_may_look_like_a_glob(tmp_path: Path) -> None:
+    folder = tmp_path / "a[1] b"
+    folder.mkdir()
+    (folder / "x.txt").write_text("1")
+    for pattern, root in ((str(folder), tmp_path), (f"{folder}/x.txt", folder)):
+        [info] = storage.connect(pattern).find(pattern)
+        assert info.path == str(folder / "x.txt")
+        assert storage.connect(pattern).root(pattern) == str(root)
+
+
+def test_a_bucket_may_be_a_source() -> None:
+    assert storage.connect("s3://b").root("s3://b") == "s3://b"
+    assert storage.connect("s3://b").relative("s3://b", "s3://b/deep/x.txt") == "deep/x.txt"

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from pipeline import storage
 from pipeline.config import Source
-from pipeline.errors import SourceChangedError, SourceError
+from pipeline.errors import MissingError, SourceChangedError, SourceError
 from pipeline.formats import parquet, text
 from pipeline.formats.documents import Documents, sift
 from pipeline.formats.piece import Piece, Raw, Span, Survey
@@ -56,11 +56,14 @@ def read(path: str, piece: Piece, source: Source) -> Raw:
 
 
 def _check_version(store: storage.Storage, path: str, piece: Piece) -> None:
-    found = store.version(path)
+    try:
+        found = store.info(path).version
+    except MissingError:
+        found = ""
     if found != piece.version:
         raise SourceChangedError(
             "changed since it was planned" if found else "is gone since it was planned",
             path,
-            f"version {found}, planned {piece.version}",
+            f"version {found or None}, planned {piece.version}",
             "embed what is there now into a new output",
         )

@@ -1,7 +1,7 @@
 """Rows as read become documents to embed, and rejects; a bad row never costs a good one."""
 
 import itertools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import blake2b
 
 import numpy as np
@@ -43,12 +43,19 @@ def sift(raw: Raw, piece: Piece, columns: pa.Schema, keep_text: bool) -> Documen
     # Nulls take the place of what is not UTF-8, for no kernel below may see such bytes.
     texts = raw.texts if valid.all() else pc.if_else(pa.array(valid), raw.texts, None)
     blank = pc.equal(pc.binary_length(pc.utf8_trim_whitespace(texts)), 0).fill_null(False)
-    reasons = np.where(valid, np.where(texts.is_null(), "null", np.where(blank, "blank", "")), "invalid_utf8")
+    reasons = np.select(
+        [~valid, texts.is_null(), blank, ~_valid_columns(raw.columns, len(texts))],
+        ["invalid_utf8", "null", "blank", "invalid_utf8_carried"],
+        "",
+    )
+    rejects = _rejects(texts, reasons, raw.positions, piece, keep_text)
     good = pa.array(reasons == "")
-    rows = _carried(raw, piece, columns)
     kept = texts.filter(good)
-    rows = rows.filter(good).append_column(schema.SHARD_TAIL.field("text_hash"), _hashes(kept))
-    return Documents(kept, rows, _rejects(texts, reasons, raw.positions, piece, keep_text))
+    # What is not UTF-8 must be gone before columns are cast.
+    kept_columns = raw.columns.filter(good) if raw.columns.num_columns else raw.columns
+    raw = replace(raw, columns=kept_columns, positions=raw.positions.filter(good))
+    rows = _carried(raw, piece, columns).append_column(schema.SHARD_TAIL.field("text_hash"), _hashes(kept))
+    return Documents(kept, rows, rejects)
 
 
 def _valid_utf8(texts: pa.Array) -> npt.NDArray[np.bool_]:
@@ -59,6 +66,15 @@ def _valid_utf8(texts: pa.Array) -> npt.NDArray[np.bool_]:
         binary = texts.cast(pa.large_binary())
         return np.fromiter((_decodes(value.as_buffer()) for value in binary), np.bool_, len(binary))
     return np.ones(len(texts), np.bool_)
+
+
+def _valid_columns(columns: pa.Table, rows: int) -> npt.NDArray[np.bool_]:
+    """Whether all strings that a row carries are UTF-8; others would make the shard unreadable to some."""
+    valid = np.ones(rows, np.bool_)
+    for column in columns.columns:
+        if pa.types.is_string(column.type):
+            valid &= _valid_utf8(column.cast(pa.large_string()).combine_chunks())
+    return valid
 
 
 def _decodes(value: pa.Buffer | None) -> bool:

@@ -25,6 +25,9 @@ def survey(file: pa.NativeFile, size: int, source: Source) -> Survey:
     for name in (source.text_column, source.id_column):
         if name and name not in names:
             raise SourceError("has no such column", got=f"{name!r} among {', '.join(names)}")
+    for name in (source.text_column, *source.columns):
+        if names.count(name) > 1:
+            raise SourceError("has a column twice", got=repr(name))
     kind = parquet.schema_arrow.field(source.text_column).type
     if not _is_text(kind):
         raise SourceError(f"column {source.text_column!r} is no text", got=str(kind))
@@ -59,7 +62,9 @@ def read(file: pa.NativeFile, piece: Piece, source: Source) -> Raw:
 def _open(file: pa.NativeFile, size: int) -> pq.ParquetFile:
     try:
         # Spark's INT96 timestamps are read as microseconds: nanoseconds turn the year 9999 into 1816.
-        return pq.ParquetFile(file, coerce_int96_timestamp_unit="us", page_checksum_verification=True)
+        return pq.ParquetFile(
+            file, coerce_int96_timestamp_unit="us", pre_buffer=True, page_checksum_verification=True
+        )
     except (pa.ArrowException, OSError) as error:
         raise SourceError("is no whole Parquet file", got=f"{size} bytes: {_first_line(error)}") from None
 
@@ -75,14 +80,15 @@ def _columns(parquet: pq.ParquetFile, source: Source) -> pa.Schema:
 
 
 def _spans(parquet: pq.ParquetFile, source: Source) -> list[Span]:
-    """One span a row group; its text's bytes as the writer stored them before compression."""
+    """One span a row group; the bytes of its text and carried columns as they were before compression."""
     metadata = parquet.metadata
-    leaves = [metadata.schema.column(index).path for index in range(metadata.num_columns)]
-    leaf = leaves.index(source.text_column)
+    wanted = {source.text_column, *source.columns}
+    paths = [metadata.schema.column(index).path for index in range(metadata.num_columns)]
+    leaves = [leaf for leaf, path in enumerate(paths) if path in wanted or path.split(".", 1)[0] in wanted]
     spans, start = [], 0
     for index in range(metadata.num_row_groups):
         group = metadata.row_group(index)
-        text_bytes = float(group.column(leaf).total_uncompressed_size)
+        text_bytes = float(sum(group.column(leaf).total_uncompressed_size for leaf in leaves))
         spans.append(Span(start, start + group.num_rows, group.num_rows, text_bytes))
         start += group.num_rows
     return [span for span in spans if span.rows]
@@ -109,16 +115,22 @@ def _rows(parquet: pq.ParquetFile, start: int, stop: int, names: list[str | None
 
 
 def _readable(table: pa.Table, columns: pa.Schema) -> pa.Table:
-    """Carried columns in readable types; of a timestamp the nanoseconds are dropped, of all else nothing."""
+    """Carried columns in readable types; of timestamps the nanoseconds are dropped, of all else nothing."""
     arrays = []
     for column, field in zip(table.columns, columns, strict=True):
-        lossy_time = pa.types.is_timestamp(field.type)
-        options = pc.CastOptions(target_type=field.type, allow_time_truncate=lossy_time)
+        options = pc.CastOptions(target_type=field.type, allow_time_truncate=True)
         try:
-            arrays.append(column.cast(options=options))
+            arrays.append(_storage(column).cast(options=options))
         except pa.ArrowException as error:
             raise SourceError(f"column {field.name!r} can't be carried", got=_first_line(error)) from None
     return pa.Table.from_arrays(arrays, schema=columns) if arrays else pa.table({})
+
+
+def _storage(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """The values behind an extension type (uuid, json, ...)."""
+    if not isinstance(column.type, pa.BaseExtensionType):
+        return column
+    return pa.chunked_array([chunk.storage for chunk in column.chunks], column.type.storage_type)
 
 
 def _is_text(kind: pa.DataType) -> bool:

@@ -13,7 +13,7 @@ from pipeline.formats.piece import Piece, Raw, Span, Survey
 
 LF, CR = 10, 13
 SAMPLES, SAMPLE_BYTES = 8, 1 << 16
-CHUNK = 1 << 20
+CHUNK = 1 << 16
 
 
 def survey(file: pa.NativeFile, size: int, _: Source) -> Survey:
@@ -65,8 +65,8 @@ def _lines(data: npt.NDArray[np.uint8]) -> tuple[pa.Array, npt.NDArray[np.int64]
     keep = np.ones(len(data), np.bool_)
     keep[ended] = False
     keep[dropped] = False
-    # Line ends are all that is left out, so offsets among the kept bytes delimit the lines.
-    kept_before = np.concatenate([np.zeros(1, np.int64), np.cumsum(keep, dtype=np.int64)])
-    offsets = np.append(kept_before[starts], kept_before[-1])
-    buffers = [None, pa.py_buffer(offsets), pa.py_buffer(data[keep])]
-    return pa.LargeStringArray.from_buffers(len(starts), buffers[1], buffers[2]), starts
+    # Line ends are all that is left out: before line i there are i of them, and some CRs.
+    edges = np.append(starts, len(data))
+    left_out = np.minimum(np.arange(len(edges)), len(ended)) + np.searchsorted(dropped, edges)
+    offsets, kept = pa.py_buffer(edges - left_out), pa.py_buffer(data[keep])
+    return pa.LargeStringArray.from_buffers(len(starts), offsets, kept), starts

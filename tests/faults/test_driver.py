@@ -150,7 +150,7 @@ def test_sigterm_ends_a_run_that_the_next_one_resumes(config: Callable[[str], Pa
     log = driver.stderr.read()
     assert driver.wait(timeout=60) == ExitCode.RETRYABLE
     assert time.monotonic() - stopped < 30
-    assert log.splitlines()[-1] == "exit 4: stopped by SIGTERM; run again to resume"
+    assert log.splitlines()[-1] == "exit 4: stopped; run again to resume"
     before = shards(tmp_path / "stopped")
     finish(job)
     assert before.items() <= shards(tmp_path / "stopped").items()

@@ -127,7 +127,8 @@ def test_a_truncated_file_fails_alone(job: Job, tmp_path: Path, corpus: Path) ->
     assert ending.code == ExitCode.INCOMPLETE
     assert list(ending.summary["failed_files"]) == ["docs/1.parquet"]
     assert read_dataset(tmp_path / "out").num_rows == 40
-    assert not (tmp_path / "out/data/_SUCCESS").exists()
+    for path in ("data/_SUCCESS", "manifest.parquet", "summary.json"):
+        assert not (tmp_path / "out" / path).exists()
     assert embed(job(quality={"allow_failed_files": True})).code == ExitCode.DONE
 
 

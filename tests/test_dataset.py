@@ -1,0 +1,99 @@
+"""Whose a dataset is, and what is known of its shards."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pipeline import checkpoint, config, plan, run
+from pipeline.dataset import Dataset, Identity, Ledger
+from pipeline.errors import OtherDatasetError, StorageError
+from tests.test_writer import contents, write
+
+Job = Callable[..., dict[str, Any]]
+
+
+def identity(values: dict[str, Any]) -> tuple[Identity, config.Config, checkpoint.Checkpoint]:
+    parsed = config.parse(values)
+    model = checkpoint.resolve(parsed.model.name)
+    return Identity.of(parsed, model), parsed, model
+
+
+def test_what_changes_a_vector_and_what_changes_a_shard(job: Job) -> None:
+    base, _, _ = identity(job())
+    same, _, _ = identity(job(compute={"batch_tokens": 7}, quality={"max_reject_fraction": 0}))
+    assert (same.vector_digest, same.dataset_digest) == (base.vector_digest, base.dataset_digest)
+    shards, _, _ = identity(job(output={"rows_per_shard": 7}))
+    assert shards.vector_digest == base.vector_digest
+    assert shards.dataset_digest != base.dataset_digest
+    for model in ({"max_tokens": 7}, {"normalize": False}, {"pooling": "cls"}):
+        assert identity(job(model=model))[0].vector_digest != base.vector_digest
+    assert identity(job(model={"pooling": "mean"}))[0].vector_digest == base.vector_digest  # what auto means
+
+
+def test_identity_survives_its_file(job: Job) -> None:
+    base, parsed, _ = identity(job())
+    again = Identity.from_bytes(base.to_bytes(parsed), "dataset.json")
+    assert again.dataset_digest == base.dataset_digest
+    with pytest.raises(OtherDatasetError, match="another version of this program"):
+        Identity.from_bytes(b'{"format_version": 99}', "dataset.json")
+
+
+def test_a_claim_is_for_one_config_alone(job: Job) -> None:
+    base, parsed, _ = identity(job())
+    dataset = Dataset(parsed.output.path)
+    dataset.claim(base, parsed)
+    dataset.claim(base, parsed)
+    other, changed, _ = identity(job(model={"max_tokens": 7}))
+    with pytest.raises(OtherDatasetError, match="model.max_tokens: 512 there, 7 here"):
+        dataset.claim(other, changed)
+
+
+@pytest.mark.parametrize("claimed", [True, False])
+def test_a_plan_of_another_config_is_never_adopted(job: Job, claimed: bool) -> None:
+    """A rival claimed and froze between our look at dataset.json and our look at plan.parquet."""
+    rival, parsed, model = identity(job(model={"max_tokens": 7}))
+    dataset = Dataset(parsed.output.path)
+    if claimed:
+        dataset.claim(rival, parsed)
+    dataset.freeze(plan.make(parsed, model, rival.dataset_digest).to_bytes())
+    ours, parsed, model = identity(job())
+    with pytest.raises(OtherDatasetError):
+        run.frozen_plan(parsed, dataset, ours, model)
+
+
+def test_the_ledger_gives_way_to_the_shards(tmp_path: Path) -> None:
+    dataset = Dataset(str(tmp_path))
+    record = write(tmp_path, contents(np.ones((4, 3))))
+    for stale in (replace(record, file_bytes=1, content_digest="stale"), replace(record, split_id="gone")):
+        ledger = Ledger(dataset, f"a-{stale.split_id}")
+        ledger.add(stale)
+        ledger.flush()
+    assert dataset.records(dataset.shards()).to_pylist()[0]["content_digest"] == record.content_digest
+    ledger = Ledger(dataset, "b")
+    ledger.add(replace(record, attempt="from the ledger"))
+    ledger.flush()
+    [row] = dataset.records(dataset.shards()).to_pylist()
+    assert row["attempt"] == "from the ledger"
+
+
+def test_a_ledger_that_cannot_be_written_keeps_its_records(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset = Dataset(str(tmp_path))
+    record = write(tmp_path, contents(np.ones((1, 3))))
+    ledger = Ledger(dataset, "a")
+    ledger.add(record)
+
+    def fail(path: str, data: bytes) -> None:
+        raise StorageError("storage failed", path)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(dataset.storage, "put", fail)
+        ledger.flush()
+    assert ledger.waiting == [record]
+    ledger.flush()
+    assert ledger.waiting == []
