@@ -14,6 +14,7 @@ from sentencepiece import sentencepiece_model_pb2  # type: ignore[attr-defined,u
 from tokenizers import AddedToken, models, normalizers, pre_tokenizers, processors
 from tokenizers import Tokenizer as Backend
 
+from pipeline import telemetry
 from pipeline.checkpoint import Checkpoint
 from pipeline.errors import ModelError
 
@@ -32,6 +33,8 @@ def load_backend(folder: Path) -> Backend:
         ModelError: there is none, or it can't be read.
     """
     settings = _settings(folder)
+    if settings.get("truncation_side", "right") != "right":
+        raise ModelError("truncation_side must be right", str(folder / "tokenizer_config.json"))
     for name, build in (
         ("tokenizer.json", _from_json),
         ("spiece.model", _from_spiece),
@@ -78,6 +81,7 @@ def _from_spiece(path: Path, settings: Mapping[str, Any]) -> Backend:
     backend.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Metaspace(prepend_scheme="always")]
     )
+    telemetry.event("tokenizer.as_google", path=path, differs_from="AutoTokenizer", at="( ) - . and more")
     _add_specials(backend, ("<pad>", "<unk>", "[CLS]", "[SEP]", "[MASK]"))
     return backend
 

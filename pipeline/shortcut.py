@@ -137,7 +137,7 @@ class Cutter:
         return pc.replace_with_mask(lowered, pc.invert(plain), pa.array(others, words.type))
 
     def _plain_characters(self) -> str:
-        """A pattern of words that normalizing leaves as they are, or lowers, where nothing in them is replaced.
+        """A pattern of words that normalizing leaves as they are, or lowers, if nothing in them is replaced.
 
         The steps of `NORMALIZERS` take printable ASCII one character at a time, so trying each proves it.
         """
@@ -146,30 +146,28 @@ class Cutter:
         return f"^[{re.escape(''.join(same))}]+$" if same else NEVER
 
     def _by_backend(self, words: Sequence[str]) -> tuple[npt.NDArray[np.int64], Ints]:
+        ids = self._ids(words)
+        counts = np.fromiter(map(len, ids), np.int64, len(ids))
+        return np.fromiter(chain.from_iterable(ids), np.int64, counts.sum()), counts
+
+    def _ids(self, words: Sequence[str]) -> list[list[int]]:
         encodings = self.backend.encode_batch_fast(words, add_special_tokens=False)
-        counts = np.fromiter(map(len, encodings), np.int64, len(encodings))
-        ids = chain.from_iterable(encoding.ids for encoding in encodings)
-        return np.fromiter(ids, np.int64, counts.sum()), counts
+        return [encoding.ids for encoding in encodings]
 
     def _enough(self, word: str) -> str:
-        """The word, or so much of its beginning that its first `limit` ids, and that it has more, are certain.
+        """The word, or as much of its beginning as makes its first `limit` ids certain, and that it has more.
 
         The best path of the whole word comes through one of any `longest_piece` places in a row, and up to
-        there it is the best path of the word's beginning. So where the beginnings up to each of these places
-        agree on the first ids, the word does. Only for plain characters, of which each is one place.
+        there it is the best path of the word's beginning. So where the beginnings up to each of these
+        agree on the first ids, the word does. Only for plain characters: of these each is one place.
         """
         places = 4 * self.limit
-        while self.unigram and len(word) > 16 * self.longest_piece * places:
+        while self.unigram and len(word) > 8 * self.longest_piece * places:
             beginning = word[: places + self.margin]
             if not re.search(self.plain, beginning) or re.search(f"{self.replaced}|{self.added}", beginning):
                 break
             stops = range(places - self.longest_piece, places)
-            ids = [
-                encoding.ids
-                for encoding in self.backend.encode_batch_fast(
-                    [word[:stop] for stop in stops], add_special_tokens=False
-                )
-            ]
+            ids = self._ids([word[:stop] for stop in stops])
             if min(map(len, ids)) > self.limit and len({tuple(each[: self.limit]) for each in ids}) == 1:
                 return beginning[: places - 1]
             places *= 2

@@ -34,6 +34,17 @@ BYTES_PER_TOKEN = 8
 """Of a long text so many bytes per token are read first; most need 4 to 5."""
 
 
+CHECKED = (
+    *PROBES,
+    "a [MASK] b[CLS]c <unk>",
+    "Ünïcödé \u00a0 e\u0301 \u200d",
+    "1,000, 9, !!!! ``x''",
+    "x" * 80,
+    "",
+)
+"""Texts whose ids are compared with the real tokenizer's before any others are trusted."""
+
+
 class Tokenizer:
     """The tokenizer of a checkpoint.
 
@@ -71,7 +82,7 @@ class Tokenizer:
 
     def _first_difference(self) -> str | None:
         """Go over to words, unless a probe gets other ids by words."""
-        probes = pa.array(PROBES)
+        probes = pa.array(CHECKED)
         real = self._as_it_is(probes)
         self.backend.no_truncation()
         self.cutter = Cutter(self.backend, self.limit)
@@ -168,7 +179,7 @@ def _frame(backend: Backend) -> tuple[list[int], list[int]]:
     """The special tokens before and after a text."""
     bare = backend.encode("a", add_special_tokens=False).ids
     framed = backend.encode("a").ids
-    at = next(at for at in range(len(framed)) if framed[at : at + len(bare)] == bare)
+    at = next((at for at in range(len(framed)) if framed[at : at + len(bare)] == bare), 0)
     return framed[:at], framed[at + len(bare) :]
 
 

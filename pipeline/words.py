@@ -3,8 +3,8 @@
 Owns: where words begin (runs without space, tab, LF and CR: exactly these), and the cache from a word's bytes
 to its token ids: an open-addressing table in NumPy, asked for all words of a block at once.
 
-Invariant: a word is found only if its bytes are equal; hashes decide where to look, never what is right. Their
-multiplier is drawn per process, so that no text can be made to collide.
+Invariant: a word is found only if its bytes are equal; hashes decide where to look, never what is right.
+Their multiplier is drawn per process, so that no text can be made to collide.
 Cost: 30 ns to find a word; a cached word takes 24 bytes and its text and ids, and the table 8 to 16 more.
 
 Shapes: W words, B bytes, R rows of the cache (row 0 is no word), T token ids.
