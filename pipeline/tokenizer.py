@@ -26,7 +26,7 @@ from pipeline.errors import ModelError
 from pipeline.ragged import Ints, bounds, interleave, text_bytes
 from pipeline.reference import PROBES, check_vocabulary, load_backend
 from pipeline.shortcut import Cutter, obstacle
-from pipeline.words import LONGEST, WordCache, Words, distinct, split
+from pipeline.words import LONGEST, Spans, WordCache, Words, counts, distinct, split
 
 BLOCK_BYTES = 1 << 21
 """Text that is worked on at once: its arrays fit a processor's cache."""
@@ -115,41 +115,41 @@ class Tokenizer:
         """By words, of each text no more than `window` bytes unless it takes more to know the first ids."""
         for block in _blocks(texts, window):
             words, first_N, cut_N = _words(block, window)
-            batch = self._gather(self._rows(words), first_N)
+            batch = self._gather(self._spans(words), first_N)
             unsure_N = cut_N & ~batch.truncated
             if unsure_N.any():
                 more = _joined(self._by_words(block.filter(pa.array(unsure_N)), 4 * window), self.dtype)
                 batch = _replaced(batch, unsure_N, more)
             yield batch
 
-    def _rows(self, words: Words) -> Ints:
-        """(W,) the cache's row of each word, after cutting those that it lacks."""
+    def _spans(self, words: Words) -> Spans:
+        """(W,) where the cache has each word's ids, after cutting the words that it lacked."""
         self.cache.begin_block()
-        row_W = self.cache.find(words)
-        missing = np.flatnonzero(row_W == 0)
+        span_W = self.cache.find(words)
+        missing = np.flatnonzero(span_W == 0)
         is_long = words.lengths[missing] > LONGEST
         short, long = missing[~is_long], missing[is_long]
         while len(short):
             first, which = distinct(words.take(short))
             new = words.take(short[first])
-            rows = self.cache.add(new, *self.cutter.cut(new.strings()), keep=True)
-            row_W[short] = np.where(which < 0, 0, rows[which])
+            spans = self.cache.add(new, *self.cutter.cut(new.strings()), keep=True)
+            span_W[short] = spans[which]
             short = short[which < 0]
         if len(long):  # last, since nothing can be kept behind them
             new = words.take(long)
-            row_W[long] = self.cache.add(new, *self.cutter.cut_long(new.strings()), keep=False)
-        return row_W
+            span_W[long] = self.cache.add(new, *self.cutter.cut_long(new.strings()), keep=False)
+        return span_W
 
-    def _gather(self, row_W: Ints, first_N: Ints) -> TokenBatch:
+    def _gather(self, span_W: Spans, first_N: Ints) -> TokenBatch:
         """The ids of texts from those of their words; text i has the words `first[i]` to `first[i + 1]`."""
-        count_W = self.cache.counts(row_W)
+        count_W = counts(span_W)
         before_W = bounds(count_W)
         begin_N, total_N = before_W[first_N[:-1]], np.diff(before_W[first_N])
         truncated_N = total_N > self.limit
         if truncated_N.any():
             reached_W = before_W[:-1] - np.repeat(begin_N, np.diff(first_N))
             count_W = np.clip(self.limit - reached_W, 0, count_W)
-        return self._framed(self.cache.ids(row_W, count_W), np.minimum(total_N, self.limit), truncated_N)
+        return self._framed(self.cache.ids(span_W, count_W), np.minimum(total_N, self.limit), truncated_N)
 
     def _framed(
         self, body_T: npt.NDArray[Any], lengths_N: Ints, truncated_N: npt.NDArray[np.bool_]

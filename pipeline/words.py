@@ -5,7 +5,7 @@ to its token ids: an open-addressing table in NumPy, asked for all words of a bl
 
 Invariant: a word is found only if its bytes are equal; hashes decide where to look, never what is right.
 Their multiplier is drawn per process, so that no text can be made to collide.
-Cost: 30 ns to find a word; a cached word takes 24 bytes and its text and ids, and the table 8 to 16 more.
+Cost: 30 ns to find a word; a cached word takes 20 bytes and its text and ids, and the table 8 to 16 more.
 
 Shapes: W words, B bytes, R rows of the cache (row 0 is no word), T token ids.
 """
@@ -19,11 +19,16 @@ import pyarrow as pa
 
 from pipeline.ragged import Bytes, Ints, bounds, spread, text_array, text_bytes
 
-LONGEST = 64
+LONGEST = 128
 """Bytes of the longest word that is cached: longer ones hardly come twice."""
 _PADDING = 8
 _LOW_BYTES = np.array([(1 << 8 * count) - 1 for count in range(9)], np.uint64)
 _MULTIPLIER, _REMIX = np.random.default_rng().integers(1 << 62, 1 << 63, 2, np.uint64) | np.uint64(1)
+
+
+Spans = npt.NDArray[np.uint64]
+"""Where words' ids are, in one number each: the place of the first, how many, and the bytes of the word."""
+_BEGIN, _COUNT, _FIELD = np.uint64(32), np.uint64(16), np.uint64(0xFFFF)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +80,18 @@ def _hashes(data_B: Bytes, starts_W: Ints, lengths_W: Ints) -> npt.NDArray[np.ui
     return hash_W
 
 
+def counts(span_W: Spans) -> Ints:
+    """(W,) token ids of each word."""
+    return ((span_W >> _COUNT) & _FIELD).astype(np.int64)
+
+
+def _spans(begin_W: Ints, counts_W: Ints, lengths_W: Ints) -> Spans:
+    # No text is given 65,535 ids, so of a longer word no more are asked for; nor is its length.
+    fields = (begin_W, np.minimum(counts_W, 0xFFFF), np.minimum(lengths_W, 0xFFFF))
+    begin, count, length = (field.astype(np.uint64) for field in fields)
+    return (begin << _BEGIN) | (count << _COUNT) | length
+
+
 def distinct(words: Words) -> tuple[Ints, Ints]:
     """The first of each distinct word, and (W,) which of those each word is; -1 where hashes collide."""
     _, first, which_W = np.unique(words.hashes, return_index=True, return_inverse=True)
@@ -95,9 +112,8 @@ class WordCache:
         self._shift, self._last_slot = np.uint64(64 - bits), (1 << bits) - 1
         self._row_of_slot = np.zeros(1 << bits, np.int32)
         # Memory that is never written is never taken: reserving what the bounds allow costs nothing.
-        self._hash_R = _Column(max_words, np.dtype(np.uint64))
-        columns = (_Column(max_words, np.dtype(np.int32)) for _ in range(4))
-        self._length_R, self._text_R, self._begin_R, self._count_R = columns
+        self._hash_R, self._span_R = (_Column(max_words, np.dtype(np.uint64)) for _ in range(2))
+        self._text_R = _Column(max_words, np.dtype(np.int32))
         self._text_B = _Column(max_bytes, np.dtype(np.uint8))
         self._ids_T = _Column(max_bytes // dtype.itemsize, dtype)
         self._clear()
@@ -105,72 +121,73 @@ class WordCache:
     @property
     def words(self) -> int:
         """Distinct words that are cached."""
-        return self._kept[0] - 1
+        return self._hash_R.size - 1
 
     @property
     def used_bytes(self) -> int:
         """Bytes of text and ids that are cached: what `max_bytes` bounds."""
-        return self._kept[1] + self._kept[2] * self._ids_T.values.itemsize
+        return self._text_B.size + self._kept_ids * self._ids_T.values.itemsize
 
     @property
     def nbytes(self) -> int:
         """Bytes of all that is cached, and of the table."""
-        return int(self._row_of_slot.nbytes + self._kept[0] * 24 + self.used_bytes)
+        return int(self._row_of_slot.nbytes + self._hash_R.size * 20 + self.used_bytes)
 
     def begin_block(self) -> None:
         """Forget what was remembered for one block only; and everything, if there was no room."""
         if self._full:
             self.renewals += 1
             self._clear()
-        self._truncate()
+        self._ids_T.size = self._kept_ids
 
-    def find(self, words: Words) -> Ints:
-        """(W,) the row of each word, 0 for those that are not cached."""
+    def find(self, words: Words) -> Spans:
+        """(W,) where each word's ids are, 0 for words that are not cached."""
         slot_W = (words.hashes >> self._shift).astype(np.int64)
-        row_W = self._row_of_slot[slot_W].astype(np.int64)
-        other = np.flatnonzero((row_W > 0) & ~self._hold(row_W, words))
+        row_W = self._row_of_slot[slot_W]
+        span_W = self._span_R.values[row_W]
+        other = np.flatnonzero((row_W > 0) & ~self._hold(row_W, span_W, words))
         while len(other):
             slot_W[other] = (slot_W[other] + 1) & self._last_slot
-            row_W[other] = self._row_of_slot[slot_W[other]]
-            occupied = other[row_W[other] > 0]
-            other = occupied[~self._hold(row_W[occupied], words.take(occupied))]
-        found = int(np.count_nonzero(row_W))
+            row = self._row_of_slot[slot_W[other]]
+            span_W[other] = self._span_R.values[row]
+            other = other[(row > 0) & ~self._hold(row, span_W[other], words.take(other))]
+        found = int(np.count_nonzero(span_W))
         self.hits += found
-        self.misses += len(row_W) - found
-        return row_W
+        self.misses += len(span_W) - found
+        return span_W
 
-    def _hold(self, row_W: Ints, words: Words) -> npt.NDArray[np.bool_]:
+    def _hold(self, row_W: npt.NDArray[np.int32], span_W: Spans, words: Words) -> npt.NDArray[np.bool_]:
         """Whether each row is of that word."""
-        text_W, length_W = self._text_R.values[row_W].astype(np.int64), self._length_R.values[row_W]
-        return _same(Words(self._text_B.values, text_W, length_W, self._hash_R.values[row_W]), words)
+        hold_W: npt.NDArray[np.bool_] = (self._hash_R.values[row_W] == words.hashes) & (
+            (span_W & _FIELD) == words.lengths
+        )
+        long = np.flatnonzero(hold_W & (words.lengths > 8))
+        rest = words.take(long)
+        starts = self._text_R.values[row_W[long]].astype(np.int64)
+        hold_W[long] = _same(Words(self._text_B.values, starts, rest.lengths, rest.hashes), rest)
+        return hold_W
 
-    def add(self, words: Words, ids_T: npt.NDArray[Any], counts_W: Ints, *, keep: bool) -> Ints:
-        """(W,) the new rows of distinct words that were not found; to keep as far as there is room."""
-        row_W = np.arange(len(words)) + self._hash_R.size
-        fitting = self._room_for(words, counts_W) if keep else 0
-        kept = words.take(slice(fitting))
-        begin = self._ids_T.size
-        self._hash_R.append(words.hashes if keep else np.zeros(len(words), np.uint64))
-        self._length_R.append(words.lengths)
-        self._text_R.append(self._text_B.size + bounds(words.lengths)[:-1])
-        self._begin_R.append(begin + bounds(counts_W)[:-1])
-        self._count_R.append(counts_W)
+    def add(self, words: Words, ids_T: npt.NDArray[Any], counts_W: Ints, *, keep: bool) -> Spans:
+        """(W,) where the ids of distinct words that were not found are now; kept as far as there is room."""
+        begin_W = self._ids_T.size + bounds(counts_W)
+        span_W = _spans(begin_W[:-1], counts_W, words.lengths)
         self._ids_T.append(ids_T)
-        if fitting:
-            self._text_B.append(words.data[spread(kept.starts, kept.lengths)])
-            self._enter(kept.hashes, row_W[:fitting])
-            self._kept = (
-                int(row_W[fitting - 1]) + 1,
-                self._text_B.size,
-                begin + int(counts_W[:fitting].sum()),
-            )
+        fitting = self._room_for(words, counts_W, begin_W[0]) if keep else 0
         self._full |= keep and fitting < len(words)
-        return row_W
+        if fitting:
+            kept, first = words.take(slice(fitting)), self._hash_R.size
+            self._hash_R.append(kept.hashes)
+            self._span_R.append(span_W[:fitting])
+            self._text_R.append(self._text_B.size + bounds(kept.lengths)[:-1])
+            self._text_B.append(words.data[spread(kept.starts, kept.lengths)])
+            self._enter(kept.hashes, np.arange(first, first + fitting))
+            self._kept_ids = int(begin_W[fitting])
+        return span_W
 
-    def _room_for(self, words: Words, counts_W: Ints) -> int:
+    def _room_for(self, words: Words, counts_W: Ints, begin: int) -> int:
         """How many of the words, from the first, may be kept."""
-        if self._hash_R.size > self._kept[0]:
-            return 0  # behind rows that are to be forgotten nothing can stay
+        if begin > self._kept_ids:
+            return 0  # behind ids that are to be forgotten nothing can stay
         bytes_W = np.cumsum(words.lengths + counts_W * self._ids_T.values.itemsize)
         room = int(np.searchsorted(bytes_W, self.max_bytes - self.used_bytes, "right"))
         return min(room, self.max_words - self.words)
@@ -184,26 +201,16 @@ class WordCache:
             lost = self._row_of_slot[slot_W] != row_W  # to a row that is there, or to the last of rivals
             slot_W, row_W = (slot_W[lost] + 1) & self._last_slot, row_W[lost]
 
-    def ids(self, row_W: Ints, counts_W: Ints) -> npt.NDArray[Any]:
-        """The first `counts` token ids of each row, one row after the other."""
-        return self._ids_T.values[spread(self._begin_R.values[row_W], counts_W)]
-
-    def counts(self, row_W: Ints) -> Ints:
-        """(W,) token ids of each row."""
-        return self._count_R.values[row_W].astype(np.int64)
+    def ids(self, span_W: Spans, counts_W: Ints) -> npt.NDArray[Any]:
+        """The first `counts` token ids of each word, one word after the other."""
+        return self._ids_T.values[spread((span_W >> _BEGIN).astype(np.int64), counts_W)]
 
     def _clear(self) -> None:
         self._row_of_slot[:] = 0
-        self._full = False
-        self._kept = (1, 0, 0)  # rows, bytes of text, token ids; row 0 is no word
-        for column in (self._hash_R, self._length_R, self._text_R, self._begin_R, self._count_R):
-            column.values[0] = 0
-
-    def _truncate(self) -> None:
-        rows, text, ids = self._kept
-        for column in (self._hash_R, self._length_R, self._text_R, self._begin_R, self._count_R):
-            column.size = rows
-        self._text_B.size, self._ids_T.size = text, ids
+        self._full, self._kept_ids = False, 0
+        for column in (self._hash_R, self._span_R, self._text_R):
+            column.values[0], column.size = 0, 1  # row 0 is no word
+        self._text_B.size = 0
 
 
 class _Column:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from pipeline import words as module
 from pipeline.ragged import Bytes, Ints
-from pipeline.words import WordCache, distinct, split
+from pipeline.words import WordCache, counts, distinct, split
 
 TEXTS = st.lists(st.text(st.sampled_from("ab \t\n\r\v\f\x00\xa0é世"), max_size=40), max_size=8)
 
@@ -44,13 +44,13 @@ def test_words_of_one_hash_are_told_apart(words: list[str]) -> None:
 def assert_found(texts: list[str]) -> None:
     words, _ = split(pa.array(texts, pa.string()))
     cache = WordCache(np.dtype(np.uint16), 1000, 10_000)
-    rows = cache.find(words)
-    assert not rows.any()
-    while (missing := np.flatnonzero(rows == 0)).size:
+    spans = cache.find(words)
+    assert not spans.any()
+    while (missing := np.flatnonzero(spans == 0)).size:
         first, which = distinct(words.take(missing))
         new = words.take(missing[first])
         added = cache.add(new, new.lengths.astype(np.uint16), np.ones(len(new), np.int64), keep=True)
-        rows[missing] = np.where(which < 0, 0, added[which])
-    assert cache.find(words).tolist() == rows.tolist()
+        spans[missing] = np.where(which < 0, 0, added[which])
+    assert cache.find(words).tolist() == spans.tolist()
     assert cache.words == len(set(words.strings().to_pylist()))
-    assert cache.ids(rows, cache.counts(rows)).tolist() == words.lengths.tolist()
+    assert cache.ids(spans, counts(spans)).tolist() == words.lengths.tolist()

@@ -98,8 +98,7 @@ def _hashes(texts: pa.Array) -> pa.Array:
     offsets = np.frombuffer(texts.buffers()[1], np.int64, len(texts) + 1, texts.offset * 8).tolist()
     data = memoryview(texts.buffers()[2] or b"")
     digests = [
-        blake2b(data[start:stop], digest_size=16).digest()
-        for start, stop in itertools.pairwise(offsets)
+        blake2b(data[start:stop], digest_size=16).digest() for start, stop in itertools.pairwise(offsets)
     ]
     return pa.array(digests, pa.binary())
 
