@@ -3,9 +3,9 @@
     python -m benchmarks.corpora FOLDER
     python -m benchmarks.tokenizer FOLDER [MODEL]
 
-Contenders take turns on the two halves of the corpus, and seconds are the process's own (CPU), so that a busy
-machine distorts little; only ratios within one run mean much. Documents are cut into texts of 1,500 characters:
-stopping early gains nothing.
+Contenders take turns on the two halves of the corpus, and seconds are the process's own (CPU), so that a
+busy machine distorts little; only ratios within one run mean much. Documents are cut into texts of 1,500
+characters: stopping early gains nothing.
 """
 
 import cProfile

@@ -26,16 +26,8 @@ from pipeline.unigram import START, Unigram
 Json = Mapping[str, Any]
 
 NORMALIZERS = {
-    "NFC",
-    "NFD",
-    "NFKC",
-    "NFKD",
-    "StripAccents",
-    "Lowercase",
-    "Precompiled",
-    "Nmt",
-    "BertNormalizer",
-}
+    "NFC", "NFD", "NFKC", "NFKD", "StripAccents", "Lowercase", "Precompiled", "Nmt", "BertNormalizer",
+}  # fmt: skip
 """Those that change no character across whitespace."""
 METASPACE = {"type": "Metaspace", "replacement": START, "prepend_scheme": "always", "split": True}
 PRE_TOKENIZERS = {

@@ -138,7 +138,7 @@ def test_many_texts(kind: str, folders: Path, texts: list[str]) -> None:
 
 def around(characters: list[str]) -> list[str]:
     """Each character within, before, after and as a word."""
-    return [f"ab{c}cd {c}e f{c}\t{c}\r{c}{c}\n{c}\u0301 g" for c in characters]
+    return [f"ab{c}cd {c}e f{c} g{c}\t{c}\r{c}{c}\n{c}\u0301 h" for c in characters]
 
 
 @pytest.mark.parametrize("kind", ["real", "mini", "accents"])
