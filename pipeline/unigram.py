@@ -46,22 +46,23 @@ class Unigram:
         self._build(ids)
 
     def _build(self, ids: dict[bytes, int]) -> None:
-        nodes = {prefix: 0 for piece in ids for prefix in (piece[:stop] for stop in range(1, len(piece) + 1))}
-        nodes = {prefix: number for number, prefix in enumerate(nodes, 2)}  # 0 leads nowhere, 1 is the root
-        nodes[b""] = 1
-        width = int(self.class_of.max()) + 1
-        if (len(nodes) + 1) * width * 4 > MAX_TRIE_BYTES:
+        """Number the nodes of the trie: the root, others that lead on, leaves, and one for no path."""
+        paths = dict.fromkeys(piece[:stop] for piece in ids for stop in range(len(piece) + 1))
+        inner = {path[:-1] for path in paths if path}
+        node_of = {path: node for node, path in enumerate(sorted(paths, key=lambda path: path not in inner))}
+        self.leaf, self.width = len(inner), int(self.class_of.max()) + 1
+        if self.leaf * self.width * 4 > MAX_TRIE_BYTES:
             raise ValueError("the vocabulary is too large for a trie")
-        child = np.zeros((len(nodes) + 1, width), np.int32)
-        self.piece = np.full(len(nodes) + 1, -1, np.int32)
-        self.single = np.zeros(len(nodes) + 1, np.bool_)
-        for prefix, node in nodes.items():
-            if prefix:
-                child[nodes[prefix[:-1]], self.class_of[prefix[-1]]] = node
-            if prefix in ids:
-                self.piece[node] = ids[prefix]
-                self.single[node] = _WIDTH[prefix[0]] == len(prefix)
-        self.width, self.child = width, child.ravel()
+        child = np.full((self.leaf, self.width), len(paths), np.int32)
+        for path, node in node_of.items():
+            if path:
+                child[node_of[path[:-1]], self.class_of[path[-1]]] = node
+        self.child = child.ravel()
+        self.piece = np.full(len(paths) + 1, -1, np.int64)
+        self.single = np.zeros(len(paths) + 1, np.bool_)
+        for piece, number in ids.items():
+            self.piece[node_of[piece]] = number
+            self.single[node_of[piece]] = _WIDTH[piece[0]] == len(piece)
 
     def cut(self, words: pa.Array) -> tuple[Ints, Ints]:
         """Ids of all words, and how many each has.
@@ -96,8 +97,10 @@ class Unigram:
         stops = np.cumsum(np.bincount(column_E))
         for begin, stop in zip(np.append(0, stops), stops, strict=False):
             start, end, piece = start_E[begin:stop], end_E[begin:stop], piece_E[begin:stop]
-            score = self.scores[piece] + best_B[start]  # edges of one column end at different places
-            better = score > best_B[end]
+            score = self.scores.take(piece) + best_B.take(
+                start
+            )  # edges of one column end at different places
+            better = score > best_B.take(end)
             end = end[better]
             best_B[end], piece_B[end], from_B[end] = score[better], piece[better], start[better]
         piece_B[piece_B == len(self.scores) - 1] = self.unknown
@@ -110,15 +113,15 @@ class Unigram:
         begins = np.flatnonzero((width_B > 0) & (data_B != ord(" ")))
         known_B = np.zeros(len(data_B), np.bool_)
         edges = []
-        start_P, node_P, depth = begins, self.child[self.width + class_B[begins]], 1
+        start_P, node_P, depth = begins, self.child[class_B[begins]], 1
         while len(start_P):
-            piece_P = self.piece[node_P]
-            found = np.flatnonzero(piece_P >= 0)
-            edges.append((start_P[found], start_P[found] + depth, piece_P[found].astype(np.int64)))
-            known_B[start_P[self.single[node_P]]] = True
-            node_P = self.child[node_P.astype(np.int64) * self.width + class_B[start_P + depth]]
-            alive = np.flatnonzero(node_P)
-            start_P, node_P, depth = start_P[alive], node_P[alive], depth + 1
+            found = np.flatnonzero(self.piece.take(node_P) >= 0)
+            start, node = start_P.take(found), node_P.take(found)
+            edges.append((start, start + depth, self.piece.take(node)))
+            known_B[start[self.single[node]]] = True
+            alive = np.flatnonzero(node_P < self.leaf)
+            start_P, row_P = start_P[alive], node_P[alive].astype(np.int64) * self.width
+            node_P, depth = self.child.take(row_P + class_B.take(start_P + depth)), depth + 1
         strange = begins[~known_B[begins]]
         edges.append((strange, strange + width_B[strange], np.full(len(strange), len(self.scores) - 1)))
         starts, ends, pieces = zip(*edges, strict=True)

@@ -143,8 +143,8 @@ class WordCache:
     def find(self, words: Words) -> Spans:
         """(W,) where each word's ids are, 0 for words that are not cached."""
         slot_W = (words.hashes >> self._shift).astype(np.int64)
-        row_W = self._row_of_slot[slot_W]
-        span_W = self._span_R.values[row_W]
+        row_W = self._row_of_slot.take(slot_W)
+        span_W = self._span_R.values.take(row_W)
         other = np.flatnonzero((row_W > 0) & ~self._hold(row_W, span_W, words))
         while len(other):
             slot_W[other] = (slot_W[other] + 1) & self._last_slot
@@ -158,7 +158,7 @@ class WordCache:
 
     def _hold(self, row_W: npt.NDArray[np.int32], span_W: Spans, words: Words) -> npt.NDArray[np.bool_]:
         """Whether each row is of that word."""
-        hold_W: npt.NDArray[np.bool_] = (self._hash_R.values[row_W] == words.hashes) & (
+        hold_W: npt.NDArray[np.bool_] = (self._hash_R.values.take(row_W) == words.hashes) & (
             (span_W & _FIELD) == words.lengths
         )
         long = np.flatnonzero(hold_W & (words.lengths > 8))
@@ -203,7 +203,7 @@ class WordCache:
 
     def ids(self, span_W: Spans, counts_W: Ints) -> npt.NDArray[Any]:
         """The first `counts` token ids of each word, one word after the other."""
-        return self._ids_T.values[spread((span_W >> _BEGIN).astype(np.int64), counts_W)]
+        return self._ids_T.values.take(spread((span_W >> _BEGIN).astype(np.int64), counts_W))
 
     def _clear(self) -> None:
         self._row_of_slot[:] = 0
