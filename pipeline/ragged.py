@@ -30,7 +30,8 @@ def spread(starts_R: npt.NDArray[Any], lengths_R: npt.NDArray[Any]) -> Ints:
 
 def text_bytes(texts: pa.Array) -> tuple[Bytes, Ints]:
     """UTF-8 of all texts, without a copy, and their (R + 1,) offsets in it."""
-    width = np.int64 if pa.types.is_large_string(texts.type) else np.int32
+    large = pa.types.is_large_string(texts.type) or pa.types.is_large_binary(texts.type)
+    width = np.int64 if large else np.int32
     _, offsets, data = texts.buffers()
     if not len(texts):
         return np.zeros(0, np.uint8), np.zeros(1, np.int64)
