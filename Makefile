@@ -8,7 +8,7 @@ READY := $(VENV)/.ready
 export RAY_AUTH_MODE ?= disabled
 unexport RAY_ADDRESS
 
-.PHONY: help demo test test-slow lint bench docs lock clean
+.PHONY: help demo test test-slow lint bench bench-tokenizer docs lock clean
 help:            ## show this list
 	@grep -hE '^[a-z-]+: .*##|^[a-z-]+:  +##' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
 
@@ -35,6 +35,11 @@ lint: $(READY)   ## ruff, mypy --strict, import-linter
 
 bench: $(READY)   ## driver memory, job overhead: prints ratios within one run
 	$(BIN)/python -m benchmarks.driver_memory
+
+CORPORA ?= .corpora
+bench-tokenizer: $(READY)   ## ours beside AutoTokenizer, on texts from Debian's and Python's registries
+	$(BIN)/python -m benchmarks.corpora $(CORPORA)
+	$(BIN)/python -m benchmarks.tokenizer $(CORPORA) $(MODEL)
 
 docs: $(READY)   ## make the pages that are made from code
 	$(BIN)/python -m docs.configuration

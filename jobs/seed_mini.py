@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from transformers import AlbertConfig, AlbertModel
 
 from jobs.docstrings import docstrings
-from pipeline.tokenizer import load_backend
+from pipeline.reference import load_backend
 
 SPECIALS = {
     "pad_token": "<pad>",

@@ -1,0 +1,61 @@
+"""Ragged arrays: flat values with, for each row, where it starts and how long it is. Pure NumPy and Arrow.
+
+Owns the few index tricks that stand in for Python loops over rows. Each is one pass over its output.
+
+Shapes: R rows, V values.
+"""
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+Ints = npt.NDArray[np.int64]
+Bytes = npt.NDArray[np.uint8]
+
+
+def bounds(lengths_R: npt.NDArray[Any]) -> Ints:
+    """(R + 1,) offsets of rows that lie one after the other."""
+    offsets = np.zeros(len(lengths_R) + 1, np.int64)
+    np.cumsum(lengths_R, out=offsets[1:])
+    return offsets
+
+
+def spread(starts_R: npt.NDArray[Any], lengths_R: npt.NDArray[Any]) -> Ints:
+    """(V,) the index of each value: `start, start + 1, ...` of row after row."""
+    offsets = bounds(lengths_R)
+    return np.repeat(starts_R - offsets[:-1], lengths_R) + np.arange(offsets[-1])
+
+
+def text_bytes(texts: pa.Array) -> tuple[Bytes, Ints]:
+    """UTF-8 of all texts, without a copy, and their (R + 1,) offsets in it."""
+    large = pa.types.is_large_string(texts.type) or pa.types.is_large_binary(texts.type)
+    width = np.int64 if large else np.int32
+    _, offsets, data = texts.buffers()
+    if not len(texts):
+        return np.zeros(0, np.uint8), np.zeros(1, np.int64)
+    offsets_R = np.frombuffer(offsets, width, len(texts) + 1, texts.offset * np.dtype(width).itemsize)
+    data_V = np.frombuffer(data, np.uint8) if data is not None else np.zeros(0, np.uint8)
+    return data_V, offsets_R.astype(np.int64)
+
+
+def text_array(data_V: Bytes, starts_R: Ints, lengths_R: Ints) -> pa.Array:
+    """The rows of a flat array of UTF-8 as Arrow strings."""
+    offsets = pa.py_buffer(bounds(lengths_R))
+    values = pa.py_buffer(data_V[spread(starts_R, lengths_R)])
+    return pa.LargeStringArray.from_buffers(len(lengths_R), offsets, values)
+
+
+def interleave(
+    which_R: npt.NDArray[np.bool_],
+    chosen: tuple[npt.NDArray[Any], Ints],
+    others: tuple[npt.NDArray[Any], Ints],
+) -> tuple[npt.NDArray[Any], Ints]:
+    """Two (values, lengths) in one: the next row of `chosen` where `which` says so, else of `others`."""
+    lengths_R = np.empty(len(which_R), np.int64)
+    lengths_R[which_R], lengths_R[~which_R] = chosen[1], others[1]
+    from_chosen_V = np.repeat(which_R, lengths_R)
+    values = np.empty(len(from_chosen_V), chosen[0].dtype)
+    values[from_chosen_V], values[~from_chosen_V] = chosen[0], others[0]
+    return values, lengths_R

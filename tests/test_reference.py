@@ -1,0 +1,98 @@
+# ruff: noqa: RUF001  (look-alikes are what is tested)
+"""Which ids are right: Google's for a `spiece.model`; a tokenizer of other weights is refused."""
+
+import json
+import unicodedata
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from sentencepiece import SentencePieceProcessor
+
+from pipeline import checkpoint
+from pipeline.errors import ModelError
+from pipeline.reference import load_backend
+from pipeline.tokenizer import Tokenizer
+from tests.conftest import PACKAGED
+from tests.tokenizers_of import make_folder, real_folder, wordpiece
+
+
+def google(processor: SentencePieceProcessor, text: str, lower: bool = True) -> list[int]:
+    """google-research/albert, tokenization.py: preprocess_text and encode_pieces, then ids."""
+    text = " ".join(text.strip().split()).replace("``", '"').replace("''", '"')
+    text = "".join(c for c in unicodedata.normalize("NFKD", text) if not unicodedata.combining(c))
+    pieces: list[str] = []
+    for piece in processor.encode(text.lower() if lower else text, out_type=str):
+        if len(piece) > 1 and piece[-1] == "," and piece[-2].isdigit():
+            cut = processor.encode(piece[:-1].replace("▁", ""), out_type=str)
+            if piece[0] != "▁" and cut[0][0] == "▁":
+                cut = cut[1:] if len(cut[0]) == 1 else [cut[0][1:], *cut[1:]]
+            pieces += [*cut, ","]
+        else:
+            pieces.append(piece)
+    return [int(number) for number in processor.piece_to_id(pieces)]
+
+
+@pytest.fixture(scope="module")
+def both() -> tuple[Callable[[str], list[int]], Callable[[str], list[int]]]:
+    """Google's ids and ours for a text, without special tokens."""
+    processor = SentencePieceProcessor(model_file=str(real_folder() / "spiece.model"))
+    backend = load_backend(real_folder())
+    return (
+        lambda text: google(processor, text),
+        lambda text: list(backend.encode(text, add_special_tokens=False).ids),
+    )
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "", "3.14 (or so)", "The city's name - in 1905 - was ``different''.", "£5 or €6 – or $7",
+        "in 2005, 1,000 and 10,000,000, or so", "9, 19, 199, 1999,", "Crème brûlée, naïve café", "a\u0301b",
+        "Ａｌｂｅｒｔ ﬁne ½", "tabs\tand\nlines  and   spaces", "你好, 世界", "<br /> & so on...", "ΑΣ Σ",
+    ],
+)  # fmt: skip
+def test_a_bare_spiece_model_is_cut_as_google_does(both: tuple[Callable, Callable], text: str) -> None:
+    assert both[1](text) == both[0](text)
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("fail!!!!", "a tie: sentencepiece adds in float32, tokenizers in float64"),
+        ("a [CLS] b", "special tokens within a text: Google cuts them as text, transformers does not"),
+    ],
+)
+def test_where_google_differs(both: tuple[Callable, Callable], text: str, why: str) -> None:
+    assert both[1](text) != both[0](text), why
+
+
+@pytest.mark.parametrize("rows", [100, 7999, 30_000])
+def test_a_tokenizer_of_other_weights_is_refused(rows: int, tmp_path: Path) -> None:
+    text = (PACKAGED / "tokenizer.json").read_text()
+    with pytest.raises(ModelError, match="not of one checkpoint"):
+        Tokenizer(make_folder(tmp_path, rows, tokenizer_json=text))
+
+
+def test_a_tokenizer_that_knows_nothing_is_refused(tmp_path: Path) -> None:
+    tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "lorem", "ipsum"]
+    with pytest.raises(ModelError, match="none of our probes"):
+        Tokenizer(make_folder(tmp_path, len(tokens), vocab_txt="\n".join(tokens)))
+
+
+def test_what_can_not_be_read_or_honoured_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"no tokenizer\.json"):
+        Tokenizer(make_folder(tmp_path / "none", 10))
+    with pytest.raises(ModelError, match="can't be read"):
+        Tokenizer(make_folder(tmp_path / "broken", 10, tokenizer_json="{"))
+    with pytest.raises(ModelError, match="more than the model has positions"):
+        Tokenizer(checkpoint.resolve("albert-mini"), 513)
+    with pytest.raises(ModelError, match="truncation_side"):
+        Tokenizer(wordpiece(tmp_path / "left", truncation_side="left"))
+
+
+def test_a_folder_of_vocab_txt_is_bert_wordpiece(tmp_path: Path) -> None:
+    where = wordpiece(tmp_path)
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"do_lower_case": True}))
+    tokens = load_backend(where.folder).encode("Hello, 你好 Café unknown").tokens
+    assert tokens == ["[CLS]", "hello", ",", "你", "好", "cafe", "un", "##know", "##n", "[SEP]"]
