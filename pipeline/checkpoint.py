@@ -49,12 +49,12 @@ class Checkpoint:
         if not isinstance(config, dict) or config.get("model_type") != "albert":
             kind = config.get("model_type") if isinstance(config, dict) else type(config).__name__
             raise ModelError("is no ALBERT checkpoint", str(path), f"model_type {kind!r}")
-        self._check_geometry(config)
         return config
 
-    def _check_geometry(self, config: Mapping[str, Any]) -> None:
+    def _check_geometry(self) -> None:
         """What transformers would only find out on the replicas."""
-        where, activation = str(self.folder / "config.json"), config.get("hidden_act", "gelu_new")
+        config, where = self.config, str(self.folder / "config.json")
+        activation = config.get("hidden_act", "gelu_new")
         if activation not in ACTIVATIONS:
             raise ModelError(
                 "hidden_act is unknown", where, repr(activation), f"one of {', '.join(ACTIVATIONS)}"
@@ -110,6 +110,7 @@ class Checkpoint:
         Raises:
             ModelError: a weight is missing, has another shape, or is none that we know.
         """
+        self._check_geometry()
         found = dict(self._stored())
         names = {name: name if name in found else f"albert.{name}" for name, _ in self._expected()}
         missing = [name for name, stored in names.items() if stored not in found]

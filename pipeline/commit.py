@@ -21,6 +21,7 @@ from pipeline.stages import Failure
 
 TRIES = 10
 TOTALS = ("rows", "rejects", "tokens", "padded_tokens", "truncated", "text_bytes", "file_bytes")
+CACHE = ("cache_hits", "cache_misses")
 SECONDS = ("read_seconds", "tokenize_seconds", "encode_seconds")
 WORST_FIRST = (ExitCode.CONFIG, ExitCode.RETRYABLE, ExitCode.BUG, ExitCode.INCOMPLETE)
 """Which code a run with several kinds of failures ends in: what must be mended before a retry is worth it."""
@@ -79,7 +80,7 @@ def _commit(
     _refuse_unexplained(plan, shards, failures)
     failed = plan.failed_files | {file: failure.message for failure in failures for file in failure.files}
     reconcile(plan.pieces, manifest.column("pieces"), set(shards))
-    totals = {name: pc.sum(manifest.column(name)).as_py() or 0 for name in (*TOTALS, *SECONDS)}
+    totals = {name: pc.sum(manifest.column(name)).as_py() or 0 for name in (*TOTALS, *SECONDS, *CACHE)}
     code, reason = _verdict(failures, failed, totals, quality)
     summary = {
         "complete": code is ExitCode.DONE,

@@ -113,6 +113,8 @@ class ShardRecord:
     read_seconds: float
     tokenize_seconds: float
     encode_seconds: float
+    cache_hits: int
+    cache_misses: int
     attempt: str
     file_bytes: int = 0
 

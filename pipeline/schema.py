@@ -75,6 +75,8 @@ RECORD = pa.schema(
         pa.field("read_seconds", pa.float64(), nullable=False),
         pa.field("tokenize_seconds", pa.float64(), nullable=False),
         pa.field("encode_seconds", pa.float64(), nullable=False),
+        pa.field("cache_hits", pa.int64(), nullable=False),
+        pa.field("cache_misses", pa.int64(), nullable=False),
         pa.field("attempt", pa.string(), nullable=False),
     ]
 )

@@ -166,13 +166,17 @@ def _read(split_id: str, note: dict[str, Any], job: Job) -> pa.Table:
         consumed.append({"source": piece.source, "file": piece.file, "start": raw.start, "stop": raw.stop})
     texts = pa.chunked_array([part.texts for part in documents], pa.large_string()).combine_chunks()
     read = time.perf_counter()
-    tokens = job.tokenizer().encode(texts)
+    tokenizer = job.tokenizer()
+    hits, misses = tokenizer.cache.hits, tokenizer.cache.misses
+    tokens = tokenizer.encode(texts)
     note["pieces"] = consumed
     note["figures"] = {
         "attempt": job.attempt,
         "text_bytes": pc.sum(pc.binary_length(texts)).as_py() or 0,
         "read_seconds": read - started,
         "tokenize_seconds": time.perf_counter() - read,
+        "cache_hits": tokenizer.cache.hits - hits,
+        "cache_misses": tokenizer.cache.misses - misses,
     }
     rows = pa.concat_tables([part.rows for part in documents])
     rows = rows.append_column("n_tokens", pa.array(tokens.lengths.astype(np.int32)))

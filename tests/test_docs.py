@@ -47,7 +47,7 @@ def test_every_command_in_the_docs_is_one_that_is_run() -> None:
             arguments = cli._parser().parse_args(line.split()[3:])
             assert (ROOT / arguments.config).exists()
         else:  # run for real on a cluster in tests/flow/test_jobs.py
-            assert line == "ray job submit --working-dir . -- python -m jobs.embed configs/demo.yaml"
+            assert line == "ray job submit --working-dir . -- python -m jobs.embed configs/cluster.yaml"
 
 
 def test_the_exit_codes_of_the_readme_are_the_real_ones() -> None:

@@ -23,7 +23,6 @@ Job = Callable[..., dict[str, Any]]
 @pytest.fixture
 def bucket(credentials: str) -> str:
     storage._connect.cache_clear()
-    storage.connect.cache_clear()
     name = f"s3://b{uuid.uuid4().hex[:8]}"
     storage.connect(name).filesystem.mkdir(name)
     return name
@@ -63,7 +62,6 @@ def test_of_many_writers_one_wins(bucket: str) -> None:
 
 def test_a_wrong_secret_is_denied(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
     storage._connect.cache_clear()
-    storage.connect.cache_clear()
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
     import s3fs
 
@@ -73,7 +71,6 @@ def test_a_wrong_secret_is_denied(bucket: str, monkeypatch: pytest.MonkeyPatch) 
             storage.connect(bucket).read(f"{bucket}/a")
     finally:
         storage._connect.cache_clear()
-        storage.connect.cache_clear()
         s3fs.S3FileSystem.clear_instance_cache()
 
 
