@@ -59,11 +59,9 @@ class Checkpoint:
             raise ModelError(
                 "hidden_act is unknown", where, repr(activation), f"one of {', '.join(ACTIVATIONS)}"
             )
-        hidden, heads = config.get("hidden_size"), config.get("num_attention_heads")
-        if not (isinstance(hidden, int) and isinstance(heads, int) and heads > 0 and hidden % heads == 0):
-            raise ModelError(
-                "num_attention_heads must divide hidden_size", where, f"{heads!r} and {hidden!r}"
-            )
+        hidden, heads = self.size("hidden_size"), self.size("num_attention_heads")
+        if hidden % heads:
+            raise ModelError("num_attention_heads must divide hidden_size", where, f"{heads} and {hidden}")
 
     def size(self, key: str, default: int | None = None) -> int:
         """A number of config.json."""
