@@ -35,7 +35,7 @@ def run(config: Config, quiet: bool = False) -> Ending:
     frozen = frozen_plan(config, dataset, identity, model)
     attempt = f"{_now():%Y%m%dT%H%M%SZ}-{secrets.token_hex(4)}"
     with _recorded(dataset, attempt) as ended:
-        failures, figures = _flow(dataset, frozen, _job(config, model, frozen, attempt), quiet)
+        failures, figures = _flow(dataset, frozen, _job(config, model, identity, frozen, attempt), quiet)
         ending = commit.commit(dataset, frozen, failures, config.quality, {"attempt": attempt} | figures)
         ended |= {"code": int(ending.code), "reason": ending.reason, "summary": ending.summary}
     return ending
@@ -81,12 +81,12 @@ def _already_complete(config: Config, dataset: Dataset) -> Ending:
     return Ending(ExitCode.SOURCE_MOVED, reason, ending.summary)
 
 
-def _job(config: Config, model: Checkpoint, frozen: Plan, attempt: str) -> Job:
+def _job(config: Config, model: Checkpoint, identity: Identity, frozen: Plan, attempt: str) -> Job:
     return Job(
         config=config,
         columns=frozen.columns,
         revision=model.revision,
-        vector_digest=Identity.of(config, model).vector_digest,
+        vector_digest=identity.vector_digest,
         tokenizer_digest=model.tokenizer_digest,
         attempt=attempt,
     )
