@@ -6,6 +6,7 @@ Sources are parsed, never imported. Run again, it leaves what is there: rewritte
 import ast
 import sys
 import sysconfig
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -35,8 +36,17 @@ def docstrings(library: Path) -> Iterator[dict[str, str]]:
         relative = path.relative_to(library)
         if NOT_LIBRARY.isdisjoint(relative.parts):
             module = ".".join(relative.with_suffix("").parts).removesuffix(".__init__")
-            for line, name, text in _documented(ast.parse(path.read_bytes()), module):
+            for line, name, text in _documented(_parsed(path), module):
                 yield {"id": f"{relative}:{line}", "module": module, "name": name, "docstring": text}
+
+
+def _parsed(path: Path) -> ast.AST:
+    """A file's syntax tree; an empty one for the templates and old dialects that packages ship as `.py`."""
+    with warnings.catch_warnings(action="ignore"):
+        try:
+            return ast.parse(path.read_bytes())
+        except (SyntaxError, ValueError):
+            return ast.Module([], [])
 
 
 def _documented(node: ast.AST, name: str) -> Iterator[tuple[int, str, str]]:

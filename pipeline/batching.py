@@ -26,21 +26,29 @@ class TokenBatch:
         return np.diff(self.offsets)
 
 
-def micro_batches(lengths: npt.NDArray[np.int64], budget: int) -> Iterator[npt.NDArray[np.int64]]:
+def micro_batches(
+    lengths: npt.NDArray[np.int64], budget: int, padded: bool = True
+) -> Iterator[npt.NDArray[np.int64]]:
     """Cut texts into batches of like length, longest first.
 
-    Every batch holds at most `budget` tokens once padded to its longest text; a text that is longer than
-    the budget goes alone. Longest first, so that running out of memory shows at the start.
+    Every batch holds at most `budget` tokens; a text that is longer goes alone. Longest first, so that
+    running out of memory shows at the start.
 
     Args:
         lengths: (texts,) tokens of each text.
+        padded: whether each text of a batch counts as its longest.
 
     Yields:
         (batch,) indices into `lengths`; together each index once.
     """
     order = np.argsort(-lengths, kind="stable")
+    sums = np.cumsum(lengths[order])
     start = 0
     while start < len(order):
-        count = max(1, budget // max(1, int(lengths[order[start]])))
+        if padded:
+            count = max(1, budget // max(1, int(lengths[order[start]])))
+        else:
+            before = sums[start] - lengths[order[start]]
+            count = max(1, int(np.searchsorted(sums, before + budget, "right")) - start)
         yield order[start : start + count]
         start += count

@@ -1,7 +1,8 @@
 """A model reference becomes a folder on this node, checked without torch.
 
 Owns: what a usable ALBERT checkpoint is. Everything that can be wrong with one is found here, by the driver,
-before any worker is asked for. Weights are read from safetensors only.
+before any worker is asked for. Weights are read from safetensors; from a pickle only where the config allows
+it, and then by torch's reader of bare weights.
 """
 
 import hashlib
@@ -18,11 +19,14 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntry
 from safetensors import SafetensorError, safe_open
 
 from pipeline.errors import ModelError
+from pipeline.modules import Modules, read_modules
 
 BUILT_IN = "albert-mini"
 ACTIVATIONS = ("gelu_new", "gelu", "gelu_pytorch_tanh", "relu", "silu", "tanh")
 TOKENIZER_FILES = ("tokenizer.json", "spiece.model", "vocab.txt", "tokenizer_config.json")
-DOWNLOADED = ["config.json", "*.safetensors", "modules.json", *TOKENIZER_FILES]
+SETTINGS = ("config.json", "modules.json", "sentence_bert_config.json", "config_sentence_transformers.json")
+PICKLE = "pytorch_model.bin"
+DOWNLOADED = [*SETTINGS, *TOKENIZER_FILES, "*.safetensors", "[0-9]_*/*.json", "[0-9]_*/*.safetensors"]
 _PACKAGED = Path(__file__).parent / "models" / BUILT_IN
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 _COMMIT = re.compile(r"snapshots/([0-9a-f]{40})$")
@@ -32,11 +36,13 @@ _HEADS = re.compile(r"(albert\.)?pooler|predictions|sop_classifier|classifier|qa
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """An ALBERT checkpoint in a local folder."""
+    """An ALBERT checkpoint in a local folder; `modules` where sentence-transformers saved it."""
 
     name: str
     folder: Path
     revision: str | None = None
+    modules: Modules | None = None
+    allow_pickle: bool = False
 
     @cached_property
     def config(self) -> Mapping[str, Any]:
@@ -72,23 +78,29 @@ class Checkpoint:
             )
         return value
 
-    @property
-    def dimension(self) -> int:
-        """Length of a vector."""
-        return self.size("hidden_size")
-
     @cached_property
     def weight_files(self) -> list[Path]:
+        """The transformer's weights."""
         files = sorted(self.folder.glob("*.safetensors"))
-        if not files:
-            hint = "convert the weights to safetensors: pickle checkpoints are not read"
+        if files:
+            return files
+        if not (self.folder / PICKLE).exists():
+            raise ModelError("no *.safetensors here", str(self.folder))
+        if not self.allow_pickle:
+            hint = f"convert {PICKLE}, or set model.allow_pickle if you trust where it comes from"
             raise ModelError("no *.safetensors here", str(self.folder), hint=hint)
-        return files
+        return [self.folder / PICKLE]
+
+    @property
+    def pickled(self) -> bool:
+        """Whether the weights are a pickle, which only torch can look into."""
+        return self.weight_files[0].name == PICKLE
 
     @cached_property
     def weights_digest(self) -> str:
-        """SHA-256 of the weight files."""
-        return _digest_files(self.weight_files)
+        """SHA-256 of the weight files, Dense layers' among them."""
+        dense = self.modules.dense if self.modules else ()
+        return _digest_files([*self.weight_files, *(layer.weights for layer in dense)])
 
     @cached_property
     def tokenizer_digest(self) -> str:
@@ -102,27 +114,42 @@ class Checkpoint:
         layers = self.size("num_hidden_layers") * self.size("inner_group_num", 1)
         return 2.0 * layers * (4 * hidden * hidden + 2 * hidden * inner)
 
-    def weights(self) -> dict[str, tuple[Path, str]]:
-        """For each weight that the encoder needs, by its name in the model: the file and its name there.
+    def check(self) -> None:
+        """Find what is wrong with the weights, as far as that takes no torch.
+
+        Raises:
+            ModelError: geometry or weights can't be used.
+        """
+        self._check_geometry()
+        if not self.pickled:
+            self.match({name: shape for name, (_, shape) in self.stored().items()})
+
+    def match(self, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, str]:
+        """For each weight that the encoder needs, by its name in the model: its name among the stored ones.
+
+        Args:
+            shapes: of the stored weights.
 
         Raises:
             ModelError: a weight is missing, has another shape, or is none that we know.
         """
-        self._check_geometry()
-        found = dict(self._stored())
-        names = {name: name if name in found else f"albert.{name}" for name, _ in self._expected()}
-        missing = [name for name, stored in names.items() if stored not in found]
-        unexpected = [name for name in found if name not in names.values() and not _HEADS.match(name)]
+        names = {name: name if name in shapes else f"albert.{name}" for name, _ in self._expected()}
+        missing = [name for name, stored in names.items() if stored not in shapes]
+        unexpected = [name for name in shapes if name not in names.values() and not _HEADS.match(name)]
         wrong = [
-            f"{name} {found[names[name]][1]}, not {shape}"
+            f"{name} {shapes[names[name]]}, not {shape}"
             for name, shape in self._expected()
-            if names[name] in found and found[names[name]][1] != shape
+            if names[name] in shapes and shapes[names[name]] != shape
         ]
         for what, which in (("missing", missing), ("unexpected", unexpected), ("of another shape", wrong)):
             if which:
                 more = f" and {len(which) - 3} more" if len(which) > 3 else ""
                 raise ModelError(f"weights are {what}", str(self.folder), ", ".join(which[:3]) + more)
-        return {name: (found[stored][0], stored) for name, stored in names.items()}
+        return names
+
+    def stored(self) -> dict[str, tuple[Path, tuple[int, ...]]]:
+        """File and shape of every weight in the safetensors."""
+        return dict(self._stored())
 
     def _stored(self) -> Iterator[tuple[str, tuple[Path, tuple[int, ...]]]]:
         for path in self.weight_files:
@@ -156,7 +183,7 @@ class Checkpoint:
                 yield from _pair(f"{prefix}.full_layer_layer_norm", (hidden,))
 
 
-def resolve(name: str, revision: str | None = None) -> Checkpoint:
+def resolve(name: str, revision: str | None = None, *, allow_pickle: bool = False) -> Checkpoint:
     """The checkpoint that a name means: built in, a folder, or a Hub id (fetched, pinned to its commit).
 
     Raises:
@@ -164,26 +191,22 @@ def resolve(name: str, revision: str | None = None) -> Checkpoint:
     """
     if revision and (name == BUILT_IN or Path(name).is_dir()):
         raise ModelError("a folder has no revisions", f"model.revision = {revision!r}", hint="drop it")
+    commit = None
     if name == BUILT_IN:
-        checkpoint = Checkpoint(name, _PACKAGED)
+        folder = _PACKAGED
     elif Path(name).is_dir():
-        checkpoint = Checkpoint(name, Path(name).resolve())
+        folder = Path(name).resolve()
     else:
-        checkpoint = _fetch(name, revision)
-    if (checkpoint.folder / "modules.json").exists():
-        raise ModelError(
-            "sentence-transformers folders are not supported yet",
-            name,
-            hint="name the bare ALBERT checkpoint",
-        )
-    return checkpoint
+        folder, commit = _fetch(name, revision, [PICKLE] if allow_pickle else [])
+    modules = read_modules(folder)
+    return Checkpoint(name, modules.transformer if modules else folder, commit, modules, allow_pickle)
 
 
-def _fetch(name: str, revision: str | None) -> Checkpoint:
+def _fetch(name: str, revision: str | None, more: list[str]) -> tuple[Path, str | None]:
     if not _HUB_ID.fullmatch(name):
         raise ModelError("is neither a folder here nor a Hub id", f"model.name = {name!r}")
     try:
-        folder = snapshot_download(name, revision=revision, allow_patterns=DOWNLOADED)
+        folder = snapshot_download(name, revision=revision, allow_patterns=[*DOWNLOADED, *more])
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).strip().splitlines()[0]
         hint = "check the name, or put the folder where each node finds it and name that"
@@ -191,7 +214,7 @@ def _fetch(name: str, revision: str | None) -> Checkpoint:
             "is no folder here, and the Hub does not give it", f"model.name = {name!r}", reason, hint
         ) from None
     commit = _COMMIT.search(Path(folder).as_posix())
-    return Checkpoint(name, Path(folder), commit.group(1) if commit else revision)
+    return Path(folder), commit.group(1) if commit else revision
 
 
 def _pair(name: str, shape: tuple[int, ...]) -> Iterator[tuple[str, tuple[int, ...]]]:

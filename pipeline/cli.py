@@ -14,9 +14,10 @@ from typing import Any, NoReturn
 import pyarrow.compute as pc
 
 import pipeline
-from pipeline import config, plan
+from pipeline import config, plan, schema, search
 from pipeline.dataset import Dataset, Identity
 from pipeline.errors import STOPPED, ExitCode, PipelineError
+from pipeline.recipe import Recipe
 from pipeline.stages import usable_checkpoint
 
 EXAMPLES = """\
@@ -25,6 +26,7 @@ examples:
   python -m pipeline run configs/demo.yaml             do it, or what is left of it
   python -m pipeline run configs/demo.yaml --set model.max_tokens=128 --set output.path=/tmp/short
   python -m pipeline status configs/demo.yaml          how far it is
+  python -m pipeline search configs/demo.yaml "copy a file"     the rows nearest to a text
 
 exit codes: 0 done; 1 a bug of ours; 2 config; 3 files failed or too many rejects; 4 run it again;
             5 the output belongs to another config; 6 complete, but the source has moved on
@@ -71,10 +73,14 @@ def _parser() -> argparse.ArgumentParser:
         ("plan", _plan, "show what would be done; write nothing"),
         ("run", _run, "do it, or what is left of it"),
         ("status", _status, "show how far it is, from the dataset alone"),
+        ("search", _search, "show the rows nearest to a text; exact, fine to a few million rows"),
     ):
         command_parser = commands.add_parser(name, help=text, description=text)
         command_parser.set_defaults(command=command)
         command_parser.add_argument("config", help="the job's YAML file")
+        if command is _search:
+            command_parser.add_argument("query", help="a text")
+            command_parser.add_argument("--count", type=int, default=5, help="how many rows (default: 5)")
         command_parser.add_argument(
             "--set", action="append", default=[], metavar="section.field=value", help="override the config"
         )
@@ -132,7 +138,7 @@ def _plan(arguments: argparse.Namespace) -> tuple[ExitCode, str]:
             "splits": len(made.split_ids),
             "pending": len(made.pending(dataset.shards()).split_ids),
             "columns": [*made.columns.names, "embedding"],
-            "dimension": model.dimension,
+            "dimension": Recipe.of(model, job.model).dimension(model),
             "failed files": made.failed_files,
         },
     )
@@ -157,6 +163,32 @@ def _status(arguments: argparse.Namespace) -> tuple[ExitCode, str]:
         state |= {"attempts": len(attempts), "last attempt": last["attempt"], "it ended": ending}
     _show(arguments, state)
     return ExitCode.DONE, ""
+
+
+def _search(arguments: argparse.Namespace) -> tuple[ExitCode, str]:
+    job = _load(arguments)
+    hits = search.search(job, usable_checkpoint(job), arguments.query, arguments.count)
+    frozen = plan.Plan.from_bytes(Dataset(job.output.path).plan() or b"") if hits else None
+    texts = [search.source_text(job, frozen, hit.row) if frozen else None for hit in hits]
+    if arguments.json:
+        found = [{"score": hit.score, "text": text, **hit.row} for hit, text in zip(hits, texts, strict=True)]
+        sys.stdout.write(json.dumps(found, indent=2, default=_jsonable) + "\n")
+        return ExitCode.DONE, ""
+    for hit, text in zip(hits, texts, strict=True):
+        carried = [str(value) for name, value in hit.row.items() if name not in schema.reserved_names()]
+        sys.stdout.write(f"{hit.score:7.4f}  {_printable('  '.join(carried), 90)}\n")
+        sys.stdout.write(f"         {_printable(text or '(its source is gone or has changed)', 90)}\n")
+    return ExitCode.DONE, ""
+
+
+def _printable(text: str, width: int) -> str:
+    """The beginning of a text on one line, without what could steer a terminal."""
+    line = " ".join("".join(character if character.isprintable() else " " for character in text).split())
+    return line if len(line) <= width else line[: width - 1] + "…"
+
+
+def _jsonable(value: object) -> str:
+    return value.hex() if isinstance(value, bytes) else str(value)
 
 
 def _show(arguments: argparse.Namespace, values: dict[str, Any], names: Sequence[str] | None = None) -> None:

@@ -122,13 +122,45 @@ class Model(Section):
     revision: str | None = Field(
         None, description="Hub ids: branch, tag or commit. Default: the main branch."
     )
-    max_tokens: int = Field(
-        512, ge=3, description="Tokens a text may have, special ones included; longer is cut."
+    allow_pickle: bool = Field(
+        False, description="Read weights from `pytorch_model.bin` where there are no safetensors."
     )
-    pooling: Literal["auto", "mean", "cls", "max"] = Field(
-        "auto", description="How token vectors become one; `auto` is `mean`."
+    max_tokens: int | None = Field(
+        None,
+        ge=3,
+        description="Tokens of a text, or of a window of it, special ones included. Default: what the "
+        "sentence-transformers folder says, else 512, or the checkpoint's positions if these are fewer.",
     )
-    normalize: bool = Field(True, description="Scale each vector to length 1 (L2).")
+    prefix: str | None = Field(
+        None,
+        description="Put before each text. Default: the default prompt of a sentence-transformers folder, "
+        "else nothing.",
+    )
+    pooling: Literal["auto", "mean", "cls", "max", "mean_sqrt_len"] = Field(
+        "auto",
+        description="How token vectors become one. `auto`: what the sentence-transformers folder says, "
+        "else `mean`.",
+    )
+    normalize: bool | None = Field(
+        None,
+        description="Scale each vector to length 1 (L2). Default: what the sentence-transformers folder "
+        "says, else true.",
+    )
+    truncate_dim: int | None = Field(
+        None, ge=1, description="Keep only the first dimensions (and scale again, if `normalize`)."
+    )
+    long_text: Literal["truncate", "mean_of_chunks", "chunks"] = Field(
+        "truncate",
+        description="What becomes of a text of more than `max_tokens`: its start; the mean of its windows, "
+        "weighted by their tokens; or a row for each window.",
+    )
+    chunk_overlap: int = Field(
+        0, ge=0, description="Tokens that neighbouring windows share at most; windows begin with a word."
+    )
+    vector: Literal["float32", "int8", "binary"] = Field(
+        "float32",
+        description="How vectors are stored. `int8`: with `embedding_scale`; `binary`: a bit a dimension.",
+    )
     dtype: Literal["auto", "float32", "bfloat16"] = Field(
         "auto", description="Arithmetic of the model; `auto`: float32 on cpu, bfloat16 on cuda."
     )
@@ -154,7 +186,8 @@ class Compute(Section):
         None,
         ge=1,
         description="Tokens of a micro-batch, padding included; a longer text goes alone. "
-        "Default: 1,024 on cpu, where small batches pad less and lose nothing, 16,384 on cuda.",
+        "Default: 1,024 on cpu, where small batches pad less and lose nothing; on cuda 65,536, or what fits "
+        "into half of the free memory.",
     )
 
     @field_validator("max_replicas")
@@ -164,10 +197,6 @@ class Compute(Section):
         if value is not None and value < least:
             raise ValueError(f"is below min_replicas {least}")
         return value
-
-    @property
-    def micro_batch_tokens(self) -> int:
-        return self.batch_tokens or (16_384 if self.device == "cuda" else 1_024)
 
 
 class Output(Section):
@@ -257,10 +286,6 @@ class Config(Section):
         if self.model.dtype == "auto":
             return "bfloat16" if self.compute.device == "cuda" else "float32"
         return self.model.dtype
-
-    @property
-    def pooling(self) -> str:
-        return "mean" if self.model.pooling == "auto" else self.model.pooling
 
 
 def load(path: str, overrides: Sequence[str] = (), run_date: datetime.date | None = None) -> Config:

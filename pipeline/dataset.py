@@ -22,6 +22,7 @@ from pipeline.checkpoint import Checkpoint
 from pipeline.config import Config
 from pipeline.errors import ExistsError, MissingError, OtherDatasetError, StorageError
 from pipeline.layout import Layout
+from pipeline.recipe import Recipe
 
 OPERATIONAL = ("compute", "quality", "output.path")
 """Config that never changes a shard, and so may differ when resuming. What is not listed counts."""
@@ -45,10 +46,10 @@ class Identity:
 
     @classmethod
     def of(cls, config: Config, checkpoint: Checkpoint) -> Self:
-        model = {f"model.{key}": value for key, value in config.model.model_dump().items()}
-        # Contents count, not what they are called or where they lie.
-        del model["model.name"], model["model.revision"]
-        model |= {"model.dtype": config.dtype, "model.pooling": config.pooling}
+        # The recipe stands for the config's model: contents count, not names, nor where they lie.
+        recipe = Recipe.of(checkpoint, config.model)
+        model = {f"model.{key}": value for key, value in recipe.fields().items()}
+        model |= {"model.dtype": config.dtype}
         model |= {"model.weights": checkpoint.weights_digest, "model.tokenizer": checkpoint.tokenizer_digest}
         model |= {f"model.config.{key}": checkpoint.config.get(key) for key in ARCHITECTURE}
         flat = _flatten(config.model_dump(mode="json"))

@@ -1,39 +1,66 @@
 """Token ids become vectors: deduplicated, sorted, cut into micro-batches, run, and put back in order.
 
-Runs without Ray. A row's vector does not depend on what else is in its split (to 1e-5 in float32).
+Runs without Ray. A row's vector does not depend on what else is in its split (to 1e-5 in float32). Running
+out of memory costs a smaller budget, never the job.
 
-Shapes: N texts, U unique texts, B texts of a micro-batch, T tokens, D dimensions.
+Shapes: N texts, U unique texts, B texts of a micro-batch, T tokens of it, D dimensions.
 """
 
+from collections import deque
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch.nn.functional import normalize
 
+from pipeline import telemetry
 from pipeline.albert import Albert
 from pipeline.batching import TokenBatch, micro_batches
-from pipeline.checkpoint import Checkpoint
+from pipeline.checkpoint import Checkpoint, resolve
+from pipeline.errors import ModelError
+from pipeline.modules import Dense
 from pipeline.pooling import pool
+from pipeline.ragged import Ints, spread
+from pipeline.recipe import Recipe
+
+CPU_BATCH_TOKENS = 1024
+"""Small batches pad less, and lose nothing against larger ones."""
+CUDA_BATCH_TOKENS = 65_536
+TRIES_ALONE = 3
+"""How often a text that fills the memory alone is tried, before it is given up."""
+ACTIVATION_BYTES = 32
+"""Of a token on a GPU, per unit of hidden size, at the peak of a layer: a guess on the safe side."""
 
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """Vectors of shape (N, D), float32, in the order of the texts; and the tokens computed for them."""
+    """What became of N texts.
+
+    vectors: (N, D) float32, in the order of the texts.  padded_tokens: computed for them.
+    too_large: (N,) bool, texts for which memory did not suffice even alone; their vectors are NaN.
+    """
 
     vectors: npt.NDArray[np.float32]
     padded_tokens: int
+    too_large: npt.NDArray[np.bool_]
 
 
 class Encoder:
     """One ALBERT replica.
 
     Args:
+        model: a checkpoint, or its folder, Hub id, or `albert-mini`.
         dtype: `float32` or `bfloat16`, the model's arithmetic; pooling is always in float32.
-        batch_tokens: tokens of a micro-batch, padding included.
+        recipe: pooling and what follows it; the checkpoint's own when not given.
+        batch_tokens: tokens of a micro-batch, padding included; the device's default when not given.
         threads: torch's threads on a CPU; torch's own choice when not given.
+        packed: run without padding; where the device can when not given.
 
     Raises:
         ModelError: the checkpoint can't be loaded.
@@ -41,40 +68,133 @@ class Encoder:
 
     def __init__(
         self,
-        checkpoint: Checkpoint,
+        model: Checkpoint | str | Path,
         *,
         device: str = "cpu",
         dtype: str = "float32",
-        pooling: str = "mean",
-        normalize: bool = True,
-        batch_tokens: int = 1024,
+        recipe: Recipe | None = None,
+        batch_tokens: int | None = None,
         threads: int | None = None,
+        packed: bool | None = None,
     ) -> None:
         if threads:
             torch.set_num_threads(threads)
+        checkpoint = model if isinstance(model, Checkpoint) else resolve(str(model))
+        self.recipe = recipe or Recipe.of(checkpoint)
         self.device = torch.device(device)
-        self.model = Albert(checkpoint, device, getattr(torch, dtype))
-        self.dimension = checkpoint.dimension
-        self.pooling, self.normalize, self.batch_tokens = pooling, normalize, batch_tokens
+        self.model = Albert(checkpoint, self.device, getattr(torch, dtype), packed)
+        self.dense = [_layer(dense, self.device) for dense in self.recipe.dense]
+        self.dimension = self.recipe.dimension(checkpoint)
+        self.batch_tokens = batch_tokens or _default_budget(self.device, checkpoint.size("hidden_size"))
+
+    def encode(self, tokens: TokenBatch) -> npt.NDArray[np.float32]:
+        """A vector for each text, (N, D); of a text for which memory did not suffice, NaN."""
+        return self.run(tokens).vectors
 
     @torch.inference_mode()
-    def encode(self, tokens: TokenBatch) -> Encoded:
-        """A vector for each text; identical token ids are run once."""
+    def run(self, tokens: TokenBatch) -> Encoded:
+        """`encode`, and what it took; identical token ids are run once."""
         first_U, which_N = _unique(tokens)
         lengths_U = tokens.lengths[first_U]
-        vectors_UD = np.empty((len(first_U), self.dimension), np.float32)
+        vectors_UD = torch.empty((len(first_U), self.dimension), device=self.device)
+        tries_U = np.zeros(len(first_U), np.int64)
         padded = 0
-        for batch_B in micro_batches(lengths_U, self.batch_tokens):
-            ids_BT, mask_BT = _padded(tokens, first_U[batch_B], lengths_U[batch_B])
-            hidden_BTD = self.model(ids_BT.to(self.device), mask_BT.to(self.device))
-            pooled_BD = pool(hidden_BTD, mask_BT.to(self.device), self.pooling, self.normalize)
-            vectors_UD[batch_B] = pooled_BD.cpu().numpy()
-            padded += ids_BT.numel()
-        vectors_ND = vectors_UD if len(first_U) == len(which_N) else vectors_UD[which_N]
-        return Encoded(vectors_ND, padded)
+        waiting = deque(self._cut(lengths_U, np.arange(len(first_U))))
+        while waiting:
+            batch_B = waiting.popleft()
+            pooled_BD = self._attempt(tokens, first_U[batch_B], lengths_U[batch_B])
+            if pooled_BD is not None:
+                vectors_UD[self._to_device(batch_B)] = pooled_BD
+                padded += self._computed(lengths_U[batch_B])
+                continue
+            if len(batch_B) > 1:
+                self._shrink(int(lengths_U[batch_B].sum()))
+                waiting = deque(self._cut(lengths_U, np.concatenate([batch_B, *waiting])))
+                continue
+            # Alone it can't be made smaller; when the others are done there may be room.
+            tries_U[batch_B] += 1
+            if tries_U[batch_B] < TRIES_ALONE:
+                waiting.append(batch_B)
+            else:
+                telemetry.event("out of memory for one text", tokens=int(lengths_U[batch_B].sum()))
+                vectors_UD[self._to_device(batch_B)] = torch.nan
+        vectors = vectors_UD.cpu().numpy()
+        return Encoded(
+            vectors if len(first_U) == len(which_N) else vectors[which_N],
+            padded,
+            (tries_U == TRIES_ALONE)[which_N],
+        )
+
+    def _cut(self, lengths_U: Ints, chosen: Ints) -> list[Ints]:
+        """Micro-batches of the chosen texts."""
+        padded = not self.model.packed
+        return [chosen[batch] for batch in micro_batches(lengths_U[chosen], self.batch_tokens, padded)]
+
+    def _computed(self, lengths_B: Ints) -> int:
+        return int(lengths_B.sum() if self.model.packed else lengths_B.max() * len(lengths_B))
+
+    def _attempt(self, tokens: TokenBatch, rows_B: Ints, lengths_B: Ints) -> torch.Tensor | None:
+        """(B, D) on the device; None where memory did not suffice."""
+        try:
+            return self._forward(tokens, rows_B, lengths_B)
+        except RuntimeError as error:  # torch.OutOfMemoryError among them
+            # Handled by the caller, when the traceback no longer keeps the batch's tensors alive.
+            if not _is_out_of_memory(error):
+                raise
+            return None
+
+    def _forward(self, tokens: TokenBatch, rows_B: Ints, lengths_B: Ints) -> torch.Tensor:
+        """(B, D) on the device. Nothing here waits for the device, so that it never waits for us."""
+        ids_T = tokens.ids[spread(tokens.offsets[rows_B], lengths_B)].astype(np.int64)
+        lengths = self._to_device(lengths_B)
+        hidden_TD = self.model(self._to_device(ids_T), lengths, int(lengths_B.max()))
+        pooled_BD = pool(hidden_TD, lengths, self.recipe.pooling)
+        for layer in self.dense:
+            pooled_BD = layer(pooled_BD)
+        pooled_BD = pooled_BD[:, : self.dimension]
+        return normalize(pooled_BD, dim=-1) if self.recipe.normalize else pooled_BD
+
+    def _to_device(self, values: Ints) -> torch.Tensor:
+        tensor = torch.from_numpy(values)
+        if self.device.type == "cuda":
+            return tensor.pin_memory().to(self.device, non_blocking=True)
+        return tensor
+
+    def _shrink(self, tokens: int) -> None:
+        """Halve the budget, for good: what did not fit once won't fit later."""
+        self.batch_tokens = max(1, min(self.batch_tokens, tokens) // 2)
+        telemetry.event("out of memory", tokens=tokens, batch_tokens=self.batch_tokens)
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
 
 
-def _unique(tokens: TokenBatch) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+def _is_out_of_memory(error: RuntimeError) -> bool:
+    # On a CPU torch has no class of its own for it.
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+
+
+def _default_budget(device: torch.device, hidden_size: int) -> int:
+    if device.type != "cuda":
+        return CPU_BATCH_TOKENS
+    free, _ = torch.cuda.mem_get_info(device)
+    return int(min(CUDA_BATCH_TOKENS, max(512, free // 2 // (ACTIVATION_BYTES * hidden_size))))
+
+
+def _layer(dense: Dense, device: torch.device) -> torch.nn.Module:
+    """A Dense module of a sentence-transformers folder, in float32."""
+    linear = torch.nn.Linear(dense.inputs, dense.outputs, bias=dense.bias)
+    try:
+        weights = load_file(dense.weights)
+        linear.load_state_dict(
+            {name.removeprefix("linear."): tensor.float() for name, tensor in weights.items()}, strict=True
+        )
+    except (SafetensorError, RuntimeError, OSError) as error:
+        raise ModelError("is no such Dense layer", str(dense.weights), str(error).splitlines()[0]) from None
+    activation = getattr(torch.nn, dense.activation)()
+    return torch.nn.Sequential(linear, activation).to(device).eval().requires_grad_(False)
+
+
+def _unique(tokens: TokenBatch) -> tuple[Ints, Ints]:
     """(U,) the first text of each distinct run of ids, and (N,) which of them each text is."""
     size = tokens.ids.itemsize
     offsets, data = pa.py_buffer(tokens.offsets * size), pa.py_buffer(tokens.ids)
@@ -85,14 +205,3 @@ def _unique(tokens: TokenBatch) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.i
     # Indices of a dictionary count up in order of first appearance.
     first_U = np.unique(which_N, return_index=True)[1]
     return first_U, which_N
-
-
-def _padded(
-    tokens: TokenBatch, rows_B: npt.NDArray[np.int64], lengths_B: npt.NDArray[np.int64]
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Ids and mask of shape (B, T), T the longest; padding is id 0 and masked."""
-    mask_BT = np.arange(lengths_B.max(initial=0)) < lengths_B[:, None]
-    ids_BT = np.zeros(mask_BT.shape, np.int64)
-    starts_B = tokens.offsets[rows_B]
-    ids_BT[mask_BT] = tokens.ids[(starts_B[:, None] + np.arange(mask_BT.shape[1]))[mask_BT]]
-    return torch.from_numpy(ids_BT), torch.from_numpy(mask_BT)

@@ -23,6 +23,7 @@ from pipeline.checkpoint import Checkpoint
 from pipeline.config import Config, Source
 from pipeline.errors import ConfigError, MissingError, SourceError
 from pipeline.formats import Piece, Span, Survey
+from pipeline.recipe import Recipe
 
 SURVEY_THREADS = 32
 GPU_SPLIT_BYTES = 64 << 20
@@ -162,9 +163,17 @@ def source_files(pieces: pa.Table) -> pa.ChunkedArray:
 
 
 def split_bytes(config: Config, checkpoint: Checkpoint) -> int:
-    """The most bytes of text in a split: the config's, else what keeps its device busy for a good while."""
-    if config.output.max_split_bytes:
-        return config.output.max_split_bytes
+    """The most bytes of text in a split: the config's, else what keeps its device busy for a good while.
+
+    Where a text becomes a row for each window, no more than about `rows_per_shard` windows have.
+    """
+    recipe = Recipe.of(checkpoint, config.model)
+    window = (recipe.max_tokens - recipe.chunk_overlap) * BYTES_PER_TOKEN
+    most = config.output.rows_per_shard * window if recipe.chunked else GPU_SPLIT_BYTES
+    return min(most, config.output.max_split_bytes or _busy_bytes(config, checkpoint))
+
+
+def _busy_bytes(config: Config, checkpoint: Checkpoint) -> int:
     if config.compute.device == "cuda":
         return GPU_SPLIT_BYTES
     tokens = SECONDS_PER_CPU_SPLIT * CPU_FLOPS / checkpoint.flops_per_token

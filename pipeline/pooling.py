@@ -1,25 +1,48 @@
 """Token vectors become one vector a text. Pure torch; always in float32.
 
-Shapes: B texts, T tokens, D dimensions.
+Texts lie one behind the other, without padding. Shapes: B texts, T tokens of all of them, D dimensions.
 """
 
 import torch
 
+MODES = ("mean", "cls", "max", "mean_sqrt_len", "weighted_mean", "last_token")
 
-def pool(hidden_BTD: torch.Tensor, mask_BT: torch.Tensor, mode: str, normalize: bool) -> torch.Tensor:
-    """Vectors of shape (B, D), float32.
+
+def pool(hidden_TD: torch.Tensor, lengths_B: torch.Tensor, modes: tuple[str, ...]) -> torch.Tensor:
+    """Vectors of shape (B, D times modes), float32.
 
     Args:
-        mask_BT: bool, true where a token is real; all of them (special ones too) take part.
-        mode: `mean`, `cls` (the first token) or `max`.
-        normalize: scale to length 1; a zero vector stays zero.
+        lengths_B: int64 tokens of each text, at least one; all of them (special ones too) take part.
+        modes: of `MODES`; their vectors are concatenated. `mean_sqrt_len` divides the sum by the root of the
+            length; `weighted_mean` weighs a token by its place, from 1.
     """
-    hidden_BTD = hidden_BTD.float()
-    real_BT1 = mask_BT.unsqueeze(-1)
-    if mode == "mean":
-        pooled_BD = (hidden_BTD * real_BT1).sum(1) / real_BT1.sum(1)
-    elif mode == "cls":
-        pooled_BD = hidden_BTD[:, 0]
-    else:
-        pooled_BD = hidden_BTD.masked_fill(~real_BT1, -torch.inf).amax(1)
-    return torch.nn.functional.normalize(pooled_BD, dim=-1) if normalize else pooled_BD
+    hidden_TD = hidden_TD.float()
+    return torch.cat([_pool(hidden_TD, lengths_B, mode) for mode in modes], dim=-1)
+
+
+def _pool(hidden_TD: torch.Tensor, lengths_B: torch.Tensor, mode: str) -> torch.Tensor:
+    stops_B = lengths_B.cumsum(0)
+    if mode == "cls":
+        return hidden_TD[stops_B - lengths_B]
+    if mode == "last_token":
+        return hidden_TD[stops_B - 1]
+    if mode == "max":
+        return torch.segment_reduce(hidden_TD, "max", lengths=lengths_B, axis=0)
+    if mode == "weighted_mean":
+        return _sum(hidden_TD * _places(lengths_B), lengths_B) / (lengths_B * (lengths_B + 1) / 2).unsqueeze(
+            -1
+        )
+    divisor_B = lengths_B.float().sqrt() if mode == "mean_sqrt_len" else lengths_B
+    return _sum(hidden_TD, lengths_B) / divisor_B.unsqueeze(-1)
+
+
+def _sum(values_TD: torch.Tensor, lengths_B: torch.Tensor) -> torch.Tensor:
+    return torch.segment_reduce(values_TD, "sum", lengths=lengths_B, axis=0)
+
+
+def _places(lengths_B: torch.Tensor) -> torch.Tensor:
+    """(T, 1) the place of each token in its text, from 1."""
+    starts_B = lengths_B.cumsum(0) - lengths_B
+    size = int(lengths_B.sum())
+    place_T = torch.arange(1, size + 1, device=lengths_B.device)
+    return (place_T - starts_B.repeat_interleave(lengths_B, output_size=size)).unsqueeze(-1)

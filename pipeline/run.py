@@ -17,6 +17,7 @@ from pipeline.dataset import Dataset, Identity, Ledger
 from pipeline.errors import STOPPED, ExitCode, MissingError, OtherDatasetError, PipelineError, StorageError
 from pipeline.plan import Plan
 from pipeline.progress import Progress
+from pipeline.recipe import Recipe
 from pipeline.stages import Failure, Job, usable_checkpoint
 
 
@@ -85,6 +86,7 @@ def _job(config: Config, model: Checkpoint, identity: Identity, frozen: Plan, at
     return Job(
         config=config,
         columns=frozen.columns,
+        recipe=Recipe.of(model, config.model),
         revision=model.revision,
         vector_digest=identity.vector_digest,
         tokenizer_digest=model.tokenizer_digest,

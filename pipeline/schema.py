@@ -83,20 +83,35 @@ RECORD = pa.schema(
 """The shard record: a row of the ledger and of the manifest, and what a shard's footer tells of it."""
 
 
+CHUNK = pa.schema(
+    [
+        pa.field("chunk", pa.int32(), nullable=False),
+        pa.field("char_start", pa.int32(), nullable=False),
+        pa.field("char_stop", pa.int32(), nullable=False),
+    ]
+)
+"""Of datasets with a row for each window of a text: which one, and its range of code points."""
+
+
 def reserved_names() -> set[str]:
     """Column names that are ours in every shard."""
-    return {"embedding", *SHARD_TAIL.names}
+    return {"embedding", "embedding_scale", *SHARD_TAIL.names, *CHUNK.names}
 
 
-def rows_schema(columns: pa.Schema) -> pa.Schema:
+def rows_schema(columns: pa.Schema, chunked: bool = False) -> pa.Schema:
     """A shard's schema without the vectors: what travels beside them."""
-    return pa.schema([*columns, *SHARD_TAIL])
+    return pa.schema([*columns, *SHARD_TAIL, *(CHUNK if chunked else ())])
 
 
-def shard_schema(columns: pa.Schema, dimension: int) -> pa.Schema:
-    """A shard's schema: carried columns, the vector, and our own columns."""
-    vector = pa.field("embedding", pa.list_(pa.float32(), dimension), nullable=False)
-    return pa.schema([*columns, vector, *SHARD_TAIL])
+def shard_schema(rows: pa.Schema, vectors: list[pa.Field]) -> pa.Schema:
+    """A shard's schema: carried columns, the vector, and our own columns.
+
+    Args:
+        rows: of `rows_schema`.  vectors: of `vectors.stored_fields`.
+    """
+    at = rows.get_field_index(SHARD_TAIL.names[0])
+    fields = list(rows)
+    return pa.schema([*fields[:at], *vectors, *fields[at:]])
 
 
 def readable_type(kind: Any) -> Any:

@@ -4,7 +4,7 @@ Nothing here knows Ray. A stage never raises: an exception would end the whole j
 a split travels on as data, and the stages after it let it pass.
 
 A row between stages: `split_id`; `note`, a JSON object with everything small; and the cells `rows`,
-`rejects` (Arrow IPC), `ids` and `vectors` (bare buffers).
+`rejects` (Arrow IPC), `ids`, `lengths`, `windows` and `vectors` (bare buffers).
 """
 
 import functools
@@ -20,7 +20,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline import checkpoint, formats, schema, writer
+from pipeline import checkpoint, formats, schema, vectors, writer
 from pipeline.batching import TokenBatch
 from pipeline.config import Config
 from pipeline.dataset import Dataset, Identity, ShardRecord
@@ -28,9 +28,12 @@ from pipeline.errors import ExitCode, ModelError, PipelineError
 from pipeline.formats import Piece
 from pipeline.payload import buffer_to_table, cell, table_to_buffer, uncell
 from pipeline.plan import file_path
+from pipeline.ragged import Ints, bounds
+from pipeline.recipe import Recipe
 from pipeline.tokenizer import Tokenizer
+from pipeline.windows import Windows, prefixed, windows
 
-CELLS = ("rows", "rejects", "ids", "vectors")
+CELLS = ("rows", "rejects", "ids", "lengths", "windows", "vectors")
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,7 @@ class Job:
 
     config: Config
     columns: pa.Schema
+    recipe: Recipe
     revision: str | None
     vector_digest: str
     tokenizer_digest: str
@@ -51,7 +55,8 @@ class Job:
         Raises:
             ModelError: what this node finds under its name is another.
         """
-        found = checkpoint.resolve(self.config.model.name, self.revision)
+        model = self.config.model
+        found = checkpoint.resolve(model.name, self.revision, allow_pickle=model.allow_pickle)
         if Identity.of(self.config, found).vector_digest != self.vector_digest:
             raise ModelError("this node has another checkpoint than the driver", str(found.folder))
         return found
@@ -62,8 +67,9 @@ class Job:
         Raises:
             ModelError: what this node finds under its name is another.
         """
-        model = self.config.model
-        return _cached_tokenizer(model.name, self.revision, model.max_tokens, self.tokenizer_digest)
+        return _cached_tokenizer(
+            self.config.model.name, self.revision, self.recipe.max_tokens, self.tokenizer_digest
+        )
 
 
 @dataclass(frozen=True)
@@ -83,9 +89,10 @@ def usable_checkpoint(config: Config) -> checkpoint.Checkpoint:
     Raises:
         ModelError: it can't be used.
     """
-    found = checkpoint.resolve(config.model.name, config.model.revision)
-    found.weights()
-    Tokenizer(found, config.model.max_tokens)
+    model = config.model
+    found = checkpoint.resolve(model.name, model.revision, allow_pickle=model.allow_pickle)
+    found.check()
+    Tokenizer(found, Recipe.of(found, model).max_tokens)
     return found
 
 
@@ -122,13 +129,13 @@ class Encode:
         self.broken: PipelineError | None = None
         config = job.config
         try:
+            replica = job.replica()
             self.encoder = Encoder(
-                job.replica(),
+                replica,
                 device=config.compute.device,
                 dtype=config.dtype,
-                pooling=config.pooling,
-                normalize=config.model.normalize,
-                batch_tokens=config.compute.micro_batch_tokens,
+                recipe=Recipe.of(replica, config.model),
+                batch_tokens=config.compute.batch_tokens,
                 threads=job.threads,
             )
         except PipelineError as error:
@@ -144,15 +151,23 @@ class Encode:
         if self.broken:
             raise self.broken
         started = time.perf_counter()
-        rows = buffer_to_table(cells["rows"])
-        encoded = self.encoder.encode(_tokens(rows, cells["ids"]))
+        tokens = _tokens(cells)
+        encoded = self.encoder.run(tokens)
+        found, too_large = encoded.vectors, encoded.too_large
+        if "windows" in cells:
+            windows_N = np.frombuffer(cells["windows"], np.int64)
+            found = vectors.mean_of_windows(found, tokens.lengths, windows_N, self.encoder.recipe.normalize)
+            too_large = (
+                np.logical_or.reduceat(too_large, bounds(windows_N)[:-1]) if len(windows_N) else too_large
+            )
         note["figures"] |= {
             "padded_tokens": encoded.padded_tokens,
             "encode_seconds": time.perf_counter() - started,
         }
-        note["dimension"] = encoded.vectors.shape[1]
+        note["dimension"] = found.shape[1]
+        note["too_large"] = np.flatnonzero(too_large).tolist()
         kept = {name: cells[name] for name in ("rows", "rejects")}
-        return _row(split_id, note, **kept, vectors=encoded.vectors)
+        return _row(split_id, note, **kept, vectors=found)
 
 
 def _read(split_id: str, note: dict[str, Any], job: Job) -> pa.Table:
@@ -168,7 +183,7 @@ def _read(split_id: str, note: dict[str, Any], job: Job) -> pa.Table:
     read = time.perf_counter()
     tokenizer = job.tokenizer()
     hits, misses = tokenizer.cache.hits, tokenizer.cache.misses
-    tokens = tokenizer.encode(texts)
+    tokens, parts = _tokenized(texts, tokenizer, job.recipe)
     note["pieces"] = consumed
     note["figures"] = {
         "attempt": job.attempt,
@@ -178,26 +193,55 @@ def _read(split_id: str, note: dict[str, Any], job: Job) -> pa.Table:
         "cache_hits": tokenizer.cache.hits - hits,
         "cache_misses": tokenizer.cache.misses - misses,
     }
-    rows = pa.concat_tables([part.rows for part in documents])
-    rows = rows.append_column("n_tokens", pa.array(tokens.lengths.astype(np.int32)))
-    rows = rows.append_column("truncated", pa.array(tokens.truncated))
-    final = schema.rows_schema(job.columns)
+    rows = _with_tokens(pa.concat_tables([part.rows for part in documents]), tokens, parts, job.recipe)
+    final = schema.rows_schema(job.columns, job.recipe.chunked)
+    averaged = job.recipe.long_text == "mean_of_chunks"
     return _row(
         split_id,
         note,
         rows=table_to_buffer(rows.select(final.names).cast(final)),
         rejects=table_to_buffer(pa.concat_tables([part.rejects for part in documents])),
         ids=tokens.ids,
+        lengths=tokens.lengths,
+        windows=np.bincount(parts.text, minlength=rows.num_rows) if parts and averaged else None,
     )
 
 
+def _tokenized(texts: pa.Array, tokenizer: Tokenizer, recipe: Recipe) -> tuple[TokenBatch, Windows | None]:
+    """Token ids of each text, or of each window of the texts."""
+    if recipe.long_text == "truncate":
+        return tokenizer.encode(prefixed(texts, recipe.prefix)), None
+    found = windows(tokenizer, texts, recipe.chunk_overlap, recipe.prefix)
+    return found.tokens, found
+
+
+def _with_tokens(rows: pa.Table, tokens: TokenBatch, parts: Windows | None, recipe: Recipe) -> pa.Table:
+    """The rows with what their tokens say: `n_tokens`, `truncated`, and the window in chunk mode."""
+    counts, truncated = tokens.lengths, tokens.truncated
+    if parts and recipe.chunked:
+        rows = rows.take(pa.array(parts.text))
+        window = (parts.numbers, parts.char_start, parts.char_stop)
+        for field, values in zip(schema.CHUNK, window, strict=True):
+            rows = rows.append_column(field, pa.array(values.astype(np.int32)))
+    elif parts:
+        counts = np.bincount(parts.text, counts, rows.num_rows)
+        truncated = np.bincount(parts.text, truncated, rows.num_rows) > 0
+    rows = rows.append_column("n_tokens", pa.array(counts.astype(np.int32)))
+    return rows.append_column("truncated", pa.array(truncated))
+
+
 def _write(split_id: str, note: dict[str, Any], cells: Mapping[str, pa.Buffer], job: Job) -> pa.Table:
+    rows = buffer_to_table(cells["rows"])
+    too_large = np.zeros(rows.num_rows, np.bool_)
+    too_large[note["too_large"]] = True
     contents = writer.Contents(
         split_id=split_id,
-        rows=buffer_to_table(cells["rows"]),
+        rows=rows,
         vectors=np.frombuffer(cells["vectors"], np.float32).reshape(-1, note["dimension"]),
         rejects=buffer_to_table(cells["rejects"]),
         pieces=note["pieces"],
+        vector=job.recipe.vector,
+        too_large=too_large,
     )
     record = writer.write(Dataset(job.config.output.path), contents, note["figures"])
     return _row(split_id, {"record": asdict(record)})
@@ -213,14 +257,13 @@ def _cached_tokenizer(model: str, revision: str | None, max_tokens: int, digest:
     return Tokenizer(found, max_tokens)
 
 
-def _tokens(rows: pa.Table, ids: pa.Buffer) -> TokenBatch:
-    """The token batch that `_read` took apart."""
-    lengths = rows.column("n_tokens").to_numpy().astype(np.int64)
-    offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
-    wide = ids.size > 2 * offsets[-1]
-    return TokenBatch(
-        np.frombuffer(ids, np.int32 if wide else np.uint16), offsets, rows.column("truncated").to_numpy()
-    )
+def _tokens(cells: Mapping[str, pa.Buffer]) -> TokenBatch:
+    """The token batch that `_read` took apart; what was truncated is in the rows."""
+    lengths: Ints = np.frombuffer(cells["lengths"], np.int64)
+    offsets = bounds(lengths)
+    wide = cells["ids"].size > 2 * offsets[-1]
+    ids = np.frombuffer(cells["ids"], np.int32 if wide else np.uint16)
+    return TokenBatch(ids, offsets, np.zeros(len(lengths), np.bool_))
 
 
 def _row(split_id: str, note: Mapping[str, Any], **cells: Any) -> pa.Table:

@@ -22,8 +22,7 @@ from tokenizers import Tokenizer as Backend
 from pipeline import telemetry
 from pipeline.batching import TokenBatch
 from pipeline.checkpoint import Checkpoint
-from pipeline.errors import ModelError
-from pipeline.ragged import Ints, bounds, interleave, text_bytes
+from pipeline.ragged import Bytes, Ints, bounds, interleave, text_array, text_bytes
 from pipeline.reference import PROBES, check_vocabulary, load_backend
 from pipeline.shortcut import Cutter, obstacle
 from pipeline.words import LONGEST, Spans, WordCache, Words, counts, distinct, split
@@ -65,7 +64,6 @@ class Tokenizer:
         cache_words: int = 1 << 21,
         cache_bytes: int = 64 << 20,
     ) -> None:
-        _check_positions(checkpoint, max_tokens)
         self.backend = load_backend(checkpoint.folder)
         check_vocabulary(self.backend, checkpoint)
         self.max_tokens = max_tokens
@@ -102,6 +100,21 @@ class Tokenizer:
             else:
                 parts += [self._as_it_is(block) for block in _blocks(chunk, BLOCK_BYTES)]
         return _joined(parts, self.dtype)
+
+    def bare(self, text: str) -> list[int]:
+        """Ids of a text without special tokens, by the real tokenizer; at least `limit` of a long one."""
+        ids: list[int] = self.backend.encode(text, add_special_tokens=False).ids
+        return ids
+
+    def words(self, text_B: Bytes) -> tuple[Ints, Ints, Ints]:
+        """(words,) of one text: how many ids each has (`limit` and more may be less than it has), and the
+        bytes where it starts and stops. A tokenizer that can't be asked by words sees the text as one."""
+        if not self.by_words:
+            return np.array([self.limit + 1]), np.zeros(1, np.int64), np.array([len(text_B)])
+        text = text_array(text_B, np.zeros(1, np.int64), np.array([len(text_B)]))
+        words, _ = split(text)
+        starts = words.starts - 1  # behind the space that `split` puts before each text
+        return counts(self._spans(words)), starts, starts + words.lengths
 
     def _as_it_is(self, texts: pa.Array) -> TokenBatch:
         """By the real tokenizer, whole texts."""
@@ -165,14 +178,6 @@ class Tokenizer:
             ids_T[places], is_body_T[places] = special, False
         ids_T[is_body_T] = body_T
         return TokenBatch(ids_T, offsets, truncated_N)
-
-
-def _check_positions(checkpoint: Checkpoint, max_tokens: int) -> None:
-    positions = checkpoint.size("max_position_embeddings")
-    if max_tokens > positions:
-        hint = f"set it to {positions} or less"
-        what = "model.max_tokens is more than the model has positions"
-        raise ModelError(what, checkpoint.name, str(max_tokens), hint)
 
 
 def _frame(backend: Backend) -> tuple[list[int], list[int]]:

@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipeline import schema
+from pipeline import schema, vectors
 from pipeline.dataset import Dataset, ShardRecord, parquet_bytes
 from pipeline.errors import ExistsError
 
@@ -22,6 +23,8 @@ class Contents:
 
     rows: of `schema.rows_schema`, in source order.  vectors: (rows, D) float32.
     rejects: of `schema.REJECTS`.  pieces: the range that was consumed of each piece.
+    vector: how vectors are stored (`vectors.store`).
+    too_large: (rows,) bool, those for which memory did not suffice.
     """
 
     split_id: str
@@ -29,6 +32,8 @@ class Contents:
     vectors: npt.NDArray[np.float32]
     rejects: pa.Table
     pieces: Sequence[Mapping[str, Any]]
+    vector: str = "float32"
+    too_large: npt.NDArray[np.bool_] | None = None
 
 
 def write(dataset: Dataset, contents: Contents, figures: Mapping[str, Any]) -> ShardRecord:
@@ -55,39 +60,52 @@ def write(dataset: Dataset, contents: Contents, figures: Mapping[str, Any]) -> S
 def content_digest(shard: pa.Table) -> str:
     """A digest of what matters in a shard, independent of how Parquet laid it out: 32 hex digits.
 
-    BLAKE2b-128 (RFC 7693) over, in order: the vectors, the rows' numbers, and the texts' hashes.
+    BLAKE2b-128 (RFC 7693) over, in order: the vectors as stored, the scales of int8, the rows' numbers, the
+    numbers of windows, and the texts' hashes.
     """
     shard = shard.combine_chunks()
     digest = blake2b(digest_size=16)
-    digest.update(np.ascontiguousarray(_flat(shard.column("embedding")), np.float32).data)
-    digest.update(np.ascontiguousarray(shard.column("source_row").to_numpy(), np.int64).data)
+    for chunk in shard.column("embedding").chunks:
+        if pa.types.is_binary(chunk.type):
+            digest.update(b"".join(chunk.to_pylist()))
+        else:
+            digest.update(np.ascontiguousarray(chunk.flatten()).data)
+    for name, kind in (("embedding_scale", np.float32), ("source_row", np.int64), ("chunk", np.int32)):
+        if name in shard.column_names:
+            digest.update(np.ascontiguousarray(shard.column(name).to_numpy(), kind).data)
     digest.update(b"".join(shard.column("text_hash").to_pylist()))
     return digest.hexdigest()
 
 
-def _flat(vectors: pa.ChunkedArray) -> npt.NDArray[np.float32]:
-    chunks = [np.asarray(chunk.flatten()) for chunk in vectors.chunks]
-    return np.concatenate(chunks) if chunks else np.empty(0, np.float32)
-
-
 def _reject_non_finite(contents: Contents) -> Contents:
-    """A vector with NaN or infinity is no vector: its row is rejected, the others stay."""
-    finite = np.isfinite(contents.vectors).all(axis=1)
-    if finite.all():
+    """A vector with NaN or infinity is no vector: its document is rejected, the others stay.
+
+    Of a document in windows, none stays where one is bad.
+    """
+    bad = np.logical_not(np.isfinite(contents.vectors).all(axis=1))
+    if not bad.any():
         return contents
-    bad = contents.rows.filter(pa.array(~finite))
+    documents = contents.rows.select(["source_file", "source_row"]).to_pandas()
+    document_N = documents.groupby(["source_file", "source_row"], sort=False).ngroup().to_numpy()
+    bad_documents, first = np.unique(document_N[bad], return_index=True)
+    first = np.flatnonzero(bad)[first]
+    too_large = np.zeros(len(bad), np.bool_) if contents.too_large is None else contents.too_large
+    large = np.isin(bad_documents, document_N[too_large])
+    rejected = contents.rows.take(pa.array(first))
     rejects = {
-        "source_file": bad.column("source_file"),
-        "source_row": bad.column("source_row"),
-        "reason": pa.repeat(pa.scalar("non_finite_vector"), bad.num_rows),
-        "permanent": pa.repeat(pa.scalar(True), bad.num_rows),
-        "text": pa.nulls(bad.num_rows, pa.string()),
+        "source_file": rejected.column("source_file"),
+        "source_row": rejected.column("source_row"),
+        "reason": pa.array(np.where(large, "out_of_memory", "non_finite_vector").tolist(), pa.string()),
+        "permanent": pa.array(~large),
+        "text": pa.nulls(len(first), pa.string()),
     }
+    kept = ~np.isin(document_N, bad_documents)
     return replace(
         contents,
-        rows=contents.rows.filter(pa.array(finite)),
-        vectors=contents.vectors[finite],
+        rows=contents.rows.filter(pa.array(kept)),
+        vectors=contents.vectors[kept],
         rejects=pa.concat_tables([contents.rejects, pa.Table.from_pydict(rejects, schema=schema.REJECTS)]),
+        too_large=None,
     )
 
 
@@ -119,10 +137,13 @@ def _record(contents: Contents, rejects_file: str | None, figures: Mapping[str, 
 
 
 def _counts(piece: Mapping[str, Any], contents: Contents) -> dict[str, int]:
-    """Rows and rejects that came from one piece."""
+    """Documents and rejects that came from one piece."""
     source_file = f"{piece['source']}/{piece['file']}"
     counts = {}
-    for name, table in (("rows", contents.rows), ("rejects", contents.rejects)):
+    documents = contents.rows
+    if "chunk" in documents.column_names:
+        documents = documents.filter(pc.equal(documents.column("chunk"), 0))
+    for name, table in (("rows", documents), ("rejects", contents.rejects)):
         rows = table.column("source_row").to_numpy()
         inside = (rows >= piece["start"]) & (rows < piece["stop"])
         inside &= table.column("source_file").to_numpy() == source_file
@@ -131,11 +152,12 @@ def _counts(piece: Mapping[str, Any], contents: Contents) -> dict[str, int]:
 
 
 def _table(contents: Contents) -> pa.Table:
-    values = pa.array(contents.vectors.reshape(-1))
-    vectors = pa.FixedSizeListArray.from_arrays(values, contents.vectors.shape[1])
-    columns = pa.schema(list(contents.rows.schema)[: -len(schema.SHARD_TAIL)])
-    names = schema.shard_schema(columns, contents.vectors.shape[1])
-    return contents.rows.append_column("embedding", vectors).select(names.names).cast(names)
+    fields = vectors.stored_fields(contents.vector, contents.vectors.shape[1])
+    table = contents.rows
+    for field, column in zip(fields, vectors.store(contents.vectors, contents.vector), strict=True):
+        table = table.append_column(field, column)
+    final = schema.shard_schema(contents.rows.schema, fields)
+    return table.select(final.names).cast(final)
 
 
 def _shard_bytes(contents: Contents, record: ShardRecord) -> bytes:

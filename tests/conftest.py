@@ -24,8 +24,9 @@ def make_checkpoint(folder: Path, seed: int = 0, **geometry: Any) -> Path:
     from safetensors.torch import save_file
     from transformers import AlbertConfig, AlbertModel
 
+    packaged = json.loads((PACKAGED / "config.json").read_text())
     sizes = {
-        "vocab_size": 8000, "embedding_size": 8, "hidden_size": 16, "intermediate_size": 32,
+        "vocab_size": packaged["vocab_size"], "embedding_size": 8, "hidden_size": 16, "intermediate_size": 32,
         "num_hidden_layers": 2, "num_attention_heads": 2, "hidden_act": "gelu_new",
     }  # fmt: skip
     config = AlbertConfig(**(sizes | geometry))

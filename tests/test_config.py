@@ -16,7 +16,7 @@ def test_defaults_are_filled_in() -> None:
     loaded = config.parse(GOOD)
     source = loaded.source["docs"]
     assert (source.format, source.text_column, source.columns) == ("parquet", "text", ())
-    assert (loaded.dtype, loaded.pooling, loaded.model.name) == ("float32", "mean", "albert-mini")
+    assert (loaded.dtype, loaded.model.pooling, loaded.model.name) == ("float32", "auto", "albert-mini")
 
 
 def test_every_mistake_is_named_with_place_value_and_remedy() -> None:
@@ -135,7 +135,7 @@ def test_no_message_shows_a_secret(wrong: dict[str, Any]) -> None:
 def test_an_empty_section_is_its_defaults_and_a_key_may_not_stand_twice(tmp_path: Path) -> None:
     path = tmp_path / "job.yaml"
     path.write_text("source: {docs: {path: in/*.parquet}}\nmodel:\noutput: {path: out}\n")
-    assert config.load(str(path)).model.max_tokens == 512
+    assert config.load(str(path)).model.max_tokens is None
     assert config.load(str(path), ["model.max_tokens=12"]).model.max_tokens == 12
     path.write_text("source: {a: {path: x.txt}, a: {path: y.txt}}\noutput: {path: out}\n")
     with pytest.raises(ConfigError, match="'a' stands twice"):

@@ -1,5 +1,7 @@
 """The encoder gives the vectors that transformers gives one text at a time, whatever the company."""
 
+import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,10 @@ import torch
 from transformers import AlbertModel, AutoTokenizer
 
 from pipeline import checkpoint
+from pipeline.batching import TokenBatch
+from pipeline.config import Model
 from pipeline.encoder import Encoder
+from pipeline.recipe import Recipe
 from pipeline.tokenizer import Tokenizer
 from tests.conftest import make_checkpoint
 
@@ -23,6 +28,34 @@ TEXTS = [
     "naïve café " * 5,
     "two words",
 ]
+POOLED = {
+    "mean": lambda hidden: hidden.mean(0),
+    "cls": lambda hidden: hidden[0],
+    "max": lambda hidden: hidden.amax(0),
+    "mean_sqrt_len": lambda hidden: hidden.sum(0) / len(hidden) ** 0.5,
+}
+GEOMETRIES = {
+    "albert-base-v1": {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12,
+                       "num_attention_heads": 12, "hidden_act": "gelu"},
+    "albert-base-v2": {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12,
+                       "num_attention_heads": 12},
+    "albert-large-v2": {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24,
+                        "num_attention_heads": 16},
+    "albert-xlarge-v2": {"hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 24,
+                         "num_attention_heads": 16},
+    "albert-xxlarge-v1": {"hidden_size": 4096, "intermediate_size": 16384, "num_hidden_layers": 12,
+                          "num_attention_heads": 64, "hidden_act": "gelu"},
+    "albert-xxlarge-v2": {"hidden_size": 4096, "intermediate_size": 16384, "num_hidden_layers": 12,
+                          "num_attention_heads": 64},
+    "chinese-tiny": {"hidden_size": 312, "intermediate_size": 1248, "num_hidden_layers": 4,
+                     "num_attention_heads": 12},
+    "chinese-small": {"hidden_size": 384, "intermediate_size": 1536, "num_hidden_layers": 6,
+                      "num_attention_heads": 12},
+    "two-groups": {"num_hidden_groups": 2},
+    "two-inner": {"inner_group_num": 2},
+    "both": {"num_hidden_groups": 2, "inner_group_num": 3, "num_hidden_layers": 4},
+}  # fmt: skip
+"""The published ones (Google's v1 and v2, the Chinese), with small embeddings, and what they leave unused."""
 
 
 def reference(folder: Path, texts: list[str], max_tokens: int, pooling: str = "mean") -> np.ndarray[Any, Any]:
@@ -33,24 +66,37 @@ def reference(folder: Path, texts: list[str], max_tokens: int, pooling: str = "m
     for text in texts:
         with torch.inference_mode():
             inputs = tokenizer(text, truncation=True, max_length=max_tokens, return_tensors="pt")
-            hidden = model(**inputs).last_hidden_state[0]
-        pooled = {"mean": hidden.mean(0), "cls": hidden[0], "max": hidden.amax(0)}[pooling]
+            pooled = POOLED[pooling](model(**inputs).last_hidden_state[0])
         vectors.append(torch.nn.functional.normalize(pooled, dim=0).numpy())
     return np.stack(vectors)
 
 
-def encode(folder: Path, texts: list[str], max_tokens: int = 512, **options: Any) -> np.ndarray[Any, Any]:
-    found = checkpoint.resolve(str(folder))
-    tokens = Tokenizer(found, max_tokens).encode(pa.array(texts, pa.large_string()))
-    return Encoder(found, **options).encode(tokens).vectors
+def tokenized(folder: Path, texts: list[str], max_tokens: int = 512) -> TokenBatch:
+    return Tokenizer(checkpoint.resolve(str(folder)), max_tokens).encode(pa.array(texts, pa.large_string()))
 
 
-@pytest.mark.parametrize("pooling", ["mean", "cls", "max"])
-@pytest.mark.parametrize("geometry", [{}, {"num_hidden_groups": 2}, {"inner_group_num": 2}], ids=str)
-def test_equals_transformers(tmp_path: Path, pooling: str, geometry: dict[str, int]) -> None:
-    folder = make_checkpoint(tmp_path / "model", **geometry)
-    vectors = encode(folder, TEXTS, 64, pooling=pooling)
-    np.testing.assert_allclose(vectors, reference(folder, TEXTS, 64, pooling), atol=1e-5)
+def encode(
+    folder: Path, texts: list[str], max_tokens: int = 512, model: dict[str, Any] | None = None, **options: Any
+) -> np.ndarray[Any, Any]:
+    recipe = Recipe.of(checkpoint.resolve(str(folder)), Model(**model or {}))
+    return Encoder(folder, recipe=recipe, **options).encode(tokenized(folder, texts, max_tokens))
+
+
+@pytest.mark.parametrize("packed", [False, True], ids=["padded", "packed"])
+@pytest.mark.parametrize("geometry", GEOMETRIES)
+def test_equals_transformers(tmp_path: Path, geometry: str, packed: bool) -> None:
+    folder = make_checkpoint(tmp_path / "model", **GEOMETRIES[geometry])
+    # Of the giants three texts: what they add is the geometry.
+    texts = TEXTS[:3] if "large" in geometry else TEXTS
+    vectors = encode(folder, texts, 24, packed=packed)
+    np.testing.assert_allclose(vectors, reference(folder, texts, 24), atol=1e-5)
+
+
+@pytest.mark.parametrize("packed", [False, True], ids=["padded", "packed"])
+@pytest.mark.parametrize("pooling", POOLED)
+def test_every_pooling_equals_transformers(tiny: Path, pooling: str, packed: bool) -> None:
+    vectors = encode(tiny, TEXTS, 64, {"pooling": pooling}, packed=packed)
+    np.testing.assert_allclose(vectors, reference(tiny, TEXTS, 64, pooling), atol=1e-5)
 
 
 def test_the_built_in_checkpoint_equals_transformers() -> None:
@@ -58,21 +104,27 @@ def test_the_built_in_checkpoint_equals_transformers() -> None:
     np.testing.assert_allclose(encode(folder, TEXTS), reference(folder, TEXTS, 512), atol=1e-5)
 
 
+@pytest.mark.parametrize("packed", [False, True], ids=["padded", "packed"])
 @pytest.mark.parametrize("budget", [1, 16, 100_000])
-def test_company_and_order_change_nothing(tiny: Path, budget: int) -> None:
-    together = encode(tiny, TEXTS, batch_tokens=budget)
-    backwards = encode(tiny, TEXTS[::-1], batch_tokens=budget)[::-1]
+def test_company_and_order_change_nothing(tiny: Path, budget: int, packed: bool) -> None:
+    together = encode(tiny, TEXTS, batch_tokens=budget, packed=packed)
+    backwards = encode(tiny, TEXTS[::-1], batch_tokens=budget, packed=packed)[::-1]
     alone = np.concatenate([encode(tiny, [text]) for text in TEXTS])
     np.testing.assert_allclose(together, alone, atol=1e-5)
     np.testing.assert_allclose(backwards, alone, atol=1e-5)
 
 
 def test_identical_texts_are_encoded_once(tiny: Path) -> None:
-    found = checkpoint.resolve(str(tiny))
-    tokens = Tokenizer(found).encode(pa.array(["same words"] * 50 + ["others"], pa.large_string()))
-    encoded = Encoder(found).encode(tokens)
+    tokens = tokenized(tiny, ["same words"] * 50 + ["others"])
+    encoded = Encoder(tiny).run(tokens)
     assert encoded.padded_tokens <= 2 * tokens.lengths.max()
     assert (encoded.vectors[:50] == encoded.vectors[0]).all()
+
+
+def test_packing_computes_no_padding(tiny: Path) -> None:
+    tokens = tokenized(tiny, TEXTS[:3])
+    assert Encoder(tiny, packed=True).run(tokens).padded_tokens == tokens.lengths.sum()
+    assert Encoder(tiny, packed=False).run(tokens).padded_tokens > tokens.lengths.sum()
 
 
 def test_no_texts_give_no_vectors(tiny: Path) -> None:
@@ -80,5 +132,89 @@ def test_no_texts_give_no_vectors(tiny: Path) -> None:
 
 
 def test_unnormalised_vectors_keep_their_length(tiny: Path) -> None:
-    norms = np.linalg.norm(encode(tiny, TEXTS, normalize=False), axis=1)
+    norms = np.linalg.norm(encode(tiny, TEXTS, model={"normalize": False}), axis=1)
     assert not np.allclose(norms, 1)
+
+
+def test_truncated_dimensions_are_the_first_and_of_length_one(tiny: Path) -> None:
+    whole = encode(tiny, TEXTS)
+    short = encode(tiny, TEXTS, model={"truncate_dim": 5})
+    first = whole[:, :5] / np.linalg.norm(whole[:, :5], axis=1, keepdims=True)
+    np.testing.assert_allclose(short, first, atol=1e-6)
+
+
+def out_of_memory(encoder: Encoder, fails: Callable[[int, int], bool]) -> None:
+    """Let the model run out of memory when `fails(call, tokens)`: no GPU is at hand to do it for real."""
+    forward, calls = encoder.model.forward, iter(range(10**9))
+
+    def failing(ids: torch.Tensor, *arguments: Any) -> torch.Tensor:
+        if fails(next(calls), len(ids)):
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return forward(ids, *arguments)
+
+    encoder.model.forward = failing  # type: ignore[method-assign]
+
+
+@pytest.mark.parametrize("packed", [False, True], ids=["padded", "packed"])
+def test_running_out_of_memory_costs_budget_and_no_row(
+    tiny: Path, packed: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    texts = [f"{'word ' * (number % 40)}number {number}" for number in range(300)]
+    tokens = tokenized(tiny, texts)
+    encoder = Encoder(tiny, packed=packed, batch_tokens=4096)
+    whole = encoder.encode(tokens)
+    # Ten in a row among others that don't: calls 1 to 10 of the second run.
+    out_of_memory(encoder, lambda call, _: 1 <= call <= 10)
+    with caplog.at_level(logging.INFO, "pipeline"):
+        encoded = encoder.run(tokens)
+    np.testing.assert_allclose(encoded.vectors, whole, atol=1e-5)
+    assert not encoded.too_large.any()
+    # A text that failed alone waits for the others; it is no reason for a smaller budget.
+    figures = [line for line in caplog.messages if "out of memory" in line]
+    assert 5 <= len(figures) <= 10
+    assert f"batch_tokens={encoder.batch_tokens}" in figures[-1]
+    assert encoder.batch_tokens < 4096
+
+
+def test_a_text_that_does_not_fit_alone_is_told_apart(tiny: Path) -> None:
+    tokens = tokenized(tiny, TEXTS)
+    encoder = Encoder(tiny, batch_tokens=256)
+    whole = encoder.encode(tokens)
+    out_of_memory(encoder, lambda _, size: size > 60)
+    encoded = encoder.run(tokens)
+    assert encoded.too_large.tolist() == [length > 60 for length in tokens.lengths]
+    assert np.isnan(encoded.vectors[encoded.too_large]).all()
+    np.testing.assert_allclose(encoded.vectors[~encoded.too_large], whole[~encoded.too_large], atol=1e-5)
+
+
+def test_other_errors_of_the_model_are_not_hidden(tiny: Path) -> None:
+    encoder = Encoder(tiny)
+
+    def failing(*_: Any) -> torch.Tensor:
+        raise RuntimeError("device-side assert")
+
+    encoder.model.forward = failing  # type: ignore[method-assign]
+    with pytest.raises(RuntimeError, match="device-side assert"):
+        encoder.encode(tokenized(tiny, TEXTS))
+
+
+def test_a_pickle_is_read_only_where_allowed_and_only_bare_weights(tiny: Path, tmp_path: Path) -> None:
+    from safetensors.torch import load_file
+
+    folder = make_checkpoint(tmp_path / "pickled")
+    weights = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    torch.save({f"albert.{name}": weight for name, weight in weights.items()}, folder / "pytorch_model.bin")
+    allowed = checkpoint.resolve(str(folder), allow_pickle=True)
+    allowed.check()
+    tokens = tokenized(tiny, TEXTS)
+    np.testing.assert_array_equal(Encoder(allowed).encode(tokens), Encoder(tiny).encode(tokens))
+
+    for content, message in (
+        ({"albert.nothing": torch.zeros(1)}, "weights are missing"),
+        ({"weights": Path("/")}, "can't be read as bare weights"),
+        ([torch.zeros(1)], "is no mapping of weights"),
+    ):
+        torch.save(content, folder / "pytorch_model.bin")
+        with pytest.raises(checkpoint.ModelError, match=message):
+            Encoder(checkpoint.resolve(str(folder), allow_pickle=True))

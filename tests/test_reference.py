@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 from sentencepiece import SentencePieceProcessor
 
-from pipeline import checkpoint
 from pipeline.errors import ModelError
 from pipeline.reference import load_backend
 from pipeline.tokenizer import Tokenizer
@@ -85,8 +84,6 @@ def test_what_can_not_be_read_or_honoured_is_refused(tmp_path: Path) -> None:
         Tokenizer(make_folder(tmp_path / "none", 10))
     with pytest.raises(ModelError, match="can't be read"):
         Tokenizer(make_folder(tmp_path / "broken", 10, tokenizer_json="{"))
-    with pytest.raises(ModelError, match="more than the model has positions"):
-        Tokenizer(checkpoint.resolve("albert-mini"), 513)
     with pytest.raises(ModelError, match="truncation_side"):
         Tokenizer(wordpiece(tmp_path / "left", truncation_side="left"))
 

@@ -9,6 +9,7 @@ import pyarrow as pa
 from pipeline import checkpoint, config, plan, stages
 from pipeline.dataset import Identity, ShardRecord
 from pipeline.errors import ExitCode
+from pipeline.recipe import Recipe
 from pipeline.stages import Encode, Failure, Job
 
 JobValues = Callable[..., dict[str, Any]]
@@ -21,7 +22,7 @@ def first_split(values: dict[str, Any]) -> tuple[pa.Table, Job]:
     split_id, pieces = next(iter(made.splits()))
     row = pa.Table.from_pylist([stages.feed_row(split_id, pieces)])
     digests = Identity.of(parsed, model).vector_digest, model.tokenizer_digest
-    return row, Job(parsed, made.columns, None, *digests, "attempt")
+    return row, Job(parsed, made.columns, Recipe.of(model, parsed.model), None, *digests, "attempt")
 
 
 def note(row: pa.Table) -> ShardRecord | Failure:

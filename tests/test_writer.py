@@ -9,6 +9,7 @@ import pytest
 
 from pipeline import schema, writer
 from pipeline.dataset import Dataset, ShardRecord
+from pipeline.vectors import stored_fields
 from pipeline.writer import Contents
 
 COLUMNS = pa.schema([("id", pa.string())])
@@ -50,7 +51,7 @@ def test_a_shard_holds_rows_vectors_and_its_own_record(tmp_path: Path) -> None:
     record = write(tmp_path, contents(vectors, rejected=2))
     path = tmp_path / "data" / "part-s0.parquet"
     table = pq.read_table(path, page_checksum_verification=True)
-    assert table.schema.equals(schema.shard_schema(COLUMNS, 3))
+    assert table.schema.equals(schema.shard_schema(schema.rows_schema(COLUMNS), stored_fields("float32", 3)))
     assert np.array_equal(np.stack(table.column("embedding").to_numpy()), vectors)
     dataset = Dataset(str(tmp_path))
     assert dataset.footer(dataset.shards()["s0"]) == record
@@ -70,7 +71,7 @@ def test_a_split_of_rejects_alone_has_a_shard_without_rows(tmp_path: Path) -> No
     record = write(tmp_path, contents(np.ones((0, 3)), rejected=3))
     table = pq.read_table(tmp_path / "data" / "part-s0.parquet")
     assert (table.num_rows, record.rejects) == (0, 3)
-    assert table.schema.equals(schema.shard_schema(COLUMNS, 3))
+    assert table.schema.equals(schema.shard_schema(schema.rows_schema(COLUMNS), stored_fields("float32", 3)))
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])

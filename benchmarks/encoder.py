@@ -1,0 +1,231 @@
+"""The encoder beside transformers and sentence-transformers, and beside the bare matrix product.
+
+    python -m benchmarks.encoder CORPORA [--device cuda] [--model FOLDER] [--texts 300] [--rounds 3]
+
+Random weights of albert-base geometry; the vocabulary of the model named (`albert-mini` by default). Three
+mixes of lengths: docstrings, film reviews (long), glosses (short). Each contender gets the same texts; the
+rounds alternate. Useful tokens are those of the texts, not of padding. Useful work is the matrix products of
+these tokens: all linear layers, and attention as long as each text itself. The bare rate is that of the
+model's own linear layers on 1,024 (CPU) or 16,384 (CUDA) rows, in the same dtype with the same threads,
+measured in each round.
+"""
+
+import argparse
+import json
+import shutil
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import torch
+from safetensors.torch import save_file
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.base.modules import Normalize, Transformer
+from sentence_transformers.sentence_transformer.modules import Pooling
+from transformers import AlbertConfig, AlbertModel, AutoTokenizer
+
+from benchmarks import corpora
+from jobs.docstrings import write as write_docstrings
+from pipeline.batching import TokenBatch
+from pipeline.checkpoint import resolve
+from pipeline.encoder import Encoder
+from pipeline.tokenizer import Tokenizer
+
+BASE = {
+    "embedding_size": 128, "hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12,
+    "num_attention_heads": 12, "hidden_act": "gelu_new",
+}  # fmt: skip
+MIXES = {"docstrings": None, "articles": "reviews", "titles": "wordnet"}
+PLAIN_BATCH = 32
+HEADER = (
+    "| texts | by | useful tokens/s | GFLOP/s | of bare | of the library | seconds | least cosine to ours |"
+)
+Contender = Callable[[list[str]], Any]
+
+
+def texts_of(mix: str, folder: Path, count: int) -> list[str]:
+    """So many texts of a mix, drawn by a fixed seed."""
+    if mix == "docstrings":
+        write_docstrings(folder / "docstrings")
+        column = pq.read_table(folder / "docstrings", columns=["docstring"])["docstring"]
+    else:
+        table = pq.read_table(folder / "english.parquet")
+        column = table.filter(pc.match_substring(table["source"], MIXES[mix]))["text"]
+    rows = np.random.default_rng(0).choice(len(column), count, replace=False)
+    return list(column.take(pa.array(rows)).to_pylist())
+
+
+def make_model(folder: Path, vocabulary: str) -> Path:
+    """albert-base geometry, seeded weights, as safetensors."""
+    source = resolve(vocabulary).folder
+    for name in ("tokenizer.json", "tokenizer_config.json", "spiece.model", "special_tokens_map.json"):
+        if (source / name).exists():
+            shutil.copy(source / name, folder / name)
+    size = json.loads((source / "config.json").read_text())["vocab_size"]
+    torch.manual_seed(0)
+    config = AlbertConfig(vocab_size=size, **BASE)
+    config.save_pretrained(folder)
+    weights = AlbertModel(config, add_pooling_layer=False).state_dict()
+    save_file({name: each.contiguous() for name, each in weights.items()}, folder / "model.safetensors")
+    return folder
+
+
+def plain(folder: Path, device: str, dtype: torch.dtype) -> Contender:
+    """transformers as it is: batches of 32 in the order of the input, padded, mean of the real tokens."""
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    model = AlbertModel.from_pretrained(folder, dtype=dtype).to(device).eval()
+
+    @torch.inference_mode()
+    def encode(texts: list[str]) -> Any:
+        found = []
+        for start in range(0, len(texts), PLAIN_BATCH):
+            inputs = tokenizer(
+                texts[start : start + PLAIN_BATCH],
+                padding=True,
+                truncation=True,
+                max_length=512,
+                return_tensors="pt",
+            ).to(device)
+            hidden = model(**inputs).last_hidden_state.float()
+            mask = inputs["attention_mask"].unsqueeze(-1)
+            pooled = (hidden * mask).sum(1) / mask.sum(1)
+            found.append(torch.nn.functional.normalize(pooled, dim=-1).cpu())
+        return torch.cat(found).numpy()
+
+    return encode
+
+
+def library(folder: Path, device: str, dtype: torch.dtype) -> Contender:
+    """sentence-transformers' `encode` with its own sorting and its default batch of 32."""
+    parts = [Transformer(str(folder), max_seq_length=512), Pooling(BASE["hidden_size"], "mean"), Normalize()]
+    model = SentenceTransformer(modules=parts, device=device).to(dtype)
+    return lambda texts: model.encode(texts, show_progress_bar=False)
+
+
+def ours(folder: Path, device: str, dtype: str, tokenizer: Tokenizer) -> Contender:
+    """This project's encoder; the tokenizer's time counts, as it does for the others."""
+    encoder = Encoder(folder, device=device, dtype=dtype)
+    return lambda texts: encoder.encode(tokenizer.encode(pa.array(texts, pa.large_string())))
+
+
+def useful_flops(tokens: TokenBatch) -> float:
+    """Matrix work of the texts' own tokens (multiply and add count as two)."""
+    hidden, inner, layers = (BASE[name] for name in ("hidden_size", "intermediate_size", "num_hidden_layers"))
+    lengths = tokens.lengths.astype(np.float64)
+    linear = 2.0 * (4 * hidden * hidden + 2 * hidden * inner) * lengths.sum()
+    attention = 4.0 * hidden * (lengths**2).sum()
+    mapping = 2.0 * BASE["embedding_size"] * hidden * lengths.sum()
+    return float(layers * (linear + attention) + mapping)
+
+
+def bare_rate(device: str, dtype: torch.dtype, seconds: float = 2.0) -> float:
+    """FLOP/s of the model's linear layers alone."""
+    rows, hidden, inner = 16_384 if device == "cuda" else 1024, BASE["hidden_size"], BASE["intermediate_size"]
+    narrow, wide = (torch.randn(rows, size, device=device, dtype=dtype) for size in (hidden, inner))
+    square, up, down = (
+        torch.randn(shape, device=device, dtype=dtype)
+        for shape in ((hidden, hidden), (inner, hidden), (hidden, inner))
+    )
+
+    def layer() -> None:
+        for _ in range(4):
+            torch.nn.functional.linear(narrow, square)
+        torch.nn.functional.linear(narrow, up)
+        torch.nn.functional.linear(wide, down)
+
+    flops = 2.0 * rows * (4 * hidden * hidden + 2 * hidden * inner)
+    layer()
+    _wait(device)
+    start, count = time.perf_counter(), 0
+    while time.perf_counter() - start < seconds:
+        layer()
+        _wait(device)
+        count += 1
+    return flops * count / (time.perf_counter() - start)
+
+
+def _wait(device: str) -> None:
+    if device == "cuda":
+        torch.cuda.synchronize()
+
+
+def timed(contender: Contender, texts: list[str], device: str) -> tuple[float, Any]:
+    """Seconds, and the vectors."""
+    start = time.perf_counter()
+    vectors = contender(texts)
+    _wait(device)
+    return time.perf_counter() - start, vectors
+
+
+def measure(
+    mix: str, texts: list[str], contenders: dict[str, Contender], arguments: Any, tokens: TokenBatch
+) -> None:
+    """Alternate the contenders, print a row for each."""
+    dtype = torch.bfloat16 if arguments.device == "cuda" else torch.float32
+    seconds: dict[str, list[float]] = {name: [] for name in contenders}
+    bare, vectors = [], {}
+    for contender in contenders.values():
+        contender(texts[:8])  # warm
+    for number in range(arguments.rounds):
+        bare.append(bare_rate(arguments.device, dtype))
+        for name, contender in contenders.items():
+            if name != "transformers" or number == 0:  # by far the slowest, and only a yardstick
+                spent, vectors[name] = timed(contender, texts, arguments.device)
+                seconds[name].append(spent)
+    total, rate = int(tokens.lengths.sum()), statistics.median(bare)
+    for name, times in seconds.items():
+        spent = statistics.median(times)
+        flops = useful_flops(tokens) / spent
+        against = statistics.median(seconds["sentence-transformers"]) / spent
+        near = (vectors[name] * vectors["ours"]).sum(1).min()
+        speed = f"{total / spent:,.0f} | {flops / 1e9:,.0f} | {flops / rate:.2f} | {against:.2f}"
+        spread = f"{min(times):.2f} to {max(times):.2f}"
+        print(f"| {mix} | {name} | {speed} | {spread} | {near:.6f} |", flush=True)
+    print(f"| {mix} | bare matrix product | | {rate / 1e9:,.0f} | 1.00 | | | |", flush=True)
+
+
+def main() -> None:
+    """Print one table."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("corpora", type=Path)
+    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
+    parser.add_argument("--model", default="albert-mini", help="whose vocabulary")
+    parser.add_argument("--texts", type=int, default=300)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--mixes", nargs="*", default=list(MIXES))
+    arguments = parser.parse_args()
+    if set(arguments.mixes) - {"docstrings"}:
+        corpora.make(arguments.corpora)
+    on_cuda = arguments.device == "cuda"
+    dtype, dtype_name = (torch.bfloat16, "bfloat16") if on_cuda else (torch.float32, "float32")
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = make_model(Path(scratch), arguments.model)
+        tokenizer = Tokenizer(resolve(str(folder)))
+        contenders = {
+            "transformers": plain(folder, arguments.device, dtype),
+            "sentence-transformers": library(folder, arguments.device, dtype),
+            "ours": ours(folder, arguments.device, dtype_name, tokenizer),
+        }
+        threads = torch.get_num_threads()
+        print(f"torch {torch.__version__}, {threads} threads, {arguments.device}, {dtype_name}\n")
+        print(HEADER)
+        print("|---|---|---|---|---|---|---|---|")
+        for mix in arguments.mixes:
+            # Reviews are long: a third of them has as many tokens.
+            count = arguments.texts // 3 if mix == "articles" else arguments.texts
+            texts = texts_of(mix, arguments.corpora, count)
+            tokens = tokenizer.encode(pa.array(texts, pa.large_string()))
+            measure(mix, texts, contenders, arguments, tokens)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,150 @@
+"""What a sentence-transformers folder puts around its transformer, read without that library.
+
+Module types come from a fixed list and are never imported by name; Dense weights are read from safetensors.
+Formats: `modules.json`, `<n>_Pooling/config.json`, `<n>_Dense/config.json`, `sentence_bert_config.json` and
+`config_sentence_transformers.json`, as sentence-transformers 2 to 6 write them.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline.errors import ModelError
+
+POOLING = {
+    "cls": "cls",
+    "max": "max",
+    "mean": "mean",
+    "mean_sqrt_len_tokens": "mean_sqrt_len",
+    "weightedmean": "weighted_mean",
+    "lasttoken": "last_token",
+}
+"""Their names of pooling modes, and ours; several are concatenated, in this order where flags name them."""
+FLAGS = {
+    "pooling_mode_cls_token": "cls",
+    "pooling_mode_max_tokens": "max",
+    "pooling_mode_mean_tokens": "mean",
+    "pooling_mode_mean_sqrt_len_tokens": "mean_sqrt_len_tokens",
+    "pooling_mode_weightedmean_tokens": "weightedmean",
+    "pooling_mode_lasttoken": "lasttoken",
+}
+"""What versions before 6 write instead of `pooling_mode`."""
+ACTIVATIONS = ("Identity", "Tanh", "ReLU", "GELU", "Sigmoid", "SiLU")
+
+
+@dataclass(frozen=True, slots=True)
+class Dense:
+    """A linear layer behind the pooling: weights of shape (outputs, inputs) in `folder`."""
+
+    folder: Path
+    inputs: int
+    outputs: int
+    bias: bool
+    activation: str
+
+    @property
+    def weights(self) -> Path:
+        return self.folder / "model.safetensors"
+
+
+@dataclass(frozen=True, slots=True)
+class Modules:
+    """A sentence-transformers folder: where its transformer lies, and what comes before and after it."""
+
+    transformer: Path
+    pooling: tuple[str, ...]
+    dense: tuple[Dense, ...]
+    normalize: bool
+    max_tokens: int | None
+    prefix: str
+
+
+def read_modules(folder: Path) -> Modules | None:
+    """The modules of a folder; None where it is no sentence-transformers folder.
+
+    Raises:
+        ModelError: there is something that we can't honour.
+    """
+    path = folder / "modules.json"
+    if not path.exists():
+        return None
+    listed = _json(path)
+    kinds = [str(module.get("type", "")) for module in listed]
+    names = [kind.rsplit(".", 1)[-1] for kind in kinds]
+    wanted = ["Transformer", "Pooling", *["Dense"] * names.count("Dense"), "Normalize"]
+    if names not in (wanted, wanted[:-1]) or not all(
+        kind.startswith("sentence_transformers.") for kind in kinds
+    ):
+        hint = "Transformer, Pooling, any Dense, and Normalize last or not at all are known"
+        raise ModelError("has modules that we don't know", str(path), ", ".join(kinds), hint)
+    folders = [_inside(folder, str(module.get("path", "")), path) for module in listed]
+    settings = _settings(folders[0], "sentence_bert_config.json")
+    if settings.get("do_lower_case"):
+        raise ModelError("do_lower_case is not supported", str(folders[0] / "sentence_bert_config.json"))
+    prompts = _settings(folder, "config_sentence_transformers.json")
+    prefix = (prompts.get("prompts") or {}).get(prompts.get("default_prompt_name"), "") or ""
+    return Modules(
+        transformer=folders[0],
+        pooling=_pooling(folders[1], prefix),
+        dense=tuple(_dense(where) for where, name in zip(folders, names, strict=True) if name == "Dense"),
+        normalize=names[-1] == "Normalize",
+        max_tokens=settings.get("max_seq_length")
+        or _settings(folders[0], "tokenizer_config.json").get("model_max_length"),
+        prefix=prefix,
+    )
+
+
+def _pooling(folder: Path, prefix: str) -> tuple[str, ...]:
+    where = folder / "config.json"
+    settings = _json(where)
+    named = settings.get("pooling_mode") or [mode for flag, mode in FLAGS.items() if settings.get(flag)]
+    modes = (named,) if isinstance(named, str) else tuple(named or ("mean",))
+    if unknown := [mode for mode in modes if mode not in POOLING]:
+        raise ModelError("pooling_mode is unknown", str(where), ", ".join(unknown))
+    if prefix and not settings.get("include_prompt", True):
+        raise ModelError("include_prompt false is not supported beside a default prompt", str(where))
+    return tuple(POOLING[mode] for mode in modes)
+
+
+def _dense(folder: Path) -> Dense:
+    where = folder / "config.json"
+    settings = _json(where)
+    activation = str(settings.get("activation_function", "")).rsplit(".", 1)[-1]
+    if activation not in ACTIVATIONS:
+        hint = f"one of {', '.join(ACTIVATIONS)}"
+        raise ModelError("activation_function is unknown", str(where), repr(activation), hint)
+    names = {settings.get(key, "sentence_embedding") for key in ("module_input_name", "module_output_name")}
+    if settings.get("use_residual") or names - {"sentence_embedding", None}:
+        raise ModelError("residual and token-wise Dense layers are not supported", str(where))
+    dense = Dense(
+        folder,
+        settings["in_features"],
+        settings["out_features"],
+        bool(settings.get("bias", True)),
+        activation,
+    )
+    if not dense.weights.exists():
+        hint = "save the folder again with safetensors: pickled Dense layers are never read"
+        raise ModelError("has no model.safetensors", str(folder), hint=hint)
+    return dense
+
+
+def _inside(folder: Path, path: str, where: Path) -> Path:
+    found = (folder / path).resolve()
+    if not found.is_relative_to(folder.resolve()):
+        raise ModelError("names a folder outside of its own", str(where), repr(path))
+    return found
+
+
+def _settings(folder: Path, name: str) -> Mapping[str, Any]:
+    path = folder / name
+    return dict(_json(path)) if path.exists() else {}
+
+
+def _json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelError("can't be read", str(path), str(error)) from None

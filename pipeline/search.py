@@ -1,0 +1,110 @@
+"""Nearest rows of a dataset to a query: exact cosine, streamed over the shards, nothing built beforehand.
+
+Cost: one pass over all vectors, a shard at a time in memory. Fine to a few million rows; beyond, load the
+shards into an index.
+
+Shapes: N rows of a shard, D dimensions.
+"""
+
+import heapq
+import itertools
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline import formats, plan, storage, telemetry, vectors
+from pipeline.checkpoint import Checkpoint
+from pipeline.config import Config
+from pipeline.dataset import Dataset, Identity
+from pipeline.errors import MissingError, PipelineError
+from pipeline.formats import Piece
+from pipeline.plan import Plan
+from pipeline.recipe import Recipe
+from pipeline.tokenizer import Tokenizer
+from pipeline.windows import prefixed
+
+MANY_ROWS = 5_000_000
+"""Above, a search by brute force is no longer what one wants."""
+
+
+@dataclass(frozen=True)
+class Hit:
+    """One row, by how near it is: its cosine to the query, and all its columns but the vector."""
+
+    score: float
+    row: Mapping[str, Any]
+
+
+def search(config: Config, checkpoint: Checkpoint, query: str, count: int) -> list[Hit]:
+    """The rows nearest to a query, nearest first; of a dataset that is not complete, of what is there.
+
+    Raises:
+        MissingError: there is no dataset.
+        OtherDatasetError: it was made by another config, so its vectors mean something else.
+    """
+    dataset = Dataset(config.output.path)
+    if not dataset.refuse_other(Identity.of(config, checkpoint)):
+        raise MissingError("there is no dataset here", config.output.path, hint="run the config first")
+    shards = dataset.shards()
+    if not dataset.complete():
+        telemetry.event("searching what is there", shards=len(shards))
+    query_D = embed(config, checkpoint, query)
+    best: list[Hit] = []
+    rows = 0
+    for info in shards.values():
+        shard = pq.read_table(pa.BufferReader(dataset.storage.read(info.path)))
+        rows += shard.num_rows
+        found = _nearest(shard, query_D, count)
+        best = heapq.nlargest(count, itertools.chain(best, found), key=lambda hit: hit.score)
+    if rows > MANY_ROWS:
+        telemetry.event("every vector was read: load the shards into an index to search often", rows=rows)
+    return best
+
+
+def embed(config: Config, checkpoint: Checkpoint, text: str) -> npt.NDArray[np.float32]:
+    """(D,) float32 of length 1: the vector of a text, as the dataset has it."""
+    # Searching is the only command beside the replicas that needs torch: 2 s.
+    from pipeline.encoder import Encoder  # noqa: PLC0415
+
+    recipe = Recipe.of(checkpoint, config.model)
+    texts = prefixed(pa.array([text], pa.large_string()), recipe.prefix)
+    tokens = Tokenizer(checkpoint, recipe.max_tokens).encode(texts)
+    vectors_1D = _unit(Encoder(checkpoint, recipe=recipe).encode(tokens))
+    return vectors_1D.reshape(-1)
+
+
+def source_text(config: Config, frozen: Plan, row: Mapping[str, Any]) -> str | None:
+    """The text of a row, from its source; None where that is gone or has changed."""
+    name, file = row["source_file"].split("/", 1)
+    version = frozen.versions().get((name, file))
+    source = config.source.get(name)
+    if source is None or version is None:
+        return None
+    path, place = plan.file_path(source, file), row["source_row"]
+    try:
+        info = storage.connect(path).info(path)
+        unit = "bytes" if source.format == "text" else "rows"
+        piece = Piece(name, file, version, info.size, unit, place, place + 1)
+        text = formats.read(path, piece, source).texts[0].as_py()
+    except PipelineError:
+        return None
+    return str(text[slice(row.get("char_start"), row.get("char_stop"))])
+
+
+def _nearest(shard: pa.Table, query_D: npt.NDArray[np.float32], count: int) -> Iterator[Hit]:
+    score_N = _unit(vectors.load(shard, len(query_D))) @ query_D
+    top = np.argsort(-score_N, kind="stable")[:count]
+    ours = [name for name in ("embedding", "embedding_scale") if name in shard.column_names]
+    rows = shard.drop_columns(ours).take(pa.array(top)).to_pylist()
+    return (Hit(float(score), row) for score, row in zip(score_N[top], rows, strict=True))
+
+
+def _unit(vectors_ND: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    lengths_N1 = np.linalg.norm(vectors_ND, axis=1, keepdims=True).astype(np.float32)
+    unit_ND: npt.NDArray[np.float32] = vectors_ND / np.maximum(lengths_N1, np.float32(1e-12))
+    return unit_ND
