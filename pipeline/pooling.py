@@ -27,22 +27,22 @@ def _pool(hidden_TD: torch.Tensor, lengths_B: torch.Tensor, mode: str) -> torch.
     if mode == "last_token":
         return hidden_TD[stops_B - 1]
     if mode == "max":
-        return torch.segment_reduce(hidden_TD, "max", lengths=lengths_B, axis=0)
+        return _reduced(hidden_TD, lengths_B, "max")
     if mode == "weighted_mean":
-        return _sum(hidden_TD * _places(lengths_B), lengths_B) / (lengths_B * (lengths_B + 1) / 2).unsqueeze(
-            -1
-        )
+        weights_B = lengths_B * (lengths_B + 1) / 2
+        weighted_TD = hidden_TD * _places(lengths_B, len(hidden_TD))
+        return _reduced(weighted_TD, lengths_B, "sum") / weights_B.unsqueeze(-1)
     divisor_B = lengths_B.float().sqrt() if mode == "mean_sqrt_len" else lengths_B
-    return _sum(hidden_TD, lengths_B) / divisor_B.unsqueeze(-1)
+    return _reduced(hidden_TD, lengths_B, "sum") / divisor_B.unsqueeze(-1)
 
 
-def _sum(values_TD: torch.Tensor, lengths_B: torch.Tensor) -> torch.Tensor:
-    return torch.segment_reduce(values_TD, "sum", lengths=lengths_B, axis=0)
+def _reduced(values_TD: torch.Tensor, lengths_B: torch.Tensor, how: str) -> torch.Tensor:
+    # `unsafe` leaves out a check of the lengths, for which a GPU would have to be waited for.
+    return torch.segment_reduce(values_TD, how, lengths=lengths_B, axis=0, unsafe=True)
 
 
-def _places(lengths_B: torch.Tensor) -> torch.Tensor:
+def _places(lengths_B: torch.Tensor, size: int) -> torch.Tensor:
     """(T, 1) the place of each token in its text, from 1."""
     starts_B = lengths_B.cumsum(0) - lengths_B
-    size = int(lengths_B.sum())
     place_T = torch.arange(1, size + 1, device=lengths_B.device)
     return (place_T - starts_B.repeat_interleave(lengths_B, output_size=size)).unsqueeze(-1)
