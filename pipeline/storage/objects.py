@@ -1,37 +1,18 @@
-"""The seam to storage: list, read, put, put-if-absent, replace-if. The only file that knows protocols.
+"""Storage behind fsspec: what every backend shares, and all of it for object stores."""
 
-All failures leave here as `StorageError`s. A put is atomic on every backend: readers see the whole object
-or none. Put-if-absent is what commits shards: of any number of writers exactly one wins.
-"""
-
-import errno
-import fcntl
-import functools
-import glob
-import os
 import time
-import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
-import fsspec
 import pyarrow as pa
-from botocore.exceptions import (
-    BotoCoreError,
-    NoCredentialsError,
-    ParamValidationError,
-    PartialCredentialsError,
-    ProfileNotFound,
-)
 
 from pipeline import telemetry
-from pipeline.errors import DeniedError, ExistsError, MissingError, ReplacedError, StorageError
+from pipeline.errors import ExistsError, MissingError, ReplacedError
+from pipeline.storage.failures import CONFLICTS, code, named_errors
 
 GLOB_CHARACTERS = "*?["
-CONFLICTS = ("ConditionalRequestConflict", "OperationAborted")
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,19 +22,6 @@ class ObjectInfo:
     path: str
     size: int
     version: str
-
-
-def connect(path: str) -> "Storage":
-    """The storage that holds a path or URL; one per process and protocol."""
-    return _connect(path.split("://", 1)[0] if "://" in path else "file")
-
-
-@functools.cache
-def _connect(protocol: str) -> "Storage":
-    if protocol == "file":
-        return LocalStorage(fsspec.filesystem("file"))
-    # A cached listing would hide the shards of a rival, and what changed under a reader.
-    return Storage(fsspec.filesystem(protocol, use_listings_cache=False))
 
 
 class Storage:
@@ -210,7 +178,7 @@ class Storage:
     def _open(self, path: str) -> pa.NativeFile:
         # Without fsspec's cache: its blocks of 50 MB are 14 to 400 times what our readers ask for.
         file = self.filesystem.open(path, "rb", cache_type="none")
-        return pa.PythonFile(_Named(file, path), mode="r")
+        return pa.PythonFile(NamedFile(file, path), mode="r")
 
     def _put(self, path: str, data: bytes) -> None:
         self.filesystem.pipe_file(path, data)
@@ -222,106 +190,16 @@ class Storage:
         self.filesystem.pipe_file(path, data, IfMatch=expected)
 
 
-class LocalStorage(Storage):
-    """A file system: what is written appears under its name only when it is whole and on disk."""
-
-    def full(self, path: str) -> str:
-        """An absolute path, without `file://`."""
-        return path
-
-    def version(self, path: str) -> str | None:
-        """As above; with the inode, which tells two replacements within one grain of the clock apart."""
+def _until_settled(put: Callable[[], None]) -> None:
+    """Try a conditional write again while another one of the same object is under way (409)."""
+    for pause in (0.1, 0.3, 1.0, 3.0):
         try:
-            return f"{self.info(path).version}-{Path(self.strip(path)).stat().st_ino}"
-        except (MissingError, FileNotFoundError):
-            return None
-
-    def _is_glob(self, pattern: str) -> bool:
-        # A folder may be called `a[1]`: what is there under its very name is no glob.
-        return super()._is_glob(pattern) and not Path(self.strip(pattern)).exists()
-
-    def _search(self, pattern: str) -> dict[str, dict[str, Any]]:
-        """Through symbolic links, as a user of `ls` and `cp` expects; fsspec passes over them."""
-        path = self.strip(pattern)
-        if Path(path).is_file():
-            return {path: {"name": path}}
-        wanted = path if self._is_glob(pattern) else f"{glob.escape(path)}/**"
-        found = sorted(glob.glob(wanted, recursive=True))  # noqa: PTH207  (pathlib's does not follow links)
-        return {name: {"name": name} for name in found if not Path(name).is_dir()}
-
-    def _info(self, info: dict[str, Any]) -> ObjectInfo:
-        status = Path(info["name"]).stat()
-        # No inode: the same file is another one on every node of some network file systems.
-        return ObjectInfo(info["name"], status.st_size, f"{status.st_size}-{status.st_mtime_ns}")
-
-    def _open(self, path: str) -> pa.NativeFile:
-        return pa.OSFile(self.strip(path), mode="r")
-
-    def _put(self, path: str, data: bytes) -> None:
-        target = Path(self.strip(path))
-        temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
-        try:
-            _publish(data, temporary)
-            temporary.replace(target)
-        finally:
-            temporary.unlink(missing_ok=True)
-
-    def _create(self, path: str, data: bytes) -> None:
-        _publish(data, Path(self.strip(path)))
-
-    def _replace(self, path: str, data: bytes, expected: str) -> None:
-        target = Path(self.strip(path))
-        folder = os.open(target.parent, os.O_RDONLY)
-        try:
-            fcntl.flock(folder, fcntl.LOCK_EX)
-            if self.version(path) != expected:
-                raise FileExistsError(errno.EEXIST, "another version is there", path)
-            self._put(path, data)
-        finally:
-            os.close(folder)
-
-
-def _publish(data: bytes, target: Path) -> None:
-    """Make a file appear under its name, whole and flushed to disk.
-
-    The file has no name until it is whole, so a killed writer leaves nothing behind, and linking refuses
-    a name that is taken.
-
-    Raises:
-        FileExistsError: the name is taken.
-    """
-    target.parent.mkdir(parents=True, exist_ok=True)
-    folder = os.open(target.parent, os.O_RDONLY)
-    try:
-        with _nameless(target) as (file, name):
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-            # Only with a folder given does CPython make the call (linkat) that can name a nameless file.
-            os.link(name, target, src_dir_fd=folder, follow_symlinks=True)
-        os.fsync(folder)
-    finally:
-        os.close(folder)
-
-
-@contextmanager
-def _nameless(target: Path) -> Iterator[tuple[BinaryIO, str]]:
-    """A file without a name on the target's file system, and how `os.link` calls it.
-
-    Where the file system has no such files (NFS, macOS) it has a hidden name, removed at the end.
-    """
-    try:
-        descriptor = os.open(target.parent, os.O_TMPFILE | os.O_WRONLY, 0o644)
-    except (AttributeError, OSError):
-        hidden = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
-        try:
-            with hidden.open("xb") as file:
-                yield file, str(hidden)
-        finally:
-            hidden.unlink(missing_ok=True)
-    else:
-        with os.fdopen(descriptor, "wb") as file:
-            yield file, f"/proc/self/fd/{descriptor}"
+            return put()
+        except OSError as error:
+            if code(error) not in CONFLICTS:
+                raise
+        time.sleep(pause)
+    return put()
 
 
 def _version(info: dict[str, Any]) -> str:
@@ -332,25 +210,7 @@ def _version(info: dict[str, Any]) -> str:
     return f"{info['size']}-{changed}"
 
 
-def _until_settled(put: Callable[[], None]) -> None:
-    """Try a conditional write again while another one of the same object is under way (409)."""
-    for pause in (0.1, 0.3, 1.0, 3.0):
-        try:
-            return put()
-        except OSError as error:
-            if _code(error) not in CONFLICTS:
-                raise
-        time.sleep(pause)
-    return put()
-
-
-def _code(error: OSError) -> str:
-    """What the S3 server called an error; s3fs keeps it behind its own."""
-    response = getattr(error.__cause__, "response", None) or {}
-    return str(response.get("Error", {}).get("Code", ""))
-
-
-class _Named:
+class NamedFile:
     """A file of fsspec's whose failures are storage's: inside Arrow they would look like a damaged file."""
 
     def __init__(self, file: Any, path: str) -> None:
@@ -367,32 +227,3 @@ class _Named:
 
 def _hidden(path: str) -> bool:
     return any(part.startswith((".", "_")) for part in path.split("/"))
-
-
-@contextmanager
-def named_errors(path: str, lost: type[StorageError] = StorageError) -> Iterator[None]:
-    """Turn what backends raise into `StorageError`s; `lost` is what a refused condition is called."""
-    try:
-        yield
-    except StorageError:
-        raise
-    except (FileNotFoundError, NotADirectoryError):
-        raise MissingError("does not exist", path) from None
-    except FileExistsError:
-        raise lost("is there already", path) from None
-    except (PermissionError, NoCredentialsError) as error:
-        raise DeniedError("access denied", path, str(error), "check the credentials") from None
-    except OSError as error:
-        if _code(error) == "PreconditionFailed":
-            raise lost("is there already", path) from None
-        raise StorageError("storage failed", path, _brief(error), "run again") from error
-    except (ParamValidationError, ProfileNotFound, PartialCredentialsError) as error:
-        raise DeniedError(
-            "storage can't be asked", path, _brief(error), "mend the path or the environment"
-        ) from None
-    except BotoCoreError as error:
-        raise StorageError("storage failed", path, _brief(error), "run again") from error
-
-
-def _brief(error: Exception) -> str:
-    return " ".join(str(error).split())
