@@ -30,7 +30,7 @@ def run(config: Config, quiet: bool = False) -> Ending:
     model = usable_checkpoint(config)
     identity = Identity.of(config, model)
     config = config.absolute()  # not before: where things lie is no part of the identity
-    dataset = Dataset(config.output.path)
+    dataset = Dataset.of(config)
     if dataset.refuse_other(identity) and dataset.complete():
         return _already_complete(config, dataset)
     frozen = frozen_plan(config, dataset, identity, model)

@@ -32,7 +32,7 @@ def survey(info: storage.ObjectInfo, source: Source) -> Survey:
     Raises:
         SourceError: its content can't be embedded.
     """
-    with storage.connect(info.path).open(info.path) as file:
+    with storage.connect(info.path, source.options).open(info.path) as file:
         return _FORMATS[source.format].survey(file, info.size, source)
 
 
@@ -43,7 +43,7 @@ def read(path: str, piece: Piece, source: Source) -> Raw:
         SourceError: the content is damaged.
         SourceChangedError: the file is not, or not any more when it was read, the version that was planned.
     """
-    store = storage.connect(path)
+    store = storage.connect(path, source.options)
     _check_version(store, path, piece)
     try:
         with store.open(path) as file:

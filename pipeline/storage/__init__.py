@@ -6,22 +6,25 @@ or none. Put-if-absent is what commits shards: of any number of writers exactly 
 
 import functools
 
-import fsspec
-
+from pipeline.places import Options, protocol_of
+from pipeline.storage.drivers import filesystem
 from pipeline.storage.files import LocalStorage
-from pipeline.storage.objects import ObjectInfo, Storage
+from pipeline.storage.objects import HubStorage, ObjectInfo, Storage
 
 __all__ = ["ObjectInfo", "Storage", "connect"]
 
+KINDS = {"file": LocalStorage, "hf": HubStorage}
 
-def connect(path: str) -> Storage:
-    """The storage that holds a path or URL; one per process and protocol."""
-    return _connect(path.split("://", 1)[0] if "://" in path else "file")
+
+def connect(path: str, options: Options | None = None) -> Storage:
+    """The storage that holds a path or URL; one per process, protocol and options.
+
+    Raises:
+        ConfigError: the protocol's driver is not installed.
+    """
+    return _connect(protocol_of(path), options or Options())
 
 
 @functools.cache
-def _connect(protocol: str) -> Storage:
-    if protocol == "file":
-        return LocalStorage(fsspec.filesystem("file"))
-    # A cached listing would hide the shards of a rival, and what changed under a reader.
-    return Storage(fsspec.filesystem(protocol, use_listings_cache=False))
+def _connect(protocol: str, options: Options) -> Storage:
+    return KINDS.get(protocol, Storage)(filesystem(protocol, options))

@@ -13,6 +13,7 @@ from botocore.exceptions import (
 
 from pipeline.errors import DeniedError, MissingError, StorageError
 
+DRIVERS = ("aiohttp", "azure", "gcsfs", "google", "httpx", "huggingface_hub", "requests")
 CONFLICTS = ("ConditionalRequestConflict", "OperationAborted")
 
 
@@ -37,7 +38,10 @@ def named_errors(path: str, lost: type[StorageError] = StorageError) -> Iterator
         raise DeniedError(
             "storage can't be asked", path, _brief(error), "mend the path or the environment"
         ) from None
-    except BotoCoreError as error:
+    except Exception as error:
+        # Not every driver has errors of Python's own; and what is read from a file may fail in other ways.
+        if not isinstance(error, BotoCoreError) and type(error).__module__.split(".")[0] not in DRIVERS:
+            raise
         raise StorageError("storage failed", path, _brief(error), "run again") from error
 
 

@@ -25,7 +25,7 @@ class ObjectInfo:
 
 
 class Storage:
-    """Object storage behind fsspec (s3, memory)."""
+    """Object storage behind fsspec."""
 
     def __init__(self, filesystem: Any) -> None:
         self.filesystem = filesystem
@@ -203,11 +203,24 @@ def _until_settled(put: Callable[[], None]) -> None:
 
 
 def _version(info: dict[str, Any]) -> str:
-    for key in ("ETag", "etag"):
+    for key in ("ETag", "etag", "blob_id", "xet_hash"):
         if info.get(key):
             return str(info[key]).strip('"')
     changed = info.get("LastModified") or info.get("mtime") or info.get("created")
     return f"{info['size']}-{changed}"
+
+
+class HubStorage(Storage):
+    """The Hugging Face Hub: read only, and its driver keeps listings unless told to drop them."""
+
+    def _search(self, pattern: str) -> dict[str, dict[str, Any]]:
+        self.filesystem.invalidate_cache()
+        return super()._search(pattern)
+
+    def info(self, path: str) -> ObjectInfo:
+        """As above."""
+        self.filesystem.invalidate_cache()
+        return super().info(path)
 
 
 class NamedFile:

@@ -56,7 +56,7 @@ def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
              f"-master.port={master}", f"-volume.port={volume}", "-filer",
              f"-filer.port={filer}", "-s3", f"-s3.port={s3}",
              f"-s3.config={folder}/s3.json",
-             "-master.volumeSizeLimitMB=1024", "-volume.max=20",
+             "-master.volumeSizeLimitMB=64", "-volume.max=500",  # each bucket takes seven
              f"-s3.port.lance={lance}", f"-s3.port.iceberg={iceberg}"],
             stdout=log, stderr=log,
         )  # fmt: skip

@@ -15,7 +15,9 @@ import pytest
 
 from pipeline import storage
 from pipeline.errors import DeniedError, ExistsError, MissingError, ReplacedError
+from pipeline.places import Options
 from tests.conftest import write_config
+from tests.s3.conftest import KEY, SECRET
 
 Job = Callable[..., dict[str, Any]]
 
@@ -72,6 +74,22 @@ def test_a_wrong_secret_is_denied(bucket: str, monkeypatch: pytest.MonkeyPatch) 
     finally:
         storage._connect.cache_clear()
         s3fs.S3FileSystem.clear_instance_cache()
+
+
+def test_options_instead_of_the_environment(
+    bucket: str, s3_server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage.connect(bucket).put(f"{bucket}/a", b"1")
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_ENDPOINT_URL", "AWS_DEFAULT_REGION"):
+        monkeypatch.delenv(name)
+    (tmp_path / "credentials").write_text(
+        f"[mine]\naws_access_key_id={KEY}\naws_secret_access_key={SECRET}\n"
+    )
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "credentials"))
+    options = Options(endpoint_url=s3_server, profile="mine", region="us-east-1")
+    assert storage.connect(bucket, options).read(f"{bucket}/a") == b"1"
+    with pytest.raises(DeniedError):
+        storage.connect(bucket, Options(endpoint_url=s3_server, anonymous=True)).read(f"{bucket}/a")
 
 
 def test_the_job_from_s3_to_s3(bucket: str, job: Job, corpus: Path, tmp_path: Path) -> None:
