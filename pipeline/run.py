@@ -119,6 +119,7 @@ def _flow(dataset: Dataset, frozen: Plan, job: Job, quiet: bool) -> tuple[list[F
         "tokens": progress.tokens,
         "seconds": round(progress.seconds, 3),
         "storage_requests": dict(telemetry.requests),
+        "storage_retries": dict(telemetry.retries),
     }
 
 

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from pipeline import storage
 from pipeline.config import Source
-from pipeline.errors import MissingError, SourceChangedError, SourceError
+from pipeline.errors import MissingError, ReplacedError, SourceChangedError, SourceError
 from pipeline.formats import parquet, text
 from pipeline.formats.documents import Documents, sift
 from pipeline.formats.piece import Piece, Raw, Span, Survey
@@ -48,7 +48,7 @@ def read(path: str, piece: Piece, source: Source) -> Raw:
     try:
         with store.open(path) as file:
             raw = _FORMATS[source.format].read(file, piece, source)
-    except SourceError:
+    except (SourceError, ReplacedError):
         _check_version(store, path, piece)  # the better explanation, where it holds
         raise
     _check_version(store, path, piece)

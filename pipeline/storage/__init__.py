@@ -10,10 +10,11 @@ from pipeline.places import Options, protocol_of
 from pipeline.storage.drivers import filesystem
 from pipeline.storage.files import LocalStorage
 from pipeline.storage.objects import HubStorage, ObjectInfo, Storage
+from pipeline.storage.s3 import S3Storage
 
 __all__ = ["ObjectInfo", "Storage", "connect"]
 
-KINDS = {"file": LocalStorage, "hf": HubStorage}
+KINDS = {"file": LocalStorage, "hf": HubStorage, "s3": S3Storage}
 
 
 def connect(path: str, options: Options | None = None) -> Storage:

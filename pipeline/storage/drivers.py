@@ -6,6 +6,7 @@ import fsspec
 
 from pipeline.errors import ConfigError
 from pipeline.places import Options
+from pipeline.storage.s3 import BOTOCORE, S3
 
 PACKAGES = {"gs": "gcsfs", "abfs": "adlfs"}
 """Drivers that are not installed with us."""
@@ -19,6 +20,8 @@ def filesystem(protocol: str, options: Options) -> Any:
     """
     arguments = _arguments(protocol, options)
     given = {name: value for name, value in arguments.items() if value is not None}
+    if protocol == "s3":
+        return S3(use_listings_cache=False, skip_instance_cache=True, config_kwargs=BOTOCORE, **given)
     try:
         # A cached listing would hide the shards of a rival, and what changed under a reader.
         return fsspec.filesystem(protocol, use_listings_cache=False, **given)

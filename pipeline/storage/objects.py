@@ -1,18 +1,22 @@
 """Storage behind fsspec: what every backend shares, and all of it for object stores."""
 
-import time
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import pyarrow as pa
+from fsspec.utils import glob_translate
 
 from pipeline import telemetry
 from pipeline.errors import ExistsError, MissingError, ReplacedError
-from pipeline.storage.failures import CONFLICTS, code, named_errors
+from pipeline.storage.failures import code, named_errors
 
 GLOB_CHARACTERS = "*?["
+LIST_THREADS = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +63,7 @@ class Storage:
         infos = {}
         for entry in entries:
             name = entry["name"].rsplit("/", 1)[-1]
-            if entry["type"] == "file" and not name.startswith("."):
+            if entry["type"] == "file" and name and not name.startswith("."):
                 with suppress(FileNotFoundError):  # gone since it was listed
                     infos[name] = self._info(entry)
         return infos
@@ -94,10 +98,11 @@ class Storage:
 
         Raises:
             MissingError: there is none.
+            ReplacedError: it was, while it was read.
         """
         telemetry.request("read", path)
-        with named_errors(path):
-            return bytes(self.filesystem.cat_file(path))
+        with named_errors(path, lost=ReplacedError):
+            return self._read(path)
 
     def put(self, path: str, data: bytes) -> None:
         """Write an object, whatever was there before."""
@@ -114,7 +119,7 @@ class Storage:
         telemetry.request("put", path)
         try:
             with named_errors(path, lost=ExistsError):
-                _until_settled(lambda: self._create(path, data))
+                self._create(path, data)
         except ExistsError:
             # The answer to our own put may have been lost and its retry refused: then it is ours that stands.
             if self.info(path).size != len(data) or self.read(path) != data:
@@ -129,9 +134,9 @@ class Storage:
         telemetry.request("put", path)
         with named_errors(path, lost=ReplacedError):
             if expected is None:
-                _until_settled(lambda: self._create(path, data))
+                self._create(path, data)
             else:
-                _until_settled(lambda: self._replace(path, data, expected))
+                self._replace(path, data, expected)
 
     def version(self, path: str) -> str | None:
         """The version of an object, None where there is none: what `replace` expects."""
@@ -168,9 +173,45 @@ class Storage:
         return bool(set(pattern) & set(GLOB_CHARACTERS))
 
     def _search(self, pattern: str) -> dict[str, dict[str, Any]]:
-        search = self.filesystem.glob if self._is_glob(pattern) else self.filesystem.find
-        found = search(pattern, detail=True)
-        return {path: info for path, info in found.items() if info["type"] == "file"}
+        search = self._matches if self._is_glob(pattern) else partial(self.filesystem.find, detail=True)
+        # An object whose name ends with a slash is how some tools make an empty folder.
+        return {
+            path: info
+            for path, info in search(pattern).items()
+            if info["type"] == "file" and not path.endswith("/")
+        }
+
+    def _matches(self, pattern: str) -> dict[str, dict[str, Any]]:
+        """What a glob matches. Not fsspec's own, which leaves out folders that could not be listed."""
+        parts = self.strip(pattern).split("/")
+        first = next(at for at, part in enumerate(parts) if set(part) & set(GLOB_CHARACTERS))
+        folders, found = ["/".join(parts[:first])], {}
+        for end in range(first + 1, len(parts) + 1):
+            deep = "**" in parts[end - 1]
+            wanted = parts if deep else parts[:end]
+            matches = re.compile(glob_translate("/".join(wanted))).match
+            found = {path: info for path, info in self._entries(folders, deep) if matches(path)}
+            if deep:
+                break
+            folders = [path for path, info in found.items() if info["type"] == "directory"]
+        return found
+
+    def _entries(self, folders: Sequence[str], deep: bool) -> Iterator[tuple[str, dict[str, Any]]]:
+        """What lies in these folders, or anywhere below them."""
+
+        def entries(folder: str) -> dict[str, dict[str, Any]]:
+            if deep:
+                return dict(self.filesystem.find(folder, detail=True))
+            try:
+                return {info["name"]: info for info in self.filesystem.ls(folder, detail=True)}
+            except FileNotFoundError as error:
+                if code(error) == "NoSuchBucket":
+                    raise
+                return {}  # gone since it was listed
+
+        with ThreadPoolExecutor(LIST_THREADS) as pool:
+            for found in pool.map(entries, folders):
+                yield from found.items()
 
     def _info(self, info: dict[str, Any]) -> ObjectInfo:
         return ObjectInfo(self.full(info["name"]), int(info["size"]), _version(info))
@@ -180,6 +221,9 @@ class Storage:
         file = self.filesystem.open(path, "rb", cache_type="none")
         return pa.PythonFile(NamedFile(file, path), mode="r")
 
+    def _read(self, path: str) -> bytes:
+        return bytes(self.filesystem.cat_file(path))
+
     def _put(self, path: str, data: bytes) -> None:
         self.filesystem.pipe_file(path, data)
 
@@ -188,18 +232,6 @@ class Storage:
 
     def _replace(self, path: str, data: bytes, expected: str) -> None:
         self.filesystem.pipe_file(path, data, IfMatch=expected)
-
-
-def _until_settled(put: Callable[[], None]) -> None:
-    """Try a conditional write again while another one of the same object is under way (409)."""
-    for pause in (0.1, 0.3, 1.0, 3.0):
-        try:
-            return put()
-        except OSError as error:
-            if code(error) not in CONFLICTS:
-                raise
-        time.sleep(pause)
-    return put()
 
 
 def _version(info: dict[str, Any]) -> str:
@@ -234,7 +266,7 @@ class NamedFile:
 
     def read(self, size: int = -1) -> bytes:
         """As the file's own."""
-        with named_errors(self.path):
+        with named_errors(self.path, lost=ReplacedError):
             return bytes(self.file.read(size))
 
 
