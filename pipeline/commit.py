@@ -15,7 +15,14 @@ import pyarrow.compute as pc
 from pipeline import schema, telemetry
 from pipeline.config import Quality
 from pipeline.dataset import Dataset, parquet_bytes
-from pipeline.errors import ExitCode, IncompleteError, OtherDatasetError, ReplacedError, StoppedError
+from pipeline.errors import (
+    ExitCode,
+    IncompleteError,
+    OtherDatasetError,
+    ReplacedError,
+    StoppedError,
+    StorageError,
+)
 from pipeline.plan import Plan, source_files
 from pipeline.stages import Failure
 
@@ -98,7 +105,18 @@ def _commit(
         data = (json.dumps(summary, indent=2) + "\n").encode()
         storage.replace(layout.summary, data, expected[layout.summary])
         storage.put_if_absent(layout.success, b"")
+        _sweep(dataset)
     return Ending(code, reason, summary)
+
+
+def _sweep(dataset: Dataset) -> None:
+    """Nothing is written here any more: uploads that are still open never will be a shard."""
+    try:
+        swept = dataset.storage.sweep(dataset.layout.root)
+    except StorageError as error:  # the dataset is complete all the same
+        telemetry.event("unfinished uploads not looked for", reason=str(error))
+    else:
+        telemetry.event("complete", unfinished_uploads_removed=swept)
 
 
 def reconcile(planned: pa.Table, pieces: pa.ChunkedArray, present: set[str]) -> None:

@@ -121,7 +121,7 @@ class Storage:
             with named_errors(path, lost=ExistsError):
                 self._create(path, data)
         except ExistsError:
-            # The answer to our own put may have been lost and its retry refused: then it is ours that stands.
+            # What is the same needs no winner; and where writes do not know themselves again, it may be ours.
             if self.info(path).size != len(data) or self.read(path) != data:
                 raise
 
@@ -144,6 +144,13 @@ class Storage:
             return self.info(path).version
         except MissingError:
             return None
+
+    def sweep(self, folder: str) -> int:  # noqa: ARG002  (there are none here)
+        """Remove what unfinished uploads left below a folder; how many there were.
+
+        Only where nothing is written any more: it ends uploads that are under way.
+        """
+        return 0
 
     def root(self, pattern: str) -> str:
         """The folder that file names of a pattern are relative to.

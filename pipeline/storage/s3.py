@@ -6,7 +6,12 @@ request up to 25 times, and count none of it. Every request goes through `S3._ca
 """
 
 import asyncio
+import errno
+import uuid
+from collections.abc import Mapping
+from contextlib import suppress
 from functools import partial
+from math import ceil
 from typing import Any
 
 import pyarrow as pa
@@ -14,14 +19,25 @@ import s3fs
 from botocore.exceptions import IncompleteReadError
 from fsspec.asyn import sync_wrapper
 
-from pipeline.storage.failures import code
+from pipeline.storage.failures import code, is_unreachable, named_errors
 from pipeline.storage.objects import NamedFile, Storage
 from pipeline.storage.retries import retried
 
 PART_BYTES = 16 << 20
 """What one request reads or writes of a large object: a cut connection costs no more."""
 PARTS_AT_ONCE = 8
-BOTOCORE = {"retries": {"mode": "standard", "total_max_attempts": 1}, "max_pool_connections": 32}
+MULTIPART_BYTES = 64 << 20
+"""Up to here one request writes an object."""
+NONCE = "write"
+"""The name of the metadata by which a write knows what it wrote."""
+REFUSED = ("PreconditionFailed", "NoSuchUpload", "NoSuchKey")
+"""What a refused condition may be called; also what the repetition of a write gets that was carried out."""
+BOTOCORE = {
+    "retries": {"mode": "standard", "total_max_attempts": 1},
+    "connect_timeout": 5,
+    "read_timeout": 30,
+    "max_pool_connections": 32,
+}
 
 
 class S3(s3fs.S3FileSystem):  # type: ignore[misc]  # s3fs has no types
@@ -36,7 +52,11 @@ class S3(s3fs.S3FileSystem):  # type: ignore[misc]  # s3fs has no types
     call_s3 = sync_wrapper(_call_s3)
 
     async def _retried(self, attempt: Any) -> Any:
-        answer = await retried(attempt, self.answered)
+        try:
+            answer = await retried(attempt, self.answered)
+        except Exception as error:
+            self.answered |= not is_unreachable(error)
+            raise
         self.answered = True
         return answer
 
@@ -78,6 +98,68 @@ class S3(s3fs.S3FileSystem):  # type: ignore[misc]  # s3fs has no types
     read = sync_wrapper(_read)
     get_range = sync_wrapper(_get)
 
+    async def _publish(self, path: str, data: bytes, condition: Mapping[str, str], nonce: str) -> None:
+        """Write an object if the condition holds, whole or not at all."""
+        bucket, key, _ = self.split_path(path)
+        place, metadata = {"Bucket": bucket, "Key": key}, {"Metadata": {NONCE: nonce}}
+        if len(data) <= MULTIPART_BYTES:
+            await self._call_s3("put_object", **place, Body=data, **metadata, **condition)
+            return
+        upload = await self._call_s3("create_multipart_upload", **place, **metadata)
+        place["UploadId"] = upload["UploadId"]
+        try:
+            parts = {"Parts": await self._upload(data, place)}
+            await self._call_s3("complete_multipart_upload", **place, MultipartUpload=parts, **condition)
+        except BaseException:
+            with suppress(Exception):  # what failed is what is told; `sweep` finds what is left
+                await self._call_s3("abort_multipart_upload", **place)
+            raise
+
+    async def _upload(self, data: bytes, place: Mapping[str, str]) -> list[dict[str, Any]]:
+        """Send the parts of an object; what its completion must name."""
+        gate, view = asyncio.Semaphore(PARTS_AT_ONCE), memoryview(data)
+
+        async def part(number: int) -> dict[str, Any]:
+            async with gate:
+                body = bytes(view[(number - 1) * PART_BYTES : number * PART_BYTES])
+                answer = await self._call_s3("upload_part", **place, PartNumber=number, Body=body)
+                return {"PartNumber": number, "ETag": answer["ETag"]}
+
+        tasks = [asyncio.ensure_future(part(at + 1)) for at in range(ceil(len(data) / PART_BYTES))]
+        try:
+            return await asyncio.gather(*tasks)
+        finally:  # no part must arrive after its upload was aborted: nobody would remove it
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _nonce(self, path: str) -> str | None:
+        """Of which write the object is, empty if it is none of ours; None where there is no object."""
+        bucket, key, _ = self.split_path(path)
+        try:
+            head = await self._call_s3("head_object", Bucket=bucket, Key=key)
+        except FileNotFoundError:
+            return None
+        return str(head["Metadata"].get(NONCE, ""))
+
+    async def _sweep(self, path: str) -> int:
+        """Abort the unfinished uploads of all objects below a path; how many there were."""
+        bucket, key, _ = self.split_path(path)
+        place = {"Bucket": bucket, "Prefix": key and f"{key}/"}
+        swept, more = 0, True
+        while more:
+            page = await self._call_s3("list_multipart_uploads", **place)
+            for upload in page.get("Uploads", []):
+                found = {"Bucket": bucket, "Key": upload["Key"], "UploadId": upload["UploadId"]}
+                with suppress(FileNotFoundError):  # finished or aborted since it was listed
+                    await self._call_s3("abort_multipart_upload", **found)
+                swept += 1
+            more = page.get("IsTruncated", False)
+            place |= {name: page.get(f"Next{name}", "") for name in ("KeyMarker", "UploadIdMarker")}
+        return swept
+
+    publish, nonce, sweep = sync_wrapper(_publish), sync_wrapper(_nonce), sync_wrapper(_sweep)
+
     def _open(self, path: str, mode: str = "rb", **_: Any) -> Any:
         return _File(self, path, mode, cache_type="none")
 
@@ -99,3 +181,37 @@ class S3Storage(Storage):
 
     def _open(self, path: str) -> pa.NativeFile:
         return pa.PythonFile(NamedFile(self.filesystem.open(path, "rb"), path), mode="r")
+
+    def _put(self, path: str, data: bytes) -> None:
+        self._write(path, data, {})
+
+    def _create(self, path: str, data: bytes) -> None:
+        self._write(path, data, {"IfNoneMatch": "*"})
+
+    def _replace(self, path: str, data: bytes, expected: str) -> None:
+        self._write(path, data, {"IfMatch": expected})
+
+    def _write(self, path: str, data: bytes, condition: Mapping[str, str]) -> None:
+        """Write under a condition; a refusal counts only if it is not our own write that stands there.
+
+        Raises:
+            FileExistsError: the condition does not hold.
+        """
+        nonce = uuid.uuid4().hex
+        try:
+            self.filesystem.publish(path, data, condition, nonce)
+        except OSError as error:
+            if code(error) not in REFUSED:
+                raise
+            # The answer to our write may have been lost, and its repetition met what it had written.
+            standing = self.filesystem.nonce(path)
+            if standing == nonce:
+                return
+            if condition and (standing is not None or "IfMatch" in condition):
+                raise FileExistsError(errno.EEXIST, "the condition does not hold", path) from error
+            raise OSError(errno.EAGAIN, f"refused ({code(error)}) without a reason") from error
+
+    def sweep(self, folder: str) -> int:
+        """Remove what unfinished uploads left below a folder, which nobody sees and everybody pays."""
+        with named_errors(folder):
+            return int(self.filesystem.sweep(folder))

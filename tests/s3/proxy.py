@@ -18,7 +18,10 @@ HOP_BY_HOP = ("connection", "keep-alive", "transfer-encoding", "expect")
 
 
 class FaultProxy(ThreadingHTTPServer):
-    """The server; `faults` may be changed at any time, `done` counts what was done."""
+    """The server; `done` counts what it did.
+
+    May be changed at any time: `faults`, how probable each is; `next`, what becomes of the next requests.
+    """
 
     daemon_threads = True
     request_queue_size = 128
@@ -28,6 +31,7 @@ class FaultProxy(ThreadingHTTPServer):
         self.upstream = urllib.parse.urlsplit(upstream).netloc
         self.stall_seconds = stall_seconds
         self.faults: dict[str, float] = {}
+        self.next: list[str] = []
         self.done: Counter[str] = Counter()
         self._random, self._lock = random.Random(seed), threading.Lock()
 
@@ -41,6 +45,7 @@ class FaultProxy(ThreadingHTTPServer):
         with self._lock:
             names, weights = list(self.faults), list(self.faults.values())
             [drawn] = self._random.choices([*names, "pass"], [*weights, 1 - sum(weights)])
+            drawn = self.next.pop(0) if self.next else drawn
             self.done[drawn] += 1
             return drawn
 

@@ -8,13 +8,15 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from pipeline import storage, telemetry
-from pipeline.errors import ExistsError
+from pipeline.errors import ExistsError, ReplacedError, StorageError
 from pipeline.places import Options
-from pipeline.storage import s3
+from pipeline.storage import retries, s3
 from tests.s3.proxy import FAULTS, FaultProxy, fault_proxy
 
 KINDS = {fault: {fault: 0.2} for fault in FAULTS} | {"all": dict.fromkeys(FAULTS, 0.1)}
 OBJECTS = 40
+LEAST_PART, LARGE = 5 << 20, 11 << 20
+"""S3 takes no smaller parts."""
 
 
 @pytest.fixture
@@ -68,3 +70,109 @@ def test_every_operation_is_exact(
         assert not telemetry.retries
     else:  # aiohttp itself sends a request again, once, that met a closed connection
         assert 0 < telemetry.retries.total() <= failed
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_large_objects_are_written_once_and_whole(
+    kind: str, bucket: str, proxy: FaultProxy, store: storage.Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(s3, "MULTIPART_BYTES", LEAST_PART)
+    monkeypatch.setattr(s3, "PART_BYTES", LEAST_PART)
+    paths = [f"{bucket}/data/{number:03}" for number in range(4)]
+    proxy.faults = KINDS[kind]
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda at: store.put_if_absent(paths[at], content(at, LARGE)), range(4)))
+        for at in range(4):
+            with pytest.raises(ExistsError):
+                store.put_if_absent(paths[at], content(-at - 1, LARGE))
+        assert list(pool.map(store.read, paths)) == [content(at, LARGE) for at in range(4)]
+    proxy.faults = {}
+    store.sweep(f"{bucket}/data")
+    assert store.sweep(f"{bucket}/data") == 0
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("size", "rounds"), [(100, 12), (LARGE, 3)])
+def test_each_replacement_takes_effect_once(
+    kind: str,
+    size: int,
+    rounds: int,
+    bucket: str,
+    proxy: FaultProxy,
+    store: storage.Storage,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(s3, "MULTIPART_BYTES", LEAST_PART)
+    monkeypatch.setattr(s3, "PART_BYTES", LEAST_PART)
+    path, first = f"{bucket}/LATEST.json", None
+    proxy.faults = KINDS[kind]
+    for number in range(1, rounds):
+        version = store.version(path)
+        store.replace(path, content(number, size), version)
+        with pytest.raises(ReplacedError):  # over the version before, and over none
+            store.replace(path, content(-number, size), version)
+        with pytest.raises(ReplacedError):
+            store.replace(path, content(-number, size), first)
+        assert store.read(path) == content(number, size)
+
+
+def test_a_lost_answer_is_told_from_a_rival(bucket: str, proxy: FaultProxy, store: storage.Storage) -> None:
+    for name in ("put_if_absent", "replace"):
+        path = f"{bucket}/{name}"
+        arguments = (b"ours",) if name == "put_if_absent" else (b"ours", None)
+        proxy.next = ["lose", "lose"]
+        getattr(store, name)(path, *arguments)
+        assert proxy.next == []
+        assert store.read(path) == b"ours"
+    proxy.next = ["lose"]
+    with pytest.raises(ReplacedError):  # the same content, but not our write: somebody else's turn it was
+        store.replace(f"{bucket}/put_if_absent", b"ours", None)
+
+
+def test_uploads_that_nobody_finished_are_swept(
+    bucket: str, proxy: FaultProxy, store: storage.Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    upload = store.filesystem.call_s3("create_multipart_upload", Bucket=bucket[5:], Key="data/killed")
+    store.filesystem.call_s3(
+        "upload_part",
+        Bucket=bucket[5:],
+        Key="data/killed",
+        UploadId=upload["UploadId"],
+        PartNumber=1,
+        Body=b"1",
+    )
+    store.filesystem.call_s3("create_multipart_upload", Bucket=bucket[5:], Key="database/other")
+    assert store.sweep(f"{bucket}/data") == 1
+    assert store.sweep(f"{bucket}/data") == 0
+    assert store.sweep(f"{bucket}/database") == 1
+    monkeypatch.setattr(s3, "MULTIPART_BYTES", LEAST_PART)
+    store.put(f"{bucket}/data/taken", b"1")
+    with pytest.raises(ExistsError):
+        store.put_if_absent(f"{bucket}/data/taken", bytes(LEAST_PART + 1))
+    assert store.sweep(f"{bucket}/data") == 0  # what was refused was removed at once
+    assert store.read(f"{bucket}/data/taken") == b"1"
+
+
+def test_what_does_not_pass_is_given_up(
+    bucket: str, proxy: FaultProxy, store: storage.Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(retries, "PATIENCE_SECONDS", 2.0)
+    proxy.faults = {"slow_down": 1.0}
+    started = time.monotonic()
+    with pytest.raises(StorageError, match="Please try again.*run again"):
+        store.read(f"{bucket}/a")
+    assert 1 < time.monotonic() - started < 5
+    assert set(telemetry.retries) == {"SlowDown"}
+
+
+def test_a_server_that_says_nothing_is_asked_again(
+    bucket: str, proxy: FaultProxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(s3.BOTOCORE, "read_timeout", 1)
+    store = storage.connect(bucket, Options(endpoint_url=proxy.url))
+    store.put(f"{bucket}/a", b"1")
+    proxy.stall_seconds, proxy.next = 5, ["stall"]
+    started = time.monotonic()
+    assert store.read(f"{bucket}/a") == b"1"
+    assert 1 < time.monotonic() - started < 4
+    assert telemetry.retries.total() == 1
