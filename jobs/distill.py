@@ -279,7 +279,7 @@ def evaluate(student: AlbertModel, held_out: Examples) -> float:
     """Mean cosine distance to the teacher."""
     student.eval()
     total = 0.0
-    for batch_B in micro_batches(held_out.tokens.lengths, 4096):
+    for batch_B in micro_batches(held_out.tokens.lengths, 4096, stretch=1.0):
         target_BD = torch.from_numpy(held_out.vectors[batch_B]).float()
         total += float((1 - (vectors(student, held_out.tokens, batch_B) * target_BD).sum(-1)).sum())
     student.train()
@@ -291,7 +291,7 @@ def _batches(lengths_N: npt.NDArray[np.int64], budget: int, seed: int) -> Iterat
     random = np.random.default_rng(seed)
     while True:
         order_N = random.permutation(len(lengths_N))
-        batches = [order_N[batch_B] for batch_B in micro_batches(lengths_N[order_N], budget)]
+        batches = [order_N[batch_B] for batch_B in micro_batches(lengths_N[order_N], budget, stretch=1.0)]
         for number in random.permutation(len(batches)):
             yield batches[number]
 

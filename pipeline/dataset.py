@@ -105,7 +105,7 @@ class ShardRecord:
     rows: int
     rejects: int
     tokens: int
-    padded_tokens: int
+    computed_tokens: int
     truncated: int
     text_bytes: int
     content_digest: str

@@ -30,7 +30,9 @@ from pipeline.ragged import Ints, spread
 from pipeline.recipe import Recipe
 
 CPU_BATCH_TOKENS = 1024
-"""Small batches pad less, and lose nothing against larger ones."""
+"""Larger ones are no faster: their activations no longer fit a processor's cache."""
+STRETCH = 2.0
+"""Most padded places that attention may need, over `batch_tokens`: for texts of very unlike lengths."""
 CUDA_BATCH_TOKENS = 65_536
 TRIES_ALONE = 3
 """How often a text that fills the memory alone is tried, before it is given up."""
@@ -42,12 +44,13 @@ ACTIVATION_BYTES = 32
 class Encoded:
     """What became of N texts.
 
-    vectors: (N, D) float32, in the order of the texts.  padded_tokens: computed for them.
+    vectors: (N, D) float32, in the order of the texts.
+    computed_tokens: those that the model ran: of identical texts, once.
     too_large: (N,) bool, texts for which memory did not suffice even alone; their vectors are NaN.
     """
 
     vectors: npt.NDArray[np.float32]
-    padded_tokens: int
+    computed_tokens: int
     too_large: npt.NDArray[np.bool_]
 
 
@@ -58,9 +61,8 @@ class Encoder:
         model: a checkpoint, or its folder, Hub id, or `albert-mini`.
         dtype: `float32` or `bfloat16`, the model's arithmetic; pooling is always in float32.
         recipe: pooling and what follows it; the checkpoint's own when not given.
-        batch_tokens: tokens of a micro-batch, padding included; the device's default when not given.
+        batch_tokens: tokens of a micro-batch; the device's default when not given.
         threads: torch's threads on a CPU; torch's own choice when not given.
-        packed: run without padding; where the device can when not given.
 
     Raises:
         ModelError: the checkpoint can't be loaded.
@@ -75,14 +77,13 @@ class Encoder:
         recipe: Recipe | None = None,
         batch_tokens: int | None = None,
         threads: int | None = None,
-        packed: bool | None = None,
     ) -> None:
         if threads:
             torch.set_num_threads(threads)
         checkpoint = model if isinstance(model, Checkpoint) else resolve(str(model))
         self.recipe = recipe or Recipe.of(checkpoint)
         self.device = torch.device(device)
-        self.model = Albert(checkpoint, self.device, getattr(torch, dtype), packed)
+        self.model = Albert(checkpoint, self.device, getattr(torch, dtype))
         self.dense = [_layer(dense, self.device) for dense in self.recipe.dense]
         self.dimension = self.recipe.dimension(checkpoint)
         self.batch_tokens = batch_tokens or _default_budget(self.device, checkpoint.size("hidden_size"))
@@ -98,14 +99,14 @@ class Encoder:
         lengths_U = tokens.lengths[first_U]
         vectors_UD = torch.empty((len(first_U), self.dimension), device=self.device)
         tries_U = np.zeros(len(first_U), np.int64)
-        padded = 0
+        computed = 0
         waiting = deque(self._cut(lengths_U, np.arange(len(first_U))))
         while waiting:
             batch_B = waiting.popleft()
             pooled_BD = self._attempt(tokens, first_U[batch_B], lengths_U[batch_B])
             if pooled_BD is not None:
                 vectors_UD[self._to_device(batch_B)] = pooled_BD
-                padded += self._computed(lengths_U[batch_B])
+                computed += int(lengths_U[batch_B].sum())
                 continue
             if len(batch_B) > 1:
                 self._shrink(int(lengths_U[batch_B].sum()))
@@ -119,19 +120,14 @@ class Encoder:
                 telemetry.event("out of memory for one text", tokens=int(lengths_U[batch_B].sum()))
                 vectors_UD[self._to_device(batch_B)] = torch.nan
         vectors = vectors_UD.cpu().numpy()
-        return Encoded(
-            vectors if len(first_U) == len(which_N) else vectors[which_N],
-            padded,
-            (tries_U == TRIES_ALONE)[which_N],
-        )
+        rows = vectors if len(first_U) == len(which_N) else vectors[which_N]
+        return Encoded(rows, computed, (tries_U == TRIES_ALONE)[which_N])
 
     def _cut(self, lengths_U: Ints, chosen: Ints) -> list[Ints]:
         """Micro-batches of the chosen texts."""
-        padded = not self.model.packed
-        return [chosen[batch] for batch in micro_batches(lengths_U[chosen], self.batch_tokens, padded)]
-
-    def _computed(self, lengths_B: Ints) -> int:
-        return int(lengths_B.sum() if self.model.packed else lengths_B.max() * len(lengths_B))
+        stretch = np.inf if self.model.varlen else STRETCH
+        batches = micro_batches(lengths_U[chosen], self.batch_tokens, stretch)
+        return [chosen[batch] for batch in batches]
 
     def _attempt(self, tokens: TokenBatch, rows_B: Ints, lengths_B: Ints) -> torch.Tensor | None:
         """(B, D) on the device; None where memory did not suffice."""

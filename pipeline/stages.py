@@ -161,7 +161,7 @@ class Encode:
                 np.logical_or.reduceat(too_large, bounds(windows_N)[:-1]) if len(windows_N) else too_large
             )
         note["figures"] |= {
-            "padded_tokens": encoded.padded_tokens,
+            "computed_tokens": encoded.computed_tokens,
             "encode_seconds": time.perf_counter() - started,
         }
         note["dimension"] = found.shape[1]

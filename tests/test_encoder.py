@@ -82,20 +82,18 @@ def encode(
     return Encoder(folder, recipe=recipe, **options).encode(tokenized(folder, texts, max_tokens))
 
 
-@pytest.mark.parametrize("packed", [False, True], ids=["padded", "packed"])
 @pytest.mark.parametrize("geometry", GEOMETRIES)
-def test_equals_transformers(tmp_path: Path, geometry: str, packed: bool) -> None:
+def test_equals_transformers(tmp_path: Path, geometry: str) -> None:
     folder = make_checkpoint(tmp_path / "model", **GEOMETRIES[geometry])
     # Of the giants three texts: what they add is the geometry.
     texts = TEXTS[:3] if "large" in geometry else TEXTS
-    vectors = encode(folder, texts, 24, packed=packed)
+    vectors = encode(folder, texts, 24)
     np.testing.assert_allclose(vectors, reference(folder, texts, 24), atol=1e-5)
 
 
-@pytest.mark.parametrize("packed", [False, True], ids=["padded", "packed"])
 @pytest.mark.parametrize("pooling", POOLED)
-def test_every_pooling_equals_transformers(tiny: Path, pooling: str, packed: bool) -> None:
-    vectors = encode(tiny, TEXTS, 64, {"pooling": pooling}, packed=packed)
+def test_every_pooling_equals_transformers(tiny: Path, pooling: str) -> None:
+    vectors = encode(tiny, TEXTS, 64, {"pooling": pooling})
     np.testing.assert_allclose(vectors, reference(tiny, TEXTS, 64, pooling), atol=1e-5)
 
 
@@ -104,11 +102,10 @@ def test_the_built_in_checkpoint_equals_transformers() -> None:
     np.testing.assert_allclose(encode(folder, TEXTS), reference(folder, TEXTS, 512), atol=1e-5)
 
 
-@pytest.mark.parametrize("packed", [False, True], ids=["padded", "packed"])
 @pytest.mark.parametrize("budget", [1, 16, 100_000])
-def test_company_and_order_change_nothing(tiny: Path, budget: int, packed: bool) -> None:
-    together = encode(tiny, TEXTS, batch_tokens=budget, packed=packed)
-    backwards = encode(tiny, TEXTS[::-1], batch_tokens=budget, packed=packed)[::-1]
+def test_company_and_order_change_nothing(tiny: Path, budget: int) -> None:
+    together = encode(tiny, TEXTS, batch_tokens=budget)
+    backwards = encode(tiny, TEXTS[::-1], batch_tokens=budget)[::-1]
     alone = np.concatenate([encode(tiny, [text]) for text in TEXTS])
     np.testing.assert_allclose(together, alone, atol=1e-5)
     np.testing.assert_allclose(backwards, alone, atol=1e-5)
@@ -117,14 +114,8 @@ def test_company_and_order_change_nothing(tiny: Path, budget: int, packed: bool)
 def test_identical_texts_are_encoded_once(tiny: Path) -> None:
     tokens = tokenized(tiny, ["same words"] * 50 + ["others"])
     encoded = Encoder(tiny).run(tokens)
-    assert encoded.padded_tokens <= 2 * tokens.lengths.max()
+    assert encoded.computed_tokens == tokens.lengths[0] + tokens.lengths[-1]
     assert (encoded.vectors[:50] == encoded.vectors[0]).all()
-
-
-def test_packing_computes_no_padding(tiny: Path) -> None:
-    tokens = tokenized(tiny, TEXTS[:3])
-    assert Encoder(tiny, packed=True).run(tokens).padded_tokens == tokens.lengths.sum()
-    assert Encoder(tiny, packed=False).run(tokens).padded_tokens > tokens.lengths.sum()
 
 
 def test_no_texts_give_no_vectors(tiny: Path) -> None:
@@ -155,13 +146,10 @@ def out_of_memory(encoder: Encoder, fails: Callable[[int, int], bool]) -> None:
     encoder.model.forward = failing  # type: ignore[method-assign]
 
 
-@pytest.mark.parametrize("packed", [False, True], ids=["padded", "packed"])
-def test_running_out_of_memory_costs_budget_and_no_row(
-    tiny: Path, packed: bool, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_running_out_of_memory_costs_budget_and_no_row(tiny: Path, caplog: pytest.LogCaptureFixture) -> None:
     texts = [f"{'word ' * (number % 40)}number {number}" for number in range(300)]
     tokens = tokenized(tiny, texts)
-    encoder = Encoder(tiny, packed=packed, batch_tokens=4096)
+    encoder = Encoder(tiny, batch_tokens=4096)
     whole = encoder.encode(tokens)
     # Ten in a row among others that don't: calls 1 to 10 of the second run.
     out_of_memory(encoder, lambda call, _: 1 <= call <= 10)
