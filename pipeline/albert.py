@@ -29,24 +29,31 @@ class Packing:
     """Where the texts of a micro-batch lie.
 
     edges: (B + 1,) int32, where each begins, and the end.  longest: L.
-    places: (B, L) for each place of a padded batch, the token that goes there (any where there is none).
-    real: (B, L) bool, whether there is one.  None where no padding is needed, and by the kernel of `varlen`.
+    spread: (B, L), for each place of a padded batch a token of the same text: its own, or the last.
+    real: (B, L) bool, whether it is its own.  gather: (T,) where in the padded batch each token is.
+    The last three are None where no padding is needed.
     """
 
     edges: torch.Tensor
     longest: int
     varlen: bool
-    places: torch.Tensor | None = None
+    spread: torch.Tensor | None = None
     real: torch.Tensor | None = None
+    gather: torch.Tensor | None = None
 
     @classmethod
-    def of(cls, lengths_B: torch.Tensor, tokens: int, longest: int, varlen: bool) -> Self:
+    def of(cls, lengths_B: torch.Tensor, position_T: torch.Tensor, longest: int, varlen: bool) -> Self:
         edges = torch.nn.functional.pad(lengths_B.cumsum(0), (1, 0))
-        if varlen or tokens == len(lengths_B) * longest:
+        tokens, texts = len(position_T), len(lengths_B)
+        if varlen or tokens == texts * longest:
             return cls(edges.int(), longest, varlen)
-        place_L = torch.arange(longest, device=lengths_B.device)
-        places_BL = (edges[:-1].unsqueeze(-1) + place_L).clamp_(max=tokens - 1)
-        return cls(edges.int(), longest, varlen, places_BL, place_L < lengths_B.unsqueeze(-1))
+        device = lengths_B.device
+        place_L = torch.arange(longest, device=device)
+        # Of the same text, so that nothing of one text, NaN least of all, ever meets another.
+        spread_BL = torch.minimum(edges[:-1, None] + place_L, edges[1:, None] - 1)
+        row_T = torch.arange(texts, device=device).repeat_interleave(lengths_B, output_size=tokens)
+        real_BL = place_L < lengths_B[:, None]
+        return cls(edges.int(), longest, varlen, spread_BL, real_BL, row_T * longest + position_T)
 
 
 class Albert(torch.nn.Module):
@@ -94,9 +101,10 @@ class Albert(torch.nn.Module):
             ids_T: int64, of all texts.  lengths_B: int64, on the same device.
             longest: the greatest of `lengths_B`, known without asking the device.
         """
-        packing = Packing.of(lengths_B, len(ids_T), longest, self.varlen)
-        begins_T = packing.edges[:-1].repeat_interleave(lengths_B, output_size=len(ids_T))
+        begins_B = lengths_B.cumsum(0) - lengths_B
+        begins_T = begins_B.repeat_interleave(lengths_B, output_size=len(ids_T))
         position_T = torch.arange(len(ids_T), device=ids_T.device) - begins_T
+        packing = Packing.of(lengths_B, position_T, longest, self.varlen)
         hidden_1TD: torch.Tensor = self.model(
             input_ids=ids_T.unsqueeze(0), position_ids=position_T.unsqueeze(0), packing=packing
         ).last_hidden_state
@@ -152,17 +160,16 @@ def _padded(
     scaling: float | None,
 ) -> torch.Tensor:
     """The same on any device, in any dtype."""
-    places_BL, real_BL = packing.places, packing.real
     tokens, heads, size = query_THC.shape
-    if places_BL is None or real_BL is None:
+    if packing.spread is None or packing.real is None or packing.gather is None:
         shape = (tokens // packing.longest, packing.longest, heads, size)
-        alike = [tensor.reshape(shape).transpose(1, 2) for tensor in (query_THC, key_THC, value_THC)]
-        attended_BHLC = scaled_dot_product_attention(alike[0], alike[1], alike[2], scale=scaling)
+        query, key, value = (t.reshape(shape).transpose(1, 2) for t in (query_THC, key_THC, value_THC))
+        attended_BHLC = scaled_dot_product_attention(query, key, value, scale=scaling)
         return attended_BHLC.transpose(1, 2).reshape(tokens, heads, size)
-    query, key, value = (tensor[places_BL].transpose(1, 2) for tensor in (query_THC, key_THC, value_THC))
-    mask_B11L = real_BL[:, None, None, :]
+    query, key, value = (t[packing.spread].transpose(1, 2) for t in (query_THC, key_THC, value_THC))
+    mask_B11L = packing.real[:, None, None, :]
     attended_BHLC = scaled_dot_product_attention(query, key, value, attn_mask=mask_B11L, scale=scaling)
-    return attended_BHLC.transpose(1, 2)[real_BL]
+    return attended_BHLC.transpose(1, 2).flatten(0, 1)[packing.gather]
 
 
 AttentionInterface.register(PACKED, _attend)
