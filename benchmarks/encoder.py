@@ -5,9 +5,10 @@
 Random weights of albert-base geometry; the vocabulary of the model named (`albert-mini` by default). Three
 mixes of lengths: docstrings, film reviews (long), glosses (short). Each contender gets the same texts; the
 rounds alternate (transformers, by far the slowest, takes part in the first alone). Useful tokens are those of
-the texts, not of padding. Useful work is the matrix products of these tokens: all linear layers, and attention
-as long as each text itself. The bare rate is that of the model's own linear layers, by torch's
-`linear`, on 1,024 (CPU) or 16,384 (CUDA) rows, in the same dtype with the same threads, measured in each round.
+the texts, not of padding. Useful work is the matrix products of these tokens: all linear layers, and
+attention as long as each text itself. The bare rate is that of the model's own linear layers, by torch's
+`linear`, on 1,024 (CPU) or 16,384 (CUDA) rows, in the same dtype with the same threads, measured in each
+round.
 """
 
 import argparse
