@@ -37,6 +37,7 @@ from jobs.docstrings import write as write_docstrings
 from pipeline.batching import TokenBatch
 from pipeline.checkpoint import resolve
 from pipeline.encoder import Encoder
+from pipeline.reference import load_backend
 from pipeline.tokenizer import Tokenizer
 
 BASE = {
@@ -66,9 +67,9 @@ def texts_of(mix: str, folder: Path, count: int) -> list[str]:
 def make_model(folder: Path, vocabulary: str) -> Path:
     """albert-base geometry, seeded weights, as safetensors."""
     source = resolve(vocabulary).folder
-    for name in ("tokenizer.json", "tokenizer_config.json", "spiece.model", "special_tokens_map.json"):
-        if (source / name).exists():
-            shutil.copy(source / name, folder / name)
+    # As tokenizer.json, so that all contenders get the same ids (docs/tokenizer.md).
+    load_backend(source).save(str(folder / "tokenizer.json"))
+    shutil.copy(source / "tokenizer_config.json", folder / "tokenizer_config.json")
     size = json.loads((source / "config.json").read_text())["vocab_size"]
     torch.manual_seed(0)
     config = AlbertConfig(vocab_size=size, **BASE)
