@@ -6,7 +6,8 @@ from typing import Any, get_args
 
 from pydantic.fields import FieldInfo
 
-from pipeline.config import Compute, Model, Output, Quality, Section, Source
+from pipeline.config import Compute, Model, Output, Quality, Source
+from pipeline.places import Options, Section
 
 PAGE = Path(__file__).with_name("configuration.md")
 HEAD = """# Configuration
@@ -14,8 +15,9 @@ HEAD = """# Configuration
 A job is one YAML file. Unknown keys are refused, and all mistakes of a file are reported at once.
 Any field can be set on the command line: `--set section.field=value`, as often as needed.
 
-Fields of `compute` and `quality`, and `output.path`, may change between a run and its resume. Every other
-field is part of the dataset's identity: with another value the same output is refused (exit code 5).
+Fields of `compute` and `quality`, `output.path` and all `options` may change between a run and its resume.
+Every other field is part of the dataset's identity: with another value the same output is refused (exit
+code 5).
 
 Made by `make docs` from `pipeline/config.py`; do not edit.
 """
@@ -25,6 +27,7 @@ SECTIONS: dict[str, type[Section]] = {
     "compute": Compute,
     "output": Output,
     "quality": Quality,
+    "source.NAME.options, output.options": Options,
 }
 
 
@@ -50,6 +53,8 @@ def _kind(annotation: Any) -> str:
 
 
 def _plain(value: object) -> str:
+    if isinstance(value, Section):
+        return "{}"
     return {"None": "null", "True": "true", "False": "false", "()": "[]"}.get(str(value), str(value))
 
 

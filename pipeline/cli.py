@@ -121,7 +121,7 @@ def _plan(arguments: argparse.Namespace) -> tuple[ExitCode, str]:
     job = _load(arguments)
     model = usable_checkpoint(job)
     identity = Identity.of(job, model)
-    dataset = Dataset(job.output.path)
+    dataset = Dataset.of(job)
     found = dataset.plan() if dataset.refuse_other(identity) else None
     made = plan.Plan.from_bytes(found) if found else plan.make(job, model, identity.dataset_digest)
     by_rows = made.pieces.filter(pc.equal(made.pieces.column("unit"), "rows").fill_null(False))
@@ -146,7 +146,7 @@ def _plan(arguments: argparse.Namespace) -> tuple[ExitCode, str]:
 
 
 def _status(arguments: argparse.Namespace) -> tuple[ExitCode, str]:
-    dataset = Dataset(_load(arguments).output.path)
+    dataset = Dataset.of(_load(arguments))
     found = dataset.plan()
     state: dict[str, Any] = {"output": dataset.layout.root, "state": "not started"}
     if found:
@@ -168,7 +168,7 @@ def _status(arguments: argparse.Namespace) -> tuple[ExitCode, str]:
 def _search(arguments: argparse.Namespace) -> tuple[ExitCode, str]:
     job = _load(arguments)
     hits = search.search(job, usable_checkpoint(job), arguments.query, arguments.count)
-    frozen = plan.Plan.from_bytes(Dataset(job.output.path).plan() or b"") if hits else None
+    frozen = plan.Plan.from_bytes(Dataset.of(job).plan() or b"") if hits else None
     texts = [search.source_text(job, frozen, hit.row) if frozen else None for hit in hits]
     if arguments.json:
         found = [{"score": hit.score, "text": text, **hit.row} for hit, text in zip(hits, texts, strict=True)]

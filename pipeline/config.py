@@ -14,9 +14,7 @@ from typing import Annotated, Any, Literal, Self, get_args
 
 import yaml
 from pydantic import (
-    AfterValidator,
     BaseModel,
-    ConfigDict,
     Field,
     StringConstraints,
     ValidationError,
@@ -27,52 +25,21 @@ from pydantic import (
 from pydantic_core import ErrorDetails
 
 from pipeline.errors import ConfigError
-
-PROTOCOLS = ("file", "s3")
-"""Where we read and write; a fixed list, so that no URL reaches a protocol nobody thought of."""
-TEST_PROTOCOL = "memory"
+from pipeline.places import READ_ONLY, Name, Options, Path_, Section, honoured, protocol_of, redact
 
 SourceName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]*$")]
 FORMATS = {".parquet": "parquet", ".pq": "parquet", ".txt": "text"}
-
-
-def check_url(path: str) -> str:
-    """Refuse what must never stand in a config.
-
-    Raises:
-        ValueError: an unknown protocol, a chained URL, or a URL with credentials or a signature.
-    """
-    protocol = path.split("://", 1)[0] if "://" in path else "file"
-    if "::" in path or protocol not in (*PROTOCOLS, TEST_PROTOCOL):
-        raise ValueError(f"{protocol}: is not supported here; use one of {', '.join(PROTOCOLS)}")
-    if redact(path) != path:
-        raise ValueError("credentials must not stand in a URL: use the environment, a profile or a role")
-    return path
-
-
-def redact(text: str) -> str:
-    """A text without the credentials and signatures of URLs in it."""
-    return _SECRETS.sub(r"\1***", text)
-
-
-_SECRETS = re.compile(r"(://)[^/\s'\"]+(?=@)|((?:Signature|Credential|Security-Token|sig)=)[^&\s'\"]+", re.I)
 _SECRET_NAMES = re.compile(r"key$|secret|token$|passw|credential", re.I)
-Path_ = Annotated[str, StringConstraints(min_length=1), AfterValidator(check_url)]
-Name = Annotated[str, StringConstraints(min_length=1)]
-
-
-class Section(BaseModel):
-    """Base of all sections: frozen, unknown keys refused, defaults validated."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
 
 
 class Source(Section):
     """One named set of files."""
 
     path: Path_ = Field(
-        description="A file, a folder (read recursively) or a glob (`*`, `?`, `**`); local or s3://."
+        description="A file, a folder (read recursively) or a glob (`*`, `?`, `**`); local, `s3://`, "
+        "`gs://`, `abfs://` (account: `AZURE_STORAGE_ACCOUNT_NAME`) or `hf://`."
     )
+    options: Options = Field(Options(), description="How its storage is reached.")
     format: Literal["auto", "parquet", "text"] = Field(
         "auto",
         description="`parquet`, or `text` (a line a document); `auto` goes by the ending of `path`.",
@@ -88,6 +55,11 @@ class Source(Section):
     carry: tuple[Name, ...] = Field((), description="Parquet: further columns to carry into the shards.")
 
     # Field by field, in their order, so that one mistake does not hide the others.
+
+    @field_validator("options")
+    @classmethod
+    def _honour_options(cls, value: Options, info: ValidationInfo) -> Options:
+        return honoured(value, info.data.get("path", "s3://"))
 
     @field_validator("format")
     @classmethod
@@ -201,7 +173,10 @@ class Compute(Section):
 class Output(Section):
     """Where the dataset goes, and the size of its shards."""
 
-    path: Path_ = Field(description="The dataset's folder or URL; may hold `{run_date}`.")
+    path: Path_ = Field(
+        description="The dataset's folder or URL (`s3://`, `gs://`, `abfs://`); may hold `{run_date}`."
+    )
+    options: Options = Field(Options(), description="How its storage is reached.")
     rows_per_shard: int = Field(
         65_536,
         ge=1,
@@ -214,6 +189,18 @@ class Output(Section):
         "model's work.",
     )
     keep_rejected_text: bool = Field(True, description="Keep the start of a rejected text in `rejects/`.")
+
+    @field_validator("path")
+    @classmethod
+    def _writable(cls, value: str) -> str:
+        if protocol_of(value) in READ_ONLY:
+            raise ValueError(f"{protocol_of(value)} is for sources only")
+        return value
+
+    @field_validator("options")
+    @classmethod
+    def _honour_options(cls, value: Options, info: ValidationInfo) -> Options:
+        return honoured(value, info.data.get("path", "s3://"))
 
 
 class Quality(Section):

@@ -6,6 +6,7 @@ LIST is the truth; the ledger saves reading footers, and nothing is lost with it
 
 import dataclasses
 import json
+import re
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -22,9 +23,10 @@ from pipeline.checkpoint import Checkpoint
 from pipeline.config import Config
 from pipeline.errors import ExistsError, MissingError, OtherDatasetError, StorageError
 from pipeline.layout import Layout
+from pipeline.places import Options
 from pipeline.recipe import Recipe
 
-OPERATIONAL = ("compute", "quality", "output.path")
+OPERATIONAL = re.compile(r"(compute|quality|output\.path|output\.options|source\.[^.]+\.options)(\.|$)")
 """Config that never changes a shard, and so may differ when resuming. What is not listed counts."""
 FLUSH_SECONDS = 60
 FOOTER_THREADS = 32
@@ -58,7 +60,11 @@ class Identity:
             for key, default in ARCHITECTURE.items()
         }
         flat = _flatten(config.model_dump(mode="json"))
-        rest = {key: value for key, value in flat.items() if not key.startswith(("model.", *OPERATIONAL))}
+        rest = {
+            key: value
+            for key, value in flat.items()
+            if not (key.startswith("model.") or OPERATIONAL.match(key))
+        }
         return cls(model, rest)
 
     @property
@@ -144,9 +150,14 @@ class ShardRecord:
 class Dataset:
     """The dataset at a path, there or not yet."""
 
-    def __init__(self, root: str) -> None:
+    def __init__(self, root: str, options: Options | None = None) -> None:
         self.layout = Layout(root)
-        self.storage = storage.connect(root)
+        self.storage = storage.connect(root, options)
+
+    @classmethod
+    def of(cls, config: Config) -> Self:
+        """The dataset that a config writes."""
+        return cls(config.output.path, config.output.options)
 
     def identity(self) -> Identity | None:
         """Whose dataset this is; None while it is nobody's."""

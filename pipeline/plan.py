@@ -134,7 +134,7 @@ def listing(config: Config) -> list[tuple[str, storage.ObjectInfo]]:
     return [
         (name, info)
         for name, source in config.source.items()
-        for info in storage.connect(source.path).find(source.path)
+        for info in storage.connect(source.path, source.options).find(source.path)
     ]
 
 
@@ -148,13 +148,13 @@ def current_versions(config: Config) -> dict[tuple[str, str], str]:
 
 
 def _name(source: Source, info: storage.ObjectInfo) -> str:
-    name = storage.connect(source.path).relative(source.path, info.path)
+    name = storage.connect(source.path, source.options).relative(source.path, info.path)
     return name.encode("utf-8", "backslashreplace").decode()
 
 
 def file_path(source: Source, file: str) -> str:
     """The full path of a planned file."""
-    return f"{storage.connect(source.path).root(source.path)}/{file}"
+    return f"{storage.connect(source.path, source.options).root(source.path)}/{file}"
 
 
 def source_files(pieces: pa.Table) -> pa.ChunkedArray:

@@ -30,7 +30,7 @@ def run(config: Config, quiet: bool = False) -> Ending:
     model = usable_checkpoint(config)
     identity = Identity.of(config, model)
     config = config.absolute()  # not before: where things lie is no part of the identity
-    dataset = Dataset(config.output.path)
+    dataset = Dataset.of(config)
     if dataset.refuse_other(identity) and dataset.complete():
         return _already_complete(config, dataset)
     frozen = frozen_plan(config, dataset, identity, model)
@@ -119,6 +119,7 @@ def _flow(dataset: Dataset, frozen: Plan, job: Job, quiet: bool) -> tuple[list[F
         "tokens": progress.tokens,
         "seconds": round(progress.seconds, 3),
         "storage_requests": dict(telemetry.requests),
+        "storage_retries": dict(telemetry.retries),
     }
 
 

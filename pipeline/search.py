@@ -47,7 +47,7 @@ def search(config: Config, checkpoint: Checkpoint, query: str, count: int) -> li
         MissingError: there is no dataset.
         OtherDatasetError: it was made by another config, so its vectors mean something else.
     """
-    dataset = Dataset(config.output.path)
+    dataset = Dataset.of(config)
     if not dataset.refuse_other(Identity.of(config, checkpoint)):
         raise MissingError("there is no dataset here", config.output.path, hint="run the config first")
     shards = dataset.shards()
@@ -87,7 +87,7 @@ def source_text(config: Config, frozen: Plan, row: Mapping[str, Any]) -> str | N
         return None
     path, place = plan.file_path(source, file), row["source_row"]
     try:
-        info = storage.connect(path).info(path)
+        info = storage.connect(path, source.options).info(path)
         unit = "bytes" if source.format == "text" else "rows"
         piece = Piece(name, file, version, info.size, unit, place, place + 1)
         text = formats.read(path, piece, source).texts[0].as_py()

@@ -256,7 +256,7 @@ def _write(split_id: str, note: dict[str, Any], cells: Mapping[str, pa.Buffer], 
         vector=job.recipe.vector,
         too_large=too_large,
     )
-    record = writer.write(Dataset(job.config.output.path), contents, note["figures"])
+    record = writer.write(Dataset.of(job.config), contents, note["figures"])
     return _row(split_id, {"record": asdict(record)})
 
 

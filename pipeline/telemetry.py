@@ -1,4 +1,4 @@
-"""What happened, for people and machines: events, and counts of storage requests. No policy."""
+"""What happened, for people and machines: events, and counts of storage requests and retries. No policy."""
 
 import logging
 from collections import Counter
@@ -8,6 +8,9 @@ log = logging.getLogger("pipeline")
 
 requests: Counter[str] = Counter()
 """Storage requests of this process by operation ("open", "list", "put", ...)."""
+
+retries: Counter[str] = Counter()
+"""Storage requests of this process that were made again, by what went wrong before."""
 
 observers: list[Callable[[str, str], None]] = []
 """Called with (operation, path) at every storage request; tests and tracing append to it."""
@@ -23,3 +26,9 @@ def request(operation: str, path: str) -> None:
     requests[operation] += 1
     for observe in observers:
         observe(operation, path)
+
+
+def retry(reason: str) -> None:
+    """Count one storage request that is about to be made again."""
+    retries[reason] += 1
+    log.debug("storage retry reason=%s", reason)

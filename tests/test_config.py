@@ -8,6 +8,7 @@ import pytest
 
 from pipeline import config
 from pipeline.errors import ConfigError
+from pipeline.places import Options
 
 GOOD: dict[str, Any] = {"source": {"docs": {"path": "in/*.parquet"}}, "output": {"path": "out"}}
 
@@ -59,6 +60,17 @@ def test_every_mistake_is_named_with_place_value_and_remedy() -> None:
         ("output", {"path": "s3://key:secret@b/x"}, "credentials must not stand in a URL"),
         ("source", {"docs": {"path": "s3://b/x.txt?X-Amz-Signature=1"}}, "credentials must not"),
         ("output", {"path": ""}, "at least 1 character"),
+        ("output", {"path": "hf://datasets/a/b"}, "hf is for sources only"),
+        ("output", {"path": "out", "options": {"region": "x"}}, "region means nothing to file"),
+        ("output", {"path": "gs://b", "options": {"profile": "x"}}, "profile means nothing to gs"),
+        ("output", {"path": "s3://b", "options": {"anonymous": True, "profile": "x"}}, "drop one of the two"),
+        ("output", {"path": "s3://b", "options": {"endpoint_url": "minio:9000"}}, "starts with http://"),
+        ("output", {"path": "s3://b", "options": {"endpoint_url": "http://k:s@h"}}, "credentials must not"),
+        (
+            "output",
+            {"path": "s3://b", "options": {"endpoint": "x"}},
+            "output.options.endpoint = 'x': unknown key; did you mean endpoint_url?",
+        ),
         ("source", {"docs": {"path": ".", "format": "text"}}, "lies in source.docs"),
         ("source", {"docs": {"path": "./**/*.txt"}}, "lies in source.docs"),
         ("source", {"a": {"path": "x.txt"}, "b": {"path": "x.parquet", "id_column": "id"}}, "carries `id`"),
@@ -69,6 +81,20 @@ def test_what_cannot_be_honoured_is_refused(section: str, values: dict[str, Any]
     with pytest.raises(ConfigError, match="config: ") as raised:
         config.parse(GOOD | {section: values})
     assert part in str(raised.value)
+
+
+def test_every_protocol_and_its_options() -> None:
+    for path, options in (
+        (
+            "s3://b/*.txt",
+            {"endpoint_url": "http://h:1", "profile": "p", "region": "r", "requester_pays": True},
+        ),
+        ("gs://b/*.txt", {"endpoint_url": "https://h", "requester_pays": True}),
+        ("abfs://c/*.txt", {"anonymous": True}),
+        ("hf://datasets/a/b@main/*.txt", {"anonymous": True}),
+    ):
+        parsed = config.parse(GOOD | {"source": {"docs": {"path": path, "options": options}}})
+        assert parsed.source["docs"].options.model_dump(exclude_defaults=True) == options
 
 
 def test_overrides_and_run_date(tmp_path: Path) -> None:
@@ -104,7 +130,14 @@ def test_no_such_file() -> None:
 
 
 def test_every_field_is_documented() -> None:
-    for section in (config.Source, config.Model, config.Compute, config.Output, config.Quality):
+    for section in (
+        config.Source,
+        config.Model,
+        config.Compute,
+        config.Output,
+        config.Quality,
+        Options,
+    ):
         for name, field in section.model_fields.items():
             assert field.description, f"{section.__name__}.{name}"
 
@@ -124,6 +157,8 @@ def test_mistakes_of_one_section_do_not_hide_each_other() -> None:
         {"source": {"s3://k:SECRET@b/x": {}}},
         {"output": {"path": "s3://b/x?X-Amz-Signature=SECRET&a=b"}},
         {"output": {"path": "out", "secret_key": "SECRET"}},
+        {"output": {"path": "s3://b", "options": {"secret": "SECRET"}}},
+        {"output": {"path": "s3://b", "options": {"endpoint_url": "http://k:SECRET@h"}}},
     ],
 )
 def test_no_message_shows_a_secret(wrong: dict[str, Any]) -> None:

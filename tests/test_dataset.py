@@ -26,6 +26,10 @@ def test_what_changes_a_vector_and_what_changes_a_shard(job: Job) -> None:
     base, _, _ = identity(job())
     same, _, _ = identity(job(compute={"batch_tokens": 7}, quality={"max_reject_fraction": 0}))
     assert (same.vector_digest, same.dataset_digest) == (base.vector_digest, base.dataset_digest)
+    away = job(output={"path": "s3://b/out", "options": {"region": "x"}})
+    away["source"]["docs"] |= {"path": "s3://b/*.parquet"}
+    elsewhere = away | {"source": {"docs": away["source"]["docs"] | {"options": {"profile": "x"}}}}
+    assert identity(elsewhere)[0].dataset_digest == identity(away)[0].dataset_digest
     shards, _, _ = identity(job(output={"rows_per_shard": 7}))
     assert shards.vector_digest == base.vector_digest
     assert shards.dataset_digest != base.dataset_digest

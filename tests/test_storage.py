@@ -2,13 +2,15 @@
 
 import multiprocessing
 import os
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from pipeline import storage, telemetry
-from pipeline.errors import ExistsError, MissingError, ReplacedError
+from pipeline.errors import ConfigError, ExistsError, MissingError, ReplacedError
+from pipeline.places import Options
 
 
 @pytest.fixture(params=["file", "memory"])
@@ -162,3 +164,44 @@ def test_a_folder_may_look_like_a_glob(tmp_path: Path) -> None:
 def test_a_bucket_may_be_a_source() -> None:
     assert storage.connect("s3://b").root("s3://b") == "s3://b"
     assert storage.connect("s3://b").relative("s3://b", "s3://b/deep/x.txt") == "deep/x.txt"
+
+
+def test_one_storage_for_each_protocol_and_options() -> None:
+    other = Options(endpoint_url="http://127.0.0.1:1")
+    assert storage.connect("s3://a") is storage.connect("s3://b/c", Options())
+    assert storage.connect("s3://a", other) is not storage.connect("s3://a")
+    assert storage.connect("s3://a", other) is storage.connect("s3://a", Options(**other.model_dump()))
+
+
+@pytest.mark.parametrize(("path", "package"), [("gs://b", "gcsfs"), ("abfs://b", "adlfs")])
+def test_a_driver_that_is_not_installed_is_named(
+    path: str, package: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(ConfigError, match=f"pip install {package}"):
+        storage.connect(path)
+
+
+class Hub:
+    """As the Hub's driver: what it has listed it goes on telling, until told to forget."""
+
+    def __init__(self) -> None:
+        self.blob, self.known = "1", ""
+
+    def invalidate_cache(self) -> None:
+        self.known = ""
+
+    def info(self, path: str) -> dict[str, object]:
+        self.known = self.known or self.blob
+        return {"name": path, "size": 3, "type": "file", "blob_id": self.known}
+
+    def unstrip_protocol(self, path: str) -> str:
+        return f"hf://{path}"
+
+
+def test_a_file_of_the_hub_is_looked_up_anew() -> None:
+    hub = Hub()
+    store = storage.objects.HubStorage(hub)
+    assert store.info("datasets/a/b/x.txt").version == "1"
+    hub.blob = "2"
+    assert store.info("datasets/a/b/x.txt").version == "2"

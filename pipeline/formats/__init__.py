@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from pipeline import storage
 from pipeline.config import Source
-from pipeline.errors import MissingError, SourceChangedError, SourceError
+from pipeline.errors import MissingError, ReplacedError, SourceChangedError, SourceError
 from pipeline.formats import parquet, text
 from pipeline.formats.documents import Documents, sift
 from pipeline.formats.piece import Piece, Raw, Span, Survey
@@ -32,7 +32,7 @@ def survey(info: storage.ObjectInfo, source: Source) -> Survey:
     Raises:
         SourceError: its content can't be embedded.
     """
-    with storage.connect(info.path).open(info.path) as file:
+    with storage.connect(info.path, source.options).open(info.path) as file:
         return _FORMATS[source.format].survey(file, info.size, source)
 
 
@@ -43,12 +43,12 @@ def read(path: str, piece: Piece, source: Source) -> Raw:
         SourceError: the content is damaged.
         SourceChangedError: the file is not, or not any more when it was read, the version that was planned.
     """
-    store = storage.connect(path)
+    store = storage.connect(path, source.options)
     _check_version(store, path, piece)
     try:
         with store.open(path) as file:
             raw = _FORMATS[source.format].read(file, piece, source)
-    except SourceError:
+    except (SourceError, ReplacedError):
         _check_version(store, path, piece)  # the better explanation, where it holds
         raise
     _check_version(store, path, piece)

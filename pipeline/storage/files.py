@@ -1,0 +1,118 @@
+"""A local or mounted file system: what has a name is whole and on disk."""
+
+import errno
+import fcntl
+import glob
+import os
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import pyarrow as pa
+
+from pipeline.errors import MissingError
+from pipeline.storage.objects import ObjectInfo, Storage
+
+
+class LocalStorage(Storage):
+    """A file system: what is written appears under its name only when it is whole and on disk."""
+
+    def full(self, path: str) -> str:
+        """An absolute path, without `file://`."""
+        return path
+
+    def version(self, path: str) -> str | None:
+        """As above; with the inode, which tells two replacements within one grain of the clock apart."""
+        try:
+            return f"{self.info(path).version}-{Path(self.strip(path)).stat().st_ino}"
+        except (MissingError, FileNotFoundError):
+            return None
+
+    def _is_glob(self, pattern: str) -> bool:
+        # A folder may be called `a[1]`: what is there under its very name is no glob.
+        return super()._is_glob(pattern) and not Path(self.strip(pattern)).exists()
+
+    def _search(self, pattern: str) -> dict[str, dict[str, Any]]:
+        """Through symbolic links, as a user of `ls` and `cp` expects; fsspec passes over them."""
+        path = self.strip(pattern)
+        if Path(path).is_file():
+            return {path: {"name": path}}
+        wanted = path if self._is_glob(pattern) else f"{glob.escape(path)}/**"
+        found = sorted(glob.glob(wanted, recursive=True))  # noqa: PTH207  (pathlib's does not follow links)
+        return {name: {"name": name} for name in found if not Path(name).is_dir()}
+
+    def _info(self, info: dict[str, Any]) -> ObjectInfo:
+        status = Path(info["name"]).stat()
+        # No inode: the same file is another one on every node of some network file systems.
+        return ObjectInfo(info["name"], status.st_size, f"{status.st_size}-{status.st_mtime_ns}")
+
+    def _open(self, path: str) -> pa.NativeFile:
+        return pa.OSFile(self.strip(path), mode="r")
+
+    def _put(self, path: str, data: bytes) -> None:
+        target = Path(self.strip(path))
+        temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
+        try:
+            _publish(data, temporary)
+            temporary.replace(target)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    def _create(self, path: str, data: bytes) -> None:
+        _publish(data, Path(self.strip(path)))
+
+    def _replace(self, path: str, data: bytes, expected: str) -> None:
+        target = Path(self.strip(path))
+        folder = os.open(target.parent, os.O_RDONLY)
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX)
+            if self.version(path) != expected:
+                raise FileExistsError(errno.EEXIST, "another version is there", path)
+            self._put(path, data)
+        finally:
+            os.close(folder)
+
+
+def _publish(data: bytes, target: Path) -> None:
+    """Make a file appear under its name, whole and flushed to disk.
+
+    The file has no name until it is whole, so a killed writer leaves nothing behind, and linking refuses
+    a name that is taken.
+
+    Raises:
+        FileExistsError: the name is taken.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    folder = os.open(target.parent, os.O_RDONLY)
+    try:
+        with _nameless(target) as (file, name):
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+            # Only with a folder given does CPython make the call (linkat) that can name a nameless file.
+            os.link(name, target, src_dir_fd=folder, follow_symlinks=True)
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+@contextmanager
+def _nameless(target: Path) -> Iterator[tuple[BinaryIO, str]]:
+    """A file without a name on the target's file system, and how `os.link` calls it.
+
+    Where the file system has no such files (NFS, macOS) it has a hidden name, removed at the end.
+    """
+    try:
+        descriptor = os.open(target.parent, os.O_TMPFILE | os.O_WRONLY, 0o644)
+    except (AttributeError, OSError):
+        hidden = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
+        try:
+            with hidden.open("xb") as file:
+                yield file, str(hidden)
+        finally:
+            hidden.unlink(missing_ok=True)
+    else:
+        with os.fdopen(descriptor, "wb") as file:
+            yield file, f"/proc/self/fd/{descriptor}"

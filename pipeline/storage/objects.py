@@ -1,0 +1,274 @@
+"""Storage behind fsspec: what every backend shares, and all of it for object stores."""
+
+import re
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import pyarrow as pa
+from fsspec.utils import glob_translate
+
+from pipeline import telemetry
+from pipeline.errors import ExistsError, MissingError, ReplacedError
+from pipeline.storage.failures import code, named_errors
+
+GLOB_CHARACTERS = "*?["
+LIST_THREADS = 16
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectInfo:
+    """One object: its full path, its size in bytes, and what changes whenever its content does."""
+
+    path: str
+    size: int
+    version: str
+
+
+class Storage:
+    """Object storage behind fsspec."""
+
+    def __init__(self, filesystem: Any) -> None:
+        self.filesystem = filesystem
+
+    def find(self, pattern: str) -> list[ObjectInfo]:
+        """The objects that a file, folder or glob names, by path; hidden ones (`.x`, `_x`) left out.
+
+        Raises:
+            MissingError: the pattern names nothing.
+        """
+        telemetry.request("list", pattern)
+        named = self.strip(self.root(pattern) if self._is_glob(pattern) else pattern)
+        with named_errors(pattern):
+            infos = [
+                self._info(info)
+                for path, info in sorted(self._search(pattern).items())
+                if not _hidden(path.removeprefix(named))
+            ]
+        if not infos:
+            raise MissingError("no file here", pattern, hint="check the path and its wildcards")
+        return infos
+
+    def folder(self, path: str) -> dict[str, ObjectInfo]:
+        """The objects right in a folder, by name; none where the folder does not exist."""
+        telemetry.request("list", path)
+        try:
+            with named_errors(path):
+                entries = self.filesystem.ls(path, detail=True)
+        except MissingError:
+            return {}
+        infos = {}
+        for entry in entries:
+            name = entry["name"].rsplit("/", 1)[-1]
+            if entry["type"] == "file" and name and not name.startswith("."):
+                with suppress(FileNotFoundError):  # gone since it was listed
+                    infos[name] = self._info(entry)
+        return infos
+
+    def info(self, path: str) -> ObjectInfo:
+        """Size and version of one object.
+
+        Raises:
+            MissingError: there is none.
+        """
+        telemetry.request("info", path)
+        with named_errors(path):
+            return self._info(self.filesystem.info(path))
+
+    def exists(self, path: str) -> bool:
+        """Whether the object is there."""
+        try:
+            self.info(path)
+        except MissingError:
+            return False
+        return True
+
+    @contextmanager
+    def open(self, path: str) -> Iterator[pa.NativeFile]:
+        """A seekable file to read, closed at the end."""
+        telemetry.request("open", path)
+        with named_errors(path), self._open(path) as file:
+            yield file
+
+    def read(self, path: str) -> bytes:
+        """The whole object.
+
+        Raises:
+            MissingError: there is none.
+            ReplacedError: it was, while it was read.
+        """
+        telemetry.request("read", path)
+        with named_errors(path, lost=ReplacedError):
+            return self._read(path)
+
+    def put(self, path: str, data: bytes) -> None:
+        """Write an object, whatever was there before."""
+        telemetry.request("put", path)
+        with named_errors(path):
+            self._put(path, data)
+
+    def put_if_absent(self, path: str, data: bytes) -> None:
+        """Write an object where there is none.
+
+        Raises:
+            ExistsError: another writer was first, and wrote something else.
+        """
+        telemetry.request("put", path)
+        try:
+            with named_errors(path, lost=ExistsError):
+                self._create(path, data)
+        except ExistsError:
+            # The answer to our own put may have been lost and its retry refused: then it is ours that stands.
+            if self.info(path).size != len(data) or self.read(path) != data:
+                raise
+
+    def replace(self, path: str, data: bytes, expected: str | None) -> None:
+        """Write an object if it still has the expected version (None: if there is none).
+
+        Raises:
+            ReplacedError: it has another version, or is there when it should not be.
+        """
+        telemetry.request("put", path)
+        with named_errors(path, lost=ReplacedError):
+            if expected is None:
+                self._create(path, data)
+            else:
+                self._replace(path, data, expected)
+
+    def version(self, path: str) -> str | None:
+        """The version of an object, None where there is none: what `replace` expects."""
+        try:
+            return self.info(path).version
+        except MissingError:
+            return None
+
+    def root(self, pattern: str) -> str:
+        """The folder that file names of a pattern are relative to.
+
+        The longest folder without a glob; of a path without a glob the folder that it lies in, so that a
+        file and a folder need not be told apart.
+        """
+        parts = self.strip(pattern).rstrip("/").split("/")
+        end = max(1, len(parts) - 1)  # a bucket lies in nothing
+        if self._is_glob(pattern):
+            end = next(at for at, part in enumerate(parts) if set(part) & set(GLOB_CHARACTERS))
+        return self.full("/".join(parts[:end]))
+
+    def relative(self, pattern: str, path: str) -> str:
+        """The name of a file that a pattern found, relative to the pattern's root."""
+        return self.strip(path).removeprefix(self.strip(self.root(pattern))).lstrip("/")
+
+    def strip(self, path: str) -> str:
+        """A path as the backend knows it: without its protocol, absolute."""
+        return str(self.filesystem._strip_protocol(path))
+
+    def full(self, path: str) -> str:
+        """A backend's path as the rest of the world writes it."""
+        return str(self.filesystem.unstrip_protocol(path))
+
+    def _is_glob(self, pattern: str) -> bool:
+        return bool(set(pattern) & set(GLOB_CHARACTERS))
+
+    def _search(self, pattern: str) -> dict[str, dict[str, Any]]:
+        search = self._matches if self._is_glob(pattern) else partial(self.filesystem.find, detail=True)
+        # An object whose name ends with a slash is how some tools make an empty folder.
+        return {
+            path: info
+            for path, info in search(pattern).items()
+            if info["type"] == "file" and not path.endswith("/")
+        }
+
+    def _matches(self, pattern: str) -> dict[str, dict[str, Any]]:
+        """What a glob matches. Not fsspec's own, which leaves out folders that could not be listed."""
+        parts = self.strip(pattern).split("/")
+        first = next(at for at, part in enumerate(parts) if set(part) & set(GLOB_CHARACTERS))
+        folders, found = ["/".join(parts[:first])], {}
+        for end in range(first + 1, len(parts) + 1):
+            deep = "**" in parts[end - 1]
+            wanted = parts if deep else parts[:end]
+            matches = re.compile(glob_translate("/".join(wanted))).match
+            found = {path: info for path, info in self._entries(folders, deep) if matches(path)}
+            if deep:
+                break
+            folders = [path for path, info in found.items() if info["type"] == "directory"]
+        return found
+
+    def _entries(self, folders: Sequence[str], deep: bool) -> Iterator[tuple[str, dict[str, Any]]]:
+        """What lies in these folders, or anywhere below them."""
+
+        def entries(folder: str) -> dict[str, dict[str, Any]]:
+            if deep:
+                return dict(self.filesystem.find(folder, detail=True))
+            try:
+                return {info["name"]: info for info in self.filesystem.ls(folder, detail=True)}
+            except FileNotFoundError as error:
+                if code(error) == "NoSuchBucket":
+                    raise
+                return {}  # gone since it was listed
+
+        with ThreadPoolExecutor(LIST_THREADS) as pool:
+            for found in pool.map(entries, folders):
+                yield from found.items()
+
+    def _info(self, info: dict[str, Any]) -> ObjectInfo:
+        return ObjectInfo(self.full(info["name"]), int(info["size"]), _version(info))
+
+    def _open(self, path: str) -> pa.NativeFile:
+        # Without fsspec's cache: its blocks of 50 MB are 14 to 400 times what our readers ask for.
+        file = self.filesystem.open(path, "rb", cache_type="none")
+        return pa.PythonFile(NamedFile(file, path), mode="r")
+
+    def _read(self, path: str) -> bytes:
+        return bytes(self.filesystem.cat_file(path))
+
+    def _put(self, path: str, data: bytes) -> None:
+        self.filesystem.pipe_file(path, data)
+
+    def _create(self, path: str, data: bytes) -> None:
+        self.filesystem.pipe_file(path, data, mode="create")
+
+    def _replace(self, path: str, data: bytes, expected: str) -> None:
+        self.filesystem.pipe_file(path, data, IfMatch=expected)
+
+
+def _version(info: dict[str, Any]) -> str:
+    for key in ("ETag", "etag", "blob_id", "xet_hash"):
+        if info.get(key):
+            return str(info[key]).strip('"')
+    changed = info.get("LastModified") or info.get("mtime") or info.get("created")
+    return f"{info['size']}-{changed}"
+
+
+class HubStorage(Storage):
+    """The Hugging Face Hub: read only, and its driver keeps listings unless told to drop them."""
+
+    def _search(self, pattern: str) -> dict[str, dict[str, Any]]:
+        self.filesystem.invalidate_cache()
+        return super()._search(pattern)
+
+    def info(self, path: str) -> ObjectInfo:
+        """As above."""
+        self.filesystem.invalidate_cache()
+        return super().info(path)
+
+
+class NamedFile:
+    """A file of fsspec's whose failures are storage's: inside Arrow they would look like a damaged file."""
+
+    def __init__(self, file: Any, path: str) -> None:
+        self.file, self.path = file, path
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.file, name)
+
+    def read(self, size: int = -1) -> bytes:
+        """As the file's own."""
+        with named_errors(self.path, lost=ReplacedError):
+            return bytes(self.file.read(size))
+
+
+def _hidden(path: str) -> bool:
+    return any(part.startswith((".", "_")) for part in path.split("/"))
