@@ -8,9 +8,9 @@ READY := $(VENV)/.ready
 export RAY_AUTH_MODE ?= disabled
 unexport RAY_ADDRESS
 
-.PHONY: help demo test test-slow lint bench bench-tokenizer docs lock clean
+.PHONY: help demo test test-slow lint bench bench-tokenizer bench-encoder distill docs lock clean
 help:            ## show this list
-	@grep -hE '^[a-z-]+: .*##|^[a-z-]+:  +##' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
+	@grep -hE '^[a-z-]+: .*##|^[a-z-]+:  +##' Makefile | sed -E 's/:.*## /\t/' | expand -t 17
 
 $(READY): requirements.lock pyproject.toml
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -40,6 +40,12 @@ CORPORA ?= .corpora
 bench-tokenizer: $(READY)   ## ours beside AutoTokenizer, on texts from Debian's and Python's registries
 	$(BIN)/python -m benchmarks.corpora $(CORPORA)
 	$(BIN)/python -m benchmarks.tokenizer $(CORPORA) $(MODEL)
+
+distill: $(READY)  ## make albert-mini anew (an hour and a half on two cores, into .distill)
+	$(BIN)/python -m jobs.distill configs/distill.yaml
+
+bench-encoder: $(READY)   ## ours beside transformers, sentence-transformers and the bare matrix product
+	$(BIN)/python -m benchmarks.encoder $(CORPORA) --model $(or $(MODEL),albert-mini)
 
 docs: $(READY)   ## make the pages that are made from code
 	$(BIN)/python -m docs.configuration

@@ -9,6 +9,7 @@ teacher on held-out texts is kept.
 Shapes: N texts, B texts of a micro-batch, T tokens, D dimensions, V pieces of the vocabulary.
 """
 
+import hashlib
 import io
 import json
 import sys
@@ -114,7 +115,7 @@ def main(arguments: list[str]) -> None:
     config = _config(settings.student)
     config.save_pretrained(settings.output)
     teacher = _Teacher()
-    vectors_ND = _cached(settings.work / f"teacher-{len(texts)}.npy", teacher, texts)
+    vectors_ND = _cached(settings.work / f"teacher-{_digest(texts)}.npy", teacher, texts)
     student = initialised(config, settings, teacher)
     tokens = Tokenizer(resolve(str(settings.output)), MAX_TOKENS).encode(pa.array(texts, pa.large_string()))
     held_out = np.arange(len(texts)) < settings.corpus.held_out  # the corpus is in an order of digests
@@ -139,10 +140,18 @@ def load(path: Path, overrides: list[str]) -> Settings:
 
 
 def _texts(settings: Settings) -> list[str]:
-    path = settings.work / "corpus.parquet"
+    made_of = f"{settings.corpus.compositions}-{settings.seed}"
+    path = settings.work / f"corpus-{made_of}.parquet"
     sentences.make(path, settings.corpus.compositions, settings.seed)
     texts: list[str] = pq.read_table(path, columns=["text"])["text"].to_pylist()
     return texts[: settings.corpus.texts]
+
+
+def _digest(texts: list[str]) -> str:
+    digest = hashlib.blake2b(digest_size=8)
+    for text in texts:
+        digest.update(text.encode("utf-8", "replace") + b"\0")
+    return digest.hexdigest()
 
 
 def _config(sizes: dict[str, int]) -> AlbertConfig:
@@ -279,7 +288,7 @@ def evaluate(student: AlbertModel, held_out: Examples) -> float:
     """Mean cosine distance to the teacher."""
     student.eval()
     total = 0.0
-    for batch_B in micro_batches(held_out.tokens.lengths, 4096):
+    for batch_B in micro_batches(held_out.tokens.lengths, 4096, stretch=1.0):
         target_BD = torch.from_numpy(held_out.vectors[batch_B]).float()
         total += float((1 - (vectors(student, held_out.tokens, batch_B) * target_BD).sum(-1)).sum())
     student.train()
@@ -291,7 +300,7 @@ def _batches(lengths_N: npt.NDArray[np.int64], budget: int, seed: int) -> Iterat
     random = np.random.default_rng(seed)
     while True:
         order_N = random.permutation(len(lengths_N))
-        batches = [order_N[batch_B] for batch_B in micro_batches(lengths_N[order_N], budget)]
+        batches = [order_N[batch_B] for batch_B in micro_batches(lengths_N[order_N], budget, stretch=1.0)]
         for number in random.permutation(len(batches)):
             yield batches[number]
 

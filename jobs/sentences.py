@@ -27,7 +27,6 @@ KINDS = {
     "eat": 34, "touch": 35, "make": 36, "move": 38, "see": 39, "talk": 32, "own": 40, "work": 41,
 }  # fmt: skip
 """WordNet's lexicographer files (lexnames(5WN)) whose words are of use in a sentence about the world."""
-NOUNS = ("animal", "thing", "food", "place", "nature", "person", "plant")
 VERBS = ("eat", "touch", "make", "move", "see", "talk", "own", "work")
 TEMPLATES = (
     "{a:person} is {verb:ing} {a:thing}.",

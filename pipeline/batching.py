@@ -27,16 +27,16 @@ class TokenBatch:
 
 
 def micro_batches(
-    lengths: npt.NDArray[np.int64], budget: int, padded: bool = True
+    lengths: npt.NDArray[np.int64], budget: int, stretch: float = 2.0
 ) -> Iterator[npt.NDArray[np.int64]]:
     """Cut texts into batches of like length, longest first.
 
-    Every batch holds at most `budget` tokens; a text that is longer goes alone. Longest first, so that
-    running out of memory shows at the start.
+    Every batch holds at most `budget` tokens, and at most `stretch` times that if all its texts were as long
+    as its longest; a text that is longer goes alone. Longest first, so that running out of memory shows at
+    the start.
 
     Args:
-        lengths: (texts,) tokens of each text.
-        padded: whether each text of a batch counts as its longest.
+        lengths: (texts,) tokens of each text, at least one.
 
     Yields:
         (batch,) indices into `lengths`; together each index once.
@@ -45,10 +45,8 @@ def micro_batches(
     sums = np.cumsum(lengths[order])
     start = 0
     while start < len(order):
-        if padded:
-            count = max(1, budget // max(1, int(lengths[order[start]])))
-        else:
-            before = sums[start] - lengths[order[start]]
-            count = max(1, int(np.searchsorted(sums, before + budget, "right")) - start)
+        longest = int(lengths[order[start]])
+        fit = int(np.searchsorted(sums, sums[start] - longest + budget, "right")) - start
+        count = max(1, int(min(fit, stretch * budget / longest)))
         yield order[start : start + count]
         start += count

@@ -24,9 +24,13 @@ from pipeline.modules import Modules, read_modules
 BUILT_IN = "albert-mini"
 ACTIVATIONS = ("gelu_new", "gelu", "gelu_pytorch_tanh", "relu", "silu", "tanh")
 TOKENIZER_FILES = ("tokenizer.json", "spiece.model", "vocab.txt", "tokenizer_config.json")
-SETTINGS = ("config.json", "modules.json", "sentence_bert_config.json", "config_sentence_transformers.json")
+SETTINGS = ("config.json", "modules.json", "sentence_*_config.json", "config_sentence_transformers.json")
 PICKLE = "pytorch_model.bin"
-DOWNLOADED = [*SETTINGS, *TOKENIZER_FILES, "*.safetensors", "[0-9]_*/*.json", "[0-9]_*/*.safetensors"]
+INDEX = "model.safetensors.index.json"
+DOWNLOADED = [
+    *SETTINGS, *TOKENIZER_FILES, "*.safetensors", INDEX,
+    *(f"[0-9]_*/{name}" for name in ("*.json", "*.safetensors", "spiece.model", "vocab.txt")),
+]  # fmt: skip
 _PACKAGED = Path(__file__).parent / "models" / BUILT_IN
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 _COMMIT = re.compile(r"snapshots/([0-9a-f]{40})$")
@@ -80,15 +84,17 @@ class Checkpoint:
 
     @cached_property
     def weight_files(self) -> list[Path]:
-        """The transformer's weights."""
-        files = sorted(self.folder.glob("*.safetensors"))
-        if files:
-            return files
+        """The transformer's weights: `model.safetensors`, or the parts that its index names."""
+        if (self.folder / "model.safetensors").exists():
+            return [self.folder / "model.safetensors"]
+        if (self.folder / INDEX).exists():
+            names = json.loads((self.folder / INDEX).read_text(encoding="utf-8"))["weight_map"].values()
+            return sorted({self.folder / Path(name).name for name in names})
         if not (self.folder / PICKLE).exists():
-            raise ModelError("no *.safetensors here", str(self.folder))
+            raise ModelError("no model.safetensors here", str(self.folder))
         if not self.allow_pickle:
             hint = f"convert {PICKLE}, or set model.allow_pickle if you trust where it comes from"
-            raise ModelError("no *.safetensors here", str(self.folder), hint=hint)
+            raise ModelError("no model.safetensors here", str(self.folder), hint=hint)
         return [self.folder / PICKLE]
 
     @property

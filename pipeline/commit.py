@@ -27,7 +27,7 @@ from pipeline.plan import Plan, source_files
 from pipeline.stages import Failure
 
 TRIES = 10
-TOTALS = ("rows", "rejects", "tokens", "padded_tokens", "truncated", "text_bytes", "file_bytes")
+TOTALS = ("rows", "rejects", "tokens", "computed_tokens", "truncated", "text_bytes", "file_bytes")
 CACHE = ("cache_hits", "cache_misses")
 SECONDS = ("read_seconds", "tokenize_seconds", "encode_seconds")
 WORST_FIRST = (ExitCode.CONFIG, ExitCode.RETRYABLE, ExitCode.BUG, ExitCode.INCOMPLETE)
@@ -88,6 +88,7 @@ def _commit(
     failed = plan.failed_files | {file: failure.message for failure in failures for file in failure.files}
     reconcile(plan.pieces, manifest.column("pieces"), set(shards))
     totals = {name: pc.sum(manifest.column(name)).as_py() or 0 for name in (*TOTALS, *SECONDS, *CACHE)}
+    totals["documents"] = _documents(manifest)
     code, reason = _verdict(failures, failed, totals, quality)
     summary = {
         "complete": code is ExitCode.DONE,
@@ -169,6 +170,13 @@ def _wrong_bytes(planned: pa.Table, done: pa.Table, torn: set[str]) -> list[str]
     ]
 
 
+def _documents(manifest: pa.Table) -> int:
+    """Rows of the source, embedded or rejected; with a row for each window the shards have more."""
+    pieces = pc.list_flatten(manifest.column("pieces")).combine_chunks()
+    counts = (pc.sum(pc.struct_field(pieces, name)).as_py() or 0 for name in ("rows", "rejects"))
+    return int(sum(counts))
+
+
 def _sum(keys: pa.ChunkedArray, values: pa.ChunkedArray) -> dict[str, int]:
     sums = pa.table({"key": keys, "value": values}).group_by("key").aggregate([("value", "sum")])
     return dict(zip(sums.column("key").to_pylist(), sums.column("value_sum").to_pylist(), strict=True))
@@ -208,10 +216,10 @@ def _verdict(
         name, message = next(iter(failed.items()))
         more = f" (and {len(failed) - 1} more files)" if len(failed) > 1 else ""
         return code, f"{len(failed)} of the source's files failed: {name}: {message.splitlines()[0]}{more}"
-    rows = totals["rows"] + totals["rejects"]
-    if totals["rejects"] > quality.max_reject_fraction * rows:
+    documents = totals["documents"]
+    if totals["rejects"] > quality.max_reject_fraction * documents:
         return ExitCode.INCOMPLETE, (
-            f"{totals['rejects']} of {rows} rows were rejected, more than quality.max_reject_fraction "
+            f"{totals['rejects']} of {documents} rows were rejected, more than quality.max_reject_fraction "
             f"{quality.max_reject_fraction:g}"
         )
     return ExitCode.DONE, "complete"

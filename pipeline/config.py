@@ -157,9 +157,8 @@ class Compute(Section):
     batch_tokens: int | None = Field(
         None,
         ge=1,
-        description="Tokens of a micro-batch, padding included; a longer text goes alone. "
-        "Default: 1,024 on cpu, where small batches pad less and lose nothing; on cuda 65,536, or what fits "
-        "into half of the free memory.",
+        description="Tokens of a micro-batch; a longer text goes alone. Default: 1,024 on cpu; on cuda "
+        "65,536, or what fits into half of the free memory.",
     )
 
     @field_validator("max_replicas")
@@ -178,7 +177,11 @@ class Output(Section):
         description="The dataset's folder or URL (`s3://`, `gs://`, `abfs://`); may hold `{run_date}`."
     )
     options: Options = Field(Options(), description="How its storage is reached.")
-    rows_per_shard: int = Field(65_536, ge=1, description="Most rows of a split, and so of a shard.")
+    rows_per_shard: int = Field(
+        65_536,
+        ge=1,
+        description="Most rows of a split, and so of a shard; with `long_text: chunks` an estimate.",
+    )
     max_split_bytes: int | None = Field(
         None,
         ge=1,
@@ -233,6 +236,17 @@ class Config(Section):
             if _reads_below(source.path, value.path):
                 raise ValueError(f"path {value.path!r} lies in source.{name}, which would read its files")
         return value
+
+    @model_validator(mode="after")
+    def _no_text_in_windows(self) -> Self:
+        """Carried into a row for each window, a text would be written as often as it has windows."""
+        if self.model.long_text == "chunks":
+            for name, source in self.source.items():
+                if source.text_column in source.columns:
+                    raise ValueError(
+                        f"source.{name} carries its text, which long_text chunks would repeat in each window"
+                    )
+        return self
 
     @model_validator(mode="after")
     def _one_id(self) -> Self:

@@ -30,10 +30,12 @@ OPERATIONAL = re.compile(r"(compute|quality|output\.path|output\.options|source\
 """Config that never changes a shard, and so may differ when resuming. What is not listed counts."""
 FLUSH_SECONDS = 60
 FOOTER_THREADS = 32
-ARCHITECTURE = (
-    "num_hidden_layers", "num_hidden_groups", "inner_group_num", "hidden_size", "num_attention_heads",
-    "intermediate_size", "embedding_size", "hidden_act", "layer_norm_eps",
-)  # fmt: skip
+ARCHITECTURE = {
+    "num_hidden_layers": None, "num_hidden_groups": 1, "inner_group_num": 1, "hidden_size": None,
+    "num_attention_heads": None, "intermediate_size": None, "embedding_size": None, "hidden_act": "gelu_new",
+    "layer_norm_eps": 1e-12,
+}  # fmt: skip
+"""What config.json says of the arithmetic, and what transformers takes where it says nothing."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,10 @@ class Identity:
         model = {f"model.{key}": value for key, value in recipe.fields().items()}
         model |= {"model.dtype": config.dtype}
         model |= {"model.weights": checkpoint.weights_digest, "model.tokenizer": checkpoint.tokenizer_digest}
-        model |= {f"model.config.{key}": checkpoint.config.get(key) for key in ARCHITECTURE}
+        model |= {
+            f"model.config.{key}": checkpoint.config.get(key, default)
+            for key, default in ARCHITECTURE.items()
+        }
         flat = _flatten(config.model_dump(mode="json"))
         rest = {
             key: value
@@ -111,7 +116,7 @@ class ShardRecord:
     rows: int
     rejects: int
     tokens: int
-    padded_tokens: int
+    computed_tokens: int
     truncated: int
     text_bytes: int
     content_digest: str

@@ -30,7 +30,9 @@ from pipeline.ragged import Ints, spread
 from pipeline.recipe import Recipe
 
 CPU_BATCH_TOKENS = 1024
-"""Small batches pad less, and lose nothing against larger ones."""
+"""Larger ones are no faster: their activations no longer fit a processor's cache."""
+STRETCH = 2.0
+"""Most padded places that attention may need, over `batch_tokens`: for texts of very unlike lengths."""
 CUDA_BATCH_TOKENS = 65_536
 TRIES_ALONE = 3
 """How often a text that fills the memory alone is tried, before it is given up."""
@@ -42,12 +44,13 @@ ACTIVATION_BYTES = 32
 class Encoded:
     """What became of N texts.
 
-    vectors: (N, D) float32, in the order of the texts.  padded_tokens: computed for them.
+    vectors: (N, D) float32, in the order of the texts.
+    computed_tokens: those that the model ran: of identical texts, once.
     too_large: (N,) bool, texts for which memory did not suffice even alone; their vectors are NaN.
     """
 
     vectors: npt.NDArray[np.float32]
-    padded_tokens: int
+    computed_tokens: int
     too_large: npt.NDArray[np.bool_]
 
 
@@ -58,9 +61,8 @@ class Encoder:
         model: a checkpoint, or its folder, Hub id, or `albert-mini`.
         dtype: `float32` or `bfloat16`, the model's arithmetic; pooling is always in float32.
         recipe: pooling and what follows it; the checkpoint's own when not given.
-        batch_tokens: tokens of a micro-batch, padding included; the device's default when not given.
+        batch_tokens: tokens of a micro-batch; the device's default when not given.
         threads: torch's threads on a CPU; torch's own choice when not given.
-        packed: run without padding; where the device can when not given.
 
     Raises:
         ModelError: the checkpoint can't be loaded.
@@ -75,14 +77,13 @@ class Encoder:
         recipe: Recipe | None = None,
         batch_tokens: int | None = None,
         threads: int | None = None,
-        packed: bool | None = None,
     ) -> None:
         if threads:
             torch.set_num_threads(threads)
         checkpoint = model if isinstance(model, Checkpoint) else resolve(str(model))
         self.recipe = recipe or Recipe.of(checkpoint)
         self.device = torch.device(device)
-        self.model = Albert(checkpoint, self.device, getattr(torch, dtype), packed)
+        self.model = Albert(checkpoint, self.device, getattr(torch, dtype))
         self.dense = [_layer(dense, self.device) for dense in self.recipe.dense]
         self.dimension = self.recipe.dimension(checkpoint)
         self.batch_tokens = batch_tokens or _default_budget(self.device, checkpoint.size("hidden_size"))
@@ -96,42 +97,40 @@ class Encoder:
         """`encode`, and what it took; identical token ids are run once."""
         first_U, which_N = _unique(tokens)
         lengths_U = tokens.lengths[first_U]
-        vectors_UD = torch.empty((len(first_U), self.dimension), device=self.device)
-        tries_U = np.zeros(len(first_U), np.int64)
-        padded = 0
+        results = _Results(len(first_U), self.dimension, self.device)
         waiting = deque(self._cut(lengths_U, np.arange(len(first_U))))
+        too_long: deque[Ints] = deque()
         while waiting:
             batch_B = waiting.popleft()
             pooled_BD = self._attempt(tokens, first_U[batch_B], lengths_U[batch_B])
             if pooled_BD is not None:
-                vectors_UD[self._to_device(batch_B)] = pooled_BD
-                padded += self._computed(lengths_U[batch_B])
-                continue
-            if len(batch_B) > 1:
+                results.add(batch_B, pooled_BD)
+            elif len(batch_B) == 1:
+                too_long.append(batch_B)
+            elif lengths_U[batch_B].sum() > self.batch_tokens // 2:
                 self._shrink(int(lengths_U[batch_B].sum()))
                 waiting = deque(self._cut(lengths_U, np.concatenate([batch_B, *waiting])))
-                continue
-            # Alone it can't be made smaller; when the others are done there may be room.
-            tries_U[batch_B] += 1
-            if tries_U[batch_B] < TRIES_ALONE:
-                waiting.append(batch_B)
-            else:
+            else:  # it was far below the budget, which is not to blame
+                waiting.extendleft(np.array_split(batch_B, 2)[::-1])
+        # Alone they can't be made smaller; now that the others are done there may be room.
+        for batch_B in too_long:
+            tries = (self._attempt(tokens, first_U[batch_B], lengths_U[batch_B]) for _ in range(TRIES_ALONE))
+            pooled_BD = next((pooled for pooled in tries if pooled is not None), None)
+            if pooled_BD is None:
                 telemetry.event("out of memory for one text", tokens=int(lengths_U[batch_B].sum()))
-                vectors_UD[self._to_device(batch_B)] = torch.nan
-        vectors = vectors_UD.cpu().numpy()
-        return Encoded(
-            vectors if len(first_U) == len(which_N) else vectors[which_N],
-            padded,
-            (tries_U == TRIES_ALONE)[which_N],
-        )
+            else:
+                results.add(batch_B, pooled_BD)
+        vectors_UD, missing_U = results.finish()
+        computed = int(lengths_U[~missing_U].sum())
+        if len(first_U) == len(which_N):  # all distinct: already in order
+            return Encoded(vectors_UD, computed, missing_U)
+        return Encoded(vectors_UD[which_N], computed, missing_U[which_N])
 
     def _cut(self, lengths_U: Ints, chosen: Ints) -> list[Ints]:
         """Micro-batches of the chosen texts."""
-        padded = not self.model.packed
-        return [chosen[batch] for batch in micro_batches(lengths_U[chosen], self.batch_tokens, padded)]
-
-    def _computed(self, lengths_B: Ints) -> int:
-        return int(lengths_B.sum() if self.model.packed else lengths_B.max() * len(lengths_B))
+        stretch = np.inf if self.model.varlen else STRETCH
+        batches = micro_batches(lengths_U[chosen], self.batch_tokens, stretch)
+        return [chosen[batch] for batch in batches]
 
     def _attempt(self, tokens: TokenBatch, rows_B: Ints, lengths_B: Ints) -> torch.Tensor | None:
         """(B, D) on the device; None where memory did not suffice."""
@@ -162,15 +161,44 @@ class Encoder:
 
     def _shrink(self, tokens: int) -> None:
         """Halve the budget, for good: what did not fit once won't fit later."""
-        self.batch_tokens = max(1, min(self.batch_tokens, tokens) // 2)
+        self.batch_tokens = max(1, self.batch_tokens // 2)
         telemetry.event("out of memory", tokens=tokens, batch_tokens=self.batch_tokens)
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
 
 
+class _Results:
+    """Vectors on the host, in the order in which they come; put in the order of the texts at the end."""
+
+    def __init__(self, texts: int, dimension: int, device: torch.device) -> None:
+        # In pinned memory the copies run beside the next micro-batch.
+        self._on_gpu = device.type == "cuda"
+        self._vectors = torch.full((texts, dimension), torch.nan, pin_memory=self._on_gpu)
+        self._came: list[Ints] = []
+        self._filled = 0
+
+    def add(self, batch_B: Ints, pooled_BD: torch.Tensor) -> None:
+        stop = self._filled + len(batch_B)
+        self._vectors[self._filled : stop].copy_(pooled_BD, non_blocking=True)
+        self._came.append(batch_B)
+        self._filled = stop
+
+    def finish(self) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]]:
+        """(U, D), NaN where none came; and (U,) where none came."""
+        if self._on_gpu:
+            torch.cuda.synchronize()
+        came = np.concatenate(self._came) if self._came else np.zeros(0, np.int64)
+        vectors = np.full(self._vectors.shape, np.nan, np.float32)
+        vectors[came] = self._vectors[: self._filled].numpy()
+        missing = np.ones(len(vectors), np.bool_)
+        missing[came] = False
+        return vectors, missing
+
+
 def _is_out_of_memory(error: RuntimeError) -> bool:
-    # On a CPU torch has no class of its own for it.
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+    # Only the caching allocator has a class of its own for it; libraries' handles and the CPU have words.
+    words = ("out of memory", "can't allocate memory", "STATUS_ALLOC_FAILED")
+    return isinstance(error, torch.OutOfMemoryError) or any(word in str(error) for word in words)
 
 
 def _default_budget(device: torch.device, hidden_size: int) -> int:

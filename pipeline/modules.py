@@ -31,6 +31,11 @@ FLAGS = {
     "pooling_mode_lasttoken": "lasttoken",
 }
 """What versions before 6 write instead of `pooling_mode`."""
+SETTINGS = tuple(
+    f"sentence_{kind}_config.json"
+    for kind in ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
+)
+"""Where versions of the library keep the settings of the transformer; the first that is there counts."""
 ACTIVATIONS = ("Identity", "Tanh", "ReLU", "GELU", "Sigmoid", "SiLU")
 
 
@@ -59,6 +64,7 @@ class Modules:
     normalize: bool
     max_tokens: int | None
     prefix: str
+    include_prompt: bool
 
 
 def read_modules(folder: Path) -> Modules | None:
@@ -71,6 +77,8 @@ def read_modules(folder: Path) -> Modules | None:
     if not path.exists():
         return None
     listed = _json(path)
+    if not isinstance(listed, list) or not all(isinstance(module, dict) for module in listed):
+        raise ModelError("is no list of modules", str(path))
     kinds = [str(module.get("type", "")) for module in listed]
     names = [kind.rsplit(".", 1)[-1] for kind in kinds]
     wanted = ["Transformer", "Pooling", *["Dense"] * names.count("Dense"), "Normalize"]
@@ -80,14 +88,15 @@ def read_modules(folder: Path) -> Modules | None:
         hint = "Transformer, Pooling, any Dense, and Normalize last or not at all are known"
         raise ModelError("has modules that we don't know", str(path), ", ".join(kinds), hint)
     folders = [_inside(folder, str(module.get("path", "")), path) for module in listed]
-    settings = _settings(folders[0], "sentence_bert_config.json")
+    settings = next(filter(None, (_settings(folders[0], name) for name in SETTINGS)), {})
     if settings.get("do_lower_case"):
-        raise ModelError("do_lower_case is not supported", str(folders[0] / "sentence_bert_config.json"))
+        raise ModelError("do_lower_case is not supported", str(folders[0]))
     prompts = _settings(folder, "config_sentence_transformers.json")
     prefix = (prompts.get("prompts") or {}).get(prompts.get("default_prompt_name"), "") or ""
     return Modules(
         transformer=folders[0],
-        pooling=_pooling(folders[1], prefix),
+        pooling=_pooling(folders[1]),
+        include_prompt=bool(_mapping(folders[1] / "config.json").get("include_prompt", True)),
         dense=tuple(_dense(where) for where, name in zip(folders, names, strict=True) if name == "Dense"),
         normalize=names[-1] == "Normalize",
         max_tokens=settings.get("max_seq_length")
@@ -96,21 +105,19 @@ def read_modules(folder: Path) -> Modules | None:
     )
 
 
-def _pooling(folder: Path, prefix: str) -> tuple[str, ...]:
+def _pooling(folder: Path) -> tuple[str, ...]:
     where = folder / "config.json"
-    settings = _json(where)
+    settings = _mapping(where)
     named = settings.get("pooling_mode") or [mode for flag, mode in FLAGS.items() if settings.get(flag)]
     modes = (named,) if isinstance(named, str) else tuple(named or ("mean",))
     if unknown := [mode for mode in modes if mode not in POOLING]:
         raise ModelError("pooling_mode is unknown", str(where), ", ".join(unknown))
-    if prefix and not settings.get("include_prompt", True):
-        raise ModelError("include_prompt false is not supported beside a default prompt", str(where))
     return tuple(POOLING[mode] for mode in modes)
 
 
 def _dense(folder: Path) -> Dense:
     where = folder / "config.json"
-    settings = _json(where)
+    settings = _mapping(where)
     activation = str(settings.get("activation_function", "")).rsplit(".", 1)[-1]
     if activation not in ACTIVATIONS:
         hint = f"one of {', '.join(ACTIVATIONS)}"
@@ -118,6 +125,8 @@ def _dense(folder: Path) -> Dense:
     names = {settings.get(key, "sentence_embedding") for key in ("module_input_name", "module_output_name")}
     if settings.get("use_residual") or names - {"sentence_embedding", None}:
         raise ModelError("residual and token-wise Dense layers are not supported", str(where))
+    if not all(isinstance(settings.get(key), int) for key in ("in_features", "out_features")):
+        raise ModelError("in_features and out_features must be integers", str(where))
     dense = Dense(
         folder,
         settings["in_features"],
@@ -140,7 +149,14 @@ def _inside(folder: Path, path: str, where: Path) -> Path:
 
 def _settings(folder: Path, name: str) -> Mapping[str, Any]:
     path = folder / name
-    return dict(_json(path)) if path.exists() else {}
+    return _mapping(path) if path.exists() else {}
+
+
+def _mapping(path: Path) -> Mapping[str, Any]:
+    content = _json(path)
+    if not isinstance(content, dict):
+        raise ModelError("is no JSON object", str(path), type(content).__name__)
+    return content
 
 
 def _json(path: Path) -> Any:

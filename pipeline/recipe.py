@@ -46,15 +46,21 @@ class Recipe:
                 "has Dense layers made for its own pooling", "model.pooling", model.pooling, hint
             )
         pooling = own.pooling if own else ("mean",)
+        prefix = (own.prefix if own else "") if model.prefix is None else model.prefix
+        if prefix and own and not own.include_prompt:
+            hint = "set model.prefix to an empty text"
+            raise ModelError(
+                "pools without the prompt, which is not supported", checkpoint.name, prefix, hint
+            )
         recipe = cls(
             max_tokens=_max_tokens(checkpoint, model),
-            prefix=(own.prefix if own else "") if model.prefix is None else model.prefix,
+            prefix=prefix,
             pooling=pooling if model.pooling == "auto" else (model.pooling,),
             dense=own.dense if own else (),
             normalize=(own.normalize if own else True) if model.normalize is None else model.normalize,
             truncate_dim=model.truncate_dim,
             long_text=model.long_text,
-            chunk_overlap=model.chunk_overlap,
+            chunk_overlap=0 if model.long_text == "truncate" else model.chunk_overlap,
             vector=model.vector,
         )
         recipe.check(checkpoint)
@@ -73,11 +79,6 @@ class Recipe:
                 f"set it to {positions} or less",
             )
             raise ModelError(what, checkpoint.name, str(self.max_tokens), hint)
-        if self.chunk_overlap and self.chunk_overlap > self.max_tokens // 2:
-            hint = "more than half of a window shared makes no sense"
-            raise ModelError(
-                "model.chunk_overlap is too large", checkpoint.name, str(self.chunk_overlap), hint
-            )
         width = self.pooled_dimension(checkpoint)
         for dense in self.dense:
             if dense.inputs != width:

@@ -31,7 +31,7 @@ from pipeline.plan import file_path
 from pipeline.ragged import Ints, bounds
 from pipeline.recipe import Recipe
 from pipeline.tokenizer import Tokenizer
-from pipeline.windows import Windows, prefixed, windows
+from pipeline.windows import Windows, prefixed, room, windows
 
 CELLS = ("rows", "rejects", "ids", "lengths", "windows", "vectors")
 
@@ -92,8 +92,21 @@ def usable_checkpoint(config: Config) -> checkpoint.Checkpoint:
     model = config.model
     found = checkpoint.resolve(model.name, model.revision, allow_pickle=model.allow_pickle)
     found.check()
-    Tokenizer(found, Recipe.of(found, model).max_tokens)
+    recipe = Recipe.of(found, model)
+    _check_room(Tokenizer(found, recipe.max_tokens), recipe)
     return found
+
+
+def _check_room(tokenizer: Tokenizer, recipe: Recipe) -> None:
+    left = room(tokenizer, recipe.prefix)
+    if 2 * left < tokenizer.limit:
+        hint = "raise it, or shorten the prefix"
+        raise ModelError(
+            "model.prefix leaves too little of model.max_tokens", got=f"{left} tokens", hint=hint
+        )
+    if 2 * recipe.chunk_overlap > left:
+        hint = f"at most half of the {left} tokens that a window has"
+        raise ModelError("model.chunk_overlap is too large", got=str(recipe.chunk_overlap), hint=hint)
 
 
 def feed_row(split_id: str, pieces: list[Piece]) -> dict[str, str]:
@@ -161,7 +174,7 @@ class Encode:
                 np.logical_or.reduceat(too_large, bounds(windows_N)[:-1]) if len(windows_N) else too_large
             )
         note["figures"] |= {
-            "padded_tokens": encoded.padded_tokens,
+            "computed_tokens": encoded.computed_tokens,
             "encode_seconds": time.perf_counter() - started,
         }
         note["dimension"] = found.shape[1]

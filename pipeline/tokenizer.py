@@ -84,7 +84,7 @@ class Tokenizer:
         real = self._as_it_is(probes)
         self.backend.no_truncation()
         self.cutter = Cutter(self.backend, self.limit)
-        fast = _joined(self._by_words(probes, BLOCK_BYTES), self.dtype)
+        fast = joined(self._by_words(probes, BLOCK_BYTES), self.dtype)
         self.cache.hits = self.cache.misses = 0
         if np.array_equal(fast.ids, real.ids) and np.array_equal(fast.offsets, real.offsets):
             return None
@@ -99,11 +99,15 @@ class Tokenizer:
                 parts += self._by_words(chunk, BYTES_PER_TOKEN * self.max_tokens)
             else:
                 parts += [self._as_it_is(block) for block in _blocks(chunk, BLOCK_BYTES)]
-        return _joined(parts, self.dtype)
+        return joined(parts, self.dtype)
 
     def bare(self, text: str) -> list[int]:
-        """Ids of a text without special tokens, by the real tokenizer; at least `limit` of a long one."""
+        """All ids of a text, without special tokens, by the real tokenizer."""
+        if not self.by_words:
+            self.backend.no_truncation()
         ids: list[int] = self.backend.encode(text, add_special_tokens=False).ids
+        if not self.by_words:
+            self.backend.enable_truncation(self.max_tokens)
         return ids
 
     def words(self, text_B: Bytes) -> tuple[Ints, Ints, Ints]:
@@ -131,7 +135,7 @@ class Tokenizer:
             batch = self._gather(self._spans(words), first_N)
             unsure_N = cut_N & ~batch.truncated
             if unsure_N.any():
-                more = _joined(self._by_words(block.filter(pa.array(unsure_N)), 4 * window), self.dtype)
+                more = joined(self._by_words(block.filter(pa.array(unsure_N)), 4 * window), self.dtype)
                 batch = _replaced(batch, unsure_N, more)
             yield batch
 
@@ -223,7 +227,7 @@ def _replaced(batch: TokenBatch, which_N: npt.NDArray[np.bool_], others: TokenBa
     return TokenBatch(ids_T, bounds(lengths_N), truncated_N)
 
 
-def _joined(batches: Iterable[TokenBatch], dtype: np.dtype[Any]) -> TokenBatch:
+def joined(batches: Iterable[TokenBatch], dtype: np.dtype[Any]) -> TokenBatch:
     """One batch of several."""
     parts = [TokenBatch(np.zeros(0, dtype), np.zeros(1, np.int64), np.zeros(0, np.bool_)), *batches]
     lengths = np.concatenate([part.lengths for part in parts])

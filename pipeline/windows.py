@@ -9,6 +9,7 @@ Shapes: N texts, W windows, K words of one text.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import pyarrow as pa
@@ -16,8 +17,11 @@ import pyarrow.compute as pc
 
 from pipeline.batching import TokenBatch
 from pipeline.ragged import Bytes, Ints, text_array, text_bytes
-from pipeline.tokenizer import Tokenizer
+from pipeline.tokenizer import Tokenizer, joined
 
+SPACES = " \t\n\r"
+"""What parts words (`words.split`)."""
+BLOCK_BYTES = 1 << 21
 CHARACTERS_PER_TOKEN = 8
 """Where the search for the end of a giant word's part begins."""
 
@@ -51,6 +55,33 @@ def windows(tokenizer: Tokenizer, texts: pa.Array, overlap: int, prefix: str = "
         overlap: most tokens that neighbouring windows share.
         prefix: stands before each window; its tokens count.
     """
+    parts, first = [], 0
+    for block in _blocks(texts):
+        parts.append(_windows(tokenizer, block, overlap, prefix, first))
+        first += len(block)
+    return Windows(
+        joined([part.tokens for part in parts], tokenizer.dtype),
+        *(
+            np.concatenate([np.zeros(0, np.int64), *(getattr(part, name) for part in parts)])
+            for name in ("text", "char_start", "char_stop")
+        ),
+    )
+
+
+def room(tokenizer: Tokenizer, prefix: str) -> int:
+    """Tokens that a prefix leaves to a text."""
+    return tokenizer.limit - (len(tokenizer.bare(prefix)) if prefix else 0)
+
+
+def _blocks(texts: pa.Array) -> Iterator[pa.Array]:
+    """Texts by the block: working on one takes some 30 times its bytes."""
+    _, offsets_N = text_bytes(texts)
+    starts = np.flatnonzero(np.diff(offsets_N[:-1] // BLOCK_BYTES, prepend=-1))
+    for start, stop in pairwise([*starts.tolist(), len(texts)]):
+        yield texts.slice(start, stop - start)
+
+
+def _windows(tokenizer: Tokenizer, texts: pa.Array, overlap: int, prefix: str, first: int) -> Windows:
     data_B, offsets_N = text_bytes(texts)
     cut_N = tokenizer.encode(prefixed(texts, prefix)).truncated
     cutter = _Cutter(tokenizer, overlap, prefix)
@@ -67,7 +98,7 @@ def windows(tokenizer: Tokenizer, texts: pa.Array, overlap: int, prefix: str = "
     text_W, start_W, stop_W, char_start_W, char_stop_W = places_5W[:, np.argsort(places_5W[0], kind="stable")]
     # Tokenized anew: the words are known by now, and each window's ids are certainly its own text's.
     tokens = tokenizer.encode(prefixed(text_array(data_B, start_W, stop_W - start_W), prefix))
-    return Windows(tokens, text_W, char_start_W, char_stop_W)
+    return Windows(tokens, first + text_W, char_start_W, char_stop_W)
 
 
 def _whole(chosen: Ints, offsets_N: Ints, texts: pa.Array) -> Ints:
@@ -95,8 +126,10 @@ class _Cutter:
 
     def __init__(self, tokenizer: Tokenizer, overlap: int, prefix: str) -> None:
         self._tokenizer, self._overlap, self._prefix = tokenizer, overlap, prefix
-        # A prefix may join the first word; one token is left for that.
-        self._limit = max(1, tokenizer.limit - (len(tokenizer.bare(prefix)) + 1 if prefix else 0))
+        self._limit = tokenizer.limit
+        self._prefix_tokens = len(tokenizer.bare(prefix)) if prefix else 0
+        # A prefix without a space behind it becomes one word with the first of a window.
+        self._joins = bool(prefix) and prefix[-1] not in SPACES
 
     def cut(self, text_B: Bytes) -> Iterator[tuple[int, int]]:
         """(start, stop) bytes of each window."""
@@ -104,41 +137,50 @@ class _Cutter:
         before = np.concatenate([[0], np.cumsum(counts_K)])
         first, last = 0, len(counts_K)
         while first < last:
-            if counts_K[first] > self._limit:
-                yield from self._giant(text_B, int(start_K[first]), int(stop_K[first]))
+            begin, stop = int(start_K[first]), int(stop_K[first])
+            cost = self._prefix_tokens + int(counts_K[first])
+            if self._joins and cost <= 2 * self._limit:
+                cost = self._tokens(text_B[begin:stop].tobytes().decode())
+            if cost > self._limit:
+                yield from self._giant(text_B, begin, stop)
                 first += 1
                 continue
-            end = int(np.searchsorted(before, before[first] + self._limit, "right")) - 1
-            yield int(start_K[first]), int(stop_K[end - 1])
+            end = int(np.searchsorted(before, before[first + 1] + self._limit - cost, "right")) - 1
+            yield begin, int(stop_K[end - 1])
             if end == last:
                 return
             shared = int(np.searchsorted(before, before[end] - self._overlap, "left"))
-            first = min(max(shared, first + 1), end) if counts_K[end] <= self._limit else end
+            first = min(max(shared, first + 1), end)
+
+    def _tokens(self, text: str) -> int:
+        return len(self._tokenizer.bare(self._prefix + text))
 
     def _giant(self, text_B: Bytes, start: int, stop: int) -> Iterator[tuple[int, int]]:
         """Parts of one word that is longer than a window."""
         word = text_B[start:stop].tobytes().decode()
-        place = 0
+        place, begin = 0, start
         while place < len(word):
             size = self._fitting(word, place)
-            begin = start + len(word[:place].encode())
             yield begin, begin + len(word[place : place + size].encode())
             if place + size >= len(word):
                 return
-            place += max(1, size - size * self._overlap // self._limit)
+            step = max(1, size - size * self._overlap // self._limit)
+            begin += len(word[place : place + step].encode())
+            place += step
 
     def _fitting(self, word: str, place: int) -> int:
         """Characters from `place` on whose tokens fit; one at least."""
         size = min(len(word) - place, CHARACTERS_PER_TOKEN * self._limit)
         while size > 1:
-            tokens = len(self._tokenizer.bare(word[place : place + size]))
+            tokens = self._tokens(word[place : place + size])
             if tokens <= self._limit:
                 return self._behind_a_space(word, place, size)
-            size = max(1, min(size - 1, size * self._limit // tokens))
+            room = self._limit - self._prefix_tokens
+            size = max(1, min(size - 1, size * room // max(1, tokens - self._prefix_tokens)))
         return 1
 
     @staticmethod
     def _behind_a_space(word: str, place: int, size: int) -> int:
         """Where a tokenizer can't be asked word by word, a whole text comes as one: cut it between words."""
-        space = max(word.rfind(character, place + 1, place + size) for character in " \t\n\r")
+        space = max(word.rfind(character, place + 1, place + size) for character in SPACES)
         return size if space < 0 or place + size == len(word) else space - place

@@ -32,8 +32,13 @@ def make_checkpoint(folder: Path, seed: int = 0, **geometry: Any) -> Path:
     config = AlbertConfig(**(sizes | geometry))
     torch.manual_seed(seed)
     folder.mkdir(parents=True)
-    weights = AlbertModel(config, add_pooling_layer=False).state_dict()
-    save_file({name: tensor.contiguous() for name, tensor in weights.items()}, folder / "model.safetensors")
+    model = AlbertModel(config, add_pooling_layer=False)
+    for name, tensor in model.named_parameters():
+        # As large as trained ones: with transformers' 0.02 a small model hardly attends, and no test sees it.
+        scale = 0.1 if tensor.ndim == 1 or "embeddings" in name else tensor.shape[1] ** -0.5
+        torch.nn.init.normal_(tensor, float("LayerNorm.weight" in name), scale)
+    weights = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+    save_file(weights, folder / "model.safetensors")
     config.save_pretrained(folder)
     for name in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copy(PACKAGED / name, folder / name)

@@ -6,8 +6,9 @@ import pyarrow as pa
 import pytest
 
 from pipeline import schema
-from pipeline.commit import reconcile
-from pipeline.errors import IncompleteError
+from pipeline.commit import _documents, _verdict, reconcile
+from pipeline.config import Quality
+from pipeline.errors import ExitCode, IncompleteError
 
 
 def planned(unit: str, *ranges: tuple[int, int], size: int = 100) -> pa.Table:
@@ -68,3 +69,13 @@ def test_a_file_with_a_missing_split_is_judged_by_those_that_are_there() -> None
     reconcile(planned("bytes", (0, 50), (50, 100)), done((0, 52, 1, 0)), {"s0"})
     with pytest.raises(IncompleteError):
         reconcile(planned("rows", (0, 10), (10, 20)), done((0, 10, 9, 0)), {"s0"})
+
+
+def test_rejects_are_counted_against_documents_not_windows() -> None:
+    """Sixty of a hundred documents are gone; the others have a hundred windows each."""
+    manifest = pa.table({"pieces": done((0, 100, 40, 60))})
+    totals = {"rows": 4000, "rejects": 60, "documents": _documents(manifest)}
+    assert totals["documents"] == 100
+    code, reason = _verdict([], {}, totals, Quality(max_reject_fraction=0.5))
+    assert code is ExitCode.INCOMPLETE
+    assert "60 of 100 rows" in reason

@@ -109,6 +109,25 @@ def test_folders_of_earlier_versions(tmp_path: Path, tiny: Path) -> None:
     np.testing.assert_allclose(ours(folder), model.encode(TEXTS), atol=1e-5)
 
 
+@pytest.mark.parametrize("name", ["sentence_albert_config.json", "sentence_roberta_config.json"])
+def test_settings_under_their_old_names(tmp_path: Path, tiny: Path, name: str) -> None:
+    model = save(tmp_path / "saved", tiny, ("mean",))
+    (tmp_path / "saved/sentence_bert_config.json").unlink()
+    (tmp_path / "saved" / name).write_text(json.dumps({"max_seq_length": 7, "do_lower_case": False}))
+    model.max_seq_length = 7
+    np.testing.assert_allclose(ours(tmp_path / "saved"), model.encode(TEXTS), atol=1e-5)
+
+
+def test_pooling_without_the_prompt_is_refused_only_where_there_is_one(tmp_path: Path, tiny: Path) -> None:
+    prompts = {"prompts": {"query": "find this: "}, "default_prompt_name": "query"}
+    model = save(tmp_path / "saved", tiny, ("mean",), **prompts)
+    edit(tmp_path / "saved/1_Pooling/config.json", include_prompt=False)
+    for chosen in ({}, {"prefix": "query: "}):
+        with pytest.raises(ModelError, match="pools without the prompt"):
+            ours(tmp_path / "saved", **chosen)
+    np.testing.assert_allclose(ours(tmp_path / "saved", prefix=""), model.encode(TEXTS, prompt=""), atol=1e-5)
+
+
 def edit(path: Path, **values: Any) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | values))
 
@@ -132,6 +151,10 @@ def test_what_can_not_be_honoured_is_refused_by_name(tmp_path: Path, tiny: Path)
         "activation",
         "activation_function is unknown",
         lambda at: edit(at / dense, activation_function="os.system"),
+    )
+    refused("list", "is no list of modules", lambda at: (at / "modules.json").write_text('["x"]'))
+    refused(
+        "integers", "must be integers", lambda at: (at / dense).write_text('{"activation_function": "Tanh"}')
     )
     refused("residual", "residual", lambda at: edit(at / dense, use_residual=True))
     refused("features", "in_features does not fit", lambda at: edit(at / dense, in_features=5))

@@ -1,6 +1,7 @@
 """Windows tile a text, and each one's range of characters gives its tokens again."""
 
-from itertools import pairwise
+import sysconfig
+from itertools import islice, pairwise
 from pathlib import Path
 
 import pyarrow as pa
@@ -8,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from jobs.docstrings import docstrings
 from pipeline import checkpoint
 from pipeline.tokenizer import Tokenizer
 from pipeline.windows import windows
@@ -88,6 +90,13 @@ def test_awkward_texts(tmp_path: Path, kind: str, overlap: int, limit: int) -> N
 @pytest.mark.parametrize("prefix", ["query: ", "joined", "a [CLS] b "])
 def test_a_prefix_stands_before_each_window(tmp_path: Path, prefix: str) -> None:
     check(tokenizers(tmp_path, "mini", 32), AWKWARD, 4, prefix)
+
+
+@pytest.mark.parametrize("prefix", ["passage:", "joined", "[", "query: "])
+@pytest.mark.parametrize("overlap", [0, 4])
+def test_a_prefix_costs_no_word_of_prose(prefix: str, overlap: int) -> None:
+    prose = [row["docstring"] for row in islice(docstrings(Path(sysconfig.get_path("stdlib"))), 150)]
+    check(MINI, prose, overlap, prefix)
 
 
 MINI = Tokenizer(checkpoint.resolve("albert-mini"), 16)

@@ -1,5 +1,6 @@
 """A shard is whole, names its rejects, and belongs to whoever was first."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -40,10 +41,32 @@ def contents(vectors: np.ndarray, rejected: int = 0) -> Contents:
 
 def write(root: Path, what: Contents, attempt: str = "a") -> ShardRecord:
     figures = {
-        "padded_tokens": 9, "text_bytes": 8, "read_seconds": 1.0, "tokenize_seconds": 2.0,
+        "computed_tokens": 9, "text_bytes": 8, "read_seconds": 1.0, "tokenize_seconds": 2.0,
         "encode_seconds": 3.0, "cache_hits": 5, "cache_misses": 4, "attempt": attempt,
     }  # fmt: skip
     return writer.write(Dataset(str(root)), what, figures)
+
+
+def test_of_a_document_in_windows_none_stays_where_one_is_bad(tmp_path: Path) -> None:
+    """Five windows of three documents; the middle one's second is not finite, the last one's did not fit."""
+    what = contents(np.arange(10).reshape(5, 2))
+    rows = what.rows.set_column(
+        what.rows.column_names.index("source_row"), "source_row", pa.array([0, 1, 1, 1, 2], pa.int64())
+    )
+    for name, values in (("chunk", [0, 0, 1, 2, 0]), ("char_start", [0] * 5), ("char_stop", [9] * 5)):
+        rows = rows.append_column(name, pa.array(values, pa.int32()))
+    what.vectors[2:3] = what.vectors[4:] = np.nan
+    piece = {"source": "docs", "file": "f", "start": 0, "stop": 3}
+    rows = rows.cast(schema.rows_schema(COLUMNS, chunked=True))
+    too_large = np.array([False, False, False, False, True])
+    record = write(tmp_path, replace(what, rows=rows, pieces=[piece], too_large=too_large))
+    table = pq.read_table(tmp_path / "data/part-s0.parquet")
+    assert table.column("source_row").to_pylist() == [0]
+    rejects = pq.read_table(tmp_path / "rejects").sort_by("source_row").to_pylist()
+    told = [(row["source_row"], row["reason"], row["permanent"]) for row in rejects]
+    assert told == [(1, "non_finite_vector", True), (2, "out_of_memory", False)]
+    assert (record.rows, record.rejects) == (1, 2)
+    assert record.pieces == [piece | {"rows": 1, "rejects": 2}]
 
 
 def test_a_shard_holds_rows_vectors_and_its_own_record(tmp_path: Path) -> None:

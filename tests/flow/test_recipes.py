@@ -90,7 +90,8 @@ def test_quantized_vectors(job: Job, tmp_path: Path, tiny: Path, kind: str, far:
 
 def test_what_does_not_fit_together_is_refused_before_anything_runs(long: Job, job: Job) -> None:
     for values, message in (
-        (long(chunk_overlap=9), "chunk_overlap is too large"),
+        (long(chunk_overlap=9, long_text="chunks"), "chunk_overlap is too large"),
+        (long(prefix="one two three four five six seven eight nine "), "prefix leaves too little"),
         (long(truncate_dim=17), "truncate_dim is more than there are"),
         (job(model={"max_tokens": 513}), "more than the model has positions"),
     ):
@@ -134,7 +135,9 @@ def test_search_in_windows_shows_the_window(
     path = str(write_config(tmp_path / "job.yaml", values))
     embed(values)
     _, out = search(capsys, path, "and more the end", "--json")
-    for hit in json.loads(out):
+    hits = json.loads(out)
+    assert "and more the end" in hits[0]["text"]
+    for hit in hits:
         assert hit["text"] == LONG[hit["key"]][hit["char_start"] : hit["char_stop"]]
 
 

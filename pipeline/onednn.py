@@ -1,0 +1,51 @@
+"""Linear layers by oneDNN on a CPU: weights laid out once, bias and activation in the same pass.
+
+The operators are those that torch's own compiler emits; torch.compile itself needs a C++ compiler on each
+node. Where torch was built without them its plain layers stay. Measured on two cores (docs/decisions.md): the
+products 1.1 times as fast, with GELU 1.3 times.
+"""
+
+import torch
+from torch import nn
+
+FUSED = {"gelu_pytorch_tanh": ("gelu", "tanh"), "gelu": ("gelu", "none"), "relu": ("relu", "")}
+"""What transformers calls an activation, and how oneDNN is asked for it."""
+
+
+class PrepackedLinear(nn.Module):
+    """`activation(linear(x))` for float32 on a CPU.
+
+    Args:
+        linear: whose weights are taken.
+        activation: a key of `FUSED`, or nothing.
+    """
+
+    def __init__(self, linear: nn.Linear, activation: str | None = None) -> None:
+        super().__init__()
+        self.weight = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach())
+        self.bias = None if linear.bias is None else linear.bias.detach()
+        self.post, self.algorithm = FUSED[activation] if activation else ("none", "")
+
+    def forward(self, values: torch.Tensor) -> torch.Tensor:
+        """(..., outputs) of (..., inputs)."""
+        product: torch.Tensor = torch.ops.mkldnn._linear_pointwise(
+            values, self.weight, self.bias, self.post, [], self.algorithm
+        )
+        return product
+
+
+def available() -> bool:
+    """Whether this build of torch has the operators."""
+    operators = ("_reorder_linear_weight", "_linear_pointwise")
+    return torch.backends.mkldnn.is_available() and all(  # type: ignore[no-untyped-call]
+        hasattr(torch.ops.mkldnn, operator) for operator in operators
+    )
+
+
+def prepack(module: nn.Module) -> None:
+    """Put prepacked layers in the places of a module's linear ones, here and below."""
+    for name, child in module.named_children():
+        if isinstance(child, nn.Linear):
+            setattr(module, name, PrepackedLinear(child))
+        else:
+            prepack(child)
