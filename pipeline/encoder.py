@@ -173,7 +173,7 @@ class _Results:
     def __init__(self, texts: int, dimension: int, device: torch.device) -> None:
         # In pinned memory the copies run beside the next micro-batch.
         self._on_gpu = device.type == "cuda"
-        self._vectors = torch.full((texts, dimension), torch.nan, pin_memory=self._on_gpu)
+        self._vectors = torch.empty((texts, dimension), pin_memory=self._on_gpu)
         self._came: list[Ints] = []
         self._filled = 0
 

@@ -91,12 +91,13 @@ def read_modules(folder: Path) -> Modules | None:
     settings = next(filter(None, (_settings(folders[0], name) for name in SETTINGS)), {})
     if settings.get("do_lower_case"):
         raise ModelError("do_lower_case is not supported", str(folders[0]))
+    pooling = _mapping(folders[1] / "config.json")
     prompts = _settings(folder, "config_sentence_transformers.json")
     prefix = (prompts.get("prompts") or {}).get(prompts.get("default_prompt_name"), "") or ""
     return Modules(
         transformer=folders[0],
-        pooling=_pooling(folders[1]),
-        include_prompt=bool(_mapping(folders[1] / "config.json").get("include_prompt", True)),
+        pooling=_pooling(pooling, folders[1]),
+        include_prompt=bool(pooling.get("include_prompt", True)),
         dense=tuple(_dense(where) for where, name in zip(folders, names, strict=True) if name == "Dense"),
         normalize=names[-1] == "Normalize",
         max_tokens=settings.get("max_seq_length")
@@ -105,13 +106,11 @@ def read_modules(folder: Path) -> Modules | None:
     )
 
 
-def _pooling(folder: Path) -> tuple[str, ...]:
-    where = folder / "config.json"
-    settings = _mapping(where)
+def _pooling(settings: Mapping[str, Any], folder: Path) -> tuple[str, ...]:
     named = settings.get("pooling_mode") or [mode for flag, mode in FLAGS.items() if settings.get(flag)]
     modes = (named,) if isinstance(named, str) else tuple(named or ("mean",))
     if unknown := [mode for mode in modes if mode not in POOLING]:
-        raise ModelError("pooling_mode is unknown", str(where), ", ".join(unknown))
+        raise ModelError("pooling_mode is unknown", str(folder / "config.json"), ", ".join(unknown))
     return tuple(POOLING[mode] for mode in modes)
 
 

@@ -8,6 +8,13 @@ import torch
 MODES = ("mean", "cls", "max", "mean_sqrt_len", "weighted_mean", "last_token")
 
 
+def positions(lengths_B: torch.Tensor, tokens: int) -> torch.Tensor:
+    """(T,) the place of each token in its text, from 0; `tokens` is T, known without asking the device."""
+    starts_B = lengths_B.cumsum(0) - lengths_B
+    starts_T = starts_B.repeat_interleave(lengths_B, output_size=tokens)
+    return torch.arange(tokens, device=lengths_B.device) - starts_T
+
+
 def pool(hidden_TD: torch.Tensor, lengths_B: torch.Tensor, modes: tuple[str, ...]) -> torch.Tensor:
     """Vectors of shape (B, D times modes), float32.
 
@@ -30,7 +37,7 @@ def _pool(hidden_TD: torch.Tensor, lengths_B: torch.Tensor, mode: str) -> torch.
         return _reduced(hidden_TD, lengths_B, "max")
     if mode == "weighted_mean":
         weights_B = lengths_B * (lengths_B + 1) / 2
-        weighted_TD = hidden_TD * _places(lengths_B, len(hidden_TD))
+        weighted_TD = hidden_TD * (positions(lengths_B, len(hidden_TD)) + 1).unsqueeze(-1)
         return _reduced(weighted_TD, lengths_B, "sum") / weights_B.unsqueeze(-1)
     divisor_B = lengths_B.float().sqrt() if mode == "mean_sqrt_len" else lengths_B
     return _reduced(hidden_TD, lengths_B, "sum") / divisor_B.unsqueeze(-1)
@@ -39,10 +46,3 @@ def _pool(hidden_TD: torch.Tensor, lengths_B: torch.Tensor, mode: str) -> torch.
 def _reduced(values_TD: torch.Tensor, lengths_B: torch.Tensor, how: str) -> torch.Tensor:
     # `unsafe` leaves out a check of the lengths, for which a GPU would have to be waited for.
     return torch.segment_reduce(values_TD, how, lengths=lengths_B, axis=0, unsafe=True)
-
-
-def _places(lengths_B: torch.Tensor, size: int) -> torch.Tensor:
-    """(T, 1) the place of each token in its text, from 1."""
-    starts_B = lengths_B.cumsum(0) - lengths_B
-    place_T = torch.arange(1, size + 1, device=lengths_B.device)
-    return (place_T - starts_B.repeat_interleave(lengths_B, output_size=size)).unsqueeze(-1)

@@ -23,7 +23,6 @@ from pipeline.config import Config
 from pipeline.dataset import Dataset, Identity
 from pipeline.errors import MissingError, PipelineError
 from pipeline.formats import Piece
-from pipeline.plan import Plan
 from pipeline.recipe import Recipe
 from pipeline.tokenizer import Tokenizer
 from pipeline.windows import prefixed
@@ -74,14 +73,20 @@ def embed(config: Config, checkpoint: Checkpoint, text: str) -> npt.NDArray[np.f
     recipe = Recipe.of(checkpoint, config.model)
     texts = prefixed(pa.array([text], pa.large_string()), recipe.prefix)
     tokens = Tokenizer(checkpoint, recipe.max_tokens).encode(texts)
-    vectors_1D = _unit(Encoder(checkpoint, recipe=recipe).encode(tokens))
+    vectors_1D = vectors.unit(Encoder(checkpoint, recipe=recipe).encode(tokens))
     return vectors_1D.reshape(-1)
 
 
-def source_text(config: Config, frozen: Plan, row: Mapping[str, Any]) -> str | None:
-    """The text of a row, from its source; None where that is gone or has changed."""
+def source_text(
+    config: Config, versions: Mapping[tuple[str, str], str], row: Mapping[str, Any]
+) -> str | None:
+    """The text of a row, from its source; None where that is gone or has changed.
+
+    Args:
+        versions: of the planned files (`Plan.versions`).
+    """
     name, file = row["source_file"].split("/", 1)
-    version = frozen.versions().get((name, file))
+    version = versions.get((name, file))
     source = config.source.get(name)
     if source is None or version is None:
         return None
@@ -97,14 +102,8 @@ def source_text(config: Config, frozen: Plan, row: Mapping[str, Any]) -> str | N
 
 
 def _nearest(shard: pa.Table, query_D: npt.NDArray[np.float32], count: int) -> Iterator[Hit]:
-    score_N = _unit(vectors.load(shard, len(query_D))) @ query_D
+    score_N = vectors.unit(vectors.load(shard, len(query_D))) @ query_D
     top = np.argsort(-score_N, kind="stable")[:count]
     ours = [name for name in ("embedding", "embedding_scale") if name in shard.column_names]
     rows = shard.drop_columns(ours).take(pa.array(top)).to_pylist()
     return (Hit(float(score), row) for score, row in zip(score_N[top], rows, strict=True))
-
-
-def _unit(vectors_ND: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    lengths_N1 = np.linalg.norm(vectors_ND, axis=1, keepdims=True).astype(np.float32)
-    unit_ND: npt.NDArray[np.float32] = vectors_ND / np.maximum(lengths_N1, np.float32(1e-12))
-    return unit_ND

@@ -63,6 +63,13 @@ def load(shard: pa.Table, dimension: int) -> Vectors:
     return values
 
 
+def unit(vectors_ND: Vectors) -> Vectors:
+    """Each vector at length 1; a zero vector stays zero."""
+    lengths_N1 = np.linalg.norm(vectors_ND, axis=1, keepdims=True).astype(np.float32)
+    scaled_ND: Vectors = vectors_ND / np.maximum(lengths_N1, np.float32(1e-12))
+    return scaled_ND
+
+
 def mean_of_windows(
     vectors_WD: Vectors, tokens_W: npt.NDArray[np.int64], windows_N: npt.NDArray[np.int64], normalize: bool
 ) -> Vectors:
@@ -77,8 +84,9 @@ def mean_of_windows(
     if not len(windows_N):
         return vectors_WD
     sums_ND = np.add.reduceat(weighted_WD, starts_N, axis=0)
-    means_ND = sums_ND / np.add.reduceat(tokens_W, starts_N)[:, None].astype(np.float32)
+    tokens_N1 = np.add.reduceat(tokens_W, starts_N)[:, None]
+    means_ND = np.divide(sums_ND, tokens_N1.astype(np.float32)).astype(np.float32, copy=False)
     if normalize:
-        means_ND /= np.maximum(np.linalg.norm(means_ND, axis=1, keepdims=True), 1e-12)
+        means_ND = unit(means_ND)
     # A text of one window keeps its vector to the last bit.
     return np.where((windows_N == 1)[:, None], vectors_WD[starts_N], means_ND).astype(np.float32, copy=False)
