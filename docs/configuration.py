@@ -6,8 +6,9 @@ from typing import Any, get_args
 
 from pydantic.fields import FieldInfo
 
-from pipeline.config import Compute, Model, Output, Quality, Source
+from pipeline.config import Compute, Model, Output, Quality
 from pipeline.places import Options, Section
+from pipeline.sources import Csv, Source
 
 PAGE = Path(__file__).with_name("configuration.md")
 HEAD = """# Configuration
@@ -19,10 +20,11 @@ Fields of `compute` and `quality`, `output.path` and all `options` may change be
 Every other field is part of the dataset's identity: with another value the same output is refused (exit
 code 5).
 
-Made by `make docs` from `pipeline/config.py`; do not edit.
+Made by `make docs` from `pipeline/config.py`, `sources.py` and `places.py`; do not edit.
 """
 SECTIONS: dict[str, type[Section]] = {
     "source.NAME": Source,
+    "source.NAME.csv": Csv,
     "model": Model,
     "compute": Compute,
     "output": Output,

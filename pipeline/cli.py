@@ -168,8 +168,8 @@ def _status(arguments: argparse.Namespace) -> tuple[ExitCode, str]:
 def _search(arguments: argparse.Namespace) -> tuple[ExitCode, str]:
     job = _load(arguments)
     hits = search.search(job, usable_checkpoint(job), arguments.query, arguments.count)
-    versions = plan.Plan.from_bytes(Dataset.of(job).plan() or b"").versions() if hits else {}
-    texts = [search.source_text(job, versions, hit.row) for hit in hits]
+    planned = plan.Plan.from_bytes(Dataset.of(job).plan() or b"") if hits else None
+    texts = [search.source_text(job, planned, hit.row) if planned else None for hit in hits]
     if arguments.json:
         found = [{"score": hit.score, "text": text, **hit.row} for hit, text in zip(hits, texts, strict=True)]
         sys.stdout.write(json.dumps(found, indent=2, default=_jsonable) + "\n")

@@ -27,7 +27,9 @@ from pipeline.plan import Plan, source_files
 from pipeline.stages import Failure
 
 TRIES = 10
-TOTALS = ("rows", "rejects", "tokens", "computed_tokens", "truncated", "text_bytes", "file_bytes")
+TOTALS = (
+    "rows", "rejects", "tokens", "computed_tokens", "truncated", "text_bytes", "read_bytes", "file_bytes",
+)  # fmt: skip
 CACHE = ("cache_hits", "cache_misses")
 SECONDS = ("read_seconds", "tokenize_seconds", "encode_seconds")
 WORST_FIRST = (ExitCode.CONFIG, ExitCode.RETRYABLE, ExitCode.BUG, ExitCode.INCOMPLETE)
@@ -85,7 +87,8 @@ def _commit(
     manifest = manifest.take(pc.sort_indices(pc.index_in(manifest.column("split_id"), plan.split_ids)))
     failures = [failure for failure in failures if failure.split_id not in shards]
     _refuse_unexplained(plan, shards, failures)
-    failed = plan.failed_files | {file: failure.message for failure in failures for file in failure.files}
+    failed = plan.failed_files | failed_pieces(manifest.column("pieces"))
+    failed |= {file: failure.message for failure in failures for file in failure.files}
     reconcile(plan.pieces, manifest.column("pieces"), set(shards))
     totals = {name: pc.sum(manifest.column(name)).as_py() or 0 for name in (*TOTALS, *SECONDS, *CACHE)}
     totals["documents"] = _documents(manifest)
@@ -120,19 +123,27 @@ def _sweep(dataset: Dataset) -> None:
         telemetry.event("complete", unfinished_uploads_removed=swept)
 
 
+def failed_pieces(pieces: pa.ChunkedArray) -> dict[str, str]:
+    """Files that could not be read for a shard that holds others of its split, with the reason."""
+    found = _flat(pieces)
+    found = found.filter(pc.is_valid(found.column("error")))
+    return dict(zip(source_files(found).to_pylist(), found.column("error").to_pylist(), strict=True))
+
+
 def reconcile(planned: pa.Table, pieces: pa.ChunkedArray, present: set[str]) -> None:
     """Check that every planned row of the present splits was embedded or rejected, and no other.
 
     Raises:
         IncompleteError: a file's rows do not add up; the first few are named.
     """
-    wanted = planned.filter(pc.is_in(planned.column("split_id"), pa.array(list(present), pa.string())))
-    done = pa.Table.from_struct_array(pc.list_flatten(pieces).combine_chunks().cast(schema.PIECE))
+    failed = pa.array(list(failed_pieces(pieces)), pa.string())
+    planned = planned.filter(pc.invert(pc.is_in(source_files(planned), failed)))
+    done = _flat(pieces)
+    is_there = pc.is_in(planned.column("split_id"), pa.array(list(present), pa.string()))
     # The bytes of a file can only tile it when none of its splits is missing.
-    torn = planned.filter(
-        pc.invert(pc.is_in(planned.column("split_id"), pa.array(list(present), pa.string())))
-    )
-    wrong = _wrong_rows(wanted, done) + _wrong_bytes(planned, done, set(source_files(torn).to_pylist()))
+    torn = planned.filter(pc.invert(is_there))
+    wrong = _wrong_rows(planned.filter(is_there), done)
+    wrong += _wrong_bytes(planned, done, set(source_files(torn).to_pylist()))
     if wrong:
         more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
         raise IncompleteError("rows are unaccounted for", got="; ".join(wrong[:3]) + more)
@@ -172,9 +183,13 @@ def _wrong_bytes(planned: pa.Table, done: pa.Table, torn: set[str]) -> list[str]
 
 def _documents(manifest: pa.Table) -> int:
     """Rows of the source, embedded or rejected; with a row for each window the shards have more."""
-    pieces = pc.list_flatten(manifest.column("pieces")).combine_chunks()
-    counts = (pc.sum(pc.struct_field(pieces, name)).as_py() or 0 for name in ("rows", "rejects"))
-    return int(sum(counts))
+    pieces = _flat(manifest.column("pieces"))
+    return int(sum(pc.sum(pieces.column(name)).as_py() or 0 for name in ("rows", "rejects")))
+
+
+def _flat(pieces: pa.ChunkedArray) -> pa.Table:
+    """The pieces of all shards, a row each."""
+    return pa.Table.from_struct_array(pc.list_flatten(pieces).combine_chunks().cast(schema.PIECE))
 
 
 def _sum(keys: pa.ChunkedArray, values: pa.ChunkedArray) -> dict[str, int]:

@@ -9,7 +9,7 @@ import difflib
 import os
 import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args
 
 import yaml
@@ -25,66 +25,11 @@ from pydantic import (
 from pydantic_core import ErrorDetails
 
 from pipeline.errors import ConfigError
-from pipeline.places import READ_ONLY, Name, Options, Path_, Section, honoured, protocol_of, redact
+from pipeline.places import READ_ONLY, Options, Path_, Section, honoured, protocol_of, redact
+from pipeline.sources import Source
 
 SourceName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]*$")]
-FORMATS = {".parquet": "parquet", ".pq": "parquet", ".txt": "text"}
 _SECRET_NAMES = re.compile(r"key$|secret|token$|passw|credential", re.I)
-
-
-class Source(Section):
-    """One named set of files."""
-
-    path: Path_ = Field(
-        description="A file, a folder (read recursively) or a glob (`*`, `?`, `**`); local, `s3://`, "
-        "`gs://`, `abfs://` (account: `AZURE_STORAGE_ACCOUNT_NAME`) or `hf://`."
-    )
-    options: Options = Field(Options(), description="How its storage is reached.")
-    format: Literal["auto", "parquet", "text"] = Field(
-        "auto",
-        description="`parquet`, or `text` (a line a document); `auto` goes by the ending of `path`.",
-    )
-    text_column: Name | None = Field(
-        None, description="Parquet: the column to embed. Default `text`. Not for `text`."
-    )
-    id_column: Name | None = Field(
-        None,
-        description="Parquet: the column that identifies a row, carried under its own name. "
-        "Without one, `id` is `<source>/<file>#<row>`.",
-    )
-    carry: tuple[Name, ...] = Field((), description="Parquet: further columns to carry into the shards.")
-
-    # Field by field, in their order, so that one mistake does not hide the others.
-
-    @field_validator("options")
-    @classmethod
-    def _honour_options(cls, value: Options, info: ValidationInfo) -> Options:
-        return honoured(value, info.data.get("path", "s3://"))
-
-    @field_validator("format")
-    @classmethod
-    def _resolve_format(cls, value: str, info: ValidationInfo) -> str:
-        suffix = PurePosixPath(info.data.get("path", "")).suffix
-        if value == "auto" and "path" in info.data and suffix not in FORMATS:
-            raise ValueError(f"can't tell the format of {info.data['path']!r}: set it to parquet or text")
-        return FORMATS.get(suffix, value) if value == "auto" else value
-
-    @field_validator("text_column", "id_column", "carry")
-    @classmethod
-    def _refuse_columns_of_text(cls, value: Any, info: ValidationInfo) -> Any:
-        if value and info.data.get("format") == "text":
-            raise ValueError("text files have no columns: drop it")
-        if info.field_name == "text_column" and info.data.get("format") == "parquet":
-            return value or "text"
-        if info.field_name == "carry" and len(set(value)) < len(value):
-            raise ValueError("names a column twice")
-        return value
-
-    @property
-    def columns(self) -> tuple[str, ...]:
-        """The columns that reach the shards under their own names: the id first."""
-        first = (self.id_column,) if self.id_column else ()
-        return first + tuple(name for name in self.carry if name != self.id_column)
 
 
 class Model(Section):
@@ -242,7 +187,7 @@ class Config(Section):
         """Carried into a row for each window, a text would be written as often as it has windows."""
         if self.model.long_text == "chunks":
             for name, source in self.source.items():
-                if source.text_column in source.columns:
+                if source.text_column in source.fields.values():
                     raise ValueError(
                         f"source.{name} carries its text, which long_text chunks would repeat in each window"
                     )

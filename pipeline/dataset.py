@@ -119,6 +119,7 @@ class ShardRecord:
     computed_tokens: int
     truncated: int
     text_bytes: int
+    read_bytes: int
     content_digest: str
     rejects_file: str | None
     pieces: Sequence[Mapping[str, Any]]

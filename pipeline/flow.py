@@ -141,7 +141,7 @@ def cluster() -> Iterator[None]:
 
 
 def _feed(pending: Plan) -> Dataset:
-    rows = [feed_row(split_id, pieces) for split_id, pieces in pending.splits()]
+    rows = [feed_row(scan) for scan in pending.scans()]
     per_block = 1 if len(rows) <= SINGLE_BLOCKS else max(SPLITS_PER_BLOCK, len(rows) // MOST_BLOCKS)
     return ray.data.from_items(rows, override_num_blocks=math.ceil(len(rows) / per_block))
 

@@ -8,10 +8,11 @@ import itertools
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from hashlib import blake2b
 from math import ceil
+from operator import itemgetter
 from typing import Any
 
 import pyarrow as pa
@@ -20,10 +21,11 @@ import pyarrow.parquet as pq
 
 from pipeline import formats, schema, storage, telemetry
 from pipeline.checkpoint import Checkpoint
-from pipeline.config import Config, Source
+from pipeline.config import Config
 from pipeline.errors import ConfigError, MissingError, SourceError
-from pipeline.formats import Piece, Span, Survey
+from pipeline.formats import Piece, Span, Survey, file_name
 from pipeline.recipe import Recipe
+from pipeline.sources import Source
 
 SURVEY_THREADS = 32
 GPU_SPLIT_BYTES = 64 << 20
@@ -31,6 +33,12 @@ SECONDS_PER_CPU_SPLIT = 60
 CPU_FLOPS = 1e11
 """Matrix work per second that two ordinary cores do in float32: sizes splits, and nothing else."""
 BYTES_PER_TOKEN = 4
+PIECE = ("source", "file", "version", "size", "unit", "start", "stop")
+Split = tuple[str, list[Piece]]
+Listed = tuple[str, storage.ObjectInfo]
+BLOCK_ROWS = 10_000
+GROUP_FILL = 0.5
+"""How full a split of small files is on average, of what it may hold."""
 COLUMNS_KEY = b"pipeline.columns"
 DIGEST_KEY = b"pipeline.dataset_digest"
 
@@ -39,7 +47,8 @@ DIGEST_KEY = b"pipeline.dataset_digest"
 class Plan:
     """All pieces of all splits, and the id and carried columns that every shard has.
 
-    Splits are numbered from 0 in the order of the pieces.
+    Splits are numbered from 0 in the order of the pieces, and so are scans: splits that one task reads in one
+    pass, since none of them could be read without the rows before it.
     """
 
     pieces: pa.Table
@@ -63,27 +72,35 @@ class Plan:
         keys = zip(*(self.pieces.column(name).to_pylist() for name in ("source", "file")), strict=True)
         return dict(zip(keys, self.pieces.column("version").to_pylist(), strict=True))
 
+    def piece(self, source: str, file: str, position: int) -> Piece | None:
+        """The piece that holds a row of a file."""
+        column = self.pieces.column
+        here = pc.and_(pc.equal(column("source"), source), pc.equal(column("file"), file))
+        inside = pc.and_(pc.less_equal(column("start"), position), pc.greater(column("stop"), position))
+        rows = self.pieces.filter(pc.and_(here, inside).fill_null(False)).to_pylist()
+        return Piece(*(rows[0][name] for name in PIECE)) if rows else None
+
     def pending(self, present: Iterable[str]) -> "Plan":
         """The part of the plan whose shards are not there yet."""
         missing = pc.invert(pc.is_in(self.pieces.column("split_id"), pa.array(list(present), pa.string())))
         wanted = pc.and_(missing, pc.is_valid(self.pieces.column("split_id")))
         return Plan(self.pieces.filter(wanted), self.columns, self.dataset_digest)
 
-    def splits(self) -> Iterator[tuple[str, list[Piece]]]:
+    def splits(self) -> Iterator[Split]:
         """Split ids with their pieces, in order."""
-        names = ["source", "file", "version", "size", "unit", "start", "stop"]
-        current, pieces = None, []
-        for batch in self.pieces.to_batches(max_chunksize=10_000):
-            for row in batch.to_pylist():
-                if row["split_id"] is None:
-                    continue
-                if current not in (None, row["split_id"]):
-                    yield str(current), pieces
-                    pieces = []
-                current = row["split_id"]
-                pieces.append(Piece(*(row[name] for name in names)))
-        if current is not None:
-            yield current, pieces
+        return (split for scan in self.scans() for split in scan)
+
+    def scans(self) -> Iterator[list[Split]]:
+        """Splits in order, those of one scan together."""
+        rows = (
+            row for batch in self.pieces.to_batches(max_chunksize=BLOCK_ROWS) for row in batch.to_pylist()
+        )
+        planned = (row for row in rows if row["split_id"] is not None)
+        for _, scan in itertools.groupby(planned, itemgetter("scan")):
+            yield [
+                (split_id, [Piece(*(row[name] for name in PIECE)) for row in split])
+                for split_id, split in itertools.groupby(scan, itemgetter("split_id"))
+            ]
 
     def to_bytes(self) -> bytes:
         """As plan.parquet."""
@@ -121,11 +138,18 @@ def make(config: Config, checkpoint: Checkpoint, dataset_digest: str) -> Plan:
     columns, surveyed = _unify(surveyed, config)
     _refuse_failing_sources(config, listed, surveyed)
     caps = config.output.rows_per_shard, split_bytes(config, checkpoint)
-    rows = list(_rows(listed, surveyed, config, dataset_digest, caps))
-    return Plan(pa.Table.from_pylist(rows, schema=schema.PLAN), columns, dataset_digest)
+    rows = _rows(listed, surveyed, config, dataset_digest, caps)
+    return Plan(_table(rows), columns, dataset_digest)
 
 
-def listing(config: Config) -> list[tuple[str, storage.ObjectInfo]]:
+def _table(rows: Iterator[dict[str, Any]]) -> pa.Table:
+    """Rows of a plan, a few at a time as Python's objects: of a million they would fill gigabytes."""
+    blocks = iter(lambda: list(itertools.islice(rows, BLOCK_ROWS)), [])
+    tables = [pa.Table.from_pylist(block, schema=schema.PLAN) for block in blocks]
+    return pa.concat_tables([schema.PLAN.empty_table(), *tables])
+
+
+def listing(config: Config) -> list[Listed]:
     """Every object of every source, with the source's name; in a stable order.
 
     Raises:
@@ -144,17 +168,7 @@ def current_versions(config: Config) -> dict[tuple[str, str], str]:
     Raises:
         MissingError: a source names nothing.
     """
-    return {(name, _name(config.source[name], info)): info.version for name, info in listing(config)}
-
-
-def _name(source: Source, info: storage.ObjectInfo) -> str:
-    name = storage.connect(source.path, source.options).relative(source.path, info.path)
-    return name.encode("utf-8", "backslashreplace").decode()
-
-
-def file_path(source: Source, file: str) -> str:
-    """The full path of a planned file."""
-    return f"{storage.connect(source.path, source.options).root(source.path)}/{file}"
+    return {(name, file_name(config.source[name], info)): info.version for name, info in listing(config)}
 
 
 def source_files(pieces: pa.Table) -> pa.ChunkedArray:
@@ -180,34 +194,59 @@ def _busy_bytes(config: Config, checkpoint: Checkpoint) -> int:
     return int(min(max(tokens * BYTES_PER_TOKEN, 1 << 16), GPU_SPLIT_BYTES))
 
 
-def cut(spans: Sequence[Span], max_rows: int, max_bytes: float) -> Iterator[tuple[int, int]]:
+@dataclass(frozen=True, slots=True)
+class Range:
+    """What one split takes of a file: a stretch of it, and the part of the split's caps that it fills.
+
+    span: where the span starts that it is a part of; None where it is one or several whole ones.
+    """
+
+    start: int
+    stop: int
+    weight: float
+    stored_bytes: float
+    span: int | None = None
+
+
+def cut(spans: Sequence[Span], max_rows: int, max_bytes: float) -> Iterator[Range]:
     """Ranges that tile the spans, none above the caps (as far as the spans know their rows and bytes).
 
     Small spans are joined; a large one is cut into equal parts.
     """
+
+    def weight(span: Span) -> float:
+        return max(span.rows / max_rows, span.text_bytes / max_bytes)
+
     run: Span | None = None
     for span in spans:
         if run is not None:
-            rows, text_bytes = run.rows + span.rows, run.text_bytes + span.text_bytes
-            if rows <= max_rows and text_bytes <= max_bytes:
-                run = Span(run.start, span.stop, rows, text_bytes)
+            joined = Span(
+                run.start,
+                span.stop,
+                run.rows + span.rows,
+                run.text_bytes + span.text_bytes,
+                run.stored_bytes + span.stored_bytes,
+            )
+            if weight(joined) <= 1:
+                run = joined
                 continue
-            yield run.start, run.stop
+            yield Range(run.start, run.stop, weight(run), run.stored_bytes)
         run = None
-        parts = min(span.stop - span.start, ceil(max(span.rows / max_rows, span.text_bytes / max_bytes)))
+        parts = min(span.stop - span.start, ceil(weight(span)))
         if parts <= 1:
             run = span
             continue
         edges = [span.start + (span.stop - span.start) * part // parts for part in range(parts + 1)]
-        yield from itertools.pairwise(edges)
+        for start, stop in itertools.pairwise(edges):
+            yield Range(start, stop, weight(span) / parts, span.stored_bytes / parts, span.start)
     if run is not None:
-        yield run.start, run.stop
+        yield Range(run.start, run.stop, weight(run), run.stored_bytes)
 
 
 def _survey(info: storage.ObjectInfo, source: Source) -> Survey | SourceError:
     try:
         info.path.encode()
-        return formats.survey(info, source)
+        return formats.survey(info, file_name(source, info), source)
     except UnicodeEncodeError:
         return SourceError("its name is not UTF-8")
     except MissingError:
@@ -217,7 +256,7 @@ def _survey(info: storage.ObjectInfo, source: Source) -> Survey | SourceError:
 
 
 def _refuse_failing_sources(
-    config: Config, listed: list[tuple[str, storage.ObjectInfo]], surveyed: list[Survey | SourceError]
+    config: Config, listed: list[Listed], surveyed: list[Survey | SourceError]
 ) -> None:
     for name, source in config.source.items():
         owned = [found for (owner, _), found in zip(listed, surveyed, strict=True) if owner == name]
@@ -272,27 +311,69 @@ def _refuse_collisions(names: Sequence[str]) -> None:
 
 
 def _rows(
-    listed: list[tuple[str, storage.ObjectInfo]],
-    surveyed: list[Survey | SourceError],
+    listed: Sequence[Listed],
+    surveyed: Sequence[Survey | SourceError],
     config: Config,
     dataset_digest: str,
     caps: tuple[int, int],
 ) -> Iterator[dict[str, Any]]:
-    split = 0
+    """The rows of a plan: those of files without splits, then the pieces of every split."""
+    files = []
     for (name, info), survey in zip(listed, surveyed, strict=True):
-        file = _name(config.source[name], info)
+        file = file_name(config.source[name], info)
         row = {"source": name, "file": file, "version": info.version, "size": info.size}
         if isinstance(survey, SourceError):
             yield row | {"error": str(survey)}
-            continue
-        ranges = list(cut(survey.spans, *caps))
-        if not ranges:
+        elif ranges := list(cut(survey.spans, *caps)):
+            files.append((row, survey, ranges))
+        else:
             yield row | {"unit": survey.unit, "start": 0, "stop": 0}
-        for start, stop in ranges:
-            piece = Piece(name, file, info.version, info.size, survey.unit, start, stop)
-            ids = {"split": split, "split_id": split_id(dataset_digest, [piece])}
-            yield ids | row | {"unit": survey.unit, "start": start, "stop": stop}
-            split += 1
+    scan, last = -1, None
+    for number, (key, split) in enumerate(_splits(files)):
+        scan, last = scan + (key is None or key != last), key
+        ids = {"split": number, "split_id": split_id(dataset_digest, [piece for piece, _ in split])}
+        for piece, part in split:
+            yield ids | {"scan": scan, **asdict(piece), "stored_bytes": round(part.stored_bytes)}
+
+
+def _splits(
+    files: Iterable[tuple[dict[str, Any], Survey, list[Range]]],
+) -> Iterator[tuple[object, list[tuple[Piece, Range]]]]:
+    """Splits, each with the key of its scan, None where it is read alone.
+
+    A file that fills no split shares one with its neighbours of the same source. Where such a group ends, the
+    hash of a path says, more often after a larger file, and not a count: so a file that comes, goes or
+    changes disturbs its own group, and at most the next.
+    """
+    group: list[tuple[Piece, Range]] = []
+    for row, survey, ranges in files:
+        parts = [(Piece(**row, unit=survey.unit, start=part.start, stop=part.stop), part) for part in ranges]
+        piece, first = parts[0]
+        filled = sum(part.weight for _, part in group)
+        if group and (len(parts) > 1 or filled + first.weight > 1 or group[0][0].source != piece.source):
+            yield None, group
+            group = []
+        if len(parts) > 1:
+            yield from ((_scan(survey, *part), [part]) for part in parts)
+            continue
+        group.append((piece, first))
+        if _share(piece) * GROUP_FILL < first.weight:
+            yield None, group
+            group = []
+    if group:
+        yield None, group
+
+
+def _scan(survey: Survey, piece: Piece, part: Range) -> object:
+    """What is read in one pass: a file that can only be streamed, or a row group."""
+    if survey.unit == "bytes" or not (survey.streamed or part.span is not None):
+        return None
+    return piece.source_file, None if survey.streamed else part.span
+
+
+def _share(piece: Piece) -> float:
+    """A number in [0, 1) that a file's name decides."""
+    return int.from_bytes(blake2b(piece.source_file.encode(), digest_size=8).digest()) / 2**64
 
 
 def split_id(dataset_digest: str, pieces: Sequence[Piece]) -> str:

@@ -36,6 +36,7 @@ PLAN = pa.schema(
         # A row per piece of every split; a file without splits (empty, unreadable) has one row without ids.
         pa.field("split", pa.int64()),
         pa.field("split_id", pa.string()),
+        pa.field("scan", pa.int64()),  # splits of one scan are read by one task, in one pass over their file
         pa.field("source", pa.string(), nullable=False),
         pa.field("file", pa.string(), nullable=False),
         pa.field("version", pa.string(), nullable=False),
@@ -43,6 +44,7 @@ PLAN = pa.schema(
         pa.field("unit", pa.string()),
         pa.field("start", pa.int64()),
         pa.field("stop", pa.int64()),
+        pa.field("stored_bytes", pa.int64()),  # what reading the piece should take from storage
         pa.field("error", pa.string()),
     ]
 )
@@ -55,9 +57,14 @@ PIECE = pa.struct(
         pa.field("stop", pa.int64(), nullable=False),
         pa.field("rows", pa.int64(), nullable=False),
         pa.field("rejects", pa.int64(), nullable=False),
+        pa.field("error", pa.string()),
     ]
 )
-"""What became of a piece: for rows the planned range; for bytes the range consumed, at line ends."""
+"""What became of a piece: for rows the planned range; for bytes the range consumed, at line ends.
+
+Of a piece with an error nothing was embedded, and its file is a failed one; the split's others are in the
+shard.
+"""
 
 RECORD = pa.schema(
     [
@@ -68,6 +75,7 @@ RECORD = pa.schema(
         pa.field("computed_tokens", pa.int64(), nullable=False),
         pa.field("truncated", pa.int64(), nullable=False),
         pa.field("text_bytes", pa.int64(), nullable=False),
+        pa.field("read_bytes", pa.int64(), nullable=False),
         pa.field("file_bytes", pa.int64(), nullable=False),
         pa.field("content_digest", pa.string(), nullable=False),
         pa.field("rejects_file", pa.string()),

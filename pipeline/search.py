@@ -9,7 +9,7 @@ Shapes: N rows of a shard, D dimensions.
 import heapq
 import itertools
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -17,12 +17,11 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline import formats, plan, storage, telemetry, vectors
+from pipeline import formats, plan, telemetry, vectors
 from pipeline.checkpoint import Checkpoint
 from pipeline.config import Config
 from pipeline.dataset import Dataset, Identity
 from pipeline.errors import MissingError, PipelineError
-from pipeline.formats import Piece
 from pipeline.recipe import Recipe
 from pipeline.tokenizer import Tokenizer
 from pipeline.windows import prefixed
@@ -77,28 +76,20 @@ def embed(config: Config, checkpoint: Checkpoint, text: str) -> npt.NDArray[np.f
     return vectors_1D.reshape(-1)
 
 
-def source_text(
-    config: Config, versions: Mapping[tuple[str, str], str], row: Mapping[str, Any]
-) -> str | None:
-    """The text of a row, from its source; None where that is gone or has changed.
-
-    Args:
-        versions: of the planned files (`Plan.versions`).
-    """
+def source_text(config: Config, planned: plan.Plan, row: Mapping[str, Any]) -> str | None:
+    """The text of a row, from its source; None where that is gone or has changed."""
     name, file = row["source_file"].split("/", 1)
-    version = versions.get((name, file))
-    source = config.source.get(name)
-    if source is None or version is None:
+    source, place = config.source.get(name), row["source_row"]
+    found = planned.piece(name, file, place)
+    if source is None or found is None:
         return None
-    path, place = plan.file_path(source, file), row["source_row"]
+    piece = replace(found, start=place, stop=place + 1)
     try:
-        info = storage.connect(path, source.options).info(path)
-        unit = "bytes" if source.format == "text" else "rows"
-        piece = Piece(name, file, version, info.size, unit, place, place + 1)
-        text = formats.read(path, piece, source).texts[0].as_py()
+        [raw] = formats.read(formats.file_path(source, file), [piece], source, planned.columns)
     except PipelineError:
         return None
-    return str(text[slice(row.get("char_start"), row.get("char_stop"))])
+    text = str(raw.texts[0].as_py())
+    return text[slice(row.get("char_start"), row.get("char_stop"))]
 
 
 def _nearest(shard: pa.Table, query_D: npt.NDArray[np.float32], count: int) -> Iterator[Hit]:

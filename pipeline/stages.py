@@ -1,18 +1,20 @@
-"""The three stages of the flow as plain callables: a one-row table in, a one-row table out.
+"""The three stages of the flow as plain callables: a one-row table in, one-row tables out.
 
 Nothing here knows Ray. A stage never raises: an exception would end the whole job, so what goes wrong with
 a split travels on as data, and the stages after it let it pass.
 
-A row between stages: `split_id`; `note`, a JSON object with everything small; and the cells `rows`,
-`rejects` (Arrow IPC), `ids`, `lengths`, `windows` and `vectors` (bare buffers).
+Into the flow goes a row a scan, with a `note` alone. A row between stages is a split's: `split_id`; `note`,
+a JSON object with everything small; and the cells `rows`, `rejects` (Arrow IPC), `ids`, `lengths`, `windows`
+and `vectors` (bare buffers).
 """
 
 import functools
+import itertools
 import json
 import os
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -20,15 +22,16 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline import checkpoint, formats, schema, vectors, writer
+from pipeline import checkpoint, reader, schema, telemetry, vectors, writer
 from pipeline.batching import TokenBatch
 from pipeline.config import Config
 from pipeline.dataset import Dataset, Identity, ShardRecord
 from pipeline.errors import ExitCode, ModelError, PipelineError
 from pipeline.formats import Piece
 from pipeline.payload import buffer_to_table, cell, table_to_buffer, uncell
-from pipeline.plan import file_path
+from pipeline.plan import Split
 from pipeline.ragged import Ints, bounds
+from pipeline.reader import Part
 from pipeline.recipe import Recipe
 from pipeline.tokenizer import Tokenizer
 from pipeline.windows import Windows, prefixed, room, windows
@@ -109,9 +112,12 @@ def _check_room(tokenizer: Tokenizer, recipe: Recipe) -> None:
         raise ModelError("model.chunk_overlap is too large", got=str(recipe.chunk_overlap), hint=hint)
 
 
-def feed_row(split_id: str, pieces: list[Piece]) -> dict[str, str]:
-    """A split as it enters the flow."""
-    return {"split_id": split_id, "note": json.dumps({"pieces": [asdict(piece) for piece in pieces]})}
+def feed_row(scan: Sequence[Split]) -> dict[str, str]:
+    """The splits of a scan as they enter the flow."""
+    splits = [
+        {"split_id": split_id, "pieces": [asdict(piece) for piece in pieces]} for split_id, pieces in scan
+    ]
+    return {"note": json.dumps({"splits": splits})}
 
 
 def result(note: str) -> ShardRecord | Failure:
@@ -122,9 +128,14 @@ def result(note: str) -> ShardRecord | Failure:
     return ShardRecord(**content["record"])
 
 
-def read(row: pa.Table, job: Job) -> pa.Table:
-    """Read and tokenise a split."""
-    return _guarded("read", row, lambda split_id, note, _: _read(split_id, note, job))
+def read(row: pa.Table, job: Job) -> Iterator[pa.Table]:
+    """Read and tokenise the splits of a scan, one after the other."""
+    splits = json.loads(row.column("note")[0].as_py())["splits"]
+    pieces = [Piece(**piece) for split in splits for piece in split["pieces"]]
+    parts = reader.parts(pieces, job.config, job.columns)
+    for split in splits:
+        entering = _row(split["split_id"], {"pieces": split["pieces"]})
+        yield _guarded("read", entering, lambda split_id, note, _: _read(split_id, note, parts, job))
 
 
 def write(row: pa.Table, job: Job) -> pa.Table:
@@ -183,30 +194,26 @@ class Encode:
         return _row(split_id, note, **kept, vectors=found)
 
 
-def _read(split_id: str, note: dict[str, Any], job: Job) -> pa.Table:
-    started = time.perf_counter()
-    documents, consumed = [], []
-    for values in note["pieces"]:
-        piece = Piece(**values)
-        source = job.config.source[piece.source]
-        raw = formats.read(file_path(source, piece.file), piece, source)
-        documents.append(formats.sift(raw, piece, job.columns, job.config.output.keep_rejected_text))
-        consumed.append({"source": piece.source, "file": piece.file, "start": raw.start, "stop": raw.stop})
+def _read(split_id: str, note: dict[str, Any], parts: Iterator[Part], job: Job) -> pa.Table:
+    started, read_before = time.perf_counter(), telemetry.read_bytes.total()
+    found = list(itertools.islice(parts, len(note["pieces"])))
+    documents = reader.usable(found)
     texts = pa.chunked_array([part.texts for part in documents], pa.large_string()).combine_chunks()
     read = time.perf_counter()
     tokenizer = job.tokenizer()
     hits, misses = tokenizer.cache.hits, tokenizer.cache.misses
-    tokens, parts = _tokenized(texts, tokenizer, job.recipe)
-    note["pieces"] = consumed
+    tokens, windowed = _tokenized(texts, tokenizer, job.recipe)
+    note["pieces"] = [part.consumed() for part in found]
     note["figures"] = {
         "attempt": job.attempt,
         "text_bytes": pc.sum(pc.binary_length(texts)).as_py() or 0,
+        "read_bytes": telemetry.read_bytes.total() - read_before,
         "read_seconds": read - started,
         "tokenize_seconds": time.perf_counter() - read,
         "cache_hits": tokenizer.cache.hits - hits,
         "cache_misses": tokenizer.cache.misses - misses,
     }
-    rows = _with_tokens(pa.concat_tables([part.rows for part in documents]), tokens, parts, job.recipe)
+    rows = _with_tokens(pa.concat_tables([part.rows for part in documents]), tokens, windowed, job.recipe)
     final = schema.rows_schema(job.columns, job.recipe.chunked)
     averaged = job.recipe.long_text == "mean_of_chunks"
     return _row(
@@ -216,7 +223,7 @@ def _read(split_id: str, note: dict[str, Any], job: Job) -> pa.Table:
         rejects=table_to_buffer(pa.concat_tables([part.rejects for part in documents])),
         ids=tokens.ids,
         lengths=tokens.lengths,
-        windows=np.bincount(parts.text, minlength=rows.num_rows) if parts and averaged else None,
+        windows=np.bincount(windowed.text, minlength=rows.num_rows) if windowed and averaged else None,
     )
 
 

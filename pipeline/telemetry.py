@@ -12,6 +12,9 @@ requests: Counter[str] = Counter()
 retries: Counter[str] = Counter()
 """Storage requests of this process that were made again, by what went wrong before."""
 
+read_bytes: Counter[str] = Counter()
+"""Bytes that this process read of files opened in storage, by protocol."""
+
 observers: list[Callable[[str, str], None]] = []
 """Called with (operation, path) at every storage request; tests and tracing append to it."""
 

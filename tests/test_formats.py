@@ -18,9 +18,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from pipeline import formats, plan, storage
-from pipeline.config import Source
 from pipeline.errors import SourceChangedError, SourceError, StorageError
 from pipeline.formats import Documents, Piece, Raw, parquet, sift
+from pipeline.sources import Source
 
 TEXT = Source(path="x.txt")
 PARQUET = Source(path="x.parquet", id_column="key", carry=("topic",))
@@ -34,7 +34,12 @@ def piece_of(path: Path, unit: str, start: int, stop: int) -> Piece:
 
 def read_all(path: Path, source: Source, cuts: list[int], unit: str) -> list[Raw]:
     pieces = [piece_of(path, unit, start, stop) for start, stop in itertools.pairwise(cuts)]
-    return [formats.read(str(path), piece, source) for piece in pieces]
+    columns = survey(path, source).columns
+    return list(formats.read(str(path), pieces, source, columns)) if pieces else []
+
+
+def survey(path: Path, source: Source) -> formats.Survey:
+    return formats.survey(storage.connect(str(path)).info(str(path)), path.name, source)
 
 
 # --- text
@@ -73,9 +78,9 @@ def test_text_is_read_once_whatever_the_cuts(
 def test_a_sample_with_short_lines_decides_how_text_is_cut(tmp_path: Path) -> None:
     path = tmp_path / "x.txt"
     path.write_bytes(b"a" * 999 + b"\n" + b"b\n" * 100_000 + b"c" * 200_000 + b"\n")
-    survey = formats.survey(storage.connect(str(path)).info(str(path)), TEXT)
-    assert survey.unit == "bytes"
-    assert survey.spans[0].rows >= 100_000
+    found = survey(path, TEXT)
+    assert found.unit == "bytes"
+    assert found.spans[0].rows >= 100_000
 
 
 # --- parquet
@@ -111,9 +116,9 @@ def test_parquet_is_read_once_whatever_the_cuts(
 
 def test_survey_of_parquet_reads_spans_from_the_footer(tmp_path: Path) -> None:
     path = parquet_file(tmp_path / "x.parquet", numbered(50), row_group_size=20)
-    survey = formats.survey(storage.connect(str(path)).info(str(path)), PARQUET)
-    assert [(span.start, span.stop) for span in survey.spans] == [(0, 20), (20, 40), (40, 50)]
-    assert survey.columns == CARRIED
+    found = survey(path, PARQUET)
+    assert [(span.start, span.stop) for span in found.spans] == [(0, 20), (20, 40), (40, 50)]
+    assert found.columns == CARRIED
 
 
 @pytest.mark.parametrize(
@@ -140,7 +145,7 @@ def test_text_of_every_arrow_type(tmp_path: Path, kind: pa.DataType) -> None:
 def test_a_file_without_the_columns_is_named(tmp_path: Path, table: pa.Table, message: str) -> None:
     path = parquet_file(tmp_path / "x.parquet", table)
     with pytest.raises(SourceError, match=message):
-        formats.survey(storage.connect(str(path)).info(str(path)), PARQUET)
+        survey(path, PARQUET)
 
 
 def test_damaged_files_are_source_errors(tmp_path: Path) -> None:
@@ -151,7 +156,7 @@ def test_damaged_files_are_source_errors(tmp_path: Path) -> None:
     for damaged in (data[: len(data) // 2], b"", b"PAR1", gzip.compress(data)):
         path.write_bytes(damaged)
         with pytest.raises(SourceError):
-            formats.survey(storage.connect(str(path)).info(str(path)), PARQUET)
+            survey(path, PARQUET)
     path.write_bytes(data[:2000] + bytes(4) + data[2004:])  # within a page
     with pytest.raises(SourceError, match="can't be read"):
         read_all(path, PARQUET, [0, 5000], "rows")
@@ -162,10 +167,10 @@ def test_a_file_that_changed_is_not_mixed_in(tmp_path: Path) -> None:
     piece = piece_of(path, "rows", 0, 5)
     parquet_file(path, numbered(6))
     with pytest.raises(SourceChangedError, match="changed since it was planned"):
-        formats.read(str(path), piece, PARQUET)
+        list(formats.read(str(path), [piece], PARQUET, CARRIED))
     path.unlink()
     with pytest.raises(SourceChangedError, match="is gone"):
-        formats.read(str(path), piece, PARQUET)
+        list(formats.read(str(path), [piece], PARQUET, CARRIED))
 
 
 # --- documents and rejects
@@ -174,7 +179,7 @@ def test_a_file_that_changed_is_not_mixed_in(tmp_path: Path) -> None:
 def sifted(texts: pa.Array, keep_text: bool = True) -> Documents:
     raw = Raw(texts, pa.table({}), pa.array(range(len(texts)), pa.int64()), 0, len(texts))
     piece = Piece("docs", "x", "v", 1, "rows", 0, len(texts))
-    return sift(raw, piece, pa.schema([("id", pa.string())]), keep_text)
+    return sift(raw, piece, pa.schema([("id", pa.string())]), keep_text, replace_errors=False)
 
 
 def test_bad_rows_are_rejected_with_reason_and_place() -> None:
@@ -240,12 +245,12 @@ def test_a_large_text_file_is_tiled_by_its_splits(tmp_path: Path, size: int) -> 
         for number in range(size // len(block)):
             file.write(b"%d:" % number + block)
     info = storage.connect(str(path)).info(str(path))
-    survey = formats.survey(info, TEXT)
-    ranges = list(plan.cut(survey.spans, 65_536, 4_000_000))
+    found = formats.survey(info, path.name, TEXT)
+    ranges = list(plan.cut(found.spans, 65_536, 4_000_000))
     assert len(ranges) >= size // 4_000_000
     lines, digest, consumed = 0, blake2b(), 0
-    for start, stop in ranges:
-        raw = formats.read(str(path), piece_of(path, "bytes", start, stop), TEXT)
+    pieces = [piece_of(path, "bytes", part.start, part.stop) for part in ranges]
+    for raw in formats.read(str(path), pieces, TEXT, pa.schema([])):
         assert raw.start == consumed
         consumed = raw.stop
         lines += len(raw.texts)
@@ -276,7 +281,7 @@ def test_a_failing_storage_is_not_a_damaged_file(tmp_path: Path) -> None:
     data = parquet_file(tmp_path / "x.parquet", numbered(5)).read_bytes()
     file = pa.PythonFile(storage.objects.NamedFile(Throttled(data), "s3://b/x.parquet"), mode="r")
     with pytest.raises(StorageError, match="SlowDown"):
-        parquet.survey(file, len(data), PARQUET)
+        parquet.survey(file, "x.parquet", len(data), PARQUET)
 
 
 def test_a_column_that_stands_twice_is_a_source_error(tmp_path: Path) -> None:
@@ -285,7 +290,7 @@ def test_a_column_that_stands_twice_is_a_source_error(tmp_path: Path) -> None:
     )
     path = parquet_file(tmp_path / "x.parquet", table)
     with pytest.raises(SourceError, match="a column twice.*text"):
-        formats.survey(storage.connect(str(path)).info(str(path)), PARQUET)
+        survey(path, PARQUET)
 
 
 def test_nested_and_extension_types_are_carried(tmp_path: Path) -> None:
@@ -304,6 +309,8 @@ def test_a_carried_string_that_is_not_utf8_rejects_its_row(tmp_path: Path) -> No
     bad = pa.array([b"fine", b"\xff"], pa.binary())
     topic = pa.StringArray.from_buffers(2, bad.buffers()[1], bad.buffers()[2])
     raw = Raw(pa.array(["one", "two"], pa.large_string()), pa.table({"topic": topic}), pa.array([0, 1]), 0, 2)
-    documents = sift(raw, Piece("docs", "x", "v", 1, "rows", 0, 2), pa.schema([("topic", pa.string())]), True)
+    documents = sift(
+        raw, Piece("docs", "x", "v", 1, "rows", 0, 2), pa.schema([("topic", pa.string())]), True, False
+    )
     assert documents.rows.column("topic").to_pylist() == ["fine"]
     assert [row["reason"] for row in documents.rejects.to_pylist()] == ["invalid_utf8_carried"]

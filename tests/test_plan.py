@@ -36,10 +36,10 @@ def test_ranges_tile_the_spans_and_keep_the_caps(
         spans.append(Span(start, start + rows, rows, text_bytes))
         start += rows
     ranges = list(plan.cut(spans, max_rows, max_bytes))
-    edges = [0, *(stop for _, stop in ranges)]
-    assert [begin for begin, _ in ranges] == edges[:-1]
+    edges = [0, *(part.stop for part in ranges)]
+    assert [part.start for part in ranges] == edges[:-1]
     assert edges[-1] == start
-    assert all(0 < stop - begin <= max_rows for begin, stop in ranges)
+    assert all(0 < part.stop - part.start <= max_rows for part in ranges)
 
 
 def test_splits_of_the_corpus(job: Job) -> None:

@@ -19,10 +19,13 @@ def first_split(values: dict[str, Any]) -> tuple[pa.Table, Job]:
     parsed = config.parse(values)
     model = checkpoint.resolve(parsed.model.name)
     made = plan.make(parsed, model, "digest")
-    split_id, pieces = next(iter(made.splits()))
-    row = pa.Table.from_pylist([stages.feed_row(split_id, pieces)])
+    row = pa.Table.from_pylist([stages.feed_row(next(iter(made.scans())))])
     digests = Identity.of(parsed, model).vector_digest, model.tokenizer_digest
     return row, Job(parsed, made.columns, Recipe.of(model, parsed.model), None, *digests, "attempt")
+
+
+def first_read(row: pa.Table, told: Job) -> pa.Table:
+    return next(stages.read(row, told))
 
 
 def note(row: pa.Table) -> ShardRecord | Failure:
@@ -31,21 +34,21 @@ def note(row: pa.Table) -> ShardRecord | Failure:
 
 def test_a_split_passes_through_all_stages(job: JobValues) -> None:
     row, told = first_split(job())
-    record = note(stages.write(Encode(told)(stages.read(row, told)), told))
+    record = note(stages.write(Encode(told)(first_read(row, told)), told))
     assert isinstance(record, ShardRecord)
     assert (record.rows, record.rejects, record.attempt) == (10, 0, "attempt")
 
 
 def test_every_stage_has_the_same_columns(job: JobValues) -> None:
     row, told = first_split(job())
-    read = stages.read(row, told)
+    read = first_read(row, told)
     encoded = Encode(told)(read)
     assert read.schema == encoded.schema == stages.write(encoded, told).schema
 
 
 def test_the_encoder_hands_rows_on_without_copying_them(job: JobValues) -> None:
     row, told = first_split(job())
-    read = stages.read(row, told)
+    read = first_read(row, told)
     encoded = Encode(told)(read)
     for name in ("rows", "rejects"):
         assert stages.uncell(read[name]).address == stages.uncell(encoded[name]).address
@@ -53,10 +56,8 @@ def test_the_encoder_hands_rows_on_without_copying_them(job: JobValues) -> None:
 
 def test_a_failure_passes_the_stages_after_it(job: JobValues) -> None:
     row, told = first_split(job())
-    broken = row.set_column(
-        1, "note", pa.array([row["note"][0].as_py().replace('"version": "', '"version": "not ')])
-    )
-    failure = note(stages.write(Encode(told)(stages.read(broken, told)), told))
+    broken = pa.table({"note": [row["note"][0].as_py().replace('"version": "', '"version": "not ')]})
+    failure = note(stages.write(Encode(told)(first_read(broken, told)), told))
     assert isinstance(failure, Failure)
     assert (failure.stage, failure.exit_code, failure.files) == (
         "read",
@@ -72,7 +73,7 @@ def test_a_node_with_another_checkpoint_embeds_nothing(job: JobValues) -> None:
         (replace(told, vector_digest="0" * 64), "another checkpoint than the driver"),
         (replace(told, tokenizer_digest="0" * 64), "another tokenizer than the driver"),
     ):
-        failure = note(stages.write(Encode(other)(stages.read(row, other)), other))
+        failure = note(stages.write(Encode(other)(first_read(row, other)), other))
         assert isinstance(failure, Failure)
         assert failure.exit_code == ExitCode.CONFIG
         assert message in failure.message
@@ -80,10 +81,8 @@ def test_a_node_with_another_checkpoint_embeds_nothing(job: JobValues) -> None:
 
 def test_an_unforeseen_error_is_data_too(job: JobValues) -> None:
     row, told = first_split(job())
-    nonsense = pa.table(
-        {"split_id": row["split_id"], "note": ['{"pieces": [{"source": "docs", "file": "f"}]}']}
-    )
-    failure = note(stages.read(nonsense, told))
+    nonsense = pa.table({"note": [row["note"][0].as_py().replace('"start": 0', '"start": null')]})
+    failure = note(first_read(nonsense, told))
     assert isinstance(failure, Failure)
     assert failure.exit_code == ExitCode.BUG
     assert "TypeError" in failure.message

@@ -41,7 +41,7 @@ def contents(vectors: np.ndarray, rejected: int = 0) -> Contents:
 
 def write(root: Path, what: Contents, attempt: str = "a") -> ShardRecord:
     figures = {
-        "computed_tokens": 9, "text_bytes": 8, "read_seconds": 1.0, "tokenize_seconds": 2.0,
+        "computed_tokens": 9, "text_bytes": 8, "read_bytes": 8, "read_seconds": 1.0, "tokenize_seconds": 2.0,
         "encode_seconds": 3.0, "cache_hits": 5, "cache_misses": 4, "attempt": attempt,
     }  # fmt: skip
     return writer.write(Dataset(str(root)), what, figures)

@@ -1,58 +1,117 @@
 """Source formats: one module each.
 
-A format answers two questions with plain functions: `survey` says how a file can be cut, without reading
-its rows; `read` gives the rows of one piece of it.
+A format answers two questions with plain functions: `survey` says how a file can be cut; `read` gives the
+rows of pieces of one file, in one pass.
 """
 
+import re
+import urllib.parse
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any, Protocol
 
+import pyarrow as pa
+
 from pipeline import storage
-from pipeline.config import Source
 from pipeline.errors import MissingError, ReplacedError, SourceChangedError, SourceError
-from pipeline.formats import parquet, text
+from pipeline.formats import files, jsonl, parquet, separated, text
 from pipeline.formats.documents import Documents, sift
 from pipeline.formats.piece import Piece, Raw, Span, Survey
+from pipeline.sources import Source
 
-__all__ = ["Documents", "Piece", "Raw", "Span", "Survey", "read", "sift", "survey"]
+__all__ = ["Documents", "Piece", "Raw", "Span", "Survey", "file_name", "file_path", "read", "sift", "survey"]
+
+NO_PARTITION = "__HIVE_DEFAULT_PARTITION__"
+"""How Hive and Spark write a null in a path."""
 
 
 class _Format(Protocol):
     """What each module of a format offers; `storage` failures pass through."""
 
-    def survey(self, file: Any, size: int, source: Source, /) -> Survey: ...
-    def read(self, file: Any, piece: Piece, source: Source, /) -> Raw: ...
+    def survey(self, file: Any, name: str, size: int, source: Source, /) -> Survey: ...
+    def read(
+        self, file: Any, pieces: Sequence[Piece], source: Source, columns: pa.Schema, /
+    ) -> Iterator[Raw]: ...
 
 
-_FORMATS: dict[str, _Format] = {"parquet": parquet, "text": text}
+_FORMATS: dict[str, _Format] = {
+    "parquet": parquet, "text": text, "text-files": files, "jsonl": jsonl, "csv": separated, "tsv": separated,
+}  # fmt: skip
 
 
-def survey(info: storage.ObjectInfo, source: Source) -> Survey:
+def file_name(source: Source, info: storage.ObjectInfo) -> str:
+    """What a found file is called in plan and shards: relative to its source."""
+    name = storage.connect(source.path, source.options).relative(source.path, info.path)
+    return name.encode("utf-8", "backslashreplace").decode()
+
+
+def file_path(source: Source, name: str) -> str:
+    """The full path of a file by that name."""
+    return f"{storage.connect(source.path, source.options).root(source.path)}/{name}"
+
+
+def survey(info: storage.ObjectInfo, name: str, source: Source) -> Survey:
     """How a file can be cut.
+
+    Args:
+        name: of the file, relative to its source.
 
     Raises:
         SourceError: its content can't be embedded.
     """
-    with storage.connect(info.path, source.options).open(info.path) as file:
-        return _FORMATS[source.format].survey(file, info.size, source)
+    keys = _partitions(name, source)
+    if source.format == "text-files":
+        found = files.survey(None, name, info.size, source)
+    else:
+        with storage.connect(info.path, source.options).open(info.path) as file:
+            found = _FORMATS[source.format].survey(file, name, info.size, source)
+    fields = [*found.columns, *(pa.field(key, pa.string()) for key in keys)]
+    return replace(found, columns=pa.schema(fields))
 
 
-def read(path: str, piece: Piece, source: Source) -> Raw:
-    """The rows of one piece of the file at `path`.
+def read(path: str, pieces: Sequence[Piece], source: Source, columns: pa.Schema) -> Iterator[Raw]:
+    """The rows of pieces of the file at `path`, in their order, each once it is read.
+
+    Args:
+        columns: the shards' id and carried columns.
 
     Raises:
         SourceError: the content is damaged.
         SourceChangedError: the file is not, or not any more when it was read, the version that was planned.
     """
-    store = storage.connect(path, source.options)
-    _check_version(store, path, piece)
+    store, keys = storage.connect(path, source.options), _partitions(pieces[0].file, source)
+    _check_version(store, path, pieces[0])
     try:
         with store.open(path) as file:
-            raw = _FORMATS[source.format].read(file, piece, source)
+            for raw in _FORMATS[source.format].read(file, pieces, source, columns):
+                _check_version(store, path, pieces[0])
+                yield replace(raw, columns=_with_partitions(raw, keys))
     except (SourceError, ReplacedError):
-        _check_version(store, path, piece)  # the better explanation, where it holds
+        _check_version(store, path, pieces[0])  # the better explanation, where it holds
         raise
-    _check_version(store, path, piece)
-    return raw
+
+
+def _partitions(name: str, source: Source) -> dict[str, str | None]:
+    """The wanted keys of a file's folders (`key=value/`).
+
+    Raises:
+        SourceError: its path lacks one.
+    """
+    found = {
+        urllib.parse.unquote(key): None if value == NO_PARTITION else urllib.parse.unquote(value)
+        for key, value in re.findall(r"(?:^|/)([^/=]+)=([^/]*)(?=/)", name)
+    }
+    for key in source.partitions:
+        if key not in found:
+            raise SourceError("its path has no such partition", got=f"{key!r} in {name}")
+    return {key: found[key] for key in source.partitions}
+
+
+def _with_partitions(raw: Raw, keys: dict[str, str | None]) -> pa.Table:
+    columns = dict(zip(raw.columns.column_names, raw.columns.columns, strict=True))
+    for key, value in keys.items():
+        columns[key] = pa.repeat(pa.scalar(value, pa.string()), len(raw.positions))
+    return pa.table(columns)
 
 
 def _check_version(store: storage.Storage, path: str, piece: Piece) -> None:

@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 
 from pipeline import schema
 from pipeline.errors import SourceError
-from pipeline.formats.piece import Piece, Raw
+from pipeline.formats.piece import LONGEST_DOCUMENT, Piece, Raw
 
 KEPT_CHARACTERS = 1000
 """How much of a rejected text is kept."""
@@ -30,22 +30,27 @@ class Documents:
     rejects: pa.Table
 
 
-def sift(raw: Raw, piece: Piece, columns: pa.Schema, keep_text: bool) -> Documents:
-    """Part documents from what can't be embedded: null, not UTF-8, blank.
+def sift(raw: Raw, piece: Piece, columns: pa.Schema, keep_text: bool, replace_errors: bool) -> Documents:
+    """Part documents from what can't be embedded: at fault already, null, not UTF-8, blank, too long.
 
     Args:
         columns: the shards' id and carried columns; the file's are cast to them, without loss.
+        replace_errors: bytes that are not UTF-8 become U+FFFD, and their row stays.
 
     Raises:
         SourceError: a column can't be cast.
     """
+    if replace_errors:
+        raw = _replaced(raw)
     valid = _valid_utf8(raw.texts)
     # Nulls take the place of what is not UTF-8, for no kernel below may see such bytes.
     texts = raw.texts if valid.all() else pc.if_else(pa.array(valid), raw.texts, None)
     blank = pc.equal(pc.binary_length(pc.utf8_trim_whitespace(texts)), 0).fill_null(False)
+    too_long = pc.greater(pc.binary_length(texts), LONGEST_DOCUMENT).fill_null(False)
+    faults = np.array(raw.faults.to_pylist() if raw.faults else [""] * len(texts), np.str_)
     reasons = np.select(
-        [~valid, texts.is_null(), blank, ~_valid_columns(raw.columns, len(texts))],
-        ["invalid_utf8", "null", "blank", "invalid_utf8_carried"],
+        [faults != "", ~valid, texts.is_null(), blank, too_long, ~_valid_columns(raw.columns, len(texts))],
+        [faults, "invalid_utf8", "null", "blank", "too_long", "invalid_utf8_carried"],
         "",
     )
     rejects = _rejects(texts, reasons, raw.positions, piece, keep_text)
@@ -56,6 +61,30 @@ def sift(raw: Raw, piece: Piece, columns: pa.Schema, keep_text: bool) -> Documen
     raw = replace(raw, columns=kept_columns, positions=raw.positions.filter(good))
     rows = _carried(raw, piece, columns).append_column(schema.SHARD_TAIL.field("text_hash"), _hashes(kept))
     return Documents(kept, rows, rejects)
+
+
+def _replaced(raw: Raw) -> Raw:
+    """With U+FFFD in the places of what is not UTF-8 (Unicode 5.22, "substitution of maximal subparts")."""
+    columns = {
+        name: _repaired(column.cast(pa.large_string()).combine_chunks()) if _is_string(column) else column
+        for name, column in zip(raw.columns.column_names, raw.columns.columns, strict=True)
+    }
+    return replace(raw, texts=_repaired(raw.texts), columns=pa.table(columns))
+
+
+def _repaired(texts: pa.Array) -> pa.Array:
+    valid = _valid_utf8(texts)
+    if valid.all():
+        return texts
+    binary = texts.cast(pa.large_binary()).to_pylist()
+    return pa.array(
+        [None if value is None else value.decode(errors="replace") for value in binary],
+        pa.large_string(),
+    )
+
+
+def _is_string(column: pa.ChunkedArray) -> bool:
+    return bool(pa.types.is_string(column.type) or pa.types.is_large_string(column.type))
 
 
 def _valid_utf8(texts: pa.Array) -> npt.NDArray[np.bool_]:
@@ -72,7 +101,7 @@ def _valid_columns(columns: pa.Table, rows: int) -> npt.NDArray[np.bool_]:
     """Whether all strings that a row carries are UTF-8; others would make the shard unreadable to some."""
     valid = np.ones(rows, np.bool_)
     for column in columns.columns:
-        if pa.types.is_string(column.type):
+        if _is_string(column):
             valid &= _valid_utf8(column.cast(pa.large_string()).combine_chunks())
     return valid
 

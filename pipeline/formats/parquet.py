@@ -1,62 +1,103 @@
 """Parquet: cut along row groups, large groups within; only the columns that are needed are read."""
 
+from collections.abc import Iterator, Sequence
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipeline.config import Source
 from pipeline.errors import SourceError
-from pipeline.formats.piece import Piece, Raw, Span, Survey
+from pipeline.formats.compression import compression, damage_named, first_line
+from pipeline.formats.piece import Piece, Raw, Span, Survey, in_ranges
 from pipeline.schema import readable_type
+from pipeline.sources import Source
 
 BATCH_ROWS = 8192
 TEXT_TYPES = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)
 
 
-def survey(file: pa.NativeFile, size: int, source: Source) -> Survey:
+def survey(file: pa.NativeFile, name: str, size: int, source: Source) -> Survey:
     """How the file can be cut; reads its footer alone.
 
     Raises:
         SourceError: it is no Parquet file, or lacks the text or id column.
     """
+    if method := compression(name, source):
+        raise SourceError("is compressed as a whole, and Parquet can't be read so", got=method)
     parquet = _open(file, size)
     names = parquet.schema_arrow.names
-    for name in (source.text_column, source.id_column):
-        if name and name not in names:
-            raise SourceError("has no such column", got=f"{name!r} among {', '.join(names)}")
-    for name in (source.text_column, *source.columns):
-        if names.count(name) > 1:
-            raise SourceError("has a column twice", got=repr(name))
-    kind = parquet.schema_arrow.field(source.text_column).type
+    for path in (source.text_column, *source.fields.values()):
+        if path and names.count(path.split(".")[0]) > 1:
+            raise SourceError("has a column twice", got=repr(path))
+    for path in (source.text_column, source.id_column):
+        if path and _field(parquet.schema_arrow, path) is None:
+            raise SourceError("has no such column", got=f"{path!r} among {', '.join(names)}")
+    kind = _field(parquet.schema_arrow, source.text_column or "")
     if not _is_text(kind):
         raise SourceError(f"column {source.text_column!r} is no text", got=str(kind))
     return Survey("rows", _columns(parquet, source), tuple(_spans(parquet, source)))
 
 
-def read(file: pa.NativeFile, piece: Piece, source: Source) -> Raw:
-    """The rows of one piece.
+def read(file: pa.NativeFile, pieces: Sequence[Piece], source: Source, _: pa.Schema) -> Iterator[Raw]:
+    """The rows of each piece; no row group is read that holds none of them, none is read twice.
 
     Raises:
         SourceError: the file is damaged.
     """
-    parquet = _open(file, piece.size)
+    parquet = _open(file, pieces[0].size)
     columns = _columns(parquet, source)
-    try:
-        table = _rows(parquet, piece.start, piece.stop, [source.text_column, *columns.names])
-    except (pa.ArrowException, OSError) as error:
-        raise SourceError("can't be read", got=_first_line(error)) from None
-    texts = table.column(source.text_column)
-    if pa.types.is_dictionary(texts.type):
-        texts = texts.cast(texts.type.value_type)
-    positions = pa.array(np.arange(piece.start, piece.stop, dtype=np.int64))
-    return Raw(
-        texts=texts.cast(pa.large_string()).combine_chunks(),
-        columns=_readable(table.select(columns.names), columns),
-        positions=positions,
-        start=piece.start,
-        stop=piece.stop,
-    )
+    paths = [source.text_column or "", *(source.fields[name] for name in columns.names)]
+    first, groups = _groups(parquet, pieces[0].start, pieces[-1].stop)
+    with damage_named():
+        batches = parquet.iter_batches(BATCH_ROWS, row_groups=groups, columns=list(dict.fromkeys(paths)))
+        for piece, table in in_ranges(map(_table, batches), pieces, first):
+            texts, *others = (_value(table, path) for path in paths)
+            yield Raw(
+                texts=_texts(texts),
+                columns=_readable(others, columns),
+                positions=pa.array(np.arange(piece.start, piece.stop, dtype=np.int64)),
+                start=piece.start,
+                stop=piece.stop,
+            )
+
+
+def _table(batch: pa.RecordBatch) -> pa.Table:
+    return pa.Table.from_batches([batch])
+
+
+def _groups(parquet: pq.ParquetFile, start: int, stop: int) -> tuple[int, list[int]]:
+    """The row groups that hold any of the rows [start, stop), and the number of their first row."""
+    counts = [parquet.metadata.row_group(index).num_rows for index in range(parquet.metadata.num_row_groups)]
+    stops = np.cumsum([0, *counts])
+    groups = [i for i in range(len(counts)) if stops[i] < stop and stops[i + 1] > start]
+    return (int(stops[groups[0]]) if groups else 0), groups
+
+
+def _field(schema: pa.Schema, path: str) -> pa.DataType | None:
+    """The type of what a dotted path names, a whole name first; None where there is nothing."""
+    if path in schema.names:
+        return schema.field(path).type
+    name, *inner = path.split(".")
+    kind = schema.field(name).type if name in schema.names else None
+    for key in inner:
+        if kind is None or not pa.types.is_struct(kind) or kind.get_field_index(key) < 0:
+            return None
+        kind = kind.field(key).type
+    return kind
+
+
+def _value(table: pa.Table, path: str) -> pa.ChunkedArray:
+    if path in table.column_names:
+        return table.column(path)
+    name, *inner = path.split(".")
+    return pc.struct_field(table.column(name), inner)
+
+
+def _texts(column: pa.ChunkedArray) -> pa.Array:
+    if pa.types.is_dictionary(column.type):
+        column = column.cast(column.type.value_type)
+    return column.cast(pa.large_string()).combine_chunks()
 
 
 def _open(file: pa.NativeFile, size: int) -> pq.ParquetFile:
@@ -66,15 +107,13 @@ def _open(file: pa.NativeFile, size: int) -> pq.ParquetFile:
             file, coerce_int96_timestamp_unit="us", pre_buffer=True, page_checksum_verification=True
         )
     except (pa.ArrowException, OSError) as error:
-        raise SourceError("is no whole Parquet file", got=f"{size} bytes: {_first_line(error)}") from None
+        raise SourceError("is no whole Parquet file", got=f"{size} bytes: {first_line(error)}") from None
 
 
 def _columns(parquet: pq.ParquetFile, source: Source) -> pa.Schema:
-    present = [name for name in source.columns if name in parquet.schema_arrow.names]
+    found = {name: _field(parquet.schema_arrow, path) for name, path in source.fields.items()}
     try:
-        return pa.schema(
-            [pa.field(name, readable_type(parquet.schema_arrow.field(name).type)) for name in present]
-        )
+        return pa.schema([pa.field(name, readable_type(kind)) for name, kind in found.items() if kind])
     except pa.ArrowNotImplementedError as error:
         raise SourceError("a carried column has a type that not all readers take", got=str(error)) from None
 
@@ -82,47 +121,31 @@ def _columns(parquet: pq.ParquetFile, source: Source) -> pa.Schema:
 def _spans(parquet: pq.ParquetFile, source: Source) -> list[Span]:
     """One span a row group; the bytes of its text and carried columns as they were before compression."""
     metadata = parquet.metadata
-    wanted = {source.text_column, *source.columns}
+    wanted = tuple(f"{path}." for path in (source.text_column, *source.fields.values()))
     paths = [metadata.schema.column(index).path for index in range(metadata.num_columns)]
-    leaves = [leaf for leaf, path in enumerate(paths) if path in wanted or path.split(".", 1)[0] in wanted]
+    leaves = [leaf for leaf, path in enumerate(paths) if f"{path}.".startswith(wanted)]
     spans, start = [], 0
     for index in range(metadata.num_row_groups):
         group = metadata.row_group(index)
-        text_bytes = float(sum(group.column(leaf).total_uncompressed_size for leaf in leaves))
-        spans.append(Span(start, start + group.num_rows, group.num_rows, text_bytes))
+        chunks = [group.column(leaf) for leaf in leaves]
+        text_bytes, stored_bytes = (
+            float(sum(getattr(chunk, name) for chunk in chunks))
+            for name in ("total_uncompressed_size", "total_compressed_size")
+        )
+        spans.append(Span(start, start + group.num_rows, group.num_rows, text_bytes, stored_bytes))
         start += group.num_rows
     return [span for span in spans if span.rows]
 
 
-def _rows(parquet: pq.ParquetFile, start: int, stop: int, names: list[str | None]) -> pa.Table:
-    """Rows [start, stop), reading no row group that holds none of them and no batch after the last."""
-    counts = [parquet.metadata.row_group(index).num_rows for index in range(parquet.metadata.num_row_groups)]
-    stops = np.cumsum([0, *counts])
-    groups = [i for i in range(len(counts)) if stops[i] < stop and stops[i + 1] > start]
-    position = int(stops[groups[0]]) if groups else 0
-    kept = []
-    for batch in parquet.iter_batches(BATCH_ROWS, row_groups=groups, columns=list(dict.fromkeys(names))):
-        first, last = max(start - position, 0), min(stop - position, batch.num_rows)
-        if first < last:
-            kept.append(batch.slice(first, last - first))
-        position += batch.num_rows
-        if position >= stop:
-            break
-    table = pa.Table.from_batches(kept)
-    if table.num_rows != stop - start:
-        raise SourceError("has fewer rows than its footer says", got=f"{table.num_rows} of {stop - start}")
-    return table
-
-
-def _readable(table: pa.Table, columns: pa.Schema) -> pa.Table:
+def _readable(found: Sequence[pa.ChunkedArray], columns: pa.Schema) -> pa.Table:
     """Carried columns in readable types; of timestamps the nanoseconds are dropped, of all else nothing."""
     arrays = []
-    for column, field in zip(table.columns, columns, strict=True):
+    for column, field in zip(found, columns, strict=True):
         options = pc.CastOptions(target_type=field.type, allow_time_truncate=True)
         try:
             arrays.append(_storage(column).cast(options=options))
         except pa.ArrowException as error:
-            raise SourceError(f"column {field.name!r} can't be carried", got=_first_line(error)) from None
+            raise SourceError(f"column {field.name!r} can't be carried", got=first_line(error)) from None
     return pa.Table.from_arrays(arrays, schema=columns) if arrays else pa.table({})
 
 
@@ -133,10 +156,6 @@ def _storage(column: pa.ChunkedArray) -> pa.ChunkedArray:
     return pa.chunked_array([chunk.storage for chunk in column.chunks], column.type.storage_type)
 
 
-def _is_text(kind: pa.DataType) -> bool:
-    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
-    return any(matches(kind) for matches in TEXT_TYPES)
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+def _is_text(kind: pa.DataType | None) -> bool:
+    kind = kind.value_type if kind and pa.types.is_dictionary(kind) else kind
+    return kind is not None and any(matches(kind) for matches in TEXT_TYPES)

@@ -1,30 +1,43 @@
-"""What a source file is cut into."""
+"""What a source file is cut into, and what comes out of a piece of it."""
 
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
 
+from pipeline.errors import SourceError
+
+LONGEST_DOCUMENT = 64 << 20
+"""Bytes of a line, a field or a file that is one document; more is no document but a mistake."""
+
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """A stretch of a file, with what is known of its rows and bytes of text before it is read."""
+    """A stretch of a file, with what is known of its rows and bytes of text before it is read.
+
+    stored_bytes: what reading it takes from storage.
+    """
 
     start: int
     stop: int
     rows: float
     text_bytes: float
+    stored_bytes: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class Survey:
     """How a file can be cut: `unit` is what positions count, `rows` or `bytes`; spans tile the file.
 
-    `columns` are the fields of the id and carried columns that the file has, in readable types.
+    columns: the fields of the id and carried columns that the file has, by the shards' names, in readable
+        types.
+    streamed: the file can only be read from its start, so all its splits are read in one scan.
     """
 
     unit: str
     columns: pa.Schema
     spans: tuple[Span, ...]
+    streamed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,9 +62,11 @@ class Piece:
 class Raw:
     """Rows as a format reads them: nothing judged, nothing lost.
 
-    texts: strings that may be null or invalid UTF-8.  columns: id and carried columns that the file has.
+    texts: strings that may be null or invalid UTF-8.
+    columns: id and carried columns that the file has, by the shards' names.
     positions: (rows,) int64, a row's number in its file, or its byte offset.
     start, stop: the range consumed; for bytes it ends where the last line ends.
+    faults: (rows,) why a row can't be read, empty where it can; None where all can.
     """
 
     texts: pa.Array
@@ -59,3 +74,34 @@ class Raw:
     positions: pa.Array
     start: int
     stop: int
+    faults: pa.Array | None = None
+
+
+def in_ranges(
+    tables: Iterable[pa.Table], pieces: Sequence[Piece], first: int = 0
+) -> Iterator[tuple[Piece, pa.Table]]:
+    """For each piece, in order, its rows out of a stream of tables; no table is read after the last row.
+
+    Args:
+        first: the number of the stream's first row.
+
+    Raises:
+        SourceError: the stream ends before a piece does.
+    """
+    stream, position = iter(tables), first
+    table: pa.Table | None = None
+    for piece in pieces:
+        kept: list[pa.Table] = []
+        while True:
+            if table is not None:
+                begin, end = max(piece.start - position, 0), min(piece.stop - position, table.num_rows)
+                if begin < end:
+                    kept.append(table.slice(begin, end - begin))
+                if piece.stop <= position + table.num_rows:
+                    break
+                position += table.num_rows
+            table = next(stream, None)
+            if table is None:
+                found = sum(part.num_rows for part in kept)
+                raise SourceError("has fewer rows than it had", got=f"{found} of {piece.stop - piece.start}")
+        yield piece, pa.concat_tables(kept)

@@ -13,7 +13,7 @@ from typing import Any, BinaryIO
 import pyarrow as pa
 
 from pipeline.errors import MissingError
-from pipeline.storage.objects import ObjectInfo, Storage
+from pipeline.storage.objects import NamedFile, ObjectInfo, Storage
 
 
 class LocalStorage(Storage):
@@ -49,7 +49,7 @@ class LocalStorage(Storage):
         return ObjectInfo(info["name"], status.st_size, f"{status.st_size}-{status.st_mtime_ns}")
 
     def _open(self, path: str) -> pa.NativeFile:
-        return pa.OSFile(self.strip(path), mode="r")
+        return pa.PythonFile(NamedFile(Path(self.strip(path)).open("rb"), path), mode="r")
 
     def _put(self, path: str, data: bytes) -> None:
         target = Path(self.strip(path))

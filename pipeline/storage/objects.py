@@ -13,6 +13,7 @@ from fsspec.utils import glob_translate
 
 from pipeline import telemetry
 from pipeline.errors import ExistsError, MissingError, ReplacedError
+from pipeline.places import protocol_of
 from pipeline.storage.failures import code, named_errors
 
 GLOB_CHARACTERS = "*?["
@@ -263,7 +264,7 @@ class HubStorage(Storage):
 
 
 class NamedFile:
-    """A file of fsspec's whose failures are storage's: inside Arrow they would look like a damaged file."""
+    """A file whose failures are storage's (inside Arrow they would look like a damaged file), and counted."""
 
     def __init__(self, file: Any, path: str) -> None:
         self.file, self.path = file, path
@@ -274,7 +275,9 @@ class NamedFile:
     def read(self, size: int = -1) -> bytes:
         """As the file's own."""
         with named_errors(self.path, lost=ReplacedError):
-            return bytes(self.file.read(size))
+            data = bytes(self.file.read(size))
+        telemetry.read_bytes[protocol_of(self.path)] += len(data)
+        return data
 
 
 def _hidden(path: str) -> bool:

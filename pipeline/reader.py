@@ -1,0 +1,71 @@
+"""Pieces become documents: each file is read in one pass, and what can't be read costs itself alone.
+
+Memory: the documents of the pieces that were asked for and not yet taken; a file's other rows pass by.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any
+
+import pyarrow as pa
+
+from pipeline import formats
+from pipeline.config import Config
+from pipeline.errors import SourceError
+from pipeline.formats import Documents, Piece
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """What became of one piece: its documents and the range consumed, or why there are none."""
+
+    piece: Piece
+    documents: Documents | None = None
+    start: int = 0
+    stop: int = 0
+    error: Exception | None = None
+
+    def consumed(self) -> dict[str, Any]:
+        """As a piece of the shard record, but for its counts."""
+        return {
+            "source": self.piece.source,
+            "file": self.piece.file,
+            "start": self.piece.start if self.error else self.start,
+            "stop": self.piece.stop if self.error else self.stop,
+            "error": str(self.error) if self.error else None,
+        }
+
+
+def parts(pieces: Sequence[Piece], config: Config, columns: pa.Schema) -> Iterator[Part]:
+    """What becomes of each piece, in order; those of one file that follow each other are read in one pass."""
+    for _, run in groupby(pieces, lambda piece: piece.source_file):
+        yield from _of_file(list(run), config, columns)
+
+
+def usable(found: Sequence[Part]) -> Sequence[Documents]:
+    """The documents of a split: without those of a bad file, where others of the split are good.
+
+    Raises:
+        Exception: what stopped a piece, unless it is the file's own fault and others can be embedded.
+    """
+    errors = [part.error for part in found if part.error]
+    others = [error for error in errors if not isinstance(error, SourceError)]
+    if others or len(errors) == len(found):
+        raise (others or errors)[0]
+    return [part.documents for part in found if part.documents]
+
+
+def _of_file(pieces: Sequence[Piece], config: Config, columns: pa.Schema) -> Iterator[Part]:
+    source = config.source[pieces[0].source]
+    raws = formats.read(formats.file_path(source, pieces[0].file), pieces, source, columns)
+    keep_text, replace_errors = config.output.keep_rejected_text, source.encoding_errors == "replace"
+    error: Exception | None = None
+    for piece in pieces:
+        if error is None:
+            try:
+                raw = next(raws)
+                documents = formats.sift(raw, piece, columns, keep_text, replace_errors)
+            except Exception as found:
+                error = found
+        yield Part(piece, error=error) if error else Part(piece, documents, raw.start, raw.stop)
