@@ -126,6 +126,7 @@ def _plan(arguments: argparse.Namespace) -> tuple[ExitCode, str]:
     made = plan.Plan.from_bytes(found) if found else plan.make(job, model, identity.dataset_digest)
     by_rows = made.pieces.filter(pc.equal(made.pieces.column("unit"), "rows").fill_null(False))
     files = made.pieces.group_by(["source", "file"]).aggregate([("size", "max")])
+    pending = made.pending(dataset.shards())
     _show(
         arguments,
         {
@@ -133,10 +134,11 @@ def _plan(arguments: argparse.Namespace) -> tuple[ExitCode, str]:
             "frozen": found is not None,
             "files": files.num_rows,
             "bytes": pc.sum(files.column("size_max")).as_py(),
-            "rows in Parquet": pc.sum(pc.subtract(by_rows.column("stop"), by_rows.column("start"))).as_py()
-            or 0,
+            "rows counted": pc.sum(pc.subtract(by_rows.column("stop"), by_rows.column("start"))).as_py() or 0,
             "splits": len(made.split_ids),
-            "pending": len(made.pending(dataset.shards()).split_ids),
+            "pending": len(pending.split_ids),
+            "bytes to read": pending.stored_bytes,
+            "scans": sum(1 for _ in pending.scans()),
             "columns": [*made.columns.names, "embedding"],
             "dimension": Recipe.of(model, job.model).dimension(model),
             "failed files": made.failed_files,

@@ -100,6 +100,7 @@ def _commit(
         "splits": len(plan.split_ids),
         "shards": len(shards),
         "files": len(plan.versions()),
+        "planned_bytes": plan.stored_bytes,  # beside read_bytes, it tells how often storage was read
         **totals,
         "failed_files": failed,
         "run": run,

@@ -18,6 +18,7 @@ PipelineError
 
 from enum import IntEnum
 
+LONGEST_SHOWN = 500
 STOPPED = "stopped; run again to resume"
 """Why a run ended that was told to (SIGTERM, Ctrl-C)."""
 
@@ -44,9 +45,15 @@ class PipelineError(Exception):
         self.what, self.where, self.got, self.hint = what, where, got, hint
 
     def __str__(self) -> str:
-        text = f"{self.where}: {self.what}" if self.where else self.what
-        text += f" (got {self.got})" if self.got else ""
+        text = f"{printable(self.where)}: {self.what}" if self.where else self.what
+        text += f" (got {printable(self.got)})" if self.got else ""
         return text + (f"; {self.hint}" if self.hint else "")
+
+
+def printable(text: str) -> str:
+    """What a file or a library said, without what could steer a terminal or break a log, and not too long."""
+    shown = "".join(character if character.isprintable() else "\ufffd" for character in text)
+    return shown if len(shown) <= LONGEST_SHOWN else f"{shown[:LONGEST_SHOWN]}…"
 
 
 class ConfigError(PipelineError):

@@ -29,6 +29,8 @@ SINGLE_BLOCKS = 2000
 """Up to here each split is a block of its own, the easiest to spread; above, blocks cost too much."""
 SPLITS_PER_BLOCK = 8
 MOST_BLOCKS = 20_000
+BLOCK_BYTES = 1 << 20
+"""A reader's splits go on when this much of them is made: Ray's own 128 MB would keep replicas waiting."""
 
 
 @dataclass(frozen=True)
@@ -147,7 +149,7 @@ def _feed(pending: Plan) -> Dataset:
 
 
 def _graph(splits: Dataset, job: Job, compute: Compute, resources: Resources) -> Dataset:
-    _quiet()
+    _set_context()
     one_split: dict[str, Any] = {"batch_size": 1, "batch_format": "pyarrow", "zero_copy_batch": True}
     least, most = resources.replicas
     rows = splits.map_batches(read, fn_kwargs={"job": job}, num_cpus=compute.cpus_per_reader, **one_split)
@@ -162,9 +164,10 @@ def _graph(splits: Dataset, job: Job, compute: Compute, resources: Resources) ->
     return vectors.map_batches(write, fn_kwargs={"job": job}, num_cpus=compute.cpus_per_writer, **one_split)
 
 
-def _quiet() -> None:
-    """Ray Data's bars and chatter would bury our own progress."""
+def _set_context() -> None:
     context = DataContext.get_current()
+    context.target_max_block_size = BLOCK_BYTES
+    # Ray Data's bars and chatter would bury our own progress.
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     logging.getLogger("ray.data").setLevel(logging.WARNING)

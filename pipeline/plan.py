@@ -67,6 +67,11 @@ class Plan:
         names = source_files(failed).to_pylist()
         return dict(zip(names, failed.column("error").to_pylist(), strict=True))
 
+    @property
+    def stored_bytes(self) -> int:
+        """What reading all splits should take from storage."""
+        return int(pc.sum(self.pieces.column("stored_bytes")).as_py() or 0)
+
     def versions(self) -> dict[tuple[str, str], str]:
         """The version of every planned file, by source and file."""
         keys = zip(*(self.pieces.column(name).to_pylist() for name in ("source", "file")), strict=True)

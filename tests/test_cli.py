@@ -26,7 +26,7 @@ def test_plan_says_what_would_be_done_and_does_nothing(
 ) -> None:
     assert cli.main(["plan", str(written), "--json"]) == ExitCode.DONE
     shown = json.loads(capsys.readouterr().out)
-    assert (shown["files"], shown["splits"], shown["pending"], shown["rows in Parquet"]) == (3, 6, 6, 60)
+    assert (shown["files"], shown["splits"], shown["pending"], shown["rows counted"]) == (3, 6, 6, 60)
     assert not (tmp_path / "out").exists()
 
 

@@ -19,6 +19,7 @@ from pipeline.formats.values import column_of, strings_of
 from pipeline.sources import Source
 
 SAMPLED_ROWS = 2000
+BLOCK_ROWS = 4096
 MISSING = object()
 
 
@@ -50,25 +51,26 @@ def read(file: pa.NativeFile, pieces: Sequence[Piece], source: Source, columns: 
 
 
 def _parsed(found: lines.Lines, source: Source, columns: pa.Schema) -> Raw:
-    values = found.texts.cast(pa.large_binary()).to_pylist()
-    parsed = [_object(value, source.encoding_errors) for value in values]
+    """A few lines at a time: as Python's objects they take many times their bytes."""
+    starts = range(0, max(1, len(found.texts)), BLOCK_ROWS)
+    blocks = [_table(found.texts.slice(start, BLOCK_ROWS), source, columns) for start in starts]
+    return Raw.of(pa.concat_tables(blocks), found.positions, found.start, found.stop)
+
+
+def _table(lines_N: pa.Array, source: Source, columns: pa.Schema) -> pa.Table:
+    """As `Raw.of` takes it."""
+    parsed = [_object(line, source.encoding_errors) for line in lines_N.cast(pa.large_binary()).to_pylist()]
     objects, faults = [content for content, _ in parsed], [fault for _, fault in parsed]
     cells = [_at(content, source.text_column) for content in objects]
-    texts = [cell if isinstance(cell, str) else None for cell in cells]
+    texts = strings_of([cell if isinstance(cell, str) else None for cell in cells])
     _fault(faults, "not_text", [at for at, cell in enumerate(cells) if not isinstance(cell, str | None)])
     carried = {}
     for name, path in source.fields.items():
         cells = [_at(content, path) for content in objects]
         carried[name], misfits = column_of(cells, columns.field(name).type)
         _fault(faults, "carried_type", misfits)
-    return Raw(
-        strings_of(texts),
-        pa.table(carried),
-        found.positions,
-        found.start,
-        found.stop,
-        pa.array(faults, pa.string()),
-    )
+    arrays = [texts, pa.array(faults, pa.string()), *carried.values()]
+    return pa.Table.from_arrays(arrays, names=["", "", *carried])
 
 
 def _fault(faults: list[str], fault: str, rows: Sequence[int]) -> None:

@@ -22,7 +22,8 @@ LF, CR = 10, 13
 MARK = b"\xef\xbb\xbf"
 OTHER_MARKS = (b"\xff\xfe", b"\xfe\xff")
 SAMPLES, SAMPLE_BYTES = 8, 1 << 16
-CHUNK = 1 << 16
+TAIL, CHUNK = 1 << 14, 1 << 16
+"""What is read beyond a range for the end of its last line, and again where that is not enough."""
 SPAN_ROWS, SPAN_BYTES = 1024, 1 << 18
 """How finely a streamed file's rows are known: splits are made of such spans."""
 
@@ -146,29 +147,29 @@ def split(data: npt.NDArray[np.uint8], first: bool) -> tuple[pa.Array, npt.NDArr
 
 
 def _range(file: pa.NativeFile, piece: Piece) -> Lines:
-    """The lines that start in a range of bytes."""
-    start = _next_line(file, piece.start, piece.size)
-    stop = max(start, _next_line(file, piece.stop, piece.size))
-    file.seek(start)
-    data = np.frombuffer(file.read_buffer(stop - start), np.uint8)
-    texts, starts = split(data, first=start == 0)
+    """The lines that start in a range of bytes; as a rule by one request, which reads a little further."""
+    base = max(piece.start - 1, 0)  # a line that starts with the range follows a LF right before
+    file.seek(base)
+    data: bytes = file.read(piece.stop - base + TAIL)
+
+    def first_from(position: int) -> int:
+        """Where the first line begins that starts at or after a position."""
+        nonlocal data
+        if position == 0 or position >= piece.size:
+            return min(position, piece.size)
+        at = position - 1 - base
+        while (found := data.find(b"\n", at)) < 0:
+            at = len(data)
+            refuse_longer(base + at - position)
+            if not (more := file.read(CHUNK)):
+                return piece.size
+            data += more
+        return base + found + 1
+
+    start = first_from(piece.start)
+    stop = max(start, first_from(piece.stop))
+    texts, starts = split(np.frombuffer(data, np.uint8)[start - base : stop - base], first=start == 0)
     return Lines(texts, pa.array(starts + start), start, stop)
-
-
-def _next_line(file: pa.NativeFile, position: int, size: int) -> int:
-    """Where the first line begins that starts at or after a position."""
-    if position == 0 or position >= size:
-        return min(position, size)
-    position -= 1  # a line that starts right here follows a LF right before
-    begin = position
-    file.seek(position)
-    while chunk := file.read(CHUNK):
-        refuse_longer(position - begin)
-        found = int(chunk.find(b"\n"))
-        if found >= 0:
-            return position + found + 1
-        position += len(chunk)
-    return size
 
 
 def first_line(file: pa.NativeFile) -> bytes:

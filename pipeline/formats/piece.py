@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Self
 
 import pyarrow as pa
 
@@ -75,6 +76,13 @@ class Raw:
     start: int
     stop: int
     faults: pa.Array | None = None
+
+    @classmethod
+    def of(cls, table: pa.Table, positions: pa.Array, start: int, stop: int) -> Self:
+        """From a table of texts, faults, and then the carried columns; only these have names."""
+        texts, faults, *columns = (column.combine_chunks() for column in table.columns)
+        carried = pa.table(columns, names=table.column_names[2:]) if columns else pa.table({})
+        return cls(texts, carried, positions, start, stop, faults)
 
 
 def in_ranges(

@@ -66,7 +66,7 @@ def read(file: pa.NativeFile, pieces: Sequence[Piece], source: Source, _: pa.Sch
     tables = (_table(block, names, source) for block in blocks_of_rows)
     for piece, table in in_ranges(tables, pieces):
         positions = pa.array(np.arange(piece.start, piece.stop, dtype=np.int64))
-        yield _raw(table, positions, piece.start, piece.stop)
+        yield Raw.of(table, positions, piece.start, piece.stop)
 
 
 def _raw_of_lines(found: lines.Lines, names: Sequence[str], source: Source) -> Raw:
@@ -76,17 +76,11 @@ def _raw_of_lines(found: lines.Lines, names: Sequence[str], source: Source) -> R
     kept = [at for at, row in enumerate(rows) if row != []]
     positions = found.positions.slice(int(header)).take(pa.array(kept, pa.int64()))
     table = _table([rows[at] for at in kept], names, source)
-    return _raw(table, positions, found.start, found.stop)
-
-
-def _raw(table: pa.Table, positions: pa.Array, start: int, stop: int) -> Raw:
-    texts, faults, *columns = (column.combine_chunks() for column in table.columns)
-    carried = pa.table(columns, names=table.column_names[2:]) if columns else pa.table({})
-    return Raw(texts, carried, positions, start, stop, faults)
+    return Raw.of(table, positions, found.start, found.stop)
 
 
 def _table(rows: Sequence[Row], names: Sequence[str], source: Source) -> pa.Table:
-    """Texts, faults, and the carried columns that the file has."""
+    """As `Raw.of` takes it, with the carried columns that the file has."""
     whole = [row if row is not None and len(row) == len(names) else None for row in rows]
 
     def column(path: str) -> pa.Array:
