@@ -6,7 +6,7 @@ from typing import Any, get_args
 
 from pydantic.fields import FieldInfo
 
-from pipeline.config import Compute, Model, Output, Quality
+from pipeline.config import Compute, Model, Output, Quality, Reuse
 from pipeline.places import Options, Section
 from pipeline.sources import Csv, Source
 
@@ -16,7 +16,8 @@ HEAD = """# Configuration
 A job is one YAML file. Unknown keys are refused, and all mistakes of a file are reported at once.
 Any field can be set on the command line: `--set section.field=value`, as often as needed.
 
-Fields of `compute` and `quality`, `output.path` and all `options` may change between a run and its resume.
+Fields of `compute`, `reuse` and `quality`, `output.path`, `output.run_date` and all `options` may change between
+a run and its resume.
 Every other field is part of the dataset's identity: with another value the same output is refused (exit
 code 5).
 
@@ -28,6 +29,7 @@ SECTIONS: dict[str, type[Section]] = {
     "model": Model,
     "compute": Compute,
     "output": Output,
+    "reuse": Reuse,
     "quality": Quality,
     "source.NAME.options, output.options": Options,
 }

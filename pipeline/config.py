@@ -121,6 +121,9 @@ class Output(Section):
     path: Path_ = Field(
         description="The dataset's folder or URL (`s3://`, `gs://`, `abfs://`); may hold `{run_date}`."
     )
+    run_date: datetime.date | None = Field(
+        None, description="What `{run_date}` stands for. Default: today, in UTC."
+    )
     options: Options = Field(Options(), description="How its storage is reached.")
     rows_per_shard: int = Field(
         65_536,
@@ -135,6 +138,12 @@ class Output(Section):
     )
     keep_rejected_text: bool = Field(True, description="Keep the start of a rejected text in `rejects/`.")
 
+    @property
+    def series(self) -> str | None:
+        """The folder of all runs' datasets, where the path's last part is `{run_date}` and was filled in."""
+        parent, _, name = self.path.rpartition("/")
+        return parent if self.run_date and name == self.run_date.isoformat() else None
+
     @field_validator("path")
     @classmethod
     def _writable(cls, value: str) -> str:
@@ -146,6 +155,21 @@ class Output(Section):
     @classmethod
     def _honour_options(cls, value: Options, info: ValidationInfo) -> Options:
         return honoured(value, info.data.get("path", "s3://"))
+
+
+class Reuse(Section):
+    """What is taken from an older dataset instead of being embedded again; never changes a result."""
+
+    base: str | None = Field(
+        None,
+        description="`latest` (what `LATEST.json` beside the output names), a dataset beside the output by its "
+        "name, or the path or URL of any. Default: nothing is reused.",
+    )
+    match: Literal["file", "dataset"] = Field(
+        "file",
+        description="Where a changed file's texts are looked for: in the shards of the same file, or in the "
+        "whole dataset, for sources that are rewritten under other names.",
+    )
 
 
 class Quality(Section):
@@ -164,6 +188,7 @@ class Config(Section):
     model: Model = Model()
     compute: Compute = Compute()
     output: Output
+    reuse: Reuse = Reuse()
     quality: Quality = Quality()
 
     @field_validator("compute")
@@ -238,7 +263,7 @@ def load(path: str, overrides: Sequence[str] = (), run_date: datetime.date | Non
     """Read a YAML config, apply `section.field=value` overrides, fill in `{run_date}`.
 
     Args:
-        run_date: the date that `{run_date}` stands for; today in UTC when not given.
+        run_date: the date that `{run_date}` stands for, before the config's own; today in UTC when neither.
 
     Raises:
         ConfigError: everything that is wrong, one line each.
@@ -254,9 +279,16 @@ def load(path: str, overrides: Sequence[str] = (), run_date: datetime.date | Non
     for override in overrides:
         _override(values, override)
     config = parse(values, where=path)
-    date = (run_date or datetime.datetime.now(datetime.UTC).date()).isoformat()
-    root = config.output.path.replace("{run_date}", date).rstrip("/")
-    return config.model_copy(update={"output": config.output.model_copy(update={"path": root})})
+    return config.model_copy(update={"output": _dated(config.output, run_date)})
+
+
+def _dated(output: Output, run_date: datetime.date | None) -> Output:
+    """The output with `{run_date}` filled in; where there is none to fill in, no date."""
+    if "{run_date}" not in output.path:
+        return output.model_copy(update={"path": output.path.rstrip("/"), "run_date": None})
+    date = run_date or output.run_date or datetime.datetime.now(datetime.UTC).date()
+    path = output.path.replace("{run_date}", date.isoformat()).rstrip("/")
+    return output.model_copy(update={"path": path, "run_date": date})
 
 
 def parse(values: Mapping[str, Any], where: str = "config") -> Config:

@@ -26,7 +26,9 @@ from pipeline.layout import Layout
 from pipeline.places import Options
 from pipeline.recipe import Recipe
 
-OPERATIONAL = re.compile(r"(compute|quality|output\.path|output\.options|source\.[^.]+\.options)(\.|$)")
+OPERATIONAL = re.compile(
+    r"(compute|quality|reuse|output\.(path|run_date|options)|source\.[^.]+\.options)(\.|$)"
+)
 """Config that never changes a shard, and so may differ when resuming. What is not listed counts."""
 FLUSH_SECONDS = 60
 FOOTER_THREADS = 32

@@ -74,7 +74,7 @@ def test_every_mistake_is_named_with_place_value_and_remedy() -> None:
         ("source", {"docs": {"path": ".", "format": "text"}}, "lies in source.docs"),
         ("source", {"docs": {"path": "./**/*.txt"}}, "lies in source.docs"),
         ("source", {"a": {"path": "x.txt"}, "b": {"path": "x.parquet", "id_column": "id"}}, "carries `id`"),
-        ("speed", {}, "unknown key; known here: source, model, compute, output, quality"),
+        ("speed", {}, "unknown key; known here: source, model, compute, output, reuse, quality"),
     ],
 )
 def test_what_cannot_be_honoured_is_refused(section: str, values: dict[str, Any], part: str) -> None:
