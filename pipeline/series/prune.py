@@ -102,8 +102,10 @@ def _prune(series: Members, member: Member, why: str, dry_run: bool, young: date
     """Remove a dataset, unless somebody turns out to be at it."""
     layout = series.layout.dataset(member.name)
     found = series.storage.below(layout.root)
-    # Where the storage does not tell when, it may have been a moment ago.
-    if any(info.changed is None or info.changed > young for info in found.values()):
+    times = [info.changed for info in found.values() if info.changed]
+    if len(times) < len(found):  # it may have been a moment ago
+        return Fate(member.name, False, "the storage does not tell when it changed")
+    if any(time > young for time in times):
         return Fate(member.name, False, "changed within a day")
     left = sorted(name for name in found if not layout.is_ours(name))
     ours = [layout.below(name) for name in found if layout.is_ours(name)]

@@ -209,7 +209,7 @@ class Storage:
                 entries = self.filesystem.ls(path, detail=True)
         except MissingError:
             return []
-        named = ((entry["name"].rstrip("/").rsplit("/", 1)[-1], entry) for entry in entries)
+        named = ((entry["name"].rsplit("/", 1)[-1], entry) for entry in entries)
         return [(name, entry) for name, entry in named if name and not name.startswith(".")]
 
     def _below(self, folder: str) -> dict[str, ObjectInfo]:
@@ -292,8 +292,12 @@ def _version(info: dict[str, Any]) -> str:
 
 
 def _changed(info: dict[str, Any]) -> datetime.datetime | None:
-    times = (info.get(key) for key in CHANGED)
-    return next((time for time in times if isinstance(time, datetime.datetime) and time.tzinfo), None)
+    for time in (info.get(key) for key in CHANGED):
+        if isinstance(time, int | float):
+            return datetime.datetime.fromtimestamp(time, datetime.UTC)
+        if isinstance(time, datetime.datetime) and time.tzinfo:
+            return time
+    return None
 
 
 class HubStorage(Storage):
