@@ -26,6 +26,7 @@ from tests.test_writer import contents, write
 DAYS = [f"2026-11-2{day}" for day in range(1, 7)]
 LATER = datetime.datetime.now(datetime.UTC) + datetime.timedelta(days=2)
 """By then nothing that a test has made is young."""
+Job = Callable[..., dict[str, Any]]
 CONFIG = {"source": {"docs": {"path": "/corpus/*.txt"}}, "output": {"path": "/out"}}
 
 
@@ -245,9 +246,9 @@ def test_a_rollback_without_a_name_goes_to_whom_readers_followed_before(folder: 
 
 
 def test_a_rollback_passes_over_a_predecessor_that_is_gone(folder: str) -> None:
-    series = nights(folder, DAYS[:3])
-    Path(folder, DAYS[1], "data/_SUCCESS").unlink()
-    assert series.rollback().dataset == DAYS[0]
+    series = nights(folder, DAYS[:4])
+    Path(folder, DAYS[2], "data/_SUCCESS").unlink()
+    assert series.rollback().dataset == DAYS[1]
 
 
 def test_the_present_one_may_be_pinned(folder: str) -> None:
@@ -626,6 +627,25 @@ def test_what_is_refused_ends_in_2_and_a_line(
     command, *more = arguments
     assert cli.main([command, written, *more]) == ExitCode.CONFIG
     assert capsys.readouterr().err.splitlines()[-1].endswith(last)
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_what_a_real_run_leaves_can_be_taken_back_to_and_removed(
+    job: Job, folder: str, tmp_path: Path
+) -> None:
+    written = str(write_config(tmp_path / "job.yaml", job(output={"path": f"{folder}/{{run_date}}"})))
+    assert cli.main(["run", written, "--run-date", DAYS[0], "--quiet"]) == ExitCode.DONE
+    series = Series(folder)
+    advance(series, DAYS[0])
+    for name in DAYS[1:3]:
+        make(folder, name)
+        assert advance(series, name)
+    assert series.rollback(DAYS[0]).rows == 60
+    assert series.unpin().dataset == DAYS[2]
+    series.rollback(DAYS[2])  # whose predecessor is the night before, not the real one
+    told = fates(series.prune(keep=1, now=LATER))
+    assert told[DAYS[0]] == "removed: 2 newer ones are complete"
+    assert not Path(folder, DAYS[0]).exists()
 
 
 @pytest.mark.parametrize(

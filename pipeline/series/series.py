@@ -133,7 +133,8 @@ class Series(Members):
             except ReplacedError:
                 continue
             was = before.dataset if before else None
-            telemetry.event("LATEST moved", was=was, now=after.dataset, pinned=after.pinned)
+            what = "LATEST rewritten" if was == after.dataset else "LATEST moved"
+            telemetry.event(what, was=was, now=after.dataset, pinned=after.pinned)
             return after
         raise StoppedError("others keep changing it", self.layout.latest, hint="run again")
 
