@@ -1,6 +1,7 @@
 """The command line: arguments in, exit codes out."""
 
 import argparse
+import dataclasses
 import datetime
 import json
 import logging
@@ -16,8 +17,9 @@ import pyarrow.compute as pc
 import pipeline
 from pipeline import config, plan, schema, search
 from pipeline.dataset import Dataset, Identity
-from pipeline.errors import STOPPED, ExitCode, PipelineError
+from pipeline.errors import STOPPED, ConfigError, ExitCode, PipelineError
 from pipeline.recipe import Recipe
+from pipeline.series import Fate, Series
 from pipeline.stages import usable_checkpoint
 
 EXAMPLES = """\
@@ -27,6 +29,8 @@ examples:
   python -m pipeline run configs/demo.yaml --set model.max_tokens=128 --set output.path=/tmp/short
   python -m pipeline status configs/demo.yaml          how far it is
   python -m pipeline search configs/demo.yaml "copy a file"     the rows nearest to a text
+  python -m pipeline rollback configs/nightly.yaml     let readers follow the dataset before
+  python -m pipeline prune configs/nightly.yaml --keep 7 --dry-run     which old datasets nobody needs
 
 exit codes: 0 done; 1 a bug of ours; 2 config; 3 files failed or too many rejects; 4 run it again;
             5 the output belongs to another config; 6 complete, but the source has moved on
@@ -74,6 +78,8 @@ def _parser() -> argparse.ArgumentParser:
         ("run", _run, "do it, or what is left of it"),
         ("status", _status, "show how far it is, from the dataset alone"),
         ("search", _search, "show the rows nearest to a text; exact, fine to a few million rows"),
+        ("rollback", _rollback, "let readers of a series follow an older dataset, until it is unpinned"),
+        ("prune", _prune, "remove the old datasets of a series that nobody needs"),
     ):
         command_parser = commands.add_parser(name, help=text, description=text)
         command_parser.set_defaults(command=command)
@@ -81,12 +87,27 @@ def _parser() -> argparse.ArgumentParser:
         if command is _search:
             command_parser.add_argument("query", help="a text")
             command_parser.add_argument("--count", type=int, default=5, help="how many rows (default: 5)")
+        if command is _rollback:
+            way = command_parser.add_mutually_exclusive_group()
+            way.add_argument("--to", metavar="NAME", help="which dataset (default: the one before)")
+            way.add_argument("--unpin", action="store_true", help="follow the newest again, and later runs")
+        if command is _prune:
+            command_parser.add_argument(
+                "--keep", type=int, default=3, metavar="N", help="the newest that stay (default: 3)"
+            )
+            command_parser.add_argument(
+                "--older-than", type=int, metavar="DAYS", help="of the others, only those of longer ago"
+            )
+            command_parser.add_argument("--dry-run", action="store_true", help="only tell")
         command_parser.add_argument(
             "--set", action="append", default=[], metavar="section.field=value", help="override the config"
         )
-        command_parser.add_argument(
-            "--run-date", type=datetime.date.fromisoformat, help="what {run_date} means (default: today, UTC)"
-        )
+        if command not in (_rollback, _prune):
+            command_parser.add_argument(
+                "--run-date",
+                type=datetime.date.fromisoformat,
+                help="what {run_date} means (default: today, UTC)",
+            )
         command_parser.add_argument("--json", action="store_true", help="print JSON")
         command_parser.add_argument("--quiet", action="store_true", help="no progress")
         command_parser.add_argument("--debug", action="store_true", help="show tracebacks of user errors")
@@ -181,6 +202,53 @@ def _search(arguments: argparse.Namespace) -> tuple[ExitCode, str]:
         sys.stdout.write(f"{hit.score:7.4f}  {_printable('  '.join(carried), 90)}\n")
         sys.stdout.write(f"         {_printable(text or '(its source is gone or has changed)', 90)}\n")
     return ExitCode.DONE, ""
+
+
+def _rollback(arguments: argparse.Namespace) -> tuple[ExitCode, str]:
+    series = _series(arguments)
+    latest = series.unpin() if arguments.unpin else series.rollback(arguments.to)
+    _show(arguments, {"series": series.layout.root, **latest.fields()})
+    return ExitCode.DONE, ""
+
+
+def _prune(arguments: argparse.Namespace) -> tuple[ExitCode, str]:
+    series = _series(arguments)
+    fates = series.prune(arguments.keep, arguments.older_than, arguments.dry_run)
+    if arguments.json:
+        datasets = [dataclasses.asdict(fate) for fate in fates]
+        _show(arguments, {"series": series.layout.root, "dry_run": arguments.dry_run, "datasets": datasets})
+        return ExitCode.DONE, ""
+    for fate in fates:
+        sys.stdout.write(_fate(fate, arguments.dry_run))
+    return ExitCode.DONE, ""
+
+
+def _fate(fate: Fate, dry_run: bool) -> str:
+    """What becomes of a dataset, in a line; and one more for what is somebody else's in it."""
+    word = "kept" if not fate.removed else "would go" if dry_run else "removed"
+    line = f"{_printable(fate.name, 40)}  {word:<8}  {fate.reason}\n"
+    left = _printable(", ".join(fate.left), 90)
+    return line + (f"{'':{len(fate.name)}}  {'stays':<8}  not ours: {left}\n" if left else "")
+
+
+def _series(arguments: argparse.Namespace) -> Series:
+    """The series that a config writes into: the folder above its datasets.
+
+    Raises:
+        ConfigError: they are not called by their run date alone.
+    """
+    # No run is of this date: where it stands in the path, `{run_date}` stood.
+    never = datetime.date.min
+    output = config.load(arguments.config, arguments.set, never).output
+    folder, _, name = output.path.rpartition("/")
+    if name != never.isoformat() or name in folder or not folder.strip("/") or folder.endswith(":/"):
+        hint = "such as s3://bucket/embeddings/{run_date}"
+        raise ConfigError(
+            "a series needs {run_date} as the last part of output.path",
+            got=output.path.replace(never.isoformat(), "{run_date}"),
+            hint=hint,
+        )
+    return Series(folder, output.options)
 
 
 def _printable(text: str, width: int) -> str:

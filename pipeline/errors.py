@@ -3,7 +3,8 @@
 PipelineError
 ├── ConfigError                 2  the config, or what it names, is wrong; no retry mends it
 │   ├── ModelError              2  the checkpoint or its tokenizer can't be used
-│   └── ResourceError           2  the machine or cluster can't hold the job
+│   ├── ResourceError           2  the machine or cluster can't hold the job
+│   └── SeriesError             2  a series of datasets can't be moved or pruned as asked
 ├── StorageError                4  storage did not answer as it should; a retry may
 │   ├── MissingError            2  the object or bucket does not exist
 │   ├── DeniedError             2  credentials are missing, wrong or too weak
@@ -68,6 +69,10 @@ class ModelError(ConfigError):
 
 class ResourceError(ConfigError):
     """The machine or cluster can't hold the job."""
+
+
+class SeriesError(ConfigError):
+    """A series of datasets can't be moved or pruned as asked."""
 
 
 class StorageError(PipelineError):

@@ -1,6 +1,14 @@
-"""Every path inside a dataset; the only place that knows them."""
+"""Every path inside a dataset and inside a series of them; the only place that knows them."""
 
+import re
 from dataclasses import dataclass
+
+_OURS = re.compile(
+    r"(dataset\.json|plan\.parquet|manifest\.parquet|summary\.json|report\.html"
+    r"|data/(part-[^/]+\.parquet|_SUCCESS)"
+    r"|rejects/part-[^/]+\.parquet"
+    r"|ledger/[^/]+(-\d{5}\.parquet|\.json))"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,3 +63,31 @@ class Layout:
     @property
     def summary(self) -> str:
         return f"{self.root}/summary.json"
+
+    @property
+    def folders(self) -> tuple[str, ...]:
+        """The folders that a dataset makes, those inside others first."""
+        return self.data, f"{self.root}/rejects", self.ledger, self.root
+
+    def below(self, name: str) -> str:
+        """The path of a name relative to the root."""
+        return f"{self.root}/{name}"
+
+    @staticmethod
+    def is_ours(name: str) -> bool:
+        """Whether a dataset has a file of this name, relative to its root; all others are somebody else's."""
+        return _OURS.fullmatch(name) is not None
+
+
+@dataclass(frozen=True, slots=True)
+class SeriesLayout:
+    """Paths below the folder or URL `root` of a series: datasets side by side, and who is followed."""
+
+    root: str
+
+    @property
+    def latest(self) -> str:
+        return f"{self.root}/LATEST.json"
+
+    def dataset(self, name: str) -> Layout:
+        return Layout(f"{self.root}/{name}")

@@ -1,5 +1,6 @@
 """The storage seam on a file system: what is there is whole, and of many writers one wins."""
 
+import datetime
 import multiprocessing
 import os
 import sys
@@ -205,3 +206,48 @@ def test_a_file_of_the_hub_is_looked_up_anew() -> None:
     assert store.info("datasets/a/b/x.txt").version == "1"
     hub.blob = "2"
     assert store.info("datasets/a/b/x.txt").version == "2"
+
+
+def test_all_below_a_folder_and_its_folders(root: str) -> None:
+    store = storage.connect(root)
+    assert store.below(f"{root}/x") == {}
+    assert store.folders(f"{root}/x") == []
+    names = [".hidden/d", "_SUCCESS", "a", "deep/.c", "deep/er/e", "over/f"]
+    for name in names:
+        store.put(f"{root}/x/{name}", name.encode())
+    store.put(f"{root}/xy/a", b"1")
+    found = store.below(f"{root}/x")
+    assert {name: info.size for name, info in found.items()} == {name: len(name) for name in names}
+    assert all(store.read(info.path) == name.encode() for name, info in found.items())
+    assert store.folders(f"{root}/x") == ["deep", "over"]
+    now = datetime.datetime.now(datetime.UTC)
+    assert all(
+        info.changed and abs(now - info.changed) < datetime.timedelta(days=1) for info in found.values()
+    )
+
+
+def test_remove_and_remove_again(root: str) -> None:
+    store = storage.connect(root)
+    for name in ("a/b", "a/c"):
+        store.put(f"{root}/{name}", b"1")
+    store.remove(f"{root}/a/b")
+    store.remove(f"{root}/a/b")
+    store.remove(f"{root}/nowhere/b")
+    store.remove_empty_folder(f"{root}/a")
+    assert set(store.folder(f"{root}/a")) == {"c"}
+    store.remove(f"{root}/a/c")
+    store.remove_empty_folder(f"{root}/a")
+    store.remove_empty_folder(f"{root}/a")
+    assert store.folders(root) == []
+
+
+def test_links_out_of_a_folder_are_not_below_it(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere/a").write_text("1")
+    (tmp_path / "x").mkdir()
+    (tmp_path / "x/link").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "x/broken").symlink_to(tmp_path / "nowhere")
+    assert storage.connect("x").below(f"{tmp_path}/x") == {}
+    assert storage.connect("x").folders(str(tmp_path)) == ["elsewhere", "x"]
+    (tmp_path / "link").symlink_to(tmp_path / "elsewhere")
+    assert storage.connect("x").folders(str(tmp_path)) == ["elsewhere", "x"]

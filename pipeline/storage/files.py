@@ -1,12 +1,13 @@
 """A local or mounted file system: what has a name is whole and on disk."""
 
+import datetime
 import errno
 import fcntl
 import glob
 import os
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -30,6 +31,20 @@ class LocalStorage(Storage):
         except (MissingError, FileNotFoundError):
             return None
 
+    def remove_empty_folder(self, path: str) -> None:
+        """As above; one that holds something stays."""
+        with suppress(OSError):
+            Path(self.strip(path)).rmdir()
+
+    def _below(self, folder: str) -> dict[str, ObjectInfo]:
+        """Links are not followed: what they lead to lies elsewhere."""
+        root, found = Path(self.strip(folder)), {}
+        for at, _, names in os.walk(root, onerror=_refuse):
+            for path in (Path(at, name) for name in names):
+                with suppress(FileNotFoundError):  # gone since it was listed
+                    found[str(path.relative_to(root))] = self._info({"name": str(path)})
+        return found
+
     def _is_glob(self, pattern: str) -> bool:
         # A folder may be called `a[1]`: what is there under its very name is no glob.
         return super()._is_glob(pattern) and not Path(self.strip(pattern)).exists()
@@ -45,8 +60,9 @@ class LocalStorage(Storage):
 
     def _info(self, info: dict[str, Any]) -> ObjectInfo:
         status = Path(info["name"]).stat()
+        changed = datetime.datetime.fromtimestamp(status.st_mtime, datetime.UTC)
         # No inode: the same file is another one on every node of some network file systems.
-        return ObjectInfo(info["name"], status.st_size, f"{status.st_size}-{status.st_mtime_ns}")
+        return ObjectInfo(info["name"], status.st_size, f"{status.st_size}-{status.st_mtime_ns}", changed)
 
     def _open(self, path: str) -> pa.NativeFile:
         return pa.PythonFile(NamedFile(Path(self.strip(path)).open("rb"), path), mode="r")
@@ -73,6 +89,12 @@ class LocalStorage(Storage):
             self._put(path, data)
         finally:
             os.close(folder)
+
+
+def _refuse(error: OSError) -> None:
+    """A folder that could not be listed is not passed over; one that is gone may be."""
+    if not isinstance(error, FileNotFoundError):
+        raise error
 
 
 def _publish(data: bytes, target: Path) -> None:

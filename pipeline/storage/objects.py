@@ -1,5 +1,6 @@
 """Storage behind fsspec: what every backend shares, and all of it for object stores."""
 
+import datetime
 import re
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,15 +19,21 @@ from pipeline.storage.failures import code, named_errors
 
 GLOB_CHARACTERS = "*?["
 LIST_THREADS = 16
+CHANGED = ("LastModified", "last_modified", "mtime", "created")
+"""What drivers call the time of an object's last change."""
 
 
 @dataclass(frozen=True, slots=True)
 class ObjectInfo:
-    """One object: its full path, its size in bytes, and what changes whenever its content does."""
+    """One object: its full path, its size in bytes, and what changes whenever its content does.
+
+    changed: when it last did, by the clock of the storage; None where the storage does not tell.
+    """
 
     path: str
     size: int
     version: str
+    changed: datetime.datetime | None = None
 
 
 class Storage:
@@ -55,19 +62,25 @@ class Storage:
 
     def folder(self, path: str) -> dict[str, ObjectInfo]:
         """The objects right in a folder, by name; none where the folder does not exist."""
-        telemetry.request("list", path)
-        try:
-            with named_errors(path):
-                entries = self.filesystem.ls(path, detail=True)
-        except MissingError:
-            return {}
         infos = {}
-        for entry in entries:
-            name = entry["name"].rsplit("/", 1)[-1]
-            if entry["type"] == "file" and name and not name.startswith("."):
+        for name, entry in self._listed(path):
+            if entry["type"] == "file":
                 with suppress(FileNotFoundError):  # gone since it was listed
                     infos[name] = self._info(entry)
         return infos
+
+    def folders(self, path: str) -> list[str]:
+        """The names of the folders right in a folder, in order; none where it does not exist."""
+        return sorted(name for name, entry in self._listed(path) if entry["type"] == "directory")
+
+    def below(self, folder: str) -> dict[str, ObjectInfo]:
+        """All objects below a folder, hidden ones too, by their names relative to it.
+
+        None where the folder does not exist.
+        """
+        telemetry.request("list", folder)
+        with named_errors(folder):
+            return self._below(folder)
 
     def info(self, path: str) -> ObjectInfo:
         """Size and version of one object.
@@ -139,6 +152,15 @@ class Storage:
             else:
                 self._replace(path, data, expected)
 
+    def remove(self, path: str) -> None:
+        """Remove an object; one that is not there is fine."""
+        telemetry.request("remove", path)
+        with suppress(MissingError), named_errors(path):
+            self.filesystem.rm_file(path)
+
+    def remove_empty_folder(self, path: str) -> None:
+        """Remove a folder that holds nothing; here they go with their last object."""
+
     def version(self, path: str) -> str | None:
         """The version of an object, None where there is none: what `replace` expects."""
         try:
@@ -179,6 +201,26 @@ class Storage:
 
     def _is_glob(self, pattern: str) -> bool:
         return bool(set(pattern) & set(GLOB_CHARACTERS))
+
+    def _listed(self, path: str) -> list[tuple[str, dict[str, Any]]]:
+        """What lies right in a folder, by name; without what has a hidden name or, as a marker, none."""
+        telemetry.request("list", path)
+        try:
+            with named_errors(path):
+                entries = self.filesystem.ls(path, detail=True)
+        except MissingError:
+            return []
+        named = ((entry["name"].rsplit("/", 1)[-1], entry) for entry in entries)
+        return [(name, entry) for name, entry in named if name and not name.startswith(".")]
+
+    def _below(self, folder: str) -> dict[str, ObjectInfo]:
+        root = self.strip(folder)
+        found = self.filesystem.find(root, detail=True)
+        return {
+            path.removeprefix(root).lstrip("/"): self._info(info)
+            for path, info in found.items()
+            if info["type"] == "file" and not path.endswith("/")
+        }
 
     def _search(self, pattern: str) -> dict[str, dict[str, Any]]:
         search = self._matches if self._is_glob(pattern) else partial(self.filesystem.find, detail=True)
@@ -222,7 +264,7 @@ class Storage:
                 yield from found.items()
 
     def _info(self, info: dict[str, Any]) -> ObjectInfo:
-        return ObjectInfo(self.full(info["name"]), int(info["size"]), _version(info))
+        return ObjectInfo(self.full(info["name"]), int(info["size"]), _version(info), _changed(info))
 
     def _open(self, path: str) -> pa.NativeFile:
         # Without fsspec's cache: its blocks of 50 MB are 14 to 400 times what our readers ask for.
@@ -248,6 +290,15 @@ def _version(info: dict[str, Any]) -> str:
             return str(info[key]).strip('"')
     changed = info.get("LastModified") or info.get("mtime") or info.get("created")
     return f"{info['size']}-{changed}"
+
+
+def _changed(info: dict[str, Any]) -> datetime.datetime | None:
+    for time in (info.get(key) for key in CHANGED):
+        if isinstance(time, int | float):
+            return datetime.datetime.fromtimestamp(time, datetime.UTC)
+        if isinstance(time, datetime.datetime) and time.tzinfo:
+            return time
+    return None
 
 
 class HubStorage(Storage):

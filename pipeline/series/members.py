@@ -1,0 +1,109 @@
+"""The datasets of a series: which there are, in which order, and whom readers follow."""
+
+import datetime
+import json
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+from pipeline import schema, storage
+from pipeline.dataset import Dataset
+from pipeline.errors import MissingError
+from pipeline.layout import SeriesLayout
+from pipeline.places import Options
+from pipeline.series.latest import Latest
+
+THREADS = 32
+
+
+@dataclass(frozen=True, kw_only=True)
+class Member:
+    """A dataset of a series.
+
+    run_date: None where its name is no date.  created: None where the storage does not tell.
+    base: the name of the dataset that it reuses vectors of.
+    """
+
+    name: str
+    run_date: datetime.date | None
+    complete: bool
+    created: datetime.datetime | None
+    base: str | None
+
+    @property
+    def date(self) -> datetime.date:
+        """The run date of one that has one."""
+        assert self.run_date is not None, self.name
+        return self.run_date
+
+
+class Members:
+    """The folder of a series, to look at."""
+
+    def __init__(self, root: str, options: Options | None = None) -> None:
+        self.layout, self.options = SeriesLayout(root), options
+        self.storage = storage.connect(root, options)
+
+    def dataset(self, name: str) -> Dataset:
+        """The dataset of a name."""
+        return Dataset(self.layout.dataset(name).root, self.options)
+
+    def latest(self) -> Latest | None:
+        """Whom readers follow; None before the first run has ended.
+
+        Raises:
+            SeriesError: LATEST.json can't be read.
+        """
+        try:
+            return Latest.from_bytes(self.storage.read(self.layout.latest), self.layout.latest)
+        except MissingError:
+            return None
+
+    def datasets(self) -> list[Member]:
+        """The datasets right in the folder, by name; what is not ours, or not of this version, left out."""
+        with ThreadPoolExecutor(THREADS) as pool:
+            members = pool.map(self._member, self.storage.folders(self.layout.root))
+            return [member for member in members if member]
+
+    def _member(self, name: str) -> Member | None:
+        layout = self.layout.dataset(name)
+        try:
+            content = json.loads(self.storage.read(layout.identity))
+            created = self.storage.info(layout.identity).changed
+        except (MissingError, ValueError):
+            return None
+        if not _is_ours(content):
+            return None
+        complete = self.storage.exists(layout.success)
+        return Member(
+            name=name, run_date=_date_in(name), complete=complete, created=created, base=_base(content)
+        )
+
+
+def complete(members: Iterable[Member], before: datetime.date | None = None) -> list[Member]:
+    """Those that are complete and have a run date, oldest first; only those of before a date, if given."""
+    dated = [member for member in members if member.complete and member.run_date]
+    older = [member for member in dated if before is None or member.date < before]
+    return sorted(older, key=lambda member: (member.date, member.name))
+
+
+def _is_ours(content: object) -> bool:
+    """Others, too, call their files dataset.json."""
+    if not isinstance(content, dict) or "dataset_digest" not in content:
+        return False
+    return bool(content.get("format_version") == schema.FORMAT_VERSION)
+
+
+def _date_in(name: str) -> datetime.date | None:
+    try:
+        date = datetime.date.fromisoformat(name)
+    except ValueError:
+        return None
+    return date if date.isoformat() == name else None  # `20261125` is a date as well, but not how we write it
+
+
+def _base(content: dict[str, Any]) -> str | None:
+    """The name of the dataset that another's dataset.json calls its base, by name or by path."""
+    base = content.get("base")
+    return base.rstrip("/").rsplit("/", 1)[-1] if isinstance(base, str) else None

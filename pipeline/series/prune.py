@@ -1,0 +1,154 @@
+"""Removing the datasets of a series that nobody needs any more.
+
+Killed at any point, the next call goes on: `_SUCCESS` goes first, so that what is half gone is never taken
+for complete; `dataset.json` goes last, so that it is found again. What is not ours in a folder stays.
+"""
+
+import datetime
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+from pipeline import telemetry
+from pipeline.errors import SeriesError, StorageError
+from pipeline.layout import Layout
+from pipeline.series.latest import Latest
+from pipeline.series.members import THREADS, Member, Members, complete
+
+YOUNG = datetime.timedelta(days=1)
+"""What changed within it may belong to a run that is still at work."""
+
+
+@dataclass(frozen=True)
+class Fate:
+    """What becomes of a dataset, and why; `left`: the files in it that are not ours."""
+
+    name: str
+    removed: bool
+    reason: str
+    left: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Which datasets are old: not among the newest, and, if days are given, of longer ago than these.
+
+    keep: how many complete ones are the newest; unfinished ones as new as these are among them.
+    today: what days are counted from.
+
+    Raises:
+        SeriesError: they make no sense.
+    """
+
+    keep: int
+    days: int | None
+    today: datetime.date
+
+    def __post_init__(self) -> None:
+        wrong = [f"keep {self.keep}: at least 1 stays"] if self.keep < 1 else []
+        if self.days is not None and self.days < 1:
+            wrong.append(f"older than {self.days} days: at least 1")
+        if wrong:
+            raise SeriesError("nothing is pruned by such limits: " + ", ".join(wrong))
+
+    def reason_to_keep(self, member: Member, newer: int) -> str | None:
+        """Why a dataset is not old; `newer`: how many complete ones are newer."""
+        if member.run_date is None:
+            return "its name is no date"
+        if newer < self.keep:
+            return f"one of the {self.keep} newest" if member.complete else "unfinished, and among the newest"
+        if self.days is not None and (self.today - member.run_date).days <= self.days:
+            return f"not older than {self.days} days"
+        return None
+
+
+def prune(series: Members, limits: Limits, dry_run: bool, now: datetime.datetime) -> list[Fate]:
+    """Remove what is old and what no rule keeps; what became of each dataset, by name.
+
+    Raises:
+        SeriesError: there is no dataset, or LATEST.json can't be read.
+    """
+    members = series.datasets()
+    if not members:
+        raise SeriesError("holds no dataset of ours", series.layout.root, hint="check output.path")
+    needed = _needed(members, series.latest())
+    dates = [member.date for member in complete(members)]
+    fates = []
+    for member in members:
+        newer = sum(date > member.date for date in dates) if member.run_date else 0
+        if reason := needed.get(member.name) or limits.reason_to_keep(member, newer):
+            fates.append(Fate(member.name, False, reason))
+        else:
+            why = f"{'' if member.complete else 'unfinished; '}{newer} newer ones are complete"
+            fates.append(_prune(series, member, why, dry_run, now - YOUNG))
+    return fates
+
+
+def _needed(members: Iterable[Member], latest: Latest | None) -> dict[str, str]:
+    """Whom somebody needs, however old it is, and what for."""
+    needed = {
+        member.base: f"{member.name}, unfinished, takes vectors from it"
+        for member in members
+        if member.base and not member.complete
+    }
+    if latest and latest.previous:
+        needed[latest.previous] = "a rollback goes to it"
+    if latest:
+        needed[latest.dataset] = "readers follow it"
+    return needed
+
+
+def _prune(series: Members, member: Member, why: str, dry_run: bool, young: datetime.datetime) -> Fate:
+    """Remove a dataset, unless somebody turns out to be at it."""
+    layout = series.layout.dataset(member.name)
+    found = series.storage.below(layout.root)
+    times = [info.changed for info in found.values() if info.changed]
+    if len(times) < len(found):  # it may have been a moment ago
+        return Fate(member.name, False, "the storage does not tell when it changed")
+    if any(time > young for time in times):
+        return Fate(member.name, False, "changed within a day")
+    left = sorted(name for name in found if not layout.is_ours(name))
+    ours = [layout.below(name) for name in found if layout.is_ours(name)]
+    if not dry_run and not _remove(series, member.name, ours):
+        return Fate(member.name, False, "readers have come to follow it")
+    return Fate(member.name, True, why, left)
+
+
+def _remove(series: Members, name: str, paths: Sequence[str]) -> bool:
+    """Remove a dataset's files in their order.
+
+    Returns:
+        False where readers have come to follow it since we looked; then it is as it was.
+    """
+    layout, storage = series.layout.dataset(name), series.storage
+    if _followed(series, name):
+        return False
+    storage.remove(layout.success)
+    # Whoever rolls back looks for _SUCCESS again after LATEST.json is written: one of us sees the other.
+    if _followed(series, name):
+        if layout.success in paths:
+            storage.put_if_absent(layout.success, b"")
+        return False
+    last = (layout.plan, layout.identity)
+    with ThreadPoolExecutor(THREADS) as pool:
+        list(pool.map(storage.remove, set(paths) - {layout.success, *last}))
+    _sweep(series, layout)
+    for path in last:
+        storage.remove(path)
+    for folder in layout.folders:
+        storage.remove_empty_folder(folder)
+    telemetry.event("dataset removed", dataset=layout.root, files=len(paths))
+    return True
+
+
+def _followed(series: Members, name: str) -> bool:
+    latest = series.latest()
+    return latest is not None and latest.dataset == name
+
+
+def _sweep(series: Members, layout: Layout) -> None:
+    """What killed writers left half uploaded is seen by nobody, and paid for."""
+    try:
+        series.storage.sweep(layout.root)
+    except StorageError as error:  # the dataset goes all the same
+        telemetry.event("unfinished uploads not looked for", reason=str(error))
