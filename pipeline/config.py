@@ -25,7 +25,7 @@ from pydantic import (
 from pydantic_core import ErrorDetails
 
 from pipeline.errors import ConfigError
-from pipeline.places import READ_ONLY, Options, Path_, Section, honoured, protocol_of, redact
+from pipeline.places import READ_ONLY, Options, Path_, Section, check_url, honoured, protocol_of, redact
 from pipeline.sources import Source
 
 SourceName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]*$")]
@@ -162,14 +162,19 @@ class Reuse(Section):
 
     base: str | None = Field(
         None,
-        description="`latest` (what `LATEST.json` beside the output names), a dataset beside the output by its "
-        "name, or the path or URL of any. Default: nothing is reused.",
+        description="`latest` (what `LATEST.json` beside the output names), a dataset beside the output by "
+        "its name, or the path or URL of any on the same storage. Default: nothing is reused.",
     )
     match: Literal["file", "dataset"] = Field(
         "file",
         description="Where a changed file's texts are looked for: in the shards of the same file, or in the "
         "whole dataset, for sources that are rewritten under other names.",
     )
+
+    @field_validator("base")
+    @classmethod
+    def _is_no_secret(cls, value: str | None) -> str | None:
+        return check_url(value) if value and "/" in value else value
 
 
 class Quality(Section):
@@ -240,8 +245,11 @@ class Config(Section):
             raise ConfigError(
                 "a relative path is another place on each node", got=repr(relative[0]), hint=hint
             )
-        name = self.model.name
+        name, base = self.model.name, self.reuse.base
         updates = {
+            "reuse": self.reuse.model_copy(
+                update={"base": _absolute(base) if base and "/" in base else base}
+            ),
             "source": {
                 key: source.model_copy(update={"path": _absolute(source.path)})
                 for key, source in self.source.items()

@@ -77,10 +77,11 @@ class Identity:
     def dataset_digest(self) -> str:
         return _digest({**self.vector_fields, **self.dataset_fields})
 
-    def to_bytes(self, config: Config) -> bytes:
-        """As dataset.json."""
+    def to_bytes(self, config: Config, base: str | None = None) -> bytes:
+        """As dataset.json; `base` is the path of the dataset whose vectors may be reused."""
         content = {
             "format_version": schema.FORMAT_VERSION,
+            "base": base,
             "vector_digest": self.vector_digest,
             "dataset_digest": self.dataset_digest,
             "vector_fields": self.vector_fields,
@@ -116,7 +117,9 @@ class ShardRecord:
 
     split_id: str
     rows: int
+    reused: int
     rejects: int
+    transient: int
     tokens: int
     computed_tokens: int
     truncated: int
@@ -185,14 +188,19 @@ class Dataset:
             raise OtherDatasetError(lines, self.layout.root, hint=hint)
         return True
 
-    def claim(self, identity: Identity, config: Config) -> None:
+    def base(self) -> str | None:
+        """The path of the dataset whose vectors this one may reuse: what its first driver chose."""
+        found = json.loads(self.storage.read(self.layout.identity)).get("base")
+        return str(found) if found else None
+
+    def claim(self, identity: Identity, config: Config, base: str | None = None) -> None:
         """Make the dataset this identity's, or find that it is.
 
         Raises:
             OtherDatasetError: it is another's.
         """
         try:
-            self.storage.put_if_absent(self.layout.identity, identity.to_bytes(config))
+            self.storage.put_if_absent(self.layout.identity, identity.to_bytes(config, base))
         except ExistsError:
             self.refuse_other(identity)
 

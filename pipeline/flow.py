@@ -18,11 +18,12 @@ import ray
 from ray.data import ActorPoolStrategy, DataContext, Dataset
 from ray.exceptions import RayError
 
-from pipeline import telemetry
+from pipeline import matching, telemetry
 from pipeline.config import Compute
 from pipeline.dataset import ShardRecord
 from pipeline.errors import ResourceError, StoppedError
 from pipeline.plan import Plan
+from pipeline.reuse import Base
 from pipeline.stages import Encode, Failure, Job, feed_row, read, result, write
 
 SINGLE_BLOCKS = 2000
@@ -31,6 +32,10 @@ SPLITS_PER_BLOCK = 8
 MOST_BLOCKS = 20_000
 BLOCK_BYTES = 1 << 20
 """A reader's splits go on when this much of them is made: Ray's own 128 MB would keep replicas waiting."""
+
+
+SHUFFLE_BLOCK_BYTES = 128 << 20
+MOST_PARTITIONS = 1000
 
 
 @dataclass(frozen=True)
@@ -60,8 +65,42 @@ def run(pending: Plan, job: Job) -> Generator[ShardRecord | Failure, None, None]
                 for note in batch.column("note").to_pylist():
                     yield result(note)
         except (RayError, RuntimeError) as error:
-            reason = " ".join(str(error).split())  # the last line of a log must hold it
-            raise StoppedError("Ray ended the job", got=reason, hint="run again to resume") from error
+            raise _stopped(error) from error
+
+
+def match(pending: Plan, job: Job, base: Base) -> int:
+    """Find what the base has of the pending splits, whatever its files are called; how many documents.
+
+    Raises:
+        StoppedError: Ray gave up.
+    """
+    kind = base.document_type()
+    if kind is None:
+        return 0
+    buckets = math.ceil(sum(base.manifest.column("rows").to_pylist()) / matching.DOCUMENTS_PER_BUCKET)
+    one: dict[str, Any] = {
+        "batch_size": 1,
+        "batch_format": "pyarrow",
+        "num_cpus": job.config.compute.cpus_per_reader,
+    }
+    with cluster():
+        shards = [{"shard": shard} for shard in base.manifest.column("split_id").to_pylist()]
+        old = ray.data.from_items(shards, override_num_blocks=min(len(shards), MOST_BLOCKS)).map_batches(
+            matching.base_documents, fn_kwargs={"base": base, "buckets": buckets}, **one
+        )
+        wanted = {"job": job, "kind": kind, "buckets": buckets}
+        new = _feed(pending).map_batches(matching.wanted_documents, fn_kwargs=wanted, **one)
+        partitions = {"num_partitions": max(2, min(buckets, MOST_PARTITIONS))}
+        one_group = {"batch_format": "pyarrow", "num_cpus": job.config.compute.cpus_per_reader}
+        _set_context(SHUFFLE_BLOCK_BYTES)
+        found = old.union(new).groupby("bucket", **partitions).map_groups(matching.join, **one_group)
+        kept = found.groupby("split_id", **partitions).map_groups(
+            matching.keep, fn_kwargs={"job": job}, **one_group
+        )
+        try:
+            return int(kept.sum("documents") or 0)
+        except (RayError, RuntimeError) as error:
+            raise _stopped(error) from error
 
 
 def fit(compute: Compute, nodes: list[dict[str, Any]]) -> Resources:
@@ -114,6 +153,11 @@ def _most_replicas(cpus: list[float], places: list[int], replica: float, others:
     return 0
 
 
+def _stopped(error: Exception) -> StoppedError:
+    reason = " ".join(str(error).split())  # the last line of a log must hold it
+    return StoppedError("Ray ended the job", got=reason, hint="run again to resume")
+
+
 @contextmanager
 def cluster() -> Iterator[None]:
     """Ray: the cluster of RAY_ADDRESS, else a private one on this machine, ended at the end."""
@@ -149,7 +193,7 @@ def _feed(pending: Plan) -> Dataset:
 
 
 def _graph(splits: Dataset, job: Job, compute: Compute, resources: Resources) -> Dataset:
-    _set_context()
+    _set_context(BLOCK_BYTES)
     one_split: dict[str, Any] = {"batch_size": 1, "batch_format": "pyarrow", "zero_copy_batch": True}
     least, most = resources.replicas
     rows = splits.map_batches(read, fn_kwargs={"job": job}, num_cpus=compute.cpus_per_reader, **one_split)
@@ -164,9 +208,9 @@ def _graph(splits: Dataset, job: Job, compute: Compute, resources: Resources) ->
     return vectors.map_batches(write, fn_kwargs={"job": job}, num_cpus=compute.cpus_per_writer, **one_split)
 
 
-def _set_context() -> None:
+def _set_context(block_bytes: int) -> None:
     context = DataContext.get_current()
-    context.target_max_block_size = BLOCK_BYTES
+    context.target_max_block_size = block_bytes
     # Ray Data's bars and chatter would bury our own progress.
     context.enable_progress_bars = False
     context.print_on_execution_start = False

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 _OURS = re.compile(
     r"(dataset\.json|plan\.parquet|manifest\.parquet|summary\.json|report\.html"
     r"|data/(part-[^/]+\.parquet|_SUCCESS)"
+    r"|matches/(part-[^/]+\.parquet|_DONE)"
     r"|rejects/part-[^/]+\.parquet"
     r"|ledger/[^/]+(-\d{5}\.parquet|\.json))"
 )
@@ -44,7 +45,22 @@ class Layout:
         return f"{self.data}/_SUCCESS"
 
     def rejects(self, split_id: str, digest: str) -> str:
-        return f"{self.root}/rejects/part-{split_id}-{digest}.parquet"
+        return self.rejects_file(f"part-{split_id}-{digest}.parquet")
+
+    def rejects_file(self, name: str) -> str:
+        return f"{self.root}/rejects/{name}"
+
+    @property
+    def all_matches(self) -> str:
+        """Vectors found in the base for each split, while the dataset is not complete."""
+        return f"{self.root}/matches"
+
+    def matches(self, split_id: str) -> str:
+        return f"{self.all_matches}/part-{split_id}.parquet"
+
+    @property
+    def matches_done(self) -> str:
+        return f"{self.all_matches}/_DONE"
 
     @property
     def ledger(self) -> str:
@@ -67,7 +83,7 @@ class Layout:
     @property
     def folders(self) -> tuple[str, ...]:
         """The folders that a dataset makes, those inside others first."""
-        return self.data, f"{self.root}/rejects", self.ledger, self.root
+        return self.data, f"{self.root}/rejects", self.all_matches, self.ledger, self.root
 
     def below(self, name: str) -> str:
         """The path of a name relative to the root."""

@@ -5,24 +5,26 @@ import json
 import os
 import platform
 import secrets
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import closing, contextmanager
 from typing import Any
 
-from pipeline import commit, flow, plan, telemetry
+from pipeline import commit, flow, plan, reuse, telemetry
 from pipeline.checkpoint import Checkpoint
 from pipeline.commit import Ending
 from pipeline.config import Config
-from pipeline.dataset import Dataset, Identity, Ledger
+from pipeline.dataset import Dataset, Identity, Ledger, ShardRecord
 from pipeline.errors import STOPPED, ExitCode, MissingError, OtherDatasetError, PipelineError, StorageError
 from pipeline.plan import Plan
 from pipeline.progress import Progress
 from pipeline.recipe import Recipe
+from pipeline.reuse import Base
+from pipeline.series import Facts, Series
 from pipeline.stages import Failure, Job, usable_checkpoint
 
 
 def run(config: Config, quiet: bool = False) -> Ending:
-    """Do what is left of a job.
+    """Do what is left of a job; where its output is one of a series, readers follow it from then on.
 
     Raises:
         PipelineError: the run could not be done; its exit code says what a retry would mend.
@@ -32,26 +34,27 @@ def run(config: Config, quiet: bool = False) -> Ending:
     config = config.absolute()  # not before: where things lie is no part of the identity
     dataset = Dataset.of(config)
     if dataset.refuse_other(identity) and dataset.complete():
-        return _already_complete(config, dataset)
-    frozen = frozen_plan(config, dataset, identity, model)
-    attempt = f"{_now():%Y%m%dT%H%M%SZ}-{secrets.token_hex(4)}"
-    with _recorded(dataset, attempt) as ended:
-        failures, figures = _flow(dataset, frozen, _job(config, model, identity, frozen, attempt), quiet)
-        ending = commit.commit(dataset, frozen, failures, config.quality, {"attempt": attempt} | figures)
-        ended |= {"code": int(ending.code), "reason": ending.reason, "summary": ending.summary}
+        ending = _already_complete(config, dataset)
+    else:
+        frozen = frozen_plan(config, dataset, identity, model)
+        base = reuse.adopted(dataset, identity, config.output.options)
+        ending = _attempt(dataset, frozen, _job(config, model, identity, frozen, base), identity, quiet)
+    if dataset.complete():
+        _let_readers_follow(config, dataset)
     return ending
 
 
 def frozen_plan(config: Config, dataset: Dataset, identity: Identity, model: Checkpoint) -> Plan:
-    """The dataset's plan; made and frozen where there is none yet.
+    """The dataset's plan; made and frozen where there is none yet, and the base chosen with it.
 
     Raises:
+        ConfigError: there is no such base.
         OtherDatasetError: a rival with another config was faster.
     """
     found = dataset.plan()
     # Claimed only once a plan could be made: a mistake in the config must not leave a dataset behind.
     made = None if found else plan.make(config, model, identity.dataset_digest)
-    dataset.claim(identity, config)
+    dataset.claim(identity, config, reuse.chosen(config) if made else None)
     if made:
         found = dataset.freeze(made.to_bytes())
         telemetry.event("plan frozen", splits=len(made.split_ids))
@@ -61,6 +64,24 @@ def frozen_plan(config: Config, dataset: Dataset, identity: Identity, model: Che
             "the plan is another config's", dataset.layout.plan, hint="use a new output.path"
         )
     return frozen
+
+
+def _attempt(dataset: Dataset, frozen: Plan, job: Job, identity: Identity, quiet: bool) -> Ending:
+    with _recorded(dataset, job.attempt) as ended:
+        failures, figures = _flow(dataset, frozen, job, identity, quiet)
+        ending = commit.commit(
+            dataset, frozen, failures, job.config.quality, {"attempt": job.attempt} | figures
+        )
+        ended |= {"code": int(ending.code), "reason": ending.reason, "summary": ending.summary}
+    return ending
+
+
+def _let_readers_follow(config: Config, dataset: Dataset) -> None:
+    """Move LATEST.json on; also for a dataset that was complete before: its driver may not have come to it."""
+    output = config.output
+    if output.series and output.run_date:
+        name = dataset.layout.root.rpartition("/")[2]
+        Series(output.series, output.options).advance(name, output.run_date, Facts.of(dataset))
 
 
 def moved_sources(config: Config, frozen: Plan) -> list[str]:
@@ -82,7 +103,7 @@ def _already_complete(config: Config, dataset: Dataset) -> Ending:
     return Ending(ExitCode.SOURCE_MOVED, reason, ending.summary)
 
 
-def _job(config: Config, model: Checkpoint, identity: Identity, frozen: Plan, attempt: str) -> Job:
+def _job(config: Config, model: Checkpoint, identity: Identity, frozen: Plan, base: Base | None) -> Job:
     return Job(
         config=config,
         columns=frozen.columns,
@@ -90,19 +111,21 @@ def _job(config: Config, model: Checkpoint, identity: Identity, frozen: Plan, at
         revision=model.revision,
         vector_digest=identity.vector_digest,
         tokenizer_digest=model.tokenizer_digest,
-        attempt=attempt,
+        attempt=f"{_now():%Y%m%dT%H%M%SZ}-{secrets.token_hex(4)}",
+        base=base.path if base else None,
     )
 
 
-def _flow(dataset: Dataset, frozen: Plan, job: Job, quiet: bool) -> tuple[list[Failure], dict[str, Any]]:
+def _flow(
+    dataset: Dataset, frozen: Plan, job: Job, identity: Identity, quiet: bool
+) -> tuple[list[Failure], dict[str, Any]]:
     """Do the pending splits; the failures among them, and figures of the run."""
-    present = dataset.shards()
-    pending = frozen.pending(present)
+    pending = frozen.pending(dataset.shards())
     failures: list[Failure] = []
     ledger = Ledger(dataset, job.attempt)
     progress = Progress(len(frozen.split_ids), len(frozen.split_ids) - len(pending.split_ids), quiet)
     if len(pending.split_ids):
-        with progress, closing(flow.run(pending, job)) as arrivals:
+        with progress, closing(_arrivals(dataset, pending, job, identity)) as arrivals:
             try:
                 for arrived in arrivals:
                     progress.add(arrived)
@@ -121,6 +144,35 @@ def _flow(dataset: Dataset, frozen: Plan, job: Job, quiet: bool) -> tuple[list[F
         "storage_requests": dict(telemetry.requests),
         "storage_retries": dict(telemetry.retries),
     }
+
+
+def _arrivals(
+    dataset: Dataset, pending: Plan, job: Job, identity: Identity
+) -> Generator[ShardRecord | Failure, None, None]:
+    """What becomes of the pending splits: those that can be copied first, then what the flow does."""
+    copied: set[str] = set()
+    if job.base:
+        base = reuse.base_of(job.base, job.config.output.options)
+        for record in reuse.copy(base, dataset, identity, pending):
+            copied.add(record.split_id)
+            yield record
+        telemetry.event("shards copied", base=job.base, shards=len(copied), of=len(pending.split_ids))
+        pending = pending.pending(copied)
+        if len(pending.split_ids):
+            with flow.cluster():
+                _match(dataset, pending, job, base)
+                yield from flow.run(pending, job)
+    elif len(pending.split_ids):
+        yield from flow.run(pending, job)
+
+
+def _match(dataset: Dataset, pending: Plan, job: Job, base: Base) -> None:
+    """Look the pending splits' texts up in the whole base, once for all attempts at the dataset."""
+    store, done = dataset.storage, dataset.layout.matches_done
+    if job.config.reuse.match == "dataset" and not store.exists(done):
+        telemetry.event("matching", base=base.path, splits=len(pending.split_ids))
+        telemetry.event("matched", documents=flow.match(pending, job, base))
+        store.put(done, b"")
 
 
 @contextmanager

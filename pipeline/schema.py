@@ -70,7 +70,9 @@ RECORD = pa.schema(
     [
         pa.field("split_id", pa.string(), nullable=False),
         pa.field("rows", pa.int64(), nullable=False),
+        pa.field("reused", pa.int64(), nullable=False),
         pa.field("rejects", pa.int64(), nullable=False),
+        pa.field("transient", pa.int64(), nullable=False),
         pa.field("tokens", pa.int64(), nullable=False),
         pa.field("computed_tokens", pa.int64(), nullable=False),
         pa.field("truncated", pa.int64(), nullable=False),
@@ -88,7 +90,11 @@ RECORD = pa.schema(
         pa.field("attempt", pa.string(), nullable=False),
     ]
 )
-"""The shard record: a row of the ledger and of the manifest, and what a shard's footer tells of it."""
+"""The shard record: a row of the ledger and of the manifest, and what a shard's footer tells of it.
+
+reused: rows whose vectors an older dataset had.  transient: rejects that may be mended by another try.
+tokens: of all rows; computed_tokens: those that the model ran.
+"""
 
 
 CHUNK = pa.schema(

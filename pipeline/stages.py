@@ -4,8 +4,8 @@ Nothing here knows Ray. A stage never raises: an exception would end the whole j
 a split travels on as data, and the stages after it let it pass.
 
 Into the flow goes a row a scan, with a `note` alone. A row between stages is a split's: `split_id`; `note`,
-a JSON object with everything small; and the cells `rows`, `rejects` (Arrow IPC), `ids`, `lengths`, `windows`
-and `vectors` (bare buffers).
+a JSON object with everything small; and the cells `rows`, `reused`, `rejects` (Arrow IPC), `order`, `ids`,
+`lengths`, `windows` and `vectors` (bare buffers).
 """
 
 import functools
@@ -22,7 +22,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline import checkpoint, reader, schema, telemetry, vectors, writer
+from pipeline import checkpoint, reader, reuse, schema, telemetry, vectors, writer
 from pipeline.batching import TokenBatch
 from pipeline.config import Config
 from pipeline.dataset import Dataset, Identity, ShardRecord
@@ -36,7 +36,8 @@ from pipeline.recipe import Recipe
 from pipeline.tokenizer import Tokenizer
 from pipeline.windows import Windows, prefixed, room, windows
 
-CELLS = ("rows", "rejects", "ids", "lengths", "windows", "vectors")
+CELLS = ("rows", "reused", "order", "rejects", "ids", "lengths", "windows", "vectors")
+PASSED_ON = ("rows", "reused", "order", "rejects")
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,7 @@ class Job:
     tokenizer_digest: str
     attempt: str
     threads: int | None = None
+    base: str | None = None
 
     def replica(self) -> checkpoint.Checkpoint:
         """The driver's checkpoint, on this node.
@@ -63,6 +65,15 @@ class Job:
         if Identity.of(self.config, found).vector_digest != self.vector_digest:
             raise ModelError("this node has another checkpoint than the driver", str(found.folder))
         return found
+
+    def known(self, split_id: str, parts: Sequence[Part], hashes: pa.Array) -> pa.Table | None:
+        """Documents of the base with some of these hashes, `reuse.packed`; None where there are none."""
+        if self.base is None:
+            return None
+        if self.config.reuse.match == "dataset":
+            return reuse.load(Dataset.of(self.config), split_id)
+        files = [part.piece.source_file for part in parts]
+        return reuse.base_of(self.base, self.config.output.options).known(files, hashes)
 
     def tokenizer(self) -> Tokenizer:
         """The driver's tokenizer, on this node.
@@ -120,6 +131,12 @@ def feed_row(scan: Sequence[Split]) -> dict[str, str]:
     return {"note": json.dumps({"splits": splits})}
 
 
+def splits_of(row: pa.Table) -> list[Split]:
+    """What `feed_row` made of a scan."""
+    splits = json.loads(row.column("note")[0].as_py())["splits"]
+    return [(split["split_id"], [Piece(**piece) for piece in split["pieces"]]) for split in splits]
+
+
 def result(note: str) -> ShardRecord | Failure:
     """What left the flow for one split."""
     content = json.loads(note)
@@ -130,11 +147,10 @@ def result(note: str) -> ShardRecord | Failure:
 
 def read(row: pa.Table, job: Job) -> Iterator[pa.Table]:
     """Read and tokenise the splits of a scan, one after the other."""
-    splits = json.loads(row.column("note")[0].as_py())["splits"]
-    pieces = [Piece(**piece) for split in splits for piece in split["pieces"]]
-    parts = reader.parts(pieces, job.config, job.columns)
-    for split in splits:
-        entering = _row(split["split_id"], {"pieces": split["pieces"]})
+    splits = splits_of(row)
+    parts = reader.parts([piece for _, pieces in splits for piece in pieces], job.config, job.columns)
+    for split_id, pieces in splits:
+        entering = _row(split_id, {"pieces": [asdict(piece) for piece in pieces]})
         yield _guarded("read", entering, lambda split_id, note, _: _read(split_id, note, parts, job))
 
 
@@ -190,8 +206,7 @@ class Encode:
         }
         note["dimension"] = found.shape[1]
         note["too_large"] = np.flatnonzero(too_large).tolist()
-        kept = {name: cells[name] for name in ("rows", "rejects")}
-        return _row(split_id, note, **kept, vectors=found)
+        return _row(split_id, note, **{name: cells.get(name) for name in PASSED_ON}, vectors=found)
 
 
 def _read(split_id: str, note: dict[str, Any], parts: Iterator[Part], job: Job) -> pa.Table:
@@ -199,6 +214,11 @@ def _read(split_id: str, note: dict[str, Any], parts: Iterator[Part], job: Job) 
     found = list(itertools.islice(parts, len(note["pieces"])))
     documents = reader.usable(found)
     texts = pa.chunked_array([part.texts for part in documents], pa.large_string()).combine_chunks()
+    rows = pa.concat_tables([part.rows for part in documents])
+    text_bytes = pc.sum(pc.binary_length(texts)).as_py() or 0
+    document_R, reused = _reused(job, split_id, found, rows)
+    new_N = np.setdiff1d(np.arange(len(texts)), document_R)
+    texts, rows = texts.take(pa.array(new_N)), rows.take(pa.array(new_N))
     read = time.perf_counter()
     tokenizer = job.tokenizer()
     hits, misses = tokenizer.cache.hits, tokenizer.cache.misses
@@ -206,25 +226,41 @@ def _read(split_id: str, note: dict[str, Any], parts: Iterator[Part], job: Job) 
     note["pieces"] = [part.consumed() for part in found]
     note["figures"] = {
         "attempt": job.attempt,
-        "text_bytes": pc.sum(pc.binary_length(texts)).as_py() or 0,
+        "text_bytes": text_bytes,
         "read_bytes": telemetry.read_bytes.total() - read_before,
         "read_seconds": read - started,
         "tokenize_seconds": time.perf_counter() - read,
         "cache_hits": tokenizer.cache.hits - hits,
         "cache_misses": tokenizer.cache.misses - misses,
     }
-    rows = _with_tokens(pa.concat_tables([part.rows for part in documents]), tokens, windowed, job.recipe)
+    rows = _with_tokens(rows, tokens, windowed, job.recipe)
     final = schema.rows_schema(job.columns, job.recipe.chunked)
     averaged = job.recipe.long_text == "mean_of_chunks"
+    document_E = new_N[windowed.text] if windowed and job.recipe.chunked else new_N
     return _row(
         split_id,
         note,
         rows=table_to_buffer(rows.select(final.names).cast(final)),
+        reused=table_to_buffer(reused) if reused else None,
+        order=np.concatenate([document_E, document_R]) if reused else None,
         rejects=table_to_buffer(pa.concat_tables([part.rejects for part in documents])),
         ids=tokens.ids,
         lengths=tokens.lengths,
         windows=np.bincount(windowed.text, minlength=rows.num_rows) if windowed and averaged else None,
     )
+
+
+def _reused(job: Job, split_id: str, parts: Sequence[Part], rows: pa.Table) -> tuple[Ints, pa.Table | None]:
+    """Of the documents whose vectors the base has: (R,) for each row its document, and the rows."""
+    hashes = rows.column("text_hash").combine_chunks()
+    known = job.known(split_id, parts, hashes)
+    if known is None:
+        return np.zeros(0, np.int64), None
+    document_R, stored = reuse.matched(known, hashes)
+    reused = rows.take(pa.array(document_R))
+    for field, column in zip(stored.schema, stored.columns, strict=True):
+        reused = reused.append_column(field, column)
+    return document_R, reused
 
 
 def _tokenized(texts: pa.Array, tokenizer: Tokenizer, recipe: Recipe) -> tuple[TokenBatch, Windows | None]:
@@ -262,6 +298,8 @@ def _write(split_id: str, note: dict[str, Any], cells: Mapping[str, pa.Buffer], 
         pieces=note["pieces"],
         vector=job.recipe.vector,
         too_large=too_large,
+        reused=buffer_to_table(cells["reused"]) if "reused" in cells else None,
+        order=np.frombuffer(cells["order"], np.int64) if "order" in cells else None,
     )
     record = writer.write(Dataset.of(job.config), contents, note["figures"])
     return _row(split_id, {"record": asdict(record)})

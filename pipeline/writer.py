@@ -21,10 +21,12 @@ from pipeline.errors import ExistsError
 class Contents:
     """What goes into one shard.
 
-    rows: of `schema.rows_schema`, in source order.  vectors: (rows, D) float32.
+    rows: of `schema.rows_schema`.  vectors: (rows, D) float32.
     rejects: of `schema.REJECTS`.  pieces: the range that was consumed of each piece.
     vector: how vectors are stored (`vectors.store`).
     too_large: (rows,) bool, those for which memory did not suffice.
+    reused: further rows, with vectors as they are stored, of `schema.shard_schema`.
+    order: (rows + reused,) by which all rows are sorted; None where `rows` are in order, and are all.
     """
 
     split_id: str
@@ -34,6 +36,8 @@ class Contents:
     pieces: Sequence[Mapping[str, Any]]
     vector: str = "float32"
     too_large: npt.NDArray[np.bool_] | None = None
+    reused: pa.Table | None = None
+    order: npt.NDArray[np.int64] | None = None
 
 
 def write(dataset: Dataset, contents: Contents, figures: Mapping[str, Any]) -> ShardRecord:
@@ -46,9 +50,10 @@ def write(dataset: Dataset, contents: Contents, figures: Mapping[str, Any]) -> S
         StorageError: storage failed; nothing is committed.
     """
     contents = _reject_non_finite(contents)
+    table = _table(contents)
     rejects_file = _write_rejects(dataset, contents)
-    record = _record(contents, rejects_file, figures)
-    data = _shard_bytes(contents, record)
+    record = _record(contents, table, rejects_file, figures)
+    data = _shard_bytes(table, record)
     path = dataset.layout.shard(contents.split_id)
     try:
         dataset.storage.put_if_absent(path, data)
@@ -100,8 +105,12 @@ def _reject_non_finite(contents: Contents) -> Contents:
         "text": pa.nulls(len(first), pa.string()),
     }
     kept = ~np.isin(document_N, bad_documents)
+    order = contents.order
+    if order is not None:
+        order = np.concatenate([order[: len(kept)][kept], order[len(kept) :]])
     return replace(
         contents,
+        order=order,
         rows=contents.rows.filter(pa.array(kept)),
         vectors=contents.vectors[kept],
         rejects=pa.concat_tables([contents.rejects, pa.Table.from_pydict(rejects, schema=schema.REJECTS)]),
@@ -120,30 +129,32 @@ def _write_rejects(dataset: Dataset, contents: Contents) -> str | None:
     return path.rsplit("/", 1)[-1]
 
 
-def _record(contents: Contents, rejects_file: str | None, figures: Mapping[str, Any]) -> ShardRecord:
-    n_tokens = contents.rows.column("n_tokens").to_numpy()
-    truncated = contents.rows.column("truncated").to_numpy()
+def _record(
+    contents: Contents, table: pa.Table, rejects_file: str | None, figures: Mapping[str, Any]
+) -> ShardRecord:
+    rejects = contents.rejects
     return ShardRecord(
         split_id=contents.split_id,
-        rows=contents.rows.num_rows,
-        rejects=contents.rejects.num_rows,
-        tokens=int(n_tokens.sum()),
-        truncated=int(truncated.sum()),
-        content_digest=content_digest(_table(contents)),
+        rows=table.num_rows,
+        reused=contents.reused.num_rows if contents.reused else 0,
+        rejects=rejects.num_rows,
+        transient=rejects.num_rows - (pc.sum(rejects.column("permanent")).as_py() or 0),
+        tokens=pc.sum(table.column("n_tokens")).as_py() or 0,
+        truncated=pc.sum(table.column("truncated")).as_py() or 0,
+        content_digest=content_digest(table),
         rejects_file=rejects_file,
-        pieces=[dict(piece) | _counts(piece, contents) for piece in contents.pieces],
+        pieces=[dict(piece) | _counts(piece, table, rejects) for piece in contents.pieces],
         **figures,
     )
 
 
-def _counts(piece: Mapping[str, Any], contents: Contents) -> dict[str, int]:
+def _counts(piece: Mapping[str, Any], documents: pa.Table, rejects: pa.Table) -> dict[str, int]:
     """Documents and rejects that came from one piece."""
     source_file = f"{piece['source']}/{piece['file']}"
     counts = {}
-    documents = contents.rows
     if "chunk" in documents.column_names:
         documents = documents.filter(pc.equal(documents.column("chunk"), 0))
-    for name, table in (("rows", documents), ("rejects", contents.rejects)):
+    for name, table in (("rows", documents), ("rejects", rejects)):
         rows = table.column("source_row").to_numpy()
         inside = (rows >= piece["start"]) & (rows < piece["stop"])
         inside &= table.column("source_file").to_numpy() == source_file
@@ -152,16 +163,21 @@ def _counts(piece: Mapping[str, Any], contents: Contents) -> dict[str, int]:
 
 
 def _table(contents: Contents) -> pa.Table:
+    """The shard: what was embedded and what was reused, in the order of the source."""
     fields = vectors.stored_fields(contents.vector, contents.vectors.shape[1])
     table = contents.rows
     for field, column in zip(fields, vectors.store(contents.vectors, contents.vector), strict=True):
         table = table.append_column(field, column)
     final = schema.shard_schema(contents.rows.schema, fields)
-    return table.select(final.names).cast(final)
+    table = table.select(final.names).cast(final)
+    if contents.reused is None or contents.order is None:
+        return table
+    table = pa.concat_tables([table, contents.reused.select(final.names).cast(final)])
+    return table.take(pa.array(np.argsort(contents.order, kind="stable")))
 
 
-def _shard_bytes(contents: Contents, record: ShardRecord) -> bytes:
-    table = _table(contents).replace_schema_metadata({schema.RECORD_KEY: record.to_json()})
+def _shard_bytes(table: pa.Table, record: ShardRecord) -> bytes:
+    table = table.replace_schema_metadata({schema.RECORD_KEY: record.to_json()})
     sink = pa.BufferOutputStream()
     pq.write_table(
         table,
