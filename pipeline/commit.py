@@ -27,7 +27,10 @@ from pipeline.plan import Plan, source_files
 from pipeline.stages import Failure
 
 TRIES = 10
-TOTALS = ("rows", "rejects", "tokens", "computed_tokens", "truncated", "text_bytes", "file_bytes")
+TOTALS = (
+    "rows", "rejects", "tokens", "computed_tokens", "truncated", "text_bytes", "file_bytes",
+    "storage_retries",
+)  # fmt: skip
 CACHE = ("cache_hits", "cache_misses")
 SECONDS = ("read_seconds", "tokenize_seconds", "encode_seconds")
 WORST_FIRST = (ExitCode.CONFIG, ExitCode.RETRYABLE, ExitCode.BUG, ExitCode.INCOMPLETE)

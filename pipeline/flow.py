@@ -9,7 +9,9 @@ import math
 import os
 import signal
 import threading
-from collections.abc import Generator, Iterator
+import time
+import uuid
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -17,11 +19,13 @@ from typing import Any
 import ray
 from ray.data import ActorPoolStrategy, DataContext, Dataset
 from ray.exceptions import RayError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from pipeline import telemetry
+from pipeline import storage, telemetry
 from pipeline.config import Compute
 from pipeline.dataset import ShardRecord
-from pipeline.errors import ResourceError, StoppedError
+from pipeline.errors import PipelineError, ResourceError, StoppedError
+from pipeline.places import Options, protocol_of
 from pipeline.plan import Plan
 from pipeline.stages import Encode, Failure, Job, feed_row, read, result, write
 
@@ -29,6 +33,8 @@ SINGLE_BLOCKS = 2000
 """Up to here each split is a block of its own, the easiest to spread; above, blocks cost too much."""
 SPLITS_PER_BLOCK = 8
 MOST_BLOCKS = 20_000
+PROBE_SECONDS, PROBE_PAUSE_SECONDS = 5.0, 0.5
+"""How long a node may take to see what this one wrote."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +45,68 @@ class Resources:
     replica_gpus: float
     threads: int | None
     replicas: tuple[int, int]
+
+
+def refuse_private_output(root: str, options: Options) -> None:
+    """Refuse an output on a file system that some node of the cluster does not share with this process.
+
+    A file that is written here must be found by a task on each node that could run a writer; it is removed
+    again. Nothing is done for a URL, or where there is one node.
+
+    Raises:
+        ResourceError: a node does not see the file; the node is named.
+    """
+    if protocol_of(root) != "file" or not (ray.is_initialized() or os.environ.get("RAY_ADDRESS")):
+        return
+    with cluster():
+        nodes = [node for node in ray.nodes() if node["Alive"]]
+        if len(nodes) > 1:
+            probe(root, options, [node for node in nodes if node["Resources"].get("CPU")])
+
+
+def probe(root: str, options: Options, nodes: Sequence[Mapping[str, Any]]) -> None:
+    """Let each node look for a file that is written here.
+
+    Raises:
+        ResourceError: a node does not see it.
+    """
+    token = uuid.uuid4().hex
+    path, store = f"{root}/.probe-{token}", storage.connect(root, options)
+    store.put(path, token.encode())
+    try:
+        found = {
+            node["NodeManagerAddress"]: _look.options(
+                scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+            ).remote(path, options, token)
+            for node in nodes
+        }
+        for address, answer in found.items():
+            if problem := _answer(answer):
+                hint = "mount the same storage there, or set output.path to a URL"
+                raise ResourceError("a node does not see this folder", root, f"{address}: {problem}", hint)
+    finally:
+        store.remove(path)
+
+
+@ray.remote(num_cpus=0, max_retries=0)
+def _look(path: str, options: Options, token: str) -> str:
+    """What is wrong with a file, as seen from this node; nothing if it holds the token."""
+    store, patience = storage.connect(path, options), time.monotonic() + PROBE_SECONDS
+    while True:
+        try:
+            return "" if store.read(path) == token.encode() else "another file is there"
+        except PipelineError as error:
+            # A network file system may take a moment to show what another node wrote.
+            if time.monotonic() > patience:
+                return str(error)
+        time.sleep(PROBE_PAUSE_SECONDS)
+
+
+def _answer(asked: Any) -> str:
+    try:
+        return str(ray.get(asked))
+    except RayError as error:
+        return f"it did not answer: {str(error).splitlines()[0]}"
 
 
 def run(pending: Plan, job: Job) -> Generator[ShardRecord | Failure, None, None]:

@@ -31,8 +31,10 @@ def run(config: Config, quiet: bool = False) -> Ending:
     identity = Identity.of(config, model)
     config = config.absolute()  # not before: where things lie is no part of the identity
     dataset = Dataset.of(config)
+    dataset.refuse_unconditional()
     if dataset.refuse_other(identity) and dataset.complete():
         return _already_complete(config, dataset)
+    flow.refuse_private_output(config.output.path, config.output.options)
     frozen = frozen_plan(config, dataset, identity, model)
     attempt = f"{_now():%Y%m%dT%H%M%SZ}-{secrets.token_hex(4)}"
     with _recorded(dataset, attempt) as ended:

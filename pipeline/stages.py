@@ -20,7 +20,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline import checkpoint, formats, schema, vectors, writer
+from pipeline import checkpoint, formats, schema, telemetry, vectors, writer
 from pipeline.batching import TokenBatch
 from pipeline.config import Config
 from pipeline.dataset import Dataset, Identity, ShardRecord
@@ -184,7 +184,7 @@ class Encode:
 
 
 def _read(split_id: str, note: dict[str, Any], job: Job) -> pa.Table:
-    started = time.perf_counter()
+    started, retries = time.perf_counter(), telemetry.retries.total()
     documents, consumed = [], []
     for values in note["pieces"]:
         piece = Piece(**values)
@@ -205,6 +205,7 @@ def _read(split_id: str, note: dict[str, Any], job: Job) -> pa.Table:
         "tokenize_seconds": time.perf_counter() - read,
         "cache_hits": tokenizer.cache.hits - hits,
         "cache_misses": tokenizer.cache.misses - misses,
+        "storage_retries": telemetry.retries.total() - retries,
     }
     rows = _with_tokens(pa.concat_tables([part.rows for part in documents]), tokens, parts, job.recipe)
     final = schema.rows_schema(job.columns, job.recipe.chunked)

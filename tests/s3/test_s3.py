@@ -18,7 +18,7 @@ from pipeline.errors import DeniedError, ExistsError, ExitCode, MissingError, Re
 from pipeline.places import Options
 from pipeline.storage import retries, s3
 from tests.conftest import write_config
-from tests.s3.conftest import KEY, READER, READER_SECRET, SECRET
+from tests.s3.server import KEY, READER, READER_SECRET, SECRET
 
 Job = Callable[..., dict[str, Any]]
 
