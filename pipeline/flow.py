@@ -35,6 +35,8 @@ SPLITS_PER_BLOCK = 8
 MOST_BLOCKS = 20_000
 PROBE_SECONDS, PROBE_PAUSE_SECONDS = 5.0, 0.5
 """How long a node may take to see what this one wrote."""
+ANSWER_SECONDS = 60.0
+"""How long it may take to say so, the start of a worker included."""
 
 
 @dataclass(frozen=True)
@@ -73,22 +75,18 @@ def probe(root: str, options: Options, nodes: Sequence[Mapping[str, Any]]) -> No
     token = uuid.uuid4().hex
     path, store = f"{root}/.probe-{token}", storage.connect(root, options)
     store.put(path, token.encode())
+    look = ray.remote(num_cpus=0, max_retries=0)(_look)
+    there = [NodeAffinitySchedulingStrategy(node["NodeID"], soft=False) for node in nodes]
     try:
-        found = {
-            node["NodeManagerAddress"]: _look.options(
-                scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-            ).remote(path, options, token)
-            for node in nodes
-        }
-        for address, answer in found.items():
+        asked = [look.options(scheduling_strategy=each).remote(path, options, token) for each in there]
+        for node, answer in zip(nodes, asked, strict=True):
             if problem := _answer(answer):
-                hint = "mount the same storage there, or set output.path to a URL"
+                address, hint = node["NodeManagerAddress"], "mount the same storage there, or use a URL"
                 raise ResourceError("a node does not see this folder", root, f"{address}: {problem}", hint)
     finally:
         store.remove(path)
 
 
-@ray.remote(num_cpus=0, max_retries=0)
 def _look(path: str, options: Options, token: str) -> str:
     """What is wrong with a file, as seen from this node; nothing if it holds the token."""
     store, patience = storage.connect(path, options), time.monotonic() + PROBE_SECONDS
@@ -104,7 +102,7 @@ def _look(path: str, options: Options, token: str) -> str:
 
 def _answer(asked: Any) -> str:
     try:
-        return str(ray.get(asked))
+        return str(ray.get(asked, timeout=ANSWER_SECONDS))
     except RayError as error:
         return f"it did not answer: {str(error).splitlines()[0]}"
 

@@ -1,26 +1,17 @@
-"""The storage seam and the main job on a real S3 server."""
+"""The storage seam on a real S3 server."""
 
-import os
 import random
-import subprocess
-import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
 from pipeline import storage, telemetry
 from pipeline.errors import DeniedError, ExistsError, ExitCode, MissingError, ReplacedError, StorageError
 from pipeline.places import Options
 from pipeline.storage import retries, s3
-from tests.conftest import write_config
 from tests.s3.server import KEY, READER, READER_SECRET, SECRET
-
-Job = Callable[..., dict[str, Any]]
 
 
 def test_conditional_writes(bucket: str) -> None:
@@ -162,22 +153,3 @@ def test_options_instead_of_the_environment(
     assert storage.connect(bucket, options).read(f"{bucket}/a") == b"1"
     with pytest.raises(DeniedError):
         storage.connect(bucket, Options(endpoint_url=s3_server, anonymous=True)).read(f"{bucket}/a")
-
-
-def test_the_job_from_s3_to_s3(bucket: str, job: Job, corpus: Path, tmp_path: Path) -> None:
-    store = storage.connect(bucket)
-    for path in corpus.glob("*.parquet"):
-        store.put(f"{bucket}/corpus/{path.name}", path.read_bytes())
-    source = job()["source"]["docs"] | {"path": f"{bucket}/corpus/*.parquet"}
-    values = job(source={"docs": source}, output={"path": f"{bucket}/out", "rows_per_shard": 10})
-    config = write_config(tmp_path / "s3.yaml", values)
-    command = [sys.executable, "-m", "pipeline", "run", str(config)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ)
-    assert done.returncode == 0, done.stderr
-    assert os.environ["AWS_SECRET_ACCESS_KEY"] not in done.stdout + done.stderr
-    shards = [pq.read_table(pa.BufferReader(store.read(info.path)))
-              for name, info in store.folder(f"{bucket}/out/data").items() if name != "_SUCCESS"]  # fmt: skip
-    keys = [key for shard in shards for key in shard.column("key").to_pylist()]
-    assert sorted(keys) == list(range(60))
-    again = subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ)
-    assert again.returncode == 0, again.stderr
