@@ -9,8 +9,10 @@ import asyncio
 import errno
 import uuid
 from collections.abc import Awaitable, Callable, Mapping
+from concurrent.futures import Future
 from contextlib import suppress
 from functools import partial
+from io import BytesIO
 from math import ceil
 from typing import Any
 
@@ -19,6 +21,7 @@ import s3fs
 from botocore.exceptions import IncompleteReadError
 from fsspec.asyn import sync_wrapper
 
+from pipeline.storage.ahead import Ahead
 from pipeline.storage.failures import code, is_unreachable, named_errors
 from pipeline.storage.objects import NamedFile, ObjectInfo, Storage
 from pipeline.storage.retries import retried
@@ -89,17 +92,37 @@ class S3(s3fs.S3FileSystem):  # type: ignore[misc]  # s3fs has no types
                 return b""
             raise
         size = int(answer.get("ContentRange", f"/{len(first)}").rsplit("/", 1)[1])
-        gate = asyncio.Semaphore(PARTS_AT_ONCE)
+        return await self._range(path, 0, size, answer["ETag"], first)
 
-        async def part(start: int) -> bytes:
+    async def _range(self, path: str, start: int, stop: int, etag: str, first: bytes = b"") -> bytes:
+        """The bytes [start, stop) of one version, in parts that are read at the same time.
+
+        Args:
+            first: those of them that are here already.
+        """
+        if stop - start <= max(PART_BYTES, len(first)):
+            return first or (await self._get(path, start, stop, etag))[0]
+        # Filled in place, and handed out without a copy: joining parts would touch twice the memory.
+        whole, gate = BytesIO(), asyncio.Semaphore(PARTS_AT_ONCE)
+        whole.seek(stop - start - 1)
+        whole.write(b"\0")
+        whole.seek(0)
+        whole.write(first)
+
+        async def part(at: int) -> None:
             async with gate:
-                return (await self._get(path, start, min(start + PART_BYTES, size), answer["ETag"]))[0]
+                data, _ = await self._get(path, at, min(at + PART_BYTES, stop), etag)
+            whole.seek(at - start)
+            whole.write(data)
 
-        rest = await asyncio.gather(*(part(start) for start in range(len(first), size, PART_BYTES)))
-        return b"".join([first, *rest])
+        await asyncio.gather(*(part(at) for at in range(start + len(first), stop, PART_BYTES)))
+        return whole.getvalue()
+
+    def ask(self, path: str, etag: str, start: int, stop: int) -> Future[bytes]:
+        """The bytes [start, stop) of one version, as soon as they are here."""
+        return asyncio.run_coroutine_threadsafe(self._range(path, start, stop, etag), self.loop)
 
     read = sync_wrapper(_read)
-    get_range = sync_wrapper(_get)
 
     async def _publish(self, path: str, data: bytes, condition: Mapping[str, str], nonce: str) -> None:
         """Write an object if the condition holds, whole or not at all."""
@@ -216,10 +239,16 @@ async def _parts(count: int, send: Callable[[int], Awaitable[str]]) -> list[dict
 class _File(s3fs.S3File):  # type: ignore[misc]  # s3fs has no types
     """An object to read, of the version that it had when it was opened."""
 
+    def __init__(self, filesystem: S3, path: str, mode: str, **options: Any) -> None:
+        super().__init__(filesystem, path, mode, **options)
+        self.ahead = Ahead(partial(filesystem.ask, path, self.details["ETag"]), self.size, PART_BYTES)
+
     def _fetch_range(self, start: int, stop: int) -> bytes:
-        if start >= stop:
-            return b""
-        return bytes(self.fs.get_range(self.path, start, stop, self.details["ETag"])[0])
+        return self.ahead.read(start, stop) if start < stop else b""
+
+    def close(self) -> None:
+        self.ahead.drop()
+        super().close()
 
 
 class S3Storage(Storage):
