@@ -2,6 +2,7 @@
 
 Only where reads follow each other, and never more than was read in a row before, nor than a part: who jumps
 about pays for nothing, who stops has fetched at most twice what was read. Costs the memory of two parts.
+A small object is fetched whole at the first read: a request costs more than its bytes.
 """
 
 from collections.abc import Callable
@@ -15,17 +16,21 @@ class Ahead:
     """The bytes of one object, by one reader at a time.
 
     Args:
-        part: the most bytes to have on their way.
+        part: the most bytes to have on their way.  small: the most bytes of a small object.
     """
 
-    def __init__(self, request: Request, size: int, part: int) -> None:
-        self.request, self.size, self.part = request, size, part
+    def __init__(self, request: Request, size: int, part: int, small: int = 0) -> None:
+        self.request, self.size, self.part, self.small = request, size, part, small
         self.position, self.in_a_row = -1, 0
         self.at, self.held = 0, b""
         self.coming: tuple[int, Future[bytes]] | None = None
 
     def read(self, start: int, stop: int) -> bytes:
-        """The bytes [start, stop)."""
+        """The bytes [start, stop), as far as there are any."""
+        stop = min(stop, self.size)
+        if self.size <= self.small:
+            self.held = self.held or (self.request(0, self.size).result() if self.size else b"")
+            return self.held[start:stop]
         self.in_a_row = self.in_a_row + stop - start if start == self.position else 0
         self.position = stop
         if not self.in_a_row:

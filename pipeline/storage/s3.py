@@ -29,6 +29,8 @@ from pipeline.storage.retries import retried
 PART_BYTES = 16 << 20
 """What one request reads or writes of a large object: a cut connection costs no more."""
 PARTS_AT_ONCE = 8
+SMALL_BYTES = 128 << 10
+"""Up to here any read of an object reads all of it."""
 MULTIPART_BYTES = 64 << 20
 """Up to here one request writes an object."""
 COPY_BYTES, COPY_PART_BYTES = 1 << 30, 256 << 20
@@ -241,10 +243,11 @@ class _File(s3fs.S3File):  # type: ignore[misc]  # s3fs has no types
 
     def __init__(self, filesystem: S3, path: str, mode: str, **options: Any) -> None:
         super().__init__(filesystem, path, mode, **options)
-        self.ahead = Ahead(partial(filesystem.ask, path, self.details["ETag"]), self.size, PART_BYTES)
+        ask = partial(filesystem.ask, path, self.details["ETag"])
+        self.ahead = Ahead(ask, self.size, PART_BYTES, SMALL_BYTES)
 
     def _fetch_range(self, start: int, stop: int) -> bytes:
-        return self.ahead.read(start, stop) if start < stop else b""
+        return self.ahead.read(start, stop)
 
     def close(self) -> None:
         self.ahead.drop()

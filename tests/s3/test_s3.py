@@ -110,7 +110,8 @@ def test_objects_of_all_sizes_are_read_whole_and_of_one_version(
         store.filesystem.pipe_file(path, data)
         assert store.read(path) == data
         with store.open(path) as file:
-            assert file.read() == data
+            assert file.read(size + 100) == data
+            assert file.read(100) == b""
             file.seek(size // 2)
             assert file.read(100) == data[size // 2 :][:100]
     with store.open(path) as file:
