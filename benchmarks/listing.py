@@ -3,7 +3,7 @@
     python -m benchmarks.listing [OBJECTS]
 
 Small text objects in a hundred folders of a bucket of SeaweedFS on this machine. Listing and planning run in
-a process of their own each, whose peak memory is told; what Python, Arrow and the drivers take before is, too.
+a process of their own each; its peak memory is told, and what Python, Arrow and the drivers took before.
 """
 
 import json

@@ -100,10 +100,12 @@ def test_a_server_that_is_not_there_is_said_to_be_soon(bucket: str, monkeypatch:
         gone.read(f"{bucket}/a")
 
 
+@pytest.mark.parametrize("small", [0, s3.SMALL_BYTES])
 def test_objects_of_all_sizes_are_read_whole_and_of_one_version(
-    bucket: str, monkeypatch: pytest.MonkeyPatch
+    small: int, bucket: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store, path = storage.connect(bucket), f"{bucket}/a"
+    monkeypatch.setattr(s3, "SMALL_BYTES", small)
     monkeypatch.setattr(s3, "PART_BYTES", 1000)
     for size in (0, 1, 999, 1000, 1001, 12_345):
         data = random.Random(size).randbytes(size)
@@ -114,6 +116,8 @@ def test_objects_of_all_sizes_are_read_whole_and_of_one_version(
             assert file.read(100) == b""
             file.seek(size // 2)
             assert file.read(100) == data[size // 2 :][:100]
+            assert file.read(100) == data[size // 2 :][100:200]
+            assert file.read() == data[size // 2 :][200:]
     with store.open(path) as file:
         store.filesystem.pipe_file(path, b"another")
         with pytest.raises(ReplacedError, match="another version"):
