@@ -8,7 +8,7 @@ READY := $(VENV)/.ready
 export RAY_AUTH_MODE ?= disabled
 unexport RAY_ADDRESS
 
-.PHONY: help demo test test-slow lint bench bench-tokenizer bench-encoder distill docs lock clean
+.PHONY: help demo test test-slow lint bench bench-tokenizer bench-encoder bench-storage distill docs lock clean
 help:            ## show this list
 	@grep -hE '^[a-z-]+: .*##|^[a-z-]+:  +##' Makefile | sed -E 's/:.*## /\t/' | expand -t 17
 
@@ -46,6 +46,10 @@ distill: $(READY)  ## make albert-mini anew (an hour and a half on two cores, in
 
 bench-encoder: $(READY)   ## ours beside transformers, sentence-transformers and the bare matrix product
 	$(BIN)/python -m benchmarks.encoder $(CORPORA) --model $(or $(MODEL),albert-mini)
+
+bench-storage: $(READY)   ## reading beside pyarrow and s3fs; listing and planning 100,000 objects
+	$(BIN)/python -m benchmarks.reading
+	$(BIN)/python -m benchmarks.listing
 
 docs: $(READY)   ## make the pages that are made from code
 	$(BIN)/python -m docs.configuration

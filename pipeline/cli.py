@@ -143,6 +143,7 @@ def _plan(arguments: argparse.Namespace) -> tuple[ExitCode, str]:
     model = usable_checkpoint(job)
     identity = Identity.of(job, model)
     dataset = Dataset.of(job)
+    dataset.refuse_unconditional()
     found = dataset.plan() if dataset.refuse_other(identity) else None
     made = plan.Plan.from_bytes(found) if found else plan.make(job, model, identity.dataset_digest)
     by_rows = made.pieces.filter(pc.equal(made.pieces.column("unit"), "rows").fill_null(False))

@@ -28,7 +28,8 @@ from pipeline.stages import Failure
 
 TRIES = 10
 TOTALS = (
-    "rows", "rejects", "tokens", "computed_tokens", "truncated", "text_bytes", "read_bytes", "file_bytes",
+    "rows", "reused", "rejects", "transient", "tokens", "computed_tokens", "truncated", "text_bytes",
+    "read_bytes", "file_bytes", "storage_retries",
 )  # fmt: skip
 CACHE = ("cache_hits", "cache_misses")
 SECONDS = ("read_seconds", "tokenize_seconds", "encode_seconds")

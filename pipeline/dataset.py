@@ -134,10 +134,11 @@ class ShardRecord:
     cache_hits: int
     cache_misses: int
     attempt: str
+    storage_retries: int = 0
     file_bytes: int = 0
 
     def to_json(self) -> str:
-        """For the footer; the size of the file is not known there."""
+        """For the footer; the size of the file, and how often its own write is tried, are not known there."""
         return json.dumps(dataclasses.asdict(self))
 
     @classmethod
@@ -164,6 +165,15 @@ class Dataset:
     def of(cls, config: Config) -> Self:
         """The dataset that a config writes."""
         return cls(config.output.path, config.output.options)
+
+    def refuse_unconditional(self) -> None:
+        """Refuse a storage on which writers of one dataset could undo each other's work.
+
+        Raises:
+            ConfigError: its storage has no conditional replacement.
+        """
+        if not self.storage.conditional:
+            raise storage.unconditional(self.layout.root)
 
     def identity(self) -> Identity | None:
         """Whose dataset this is; None while it is nobody's."""

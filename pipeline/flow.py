@@ -9,7 +9,9 @@ import math
 import os
 import signal
 import threading
-from collections.abc import Generator, Iterator
+import time
+import uuid
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -17,11 +19,13 @@ from typing import Any
 import ray
 from ray.data import ActorPoolStrategy, DataContext, Dataset
 from ray.exceptions import RayError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from pipeline import matching, telemetry
+from pipeline import matching, storage, telemetry
 from pipeline.config import Compute
 from pipeline.dataset import ShardRecord
-from pipeline.errors import ResourceError, StoppedError
+from pipeline.errors import PipelineError, ResourceError, StoppedError
+from pipeline.places import Options, protocol_of
 from pipeline.plan import Plan
 from pipeline.reuse import Base
 from pipeline.stages import Encode, Failure, Job, feed_row, read, result, write
@@ -32,10 +36,12 @@ SPLITS_PER_BLOCK = 8
 MOST_BLOCKS = 20_000
 BLOCK_BYTES = 1 << 20
 """A reader's splits go on when this much of them is made: Ray's own 128 MB would keep replicas waiting."""
-
-
 SHUFFLE_BLOCK_BYTES = 128 << 20
 MOST_PARTITIONS = 1000
+PROBE_SECONDS, PROBE_PAUSE_SECONDS = 5.0, 0.5
+"""How long a node may take to see what this one wrote."""
+ANSWER_SECONDS = 60.0
+"""How long it may take to say so, the start of a worker included."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +52,64 @@ class Resources:
     replica_gpus: float
     threads: int | None
     replicas: tuple[int, int]
+
+
+def refuse_private_output(root: str, options: Options) -> None:
+    """Refuse an output on a file system that some node of the cluster does not share with this process.
+
+    A file that is written here must be found by a task on each node that could run a writer; it is removed
+    again. Nothing is done for a URL, or where there is one node.
+
+    Raises:
+        ResourceError: a node does not see the file; the node is named.
+    """
+    if protocol_of(root) != "file" or not (ray.is_initialized() or os.environ.get("RAY_ADDRESS")):
+        return
+    with cluster():
+        nodes = [node for node in ray.nodes() if node["Alive"]]
+        if len(nodes) > 1:
+            probe(root, options, [node for node in nodes if node["Resources"].get("CPU")])
+
+
+def probe(root: str, options: Options, nodes: Sequence[Mapping[str, Any]]) -> None:
+    """Let each node look for a file that is written here.
+
+    Raises:
+        ResourceError: a node does not see it.
+    """
+    token = uuid.uuid4().hex
+    path, store = f"{root}/.probe-{token}", storage.connect(root, options)
+    store.put(path, token.encode())
+    look = ray.remote(num_cpus=0, max_retries=0)(_look)
+    there = [NodeAffinitySchedulingStrategy(node["NodeID"], soft=False) for node in nodes]
+    try:
+        asked = [look.options(scheduling_strategy=each).remote(path, options, token) for each in there]
+        for node, answer in zip(nodes, asked, strict=True):
+            if problem := _answer(answer):
+                address, hint = node["NodeManagerAddress"], "mount the same storage there, or use a URL"
+                raise ResourceError("a node does not see this folder", root, f"{address}: {problem}", hint)
+    finally:
+        store.remove(path)
+
+
+def _look(path: str, options: Options, token: str) -> str:
+    """What is wrong with a file, as seen from this node; nothing if it holds the token."""
+    store, patience = storage.connect(path, options), time.monotonic() + PROBE_SECONDS
+    while True:
+        try:
+            return "" if store.read(path) == token.encode() else "another file is there"
+        except PipelineError as error:
+            # A network file system may take a moment to show what another node wrote.
+            if time.monotonic() > patience:
+                return str(error)
+        time.sleep(PROBE_PAUSE_SECONDS)
+
+
+def _answer(asked: Any) -> str:
+    try:
+        return str(ray.get(asked, timeout=ANSWER_SECONDS))
+    except RayError as error:
+        return f"it did not answer: {str(error).splitlines()[0]}"
 
 
 def run(pending: Plan, job: Job) -> Generator[ShardRecord | Failure, None, None]:

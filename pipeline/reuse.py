@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 from pipeline import schema, telemetry
 from pipeline.config import Config
 from pipeline.dataset import Dataset, Identity, ShardRecord
-from pipeline.errors import ConfigError, MissingError
+from pipeline.errors import ConfigError, ExistsError, MissingError, ReplacedError
 from pipeline.places import Options
 from pipeline.plan import Plan
 from pipeline.ragged import Ints
@@ -168,9 +168,11 @@ def _copy(base: Base, dataset: Dataset, record: dict[str, Any]) -> ShardRecord |
                 old.rejects_file(record["rejects_file"]), new.rejects_file(record["rejects_file"])
             )
         store.copy_if_absent(old.shard(record["split_id"]), new.shard(record["split_id"]))
-    except MissingError as error:  # it is pruned under our hands: then it is embedded
+    except (MissingError, ReplacedError) as error:  # it is pruned under our hands: then it is embedded
         telemetry.event("not copied", split=record["split_id"], reason=str(error))
         return None
+    except ExistsError:  # a rival embedded it
+        return dataset.footer(store.info(new.shard(record["split_id"])))
     return ShardRecord(**record)
 
 

@@ -33,9 +33,11 @@ def run(config: Config, quiet: bool = False) -> Ending:
     identity = Identity.of(config, model)
     config = config.absolute()  # not before: where things lie is no part of the identity
     dataset = Dataset.of(config)
+    dataset.refuse_unconditional()
     if dataset.refuse_other(identity) and dataset.complete():
         ending = _already_complete(config, dataset)
     else:
+        flow.refuse_private_output(config.output.path, config.output.options)
         frozen = frozen_plan(config, dataset, identity, model)
         base = reuse.adopted(dataset, identity, config.output.options)
         ending = _attempt(dataset, frozen, _job(config, model, identity, frozen, base), identity, quiet)
@@ -77,7 +79,7 @@ def _attempt(dataset: Dataset, frozen: Plan, job: Job, identity: Identity, quiet
 
 
 def _let_readers_follow(config: Config, dataset: Dataset) -> None:
-    """Move LATEST.json on; also for a dataset that was complete before: its driver may not have come to it."""
+    """Move LATEST.json on; also for one that was complete before, whose driver may not have come to it."""
     output = config.output
     if output.series and output.run_date:
         name = dataset.layout.root.rpartition("/")[2]

@@ -87,6 +87,7 @@ RECORD = pa.schema(
         pa.field("encode_seconds", pa.float64(), nullable=False),
         pa.field("cache_hits", pa.int64(), nullable=False),
         pa.field("cache_misses", pa.int64(), nullable=False),
+        pa.field("storage_retries", pa.int64(), nullable=False),
         pa.field("attempt", pa.string(), nullable=False),
     ]
 )

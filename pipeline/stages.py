@@ -210,7 +210,8 @@ class Encode:
 
 
 def _read(split_id: str, note: dict[str, Any], parts: Iterator[Part], job: Job) -> pa.Table:
-    started, read_before = time.perf_counter(), telemetry.read_bytes.total()
+    started, retries = time.perf_counter(), telemetry.retries.total()
+    read_before = telemetry.read_bytes.total()
     found = list(itertools.islice(parts, len(note["pieces"])))
     documents = reader.usable(found)
     texts = pa.chunked_array([part.texts for part in documents], pa.large_string()).combine_chunks()
@@ -232,6 +233,7 @@ def _read(split_id: str, note: dict[str, Any], parts: Iterator[Part], job: Job) 
         "tokenize_seconds": time.perf_counter() - read,
         "cache_hits": tokenizer.cache.hits - hits,
         "cache_misses": tokenizer.cache.misses - misses,
+        "storage_retries": telemetry.retries.total() - retries,
     }
     rows = _with_tokens(rows, tokens, windowed, job.recipe)
     final = schema.rows_schema(job.columns, job.recipe.chunked)

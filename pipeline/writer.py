@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipeline import schema, vectors
+from pipeline import schema, telemetry, vectors
 from pipeline.dataset import Dataset, ShardRecord, parquet_bytes
 from pipeline.errors import ExistsError
 
@@ -44,22 +44,24 @@ def write(dataset: Dataset, contents: Contents, figures: Mapping[str, Any]) -> S
     """Commit a shard; where a rival was first, its record is what comes back.
 
     Args:
-        figures: further fields of the record: timings, the attempt.
+        figures: further fields of the record: timings, the attempt, the reader's storage retries.
 
     Raises:
         StorageError: storage failed; nothing is committed.
     """
     contents = _reject_non_finite(contents)
     table = _table(contents)
+    retries = telemetry.retries.total() - figures.get("storage_retries", 0)
     rejects_file = _write_rejects(dataset, contents)
     record = _record(contents, table, rejects_file, figures)
+    record = replace(record, storage_retries=telemetry.retries.total() - retries)
     data = _shard_bytes(table, record)
     path = dataset.layout.shard(contents.split_id)
     try:
         dataset.storage.put_if_absent(path, data)
     except ExistsError:
         return dataset.footer(dataset.storage.info(path))
-    return replace(record, file_bytes=len(data))
+    return replace(record, file_bytes=len(data), storage_retries=telemetry.retries.total() - retries)
 
 
 def content_digest(shard: pa.Table) -> str:

@@ -4,13 +4,15 @@ import datetime
 import multiprocessing
 import os
 import sys
+import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import fsspec
 import pytest
 
 from pipeline import storage, telemetry
-from pipeline.errors import ConfigError, ExistsError, MissingError, ReplacedError
+from pipeline.errors import ConfigError, ExistsError, ExitCode, MissingError, ReplacedError
 from pipeline.places import Options
 
 
@@ -44,8 +46,8 @@ def test_replace_only_over_the_expected_version(root: str) -> None:
         store.replace(f"{root}/a", b"two", None)
 
 
-def test_replace_on_a_file_system_refuses_an_old_version(tmp_path: Path) -> None:
-    path = str(tmp_path / "a")
+def test_replace_refuses_an_old_version(root: str) -> None:
+    path = f"{root}/a"
     store = storage.connect(path)
     store.put(path, b"one")
     version = store.version(path)
@@ -53,6 +55,77 @@ def test_replace_on_a_file_system_refuses_an_old_version(tmp_path: Path) -> None
     with pytest.raises(ReplacedError):
         store.replace(path, b"three", version)
     assert store.read(path) == b"two"
+
+
+def test_a_copy_is_the_same_and_never_over_another(root: str) -> None:
+    store, source, target = storage.connect(root), f"{root}/a/source", f"{root}/b/target"
+    with pytest.raises(MissingError, match="source: does not exist"):
+        store.copy_if_absent(source, target)
+    store.put(source, b"content")
+    store.copy_if_absent(source, target)
+    store.copy_if_absent(source, target)  # ours, its answer lost
+    assert store.read(target) == b"content"
+    for other in (b"another", b"longer content"):
+        store.put(target, other)
+        with pytest.raises(ExistsError, match="target: is there already"):
+            store.copy_if_absent(source, target)
+        assert store.read(target) == other
+    store.put(target, b"content")  # somebody else's, but the same
+    store.copy_if_absent(source, target)
+    store.put(source, b"changed")
+    assert store.read(target) == b"content"  # it is no window onto its source
+
+
+def test_a_copy_on_a_file_system_takes_no_room(tmp_path: Path) -> None:
+    store = storage.connect(str(tmp_path))
+    store.put(f"{tmp_path}/source", b"content")
+    (tmp_path / "link").symlink_to("source")
+    for name in ("source", "link"):
+        store.copy_if_absent(f"{tmp_path}/{name}", f"{tmp_path}/deep/{name}")
+        assert (tmp_path / "deep" / name).samefile(tmp_path / "source")
+        assert not (tmp_path / "deep" / name).is_symlink()
+
+
+OTHER_DEVICE = Path("/dev/shm")
+
+
+@pytest.mark.skipif(not OTHER_DEVICE.is_dir(), reason="needs a second file system")
+def test_a_copy_to_another_file_system_is_whole(tmp_path: Path) -> None:
+    if OTHER_DEVICE.stat().st_dev == tmp_path.stat().st_dev:
+        pytest.skip("needs a second file system")
+    store, data = storage.connect(str(tmp_path)), os.urandom((1 << 20) + 1)
+    store.put(f"{tmp_path}/source", data)
+    with tempfile.TemporaryDirectory(dir=OTHER_DEVICE) as folder:
+        store.copy_if_absent(f"{tmp_path}/source", f"{folder}/target")
+        store.copy_if_absent(f"{tmp_path}/source", f"{folder}/target")
+        assert store.read(f"{folder}/target") == data
+        store.put(f"{tmp_path}/source", data[::-1])
+        with pytest.raises(ExistsError):
+            store.copy_if_absent(f"{tmp_path}/source", f"{folder}/target")
+        assert [path.name for path in Path(folder).iterdir()] == ["target"]
+
+
+def test_remove(root: str) -> None:
+    store = storage.connect(root)
+    store.put(f"{root}/a", b"1")
+    store.remove(f"{root}/a")
+    store.remove(f"{root}/a")
+    assert not store.exists(f"{root}/a")
+
+
+def test_a_storage_without_conditions_is_refused_by_name() -> None:
+    """As those of other drivers are; here that of memory, without what we added to it."""
+    store = storage.Storage(fsspec.filesystem("memory"))
+    assert not store.conditional
+    store.put("memory://unconditional/a", b"1")
+    for change in (
+        lambda: store.replace("memory://unconditional/a", b"2", store.version("memory://unconditional/a")),
+        lambda: store.copy_if_absent("memory://unconditional/a", "memory://unconditional/b"),
+    ):
+        with pytest.raises(ConfigError, match="no conditional replacement") as raised:
+            change()
+        assert raised.value.exit_code == ExitCode.CONFIG
+    assert store.read("memory://unconditional/a") == b"1"
 
 
 def _race(path: str, number: int) -> bool:

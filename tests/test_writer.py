@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline import schema, writer
+from pipeline import schema, telemetry, writer
 from pipeline.dataset import Dataset, ShardRecord
 from pipeline.vectors import stored_fields
 from pipeline.writer import Contents
@@ -133,3 +133,25 @@ def test_the_digest_sees_a_change_in_any_of_what_it_covers(tmp_path: Path) -> No
             ).content_digest
         )
     assert len(digests) == 4
+
+
+def test_storage_retries_of_the_reader_and_of_the_writer_are_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset = Dataset(str(tmp_path))
+    create = dataset.storage._create
+
+    def at_the_second_try(path: str, data: bytes) -> None:
+        telemetry.retry("SlowDown")
+        create(path, data)
+
+    monkeypatch.setattr(dataset.storage, "_create", at_the_second_try)
+    telemetry.retry("of a split before")
+    figures = {
+        "computed_tokens": 9, "text_bytes": 8, "read_seconds": 1.0, "tokenize_seconds": 2.0,
+        "encode_seconds": 3.0, "cache_hits": 5, "cache_misses": 4, "attempt": "a", "storage_retries": 5,
+    }  # fmt: skip
+    record = writer.write(dataset, contents(np.ones((3, 2)), rejected=1), figures)
+    assert record.storage_retries == 5 + 2  # the reject file's, the shard's
+    [info] = dataset.shards().values()
+    assert dataset.footer(info).storage_retries == 5 + 1

@@ -1,4 +1,4 @@
-"""The seam to storage: list, read, put, put-if-absent, replace-if. The only package that knows protocols.
+"""The seam to storage: list, read, put, put-if-absent, replace-if, copy. Only this package knows protocols.
 
 All failures leave here as `StorageError`s. A put is atomic on every backend: readers see the whole object
 or none. Put-if-absent is what commits shards: of any number of writers exactly one wins.
@@ -9,12 +9,12 @@ import functools
 from pipeline.places import Options, protocol_of
 from pipeline.storage.drivers import filesystem
 from pipeline.storage.files import LocalStorage
-from pipeline.storage.objects import HubStorage, ObjectInfo, Storage
+from pipeline.storage.objects import HubStorage, MemoryStorage, ObjectInfo, Storage, unconditional
 from pipeline.storage.s3 import S3Storage
 
-__all__ = ["ObjectInfo", "Storage", "connect"]
+__all__ = ["ObjectInfo", "Storage", "connect", "unconditional"]
 
-KINDS = {"file": LocalStorage, "hf": HubStorage, "s3": S3Storage}
+KINDS = {"file": LocalStorage, "hf": HubStorage, "memory": MemoryStorage, "s3": S3Storage}
 
 
 def connect(path: str, options: Options | None = None) -> Storage:

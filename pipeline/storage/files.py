@@ -6,19 +6,28 @@ import fcntl
 import glob
 import os
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import pyarrow as pa
 
+from pipeline import telemetry
 from pipeline.errors import MissingError
+from pipeline.storage.failures import named_errors
 from pipeline.storage.objects import NamedFile, ObjectInfo, Storage
+
+NO_LINK = (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOSYS, errno.EOPNOTSUPP)
+"""Why two names of one file can't be had: another file system, or one without links, or with too many."""
+CHUNK = 1 << 20
 
 
 class LocalStorage(Storage):
     """A file system: what is written appears under its name only when it is whole and on disk."""
+
+    conditional = True
 
     def full(self, path: str) -> str:
         """An absolute path, without `file://`."""
@@ -71,13 +80,36 @@ class LocalStorage(Storage):
         target = Path(self.strip(path))
         temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
         try:
-            _publish(data, temporary)
+            _publish([data], temporary)
             temporary.replace(target)
         finally:
             temporary.unlink(missing_ok=True)
 
     def _create(self, path: str, data: bytes) -> None:
-        _publish(data, Path(self.strip(path)))
+        _publish([data], Path(self.strip(path)))
+
+    def _copy(self, source: ObjectInfo, target: str) -> None:
+        """Another name for the same file: nothing that we write is ever changed in place."""
+        origin, path = Path(source.path).resolve(), Path(self.strip(target))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            path.hardlink_to(origin)
+        except OSError as error:
+            if error.errno not in NO_LINK:
+                raise
+            with origin.open("rb") as file:
+                _publish(iter(partial(file.read, CHUNK), b""), path)
+        else:
+            _flush_names(path.parent)
+
+    def _alike(self, one: ObjectInfo, other: ObjectInfo) -> bool:
+        return Path(one.path).samefile(other.path) or super()._alike(one, other)
+
+    def remove(self, path: str) -> None:
+        """As above."""
+        telemetry.request("remove", path)
+        with named_errors(path):
+            Path(self.strip(path)).unlink(missing_ok=True)
 
     def _replace(self, path: str, data: bytes, expected: str) -> None:
         target = Path(self.strip(path))
@@ -97,7 +129,15 @@ def _refuse(error: OSError) -> None:
         raise error
 
 
-def _publish(data: bytes, target: Path) -> None:
+def _flush_names(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _publish(chunks: Iterable[bytes], target: Path) -> None:
     """Make a file appear under its name, whole and flushed to disk.
 
     The file has no name until it is whole, so a killed writer leaves nothing behind, and linking refuses
@@ -110,7 +150,7 @@ def _publish(data: bytes, target: Path) -> None:
     folder = os.open(target.parent, os.O_RDONLY)
     try:
         with _nameless(target) as (file, name):
-            file.write(data)
+            file.writelines(chunks)
             file.flush()
             os.fsync(file.fileno())
             # Only with a folder given does CPython make the call (linkat) that can name a nameless file.

@@ -1,7 +1,9 @@
 """Storage behind fsspec: what every backend shares, and all of it for object stores."""
 
 import datetime
+import errno
 import re
+import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -13,14 +15,16 @@ import pyarrow as pa
 from fsspec.utils import glob_translate
 
 from pipeline import telemetry
-from pipeline.errors import ExistsError, MissingError, ReplacedError
+from pipeline.errors import ConfigError, ExistsError, MissingError, ReplacedError, StorageError
 from pipeline.places import protocol_of
-from pipeline.storage.failures import code, named_errors
+from pipeline.storage.failures import LOST, code, named_errors
 
 GLOB_CHARACTERS = "*?["
 LIST_THREADS = 16
 CHANGED = ("LastModified", "last_modified", "mtime", "created")
 """What drivers call the time of an object's last change."""
+COMPARED_BYTES = 16 << 20
+WRITABLE = ("a folder", "an s3:// URL")
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +42,9 @@ class ObjectInfo:
 
 class Storage:
     """Object storage behind fsspec."""
+
+    conditional = False
+    """Whether `replace` over a version and `copy_if_absent` can be had here; a dataset needs both."""
 
     def __init__(self, filesystem: Any) -> None:
         self.filesystem = filesystem
@@ -152,8 +159,35 @@ class Storage:
             else:
                 self._replace(path, data, expected)
 
+    def copy_if_absent(self, source_path: str, target_path: str) -> None:
+        """Copy an object within this storage to where there is none; its bytes do not pass through here.
+
+        Only where something is there already, and nothing else tells what, are both read and compared.
+
+        Raises:
+            MissingError: the source does not exist.
+            ReplacedError: the source was replaced before it was copied.
+            ExistsError: something else is at the target.
+        """
+        source = self.info(source_path)
+        telemetry.request("copy", target_path)
+        try:
+            with named_errors(target_path, lost=ExistsError):
+                self._copy(source, target_path)
+        except (ExistsError, MissingError) as error:
+            # Ours, its answer lost, or a rival's: what is the same needs no winner.
+            taken = self.exists(target_path)
+            if taken and self._alike(source, self.info(target_path)):
+                return
+            # Which of two conditions was refused, a server does not say.
+            if self.info(source_path).version != source.version:
+                raise ReplacedError(LOST[ReplacedError], source_path) from None
+            if isinstance(error, ExistsError) and not taken:
+                raise StorageError("was refused without a reason", target_path, hint="run again") from error
+            raise
+
     def remove(self, path: str) -> None:
-        """Remove an object; one that is not there is fine."""
+        """Remove an object, if it is there."""
         telemetry.request("remove", path)
         with suppress(MissingError), named_errors(path):
             self.filesystem.rm_file(path)
@@ -280,8 +314,30 @@ class Storage:
     def _create(self, path: str, data: bytes) -> None:
         self.filesystem.pipe_file(path, data, mode="create")
 
-    def _replace(self, path: str, data: bytes, expected: str) -> None:
-        self.filesystem.pipe_file(path, data, IfMatch=expected)
+    def _replace(self, path: str, data: bytes, expected: str) -> None:  # noqa: ARG002  (refused)
+        raise unconditional(path)
+
+    def _copy(self, source: ObjectInfo, target: str) -> None:  # noqa: ARG002  (refused)
+        raise unconditional(target)
+
+    def _alike(self, one: ObjectInfo, other: ObjectInfo) -> bool:
+        """Whether two objects have the same content."""
+        if one.size != other.size:
+            return False
+        with self.open(one.path) as left, self.open(other.path) as right:
+            return all(
+                left.read(COMPARED_BYTES) == right.read(COMPARED_BYTES)
+                for _ in range(0, one.size, COMPARED_BYTES)
+            )
+
+
+def unconditional(path: str) -> ConfigError:
+    """What is said of a storage without conditional replacement."""
+    return ConfigError(
+        f"{protocol_of(path)}:// can be read, but not written: it has no conditional replacement here",
+        path,
+        hint=f"set output.path to {' or '.join(WRITABLE)}",
+    )
 
 
 def _version(info: dict[str, Any]) -> str:
@@ -299,6 +355,26 @@ def _changed(info: dict[str, Any]) -> datetime.datetime | None:
         if isinstance(time, datetime.datetime) and time.tzinfo:
             return time
     return None
+
+
+class MemoryStorage(Storage):
+    """The memory of this process, for tests: conditions hold between its threads."""
+
+    conditional = True
+    lock = threading.Lock()
+
+    def _create(self, path: str, data: bytes) -> None:
+        with self.lock:
+            super()._create(path, data)
+
+    def _replace(self, path: str, data: bytes, expected: str) -> None:
+        with self.lock:
+            if self.version(path) != expected:
+                raise FileExistsError(errno.EEXIST, "another version is there", path)
+            self._put(path, data)
+
+    def _copy(self, source: ObjectInfo, target: str) -> None:
+        self._create(target, self._read(source.path))
 
 
 class HubStorage(Storage):

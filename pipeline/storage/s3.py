@@ -8,9 +8,11 @@ request up to 25 times, and count none of it. Every request goes through `S3._ca
 import asyncio
 import errno
 import uuid
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
+from concurrent.futures import Future
 from contextlib import suppress
 from functools import partial
+from io import BytesIO
 from math import ceil
 from typing import Any
 
@@ -19,15 +21,21 @@ import s3fs
 from botocore.exceptions import IncompleteReadError
 from fsspec.asyn import sync_wrapper
 
+from pipeline.storage.ahead import Ahead
 from pipeline.storage.failures import code, is_unreachable, named_errors
-from pipeline.storage.objects import NamedFile, Storage
+from pipeline.storage.objects import NamedFile, ObjectInfo, Storage
 from pipeline.storage.retries import retried
 
 PART_BYTES = 16 << 20
 """What one request reads or writes of a large object: a cut connection costs no more."""
 PARTS_AT_ONCE = 8
+SMALL_BYTES = 128 << 10
+"""Up to here any read of an object reads all of it."""
 MULTIPART_BYTES = 64 << 20
 """Up to here one request writes an object."""
+COPY_BYTES, COPY_PART_BYTES = 1 << 30, 256 << 20
+"""Up to here one request copies an object. S3 takes five times as much, but says nothing for as long as it
+copies, and who hears nothing for half a minute asks again."""
 NONCE = "write"
 """The name of the metadata by which a write knows what it wrote."""
 REFUSED = ("PreconditionFailed", "NoSuchUpload", "NoSuchKey")
@@ -86,17 +94,37 @@ class S3(s3fs.S3FileSystem):  # type: ignore[misc]  # s3fs has no types
                 return b""
             raise
         size = int(answer.get("ContentRange", f"/{len(first)}").rsplit("/", 1)[1])
-        gate = asyncio.Semaphore(PARTS_AT_ONCE)
+        return await self._range(path, 0, size, answer["ETag"], first)
 
-        async def part(start: int) -> bytes:
+    async def _range(self, path: str, start: int, stop: int, etag: str, first: bytes = b"") -> bytes:
+        """The bytes [start, stop) of one version, in parts that are read at the same time.
+
+        Args:
+            first: those of them that are here already.
+        """
+        if stop - start <= max(PART_BYTES, len(first)):
+            return first or (await self._get(path, start, stop, etag))[0]
+        # Filled in place, and handed out without a copy: joining parts would touch twice the memory.
+        whole, gate = BytesIO(), asyncio.Semaphore(PARTS_AT_ONCE)
+        whole.seek(stop - start - 1)
+        whole.write(b"\0")
+        whole.seek(0)
+        whole.write(first)
+
+        async def part(at: int) -> None:
             async with gate:
-                return (await self._get(path, start, min(start + PART_BYTES, size), answer["ETag"]))[0]
+                data, _ = await self._get(path, at, min(at + PART_BYTES, stop), etag)
+            whole.seek(at - start)
+            whole.write(data)
 
-        rest = await asyncio.gather(*(part(start) for start in range(len(first), size, PART_BYTES)))
-        return b"".join([first, *rest])
+        await asyncio.gather(*(part(at) for at in range(start + len(first), stop, PART_BYTES)))
+        return whole.getvalue()
+
+    def ask(self, path: str, etag: str, start: int, stop: int) -> Future[bytes]:
+        """The bytes [start, stop) of one version, as soon as they are here."""
+        return asyncio.run_coroutine_threadsafe(self._range(path, start, stop, etag), self.loop)
 
     read = sync_wrapper(_read)
-    get_range = sync_wrapper(_get)
 
     async def _publish(self, path: str, data: bytes, condition: Mapping[str, str], nonce: str) -> None:
         """Write an object if the condition holds, whole or not at all."""
@@ -105,10 +133,32 @@ class S3(s3fs.S3FileSystem):  # type: ignore[misc]  # s3fs has no types
         if len(data) <= MULTIPART_BYTES:
             await self._call_s3("put_object", **place, Body=data, **metadata, **condition)
             return
+        await self._in_parts(place, metadata, condition, partial(self._upload, data))
+
+    async def _copy(self, path: str, target: str, size: int, etag: str, condition: Mapping[str, str]) -> None:
+        """Copy one version of an object if the condition holds for the target, which gets its nonce, too."""
+        bucket, key, _ = self.split_path(path)
+        source = {"CopySource": {"Bucket": bucket, "Key": key}, "CopySourceIfMatch": etag}
+        bucket, key, _ = self.split_path(target)
+        place = {"Bucket": bucket, "Key": key}
+        if size <= COPY_BYTES:
+            await self._call_s3("copy_object", **place, **source, **condition)
+            return
+        metadata = {"Metadata": {NONCE: await self._nonce(path) or ""}}
+        await self._in_parts(place, metadata, condition, partial(self._upload_copies, source, size))
+
+    async def _in_parts(
+        self,
+        place: Mapping[str, str],
+        metadata: Mapping[str, Any],
+        condition: Mapping[str, str],
+        send: Callable[[Mapping[str, str]], Awaitable[list[dict[str, Any]]]],
+    ) -> None:
+        """Make an object of the parts that `send` sends; if the condition does not hold, nothing is left."""
         upload = await self._call_s3("create_multipart_upload", **place, **metadata)
-        place["UploadId"] = upload["UploadId"]
+        place = {**place, "UploadId": upload["UploadId"]}
         try:
-            parts = {"Parts": await self._upload(data, place)}
+            parts = {"Parts": await send(place)}
             await self._call_s3("complete_multipart_upload", **place, MultipartUpload=parts, **condition)
         except BaseException:
             with suppress(Exception):  # what failed is what is told; `sweep` finds what is left
@@ -117,21 +167,27 @@ class S3(s3fs.S3FileSystem):  # type: ignore[misc]  # s3fs has no types
 
     async def _upload(self, data: bytes, place: Mapping[str, str]) -> list[dict[str, Any]]:
         """Send the parts of an object; what its completion must name."""
-        gate, view = asyncio.Semaphore(PARTS_AT_ONCE), memoryview(data)
+        view = memoryview(data)
 
-        async def part(number: int) -> dict[str, Any]:
-            async with gate:
-                body = bytes(view[(number - 1) * PART_BYTES : number * PART_BYTES])
-                answer = await self._call_s3("upload_part", **place, PartNumber=number, Body=body)
-                return {"PartNumber": number, "ETag": answer["ETag"]}
+        async def part(number: int) -> str:
+            body = bytes(view[(number - 1) * PART_BYTES : number * PART_BYTES])
+            answer = await self._call_s3("upload_part", **place, PartNumber=number, Body=body)
+            return str(answer["ETag"])
 
-        tasks = [asyncio.ensure_future(part(at + 1)) for at in range(ceil(len(data) / PART_BYTES))]
-        try:
-            return await asyncio.gather(*tasks)
-        finally:  # no part must arrive after its upload was aborted: nobody would remove it
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+        return await _parts(ceil(len(data) / PART_BYTES), part)
+
+    async def _upload_copies(
+        self, source: Mapping[str, Any], size: int, place: Mapping[str, str]
+    ) -> list[dict[str, Any]]:
+        """Have the parts of an object copied; what its completion must name."""
+
+        async def part(number: int) -> str:
+            start, stop = (number - 1) * COPY_PART_BYTES, min(number * COPY_PART_BYTES, size)
+            wanted = {"PartNumber": number, "CopySourceRange": f"bytes={start}-{stop - 1}"}
+            answer = await self._call_s3("upload_part_copy", **place, **source, **wanted)
+            return str(answer["CopyPartResult"]["ETag"])
+
+        return await _parts(ceil(size / COPY_PART_BYTES), part)
 
     async def _nonce(self, path: str) -> str | None:
         """Of which write the object is, empty if it is none of ours; None where there is no object."""
@@ -158,23 +214,50 @@ class S3(s3fs.S3FileSystem):  # type: ignore[misc]  # s3fs has no types
             place |= {name: page.get(f"Next{name}", "") for name in ("KeyMarker", "UploadIdMarker")}
         return swept
 
-    publish, nonce, sweep = sync_wrapper(_publish), sync_wrapper(_nonce), sync_wrapper(_sweep)
+    publish, copy_version = sync_wrapper(_publish), sync_wrapper(_copy)
+    nonce, sweep = sync_wrapper(_nonce), sync_wrapper(_sweep)
 
     def _open(self, path: str, mode: str = "rb", **_: Any) -> Any:
         return _File(self, path, mode, cache_type="none")
 
 
+async def _parts(count: int, send: Callable[[int], Awaitable[str]]) -> list[dict[str, Any]]:
+    """Have parts sent, a few at a time; what the completion of their upload must name."""
+    gate = asyncio.Semaphore(PARTS_AT_ONCE)
+
+    async def part(number: int) -> dict[str, Any]:
+        async with gate:
+            return {"PartNumber": number, "ETag": await send(number)}
+
+    tasks = [asyncio.ensure_future(part(at + 1)) for at in range(count)]
+    try:
+        return await asyncio.gather(*tasks)
+    finally:  # no part must arrive after its upload was aborted: nobody would remove it
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
 class _File(s3fs.S3File):  # type: ignore[misc]  # s3fs has no types
     """An object to read, of the version that it had when it was opened."""
 
+    def __init__(self, filesystem: S3, path: str, mode: str, **options: Any) -> None:
+        super().__init__(filesystem, path, mode, **options)
+        ask = partial(filesystem.ask, path, self.details["ETag"])
+        self.ahead = Ahead(ask, self.size, PART_BYTES, SMALL_BYTES)
+
     def _fetch_range(self, start: int, stop: int) -> bytes:
-        if start >= stop:
-            return b""
-        return bytes(self.fs.get_range(self.path, start, stop, self.details["ETag"])[0])
+        return self.ahead.read(start, stop)
+
+    def close(self) -> None:
+        self.ahead.drop()
+        super().close()
 
 
 class S3Storage(Storage):
     """S3 and what speaks like it."""
+
+    conditional = True
 
     def _read(self, path: str) -> bytes:
         return bytes(self.filesystem.read(path))
@@ -190,6 +273,24 @@ class S3Storage(Storage):
 
     def _replace(self, path: str, data: bytes, expected: str) -> None:
         self._write(path, data, {"IfMatch": expected})
+
+    def _copy(self, source: ObjectInfo, target: str) -> None:
+        condition = {"IfNoneMatch": "*"}
+        try:
+            self.filesystem.copy_version(source.path, target, source.size, source.version, condition)
+        except OSError as error:
+            if code(error) not in REFUSED:
+                raise
+            raise FileExistsError(errno.EEXIST, "a condition does not hold", target) from error
+
+    def _alike(self, one: ObjectInfo, other: ObjectInfo) -> bool:
+        """What came of the same write is the same: a copy keeps its nonce, and so needs none of its own."""
+        if one.size != other.size:
+            return False
+        nonces = [self.filesystem.nonce(info.path) for info in (one, other)]
+        if nonces[0] and nonces[0] == nonces[1]:
+            return True
+        return one.version == other.version or super()._alike(one, other)
 
     def _write(self, path: str, data: bytes, condition: Mapping[str, str]) -> None:
         """Write under a condition; a refusal counts only if it is not our own write that stands there.

@@ -10,10 +10,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline import config, run, telemetry
+from pipeline import cli, config, run, storage, telemetry
 from pipeline.commit import Ending
 from pipeline.errors import ExitCode, IncompleteError, ModelError, OtherDatasetError
-from tests.conftest import make_checkpoint, read_dataset, texts
+from tests.conftest import make_checkpoint, read_dataset, texts, write_config
 from tests.test_encoder import reference
 
 Job = Callable[..., dict[str, Any]]
@@ -248,6 +248,26 @@ def test_a_model_that_cannot_be_used_leaves_no_dataset(job: Job, tmp_path: Path)
     with pytest.raises(ModelError):
         embed(job(model={"name": str(folder)}))
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("command", ["plan", "run"])
+def test_an_output_without_conditional_replacement_is_refused_before_anything(
+    job: Job,
+    tmp_path: Path,
+    command: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setitem(storage.KINDS, "memory", storage.Storage)  # as it is for gs and abfs
+    storage._connect.cache_clear()
+    path = write_config(tmp_path / "job.yaml", job(output={"path": f"memory://{tmp_path}/out"}))
+    try:
+        assert cli.main([command, str(path)]) == ExitCode.CONFIG
+        last = capsys.readouterr().err.splitlines()[-1]
+        assert "out: memory:// can be read, but not written: it has no conditional replacement" in last
+        assert not storage.connect("memory://").filesystem.find(f"{tmp_path}")
+    finally:
+        storage._connect.cache_clear()
 
 
 def test_many_splits_to_a_block(job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

