@@ -18,17 +18,19 @@ from pipeline.dataset import Dataset, parquet_bytes
 from pipeline.errors import (
     ExitCode,
     IncompleteError,
+    MissingError,
     OtherDatasetError,
     ReplacedError,
     StoppedError,
     StorageError,
 )
+from pipeline.layout import Layout
 from pipeline.plan import Plan, source_files
 from pipeline.stages import Failure
 
 TRIES = 10
 TOTALS = (
-    "rows", "reused", "rejects", "transient", "tokens", "computed_tokens", "truncated", "text_bytes",
+    "rows", "rejects", "transient", "tokens", "computed_tokens", "truncated", "text_bytes",
     "read_bytes", "file_bytes", "storage_retries",
 )  # fmt: skip
 CACHE = ("cache_hits", "cache_misses")
@@ -91,7 +93,7 @@ def _commit(
     failed = plan.failed_files | failed_pieces(manifest.column("pieces"))
     failed |= {file: failure.message for failure in failures for file in failure.files}
     reconcile(plan.pieces, manifest.column("pieces"), set(shards))
-    totals = {name: pc.sum(manifest.column(name)).as_py() or 0 for name in (*TOTALS, *SECONDS, *CACHE)}
+    totals = {name: _total(manifest, name) for name in (*TOTALS, *SECONDS, *CACHE)}
     totals["documents"] = _documents(manifest)
     code, reason = _verdict(failures, failed, totals, quality)
     summary = {
@@ -103,6 +105,7 @@ def _commit(
         "files": len(plan.versions()),
         "planned_bytes": plan.stored_bytes,  # beside read_bytes, it tells how often storage was read
         **totals,
+        **_origins(dataset, manifest),
         "failed_files": failed,
         "run": run,
     }
@@ -116,11 +119,15 @@ def _commit(
 
 
 def _sweep(dataset: Dataset) -> None:
-    """Nothing is written here any more: uploads that are still open never will be a shard."""
+    """Nothing is written here any more: open uploads never will be a shard, and matches have been used."""
+    layout, storage = dataset.layout, dataset.storage
     try:
-        swept = dataset.storage.sweep(dataset.layout.root)
+        swept = storage.sweep(layout.root)
+        for info in storage.folder(layout.all_matches).values():
+            storage.remove(info.path)
+        storage.remove_empty_folder(layout.all_matches)
     except StorageError as error:  # the dataset is complete all the same
-        telemetry.event("unfinished uploads not looked for", reason=str(error))
+        telemetry.event("leftovers not removed", reason=str(error))
     else:
         telemetry.event("complete", unfinished_uploads_removed=swept)
 
@@ -181,6 +188,33 @@ def _wrong_bytes(planned: pa.Table, done: pa.Table, torn: set[str]) -> list[str]
         for file, size in sizes.items()
         if reached[file] != size and file not in torn
     ]
+
+
+def _origins(dataset: Dataset, manifest: pa.Table) -> dict[str, Any]:
+    """Where rows came from: shards copied from the base, vectors reused, or embedded; and what of it is gone.
+
+    A copied shard bears the name of an attempt at another dataset.
+    """
+    ours = manifest.filter(
+        pc.is_in(manifest.column("attempt"), pa.array(dataset.attempt_names(), pa.string()))
+    )
+    reused, made = _total(ours, "reused"), _total(ours, "rows")
+    origins = {"copied": _total(manifest, "rows") - made, "reused": reused, "embedded": made - reused}
+    base = dataset.base()
+    if base is None:
+        return origins
+    rate = _total(manifest, "encode_seconds") / max(_total(manifest, "computed_tokens"), 1)
+    saved = rate * (_total(manifest, "tokens") - _total(ours, "computed_tokens"))
+    try:
+        before = json.loads(dataset.storage.read(Layout(base).summary))["rows"]
+    except MissingError:  # it is pruned under our hands
+        before = 0
+    gone = max(0, before - origins["copied"] - reused)
+    return {"base": base, **origins, "gone": gone, "encode_seconds_saved": round(saved, 3)}
+
+
+def _total(records: pa.Table, name: str) -> Any:
+    return pc.sum(records.column(name)).as_py() or 0
 
 
 def _documents(manifest: pa.Table) -> int:

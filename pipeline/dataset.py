@@ -274,6 +274,11 @@ class Dataset:
         names = sorted(name for name in files if name.endswith(".json"))
         return [json.loads(self.storage.read(files[name].path)) for name in names]
 
+    def attempt_names(self) -> list[str]:
+        """All attempts at this dataset."""
+        names = self.storage.folder(self.layout.ledger)
+        return [name.removesuffix(".json") for name in names if name.endswith(".json")]
+
     def footer(self, info: storage.ObjectInfo) -> ShardRecord:
         """The record in a shard's footer."""
         with self.storage.open(info.path) as file:

@@ -150,7 +150,7 @@ def copy(base: Base, dataset: Dataset, identity: Identity, pending: Plan) -> Ite
     if Plan.from_bytes(base.dataset.plan() or b"").columns != pending.columns:
         telemetry.event("no shard is copied", base=base.path, reason="the columns' types differ")
         return
-    same = pc.is_in(base.manifest.column("split_id"), pending.split_ids.combine_chunks())
+    same = pc.is_in(base.manifest.column("split_id"), pending.split_ids)
     mended = pc.equal(base.manifest.column("transient"), 0)
     records = base.manifest.filter(pc.and_(same, mended)).to_pylist()
     with ThreadPoolExecutor(COPY_THREADS) as pool:

@@ -148,7 +148,7 @@ def test_storage_retries_of_the_reader_and_of_the_writer_are_counted(
     monkeypatch.setattr(dataset.storage, "_create", at_the_second_try)
     telemetry.retry("of a split before")
     figures = {
-        "computed_tokens": 9, "text_bytes": 8, "read_seconds": 1.0, "tokenize_seconds": 2.0,
+        "computed_tokens": 9, "text_bytes": 8, "read_bytes": 8, "read_seconds": 1.0, "tokenize_seconds": 2.0,
         "encode_seconds": 3.0, "cache_hits": 5, "cache_misses": 4, "attempt": "a", "storage_retries": 5,
     }  # fmt: skip
     record = writer.write(dataset, contents(np.ones((3, 2)), rejected=1), figures)
