@@ -70,12 +70,14 @@ def test_who_reads_on_asks_for_every_byte_once(size: int, requests: Requests, ah
         assert len(edges) < 30 + len(DATA) / PART
 
 
-def test_a_small_object_is_asked_for_once(requests: Requests) -> None:
-    ahead = Ahead(requests, len(DATA), PART, small=len(DATA))
+def test_what_is_there_is_not_asked_for(requests: Requests) -> None:
+    ahead = Ahead(requests, len(DATA), PART, DATA)
     for start in (9000, 0, 5000, 200):
         assert ahead.read(start, start + 2000) == DATA[start : start + 2000]
-    assert requests.asked == [(0, len(DATA))]
-    assert Ahead(requests, 0, PART, small=1).read(0, 100) == b""
+    assert requests.asked == []
+    ahead = Ahead(requests, len(DATA), PART, DATA[:1000])
+    assert ahead.read(900, 1100) == DATA[900:1100]
+    assert requests.asked == [(1000, 1100)]
 
 
 def test_who_jumps_about_asks_for_no_more_than_he_reads(requests: Requests, ahead: Ahead) -> None:

@@ -2,7 +2,6 @@
 
 Only where reads follow each other, and never more than was read in a row before, nor than a part: who jumps
 about pays for nothing, who stops has fetched at most twice what was read. Costs the memory of two parts.
-A small object is fetched whole at the first read: a request costs more than its bytes.
 """
 
 from collections.abc import Callable
@@ -16,24 +15,21 @@ class Ahead:
     """The bytes of one object, by one reader at a time.
 
     Args:
-        part: the most bytes to have on their way.  small: the most bytes of a small object.
+        part: the most bytes to have on their way.  first: how the object begins, where that is known.
     """
 
-    def __init__(self, request: Request, size: int, part: int, small: int = 0) -> None:
-        self.request, self.size, self.part, self.small = request, size, part, small
+    def __init__(self, request: Request, size: int, part: int, first: bytes = b"") -> None:
+        self.request, self.size, self.part = request, size, part
         self.position, self.in_a_row = -1, 0
-        self.at, self.held = 0, b""
+        self.at, self.held = 0, first
         self.coming: tuple[int, Future[bytes]] | None = None
 
     def read(self, start: int, stop: int) -> bytes:
         """The bytes [start, stop), as far as there are any."""
         stop = min(stop, self.size)
-        if self.size <= self.small:
-            self.held = self.held or (self.request(0, self.size).result() if self.size else b"")
-            return self.held[start:stop]
         self.in_a_row = self.in_a_row + stop - start if start == self.position else 0
         self.position = stop
-        if not self.in_a_row:
+        if not self.in_a_row and not self._holds(start):
             self.drop()
         pieces = []
         while start < stop:
@@ -54,11 +50,14 @@ class Ahead:
         if self.coming and self.coming[0] == start:
             self.at, self.held, self.coming = start, self.coming[1].result(), None
             self._look_ahead(start + len(self.held))
-        if self.at <= start < self.at + len(self.held):
+        if self._holds(start):
             return self.held[start - self.at : stop - self.at]
         if self.coming and self.coming[0] < stop:
             stop = max(start + 1, self.coming[0])
         return self.request(start, stop).result()
+
+    def _holds(self, start: int) -> bool:
+        return self.at <= start < self.at + len(self.held)
 
     def _look_ahead(self, start: int) -> None:
         stop = min(start + min(self.in_a_row, self.part), self.size)

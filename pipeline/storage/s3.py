@@ -7,12 +7,12 @@ request up to 25 times, and count none of it. Every request goes through `S3._ca
 
 import asyncio
 import errno
+import io
 import uuid
 from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import Future
 from contextlib import suppress
 from functools import partial
-from io import BytesIO
 from math import ceil
 from typing import Any
 
@@ -29,8 +29,8 @@ from pipeline.storage.retries import retried
 PART_BYTES = 16 << 20
 """What one request reads or writes of a large object: a cut connection costs no more."""
 PARTS_AT_ONCE = 8
-SMALL_BYTES = 128 << 10
-"""Up to here any read of an object reads all of it."""
+FIRST_BYTES = 128 << 10
+"""What is read of an object when it is opened: no more than a look at it costs, and all of a small one."""
 MULTIPART_BYTES = 64 << 20
 """Up to here one request writes an object."""
 COPY_BYTES, COPY_PART_BYTES = 1 << 30, 256 << 20
@@ -87,14 +87,19 @@ class S3(s3fs.S3FileSystem):  # type: ignore[misc]  # s3fs has no types
 
     async def _read(self, path: str) -> bytes:
         """The whole object: of one version, in parts that are read at the same time."""
+        size, etag, first = await self._beginning(path, PART_BYTES)
+        return await self._range(path, 0, size, etag, first)
+
+    async def _beginning(self, path: str, count: int | None = None) -> tuple[int, str, bytes]:
+        """Size and etag of an object, and its first bytes, all with one request."""
         try:
-            first, answer = await self._get(path, 0, PART_BYTES)
+            first, answer = await self._get(path, 0, count or FIRST_BYTES)
         except OSError as error:
             if code(error) == "InvalidRange":  # an empty object has no first byte
-                return b""
+                return 0, "", b""
             raise
         size = int(answer.get("ContentRange", f"/{len(first)}").rsplit("/", 1)[1])
-        return await self._range(path, 0, size, answer["ETag"], first)
+        return size, str(answer["ETag"]), first
 
     async def _range(self, path: str, start: int, stop: int, etag: str, first: bytes = b"") -> bytes:
         """The bytes [start, stop) of one version, in parts that are read at the same time.
@@ -102,10 +107,12 @@ class S3(s3fs.S3FileSystem):  # type: ignore[misc]  # s3fs has no types
         Args:
             first: those of them that are here already.
         """
-        if stop - start <= max(PART_BYTES, len(first)):
-            return first or (await self._get(path, start, stop, etag))[0]
+        if stop - start == len(first):
+            return first
+        if stop - start <= PART_BYTES:
+            return (await self._get(path, start, stop, etag))[0]
         # Filled in place, and handed out without a copy: joining parts would touch twice the memory.
-        whole, gate = BytesIO(), asyncio.Semaphore(PARTS_AT_ONCE)
+        whole, gate = io.BytesIO(), asyncio.Semaphore(PARTS_AT_ONCE)
         whole.seek(stop - start - 1)
         whole.write(b"\0")
         whole.seek(0)
@@ -124,7 +131,7 @@ class S3(s3fs.S3FileSystem):  # type: ignore[misc]  # s3fs has no types
         """The bytes [start, stop) of one version, as soon as they are here."""
         return asyncio.run_coroutine_threadsafe(self._range(path, start, stop, etag), self.loop)
 
-    read = sync_wrapper(_read)
+    read, beginning = sync_wrapper(_read), sync_wrapper(_beginning)
 
     async def _publish(self, path: str, data: bytes, condition: Mapping[str, str], nonce: str) -> None:
         """Write an object if the condition holds, whole or not at all."""
@@ -217,9 +224,6 @@ class S3(s3fs.S3FileSystem):  # type: ignore[misc]  # s3fs has no types
     publish, copy_version = sync_wrapper(_publish), sync_wrapper(_copy)
     nonce, sweep = sync_wrapper(_nonce), sync_wrapper(_sweep)
 
-    def _open(self, path: str, mode: str = "rb", **_: Any) -> Any:
-        return _File(self, path, mode, cache_type="none")
-
 
 async def _parts(count: int, send: Callable[[int], Awaitable[str]]) -> list[dict[str, Any]]:
     """Have parts sent, a few at a time; what the completion of their upload must name."""
@@ -238,19 +242,36 @@ async def _parts(count: int, send: Callable[[int], Awaitable[str]]) -> list[dict
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-class _File(s3fs.S3File):  # type: ignore[misc]  # s3fs has no types
+class _Object(io.RawIOBase):
     """An object to read, of the version that it had when it was opened."""
 
-    def __init__(self, filesystem: S3, path: str, mode: str, **options: Any) -> None:
-        super().__init__(filesystem, path, mode, **options)
-        ask = partial(filesystem.ask, path, self.details["ETag"])
-        self.ahead = Ahead(ask, self.size, PART_BYTES, SMALL_BYTES)
+    def __init__(self, filesystem: S3, path: str) -> None:
+        self.size, etag, first = filesystem.beginning(path)
+        self.ahead = Ahead(partial(filesystem.ask, path, etag), self.size, PART_BYTES, first)
+        self.position = 0
 
-    def _fetch_range(self, start: int, stop: int) -> bytes:
-        return self.ahead.read(start, stop)
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self.position
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        self.position = offset + (0, self.position, self.size)[whence]
+        return self.position
+
+    def read(self, size: int = -1) -> bytes:
+        stop = self.size if size < 0 else self.position + size
+        data = self.ahead.read(self.position, stop)
+        self.position += len(data)
+        return data
 
     def close(self) -> None:
-        self.ahead.drop()
+        if not self.closed:
+            self.ahead.drop()
         super().close()
 
 
@@ -263,7 +284,7 @@ class S3Storage(Storage):
         return bytes(self.filesystem.read(path))
 
     def _open(self, path: str) -> pa.NativeFile:
-        return pa.PythonFile(NamedFile(self.filesystem.open(path, "rb"), path), mode="r")
+        return pa.PythonFile(NamedFile(_Object(self.filesystem, path), path), mode="r")
 
     def _put(self, path: str, data: bytes) -> None:
         self._write(path, data, {})

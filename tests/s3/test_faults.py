@@ -26,7 +26,7 @@ def test_every_operation_is_exact(
     kind: str, bucket: str, proxy: FaultProxy, store: storage.Storage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(s3, "PART_BYTES", 1000)
-    monkeypatch.setattr(s3, "SMALL_BYTES", 0)
+    monkeypatch.setattr(s3, "FIRST_BYTES", 100)
     paths = [f"{bucket}/data/{number:03}" for number in range(OBJECTS)]
     proxy.faults = KINDS[kind]
     with ThreadPoolExecutor(4) as pool:
