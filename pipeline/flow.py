@@ -9,19 +9,20 @@ import math
 import os
 import signal
 import threading
-from collections.abc import Generator, Iterator
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import ray
 from ray.data import ActorPoolStrategy, DataContext, Dataset
-from ray.exceptions import RayError
+from ray.exceptions import RayError, RayTaskError
 
 from pipeline import telemetry
 from pipeline.config import Compute
 from pipeline.dataset import ShardRecord
-from pipeline.errors import ResourceError, StoppedError
+from pipeline.errors import PipelineError, ResourceError, StoppedError
 from pipeline.plan import Plan
 from pipeline.stages import Encode, Failure, Job, feed_row, read, result, write
 
@@ -29,6 +30,11 @@ SINGLE_BLOCKS = 2000
 """Up to here each split is a block of its own, the easiest to spread; above, blocks cost too much."""
 SPLITS_PER_BLOCK = 8
 MOST_BLOCKS = 20_000
+TASKS_PER_CPU = 2
+"""Of `spread`, under way at the same time: none waits for the driver, and none piles up."""
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -60,6 +66,31 @@ def run(pending: Plan, job: Job) -> Generator[ShardRecord | Failure, None, None]
         except (RayError, RuntimeError) as error:
             reason = " ".join(str(error).split())  # the last line of a log must hold it
             raise StoppedError("Ray ended the job", got=reason, hint="run again to resume") from error
+
+
+def spread(function: Callable[[Item], Result], items: Iterable[Item]) -> Generator[Result, None, None]:
+    """What a function makes of each item, in order; each item is a task of one CPU.
+
+    Raises:
+        PipelineError: what the function raised.
+        StoppedError: Ray gave up.
+    """
+    with cluster():
+        task = ray.remote(num_cpus=1)(function)
+        under_way: deque[Any] = deque()
+        most = TASKS_PER_CPU * max(1, int(ray.cluster_resources().get("CPU", 1)))
+        try:
+            for item in items:
+                under_way.append(task.remote(item))
+                if len(under_way) >= most:
+                    yield ray.get(under_way.popleft())
+            while under_way:
+                yield ray.get(under_way.popleft())
+        except RayError as error:
+            if isinstance(error, RayTaskError) and isinstance(error.cause, PipelineError):
+                raise error.cause from None
+            reason = " ".join(str(error).split())
+            raise StoppedError("Ray ended the job", got=reason, hint="run again") from error
 
 
 def fit(compute: Compute, nodes: list[dict[str, Any]]) -> Resources:

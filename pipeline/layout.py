@@ -38,6 +38,14 @@ class Layout:
     def rejects(self, split_id: str, digest: str) -> str:
         return f"{self.root}/rejects/part-{split_id}-{digest}.parquet"
 
+    def rejects_named(self, name: str) -> str:
+        """The reject file that a shard's record names."""
+        return f"{self.root}/rejects/{name}"
+
+    def name(self, path: str) -> str:
+        """A path of this dataset as seen from its root."""
+        return path.removeprefix(f"{self.root}/")
+
     @property
     def ledger(self) -> str:
         return f"{self.root}/ledger"

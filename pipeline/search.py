@@ -17,7 +17,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline import formats, plan, storage, telemetry, vectors
+from pipeline import plan, sources, storage, telemetry, vectors
 from pipeline.checkpoint import Checkpoint
 from pipeline.config import Config
 from pipeline.dataset import Dataset, Identity
@@ -95,10 +95,10 @@ def source_text(
         info = storage.connect(path, source.options).info(path)
         unit = "bytes" if source.format == "text" else "rows"
         piece = Piece(name, file, version, info.size, unit, place, place + 1)
-        text = formats.read(path, piece, source).texts[0].as_py()
+        text = sources.texts(config, piece, [place])[0].as_py()
     except PipelineError:
         return None
-    return str(text[slice(row.get("char_start"), row.get("char_stop"))])
+    return sources.window(text, row)
 
 
 def _nearest(shard: pa.Table, query_D: npt.NDArray[np.float32], count: int) -> Iterator[Hit]:

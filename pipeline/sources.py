@@ -1,0 +1,47 @@
+"""What the sources say today of rows that were embedded: which files are still as planned, and the texts.
+
+Nothing here writes, and nothing decides: a source may be gone without harm to its dataset.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipeline import formats, plan
+from pipeline.config import Config
+from pipeline.formats import Piece
+from pipeline.plan import Plan
+
+
+def no_longer_as_planned(config: Config, frozen: Plan) -> dict[str, str]:
+    """What became of each planned file that is not the planned version any more; what is new is left out.
+
+    Raises:
+        StorageError: the sources can't be listed, or name nothing.
+    """
+    now = plan.current_versions(config)
+    return {
+        "/".join(key): "has changed since it was planned" if key in now else "is gone since it was planned"
+        for key, version in frozen.versions().items()
+        if now.get(key) != version
+    }
+
+
+def texts(config: Config, piece: Piece, places: Iterable[int]) -> pa.Array:
+    """(places,) large_strings, valid or not: the texts that start at these places of a piece; else null.
+
+    Cost: the whole piece is read.
+
+    Raises:
+        SourceError: the file is gone, changed or damaged.
+    """
+    source = config.source[piece.source]
+    raw = formats.read(plan.file_path(source, piece.file), piece, source)
+    return raw.texts.take(pc.index_in(pa.array(places, pa.int64()), raw.positions))
+
+
+def window(text: str, row: Mapping[str, Any]) -> str:
+    """The part of a document that a row is of: all of it, unless there is a row for each window."""
+    return text[slice(row.get("char_start"), row.get("char_stop"))]
