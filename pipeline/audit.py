@@ -325,7 +325,7 @@ def _vectors(rows: pa.Table, expected: Expected) -> Iterator[Trouble]:
         yield from some("vectors", other_N, rows, f"have vectors that are not of {width} bytes")
         return
     vectors_ND = vectors.load(rows, expected.dimension)
-    finite_N = np.isfinite(vectors_ND).all(axis=1)
+    finite_N = np.asarray(np.isfinite(vectors_ND).all(axis=1))
     yield from some("vectors", ~finite_N, rows, "hold NaN or infinity")
     if expected.normalized:
         length_N = np.linalg.norm(vectors_ND, axis=1)

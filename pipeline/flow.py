@@ -22,7 +22,7 @@ from ray.exceptions import RayError, RayTaskError
 from pipeline import telemetry
 from pipeline.config import Compute
 from pipeline.dataset import ShardRecord
-from pipeline.errors import PipelineError, ResourceError, StoppedError
+from pipeline.errors import ResourceError, StoppedError
 from pipeline.plan import Plan
 from pipeline.stages import Encode, Failure, Job, feed_row, read, result, write
 
@@ -72,7 +72,7 @@ def spread(function: Callable[[Item], Result], items: Iterable[Item]) -> Generat
     """What a function makes of each item, in order; each item is a task of one CPU.
 
     Raises:
-        PipelineError: what the function raised.
+        Exception: what the function raised.
         StoppedError: Ray gave up.
     """
     with cluster():
@@ -87,8 +87,8 @@ def spread(function: Callable[[Item], Result], items: Iterable[Item]) -> Generat
             while under_way:
                 yield ray.get(under_way.popleft())
         except RayError as error:
-            if isinstance(error, RayTaskError) and isinstance(error.cause, PipelineError):
-                raise error.cause from None
+            if isinstance(error, RayTaskError):
+                raise error.cause from error
             reason = " ".join(str(error).split())
             raise StoppedError("Ray ended the job", got=reason, hint="run again") from error
 
