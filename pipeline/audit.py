@@ -209,11 +209,10 @@ def _ranges(pieces: Sequence[Piece], record: Mapping[str, Any]) -> list[dict[str
     consumed = {(piece["source"], piece["file"], index): piece for index, piece in enumerate(told)}
     ranges = []
     for index, piece in enumerate(pieces):
-        place: dict[str, Any] = {"source": piece.source, "file": piece.file}
-        place |= {"start": piece.start, "stop": piece.stop}
-        found = consumed.get((piece.source, piece.file, index))
-        if found and piece.unit == "bytes":
-            place |= {"start": found["start"], "stop": found["stop"]}
+        place = dict(consumed.get((piece.source, piece.file, index)) or {})
+        place |= {"source": piece.source, "file": piece.file}
+        if piece.unit != "bytes" or "start" not in place:
+            place |= {"start": piece.start, "stop": piece.stop}
         # Lines that start in what was planned: no other split may own them.
         first, last = max(piece.start, place["start"]), min(piece.stop, place["stop"])
         ranges.append(place | {"first": first, "last": last})
@@ -251,9 +250,9 @@ def _counted(
     for name, table in (("rows", documents), ("rejects", rejects)):
         range_M = range_of(table, ranges)
         counts[name] = np.bincount(range_M[range_M >= 0], minlength=len(ranges)).tolist()
-    names = ("source", "file", "start", "stop")
     return [
-        {name: place[name] for name in names} | {name: counts[name][index] for name in counts}
+        {name: value for name, value in place.items() if name not in ("first", "last")}
+        | {name: counts[name][index] for name in counts}
         for index, place in enumerate(ranges)
     ]
 

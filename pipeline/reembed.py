@@ -5,21 +5,22 @@ same dataset; their texts are read, each piece once, and go through tokenizer an
 
 Cost: torch; each piece that holds a drawn row is read whole, and a model run for each drawn row.
 
-Shapes: N drawn rows, K of them in one piece, D dimensions.
+Shapes: N drawn rows of D documents, K rows of one piece, W rows as they should be; in vectors D dimensions.
 """
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipeline import audit, checkpoint, schema, sources, vectors
+from pipeline import audit, checkpoint, origins, schema, vectors
 from pipeline.audit import Finding, Trouble
 from pipeline.checkpoint import Checkpoint
 from pipeline.config import Config
@@ -42,7 +43,7 @@ UNLIKE_BITS = 0.01
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """Rows of a shard to embed again: each by the chance of `fraction`, drawn by the dataset's digest."""
+    """Documents of a shard to embed again: each with the chance `fraction`, drawn by the dataset's digest."""
 
     root: str
     split_id: str
@@ -83,7 +84,7 @@ def resolve(config: Config, vector_digest: str) -> Checkpoint:
 
 
 def reembed_shard(sample: Sample) -> Compared:
-    """Embed the drawn rows of a shard again.
+    """Embed the drawn documents of a shard again.
 
     Raises:
         ModelError: the model that made the dataset is no longer there.
@@ -91,66 +92,127 @@ def reembed_shard(sample: Sample) -> Compared:
     """
     dataset = Dataset(sample.root)
     path = dataset.layout.shard(sample.split_id)
-    drawn = _drawn(sample, pq.read_table(pa.BufferReader(dataset.storage.read(path))))
-    rows, texts = _with_texts(sample, drawn)
-    troubles: list[Trouble] = []
+    rows = _draw(sample, pq.read_table(pa.BufferReader(dataset.storage.read(path))))
+    drawn = _with_texts(sample, rows)
+    told_N = drawn.documents.column("text_hash").take(pa.array(drawn.document))
+    same_N = pc.equal(drawn.rows.column("text_hash"), told_N).fill_null(False).to_numpy()
+    troubles = [*audit.some("deep", ~same_N, drawn.rows, "have another text_hash than their source's text")]
     nearness = math.inf
-    same_N = _hashes(texts) == np.array(rows["text_hash"].to_pylist(), object)
-    troubles += audit.some("deep", ~same_N, rows, "have another text_hash than their source's text")
-    rows, texts = rows.filter(pa.array(same_N)), texts.filter(pa.array(same_N))
-    if rows.num_rows:
-        more, nearness = _compared(sample, rows, texts)
+    sound = drawn.without(drawn.document[~same_N])
+    if sound.rows.num_rows:
+        more, nearness = _compared(sample, sound)
         troubles += more
     where = dataset.layout.name(path)
     findings = tuple(Finding(check, where, what) for check, what in troubles)
-    return Compared(findings, len(same_N), drawn.num_rows - len(same_N), nearness)
+    return Compared(findings, len(same_N), rows.num_rows - len(same_N), nearness)
 
 
-def _drawn(sample: Sample, shard: pa.Table) -> pa.Table:
+@dataclass(frozen=True, slots=True)
+class _Drawn:
+    """N rows, and D documents from their source: `text` and `text_hash`.
+
+    document: (N,) which document each row is of.
+    """
+
+    rows: pa.Table
+    document: Ints
+    documents: pa.Table
+
+    def without(self, bad: Ints) -> "_Drawn":
+        """The same without some documents."""
+        good_D = np.ones(self.documents.num_rows, np.bool_)
+        good_D[bad] = False
+        good_N = good_D[self.document]
+        number_D = np.cumsum(good_D) - 1
+        rows, documents = self.rows.filter(pa.array(good_N)), self.documents.filter(pa.array(good_D))
+        return _Drawn(rows, number_D[self.document[good_N]], documents)
+
+
+def _draw(sample: Sample, shard: pa.Table) -> pa.Table:
+    """All rows of some documents."""
     seed = blake2b(f"{sample.dataset_digest} {sample.split_id}".encode(), digest_size=8).digest()
-    chances_N = np.random.default_rng(int.from_bytes(seed)).random(shard.num_rows)
     ours = [name for name in shard.column_names if name in schema.reserved_names()]
-    return shard.select(ours).filter(pa.array(chances_N < sample.fraction))
+    document_N = _documents(shard)
+    chances_D = np.random.default_rng(int.from_bytes(seed)).random(document_N.max(initial=-1) + 1)
+    return shard.select(ours).filter(pa.array(chances_D[document_N] < sample.fraction))
 
 
-def _with_texts(sample: Sample, drawn: pa.Table) -> tuple[pa.Table, pa.Array]:
-    """Drawn rows whose source is as it was, with their documents."""
+def _documents(rows: pa.Table) -> Ints:
+    """(N,) numbers of the rows' documents, from 0 in order of appearance."""
+    places = rows.select(["source_file", "source_row"]).to_pandas()
+    numbers_N: Ints = places.groupby(["source_file", "source_row"], sort=False).ngroup().to_numpy()
+    return numbers_N
+
+
+def _with_texts(sample: Sample, rows: pa.Table) -> _Drawn:
+    """The rows whose source is as it was, with their documents; each piece is read once."""
     config = Config.model_validate_json(sample.config)
     ranges = [
         {"source": piece.source, "file": piece.file, "first": piece.start, "last": piece.stop}
         for piece in sample.pieces
     ]
-    range_N = audit.range_of(drawn, ranges)
-    rows, texts = [drawn.slice(0, 0)], [pa.array([], pa.large_string())]
+    range_N = audit.range_of(rows, ranges)
+    kept = [rows.slice(0, 0)]
+    found = [pa.table({"text": pa.array([], pa.large_string()), "text_hash": pa.array([], pa.binary())})]
     for index in np.unique(range_N).tolist():
-        rows_K = drawn.filter(pa.array(range_N == index))
+        rows_K = rows.filter(pa.array(range_N == index))
+        places = pc.unique(rows_K.column("source_row")).to_pylist()
         try:
-            texts_K = sources.texts(config, sample.pieces[index], rows_K["source_row"].to_pylist())
+            found.append(origins.documents(config, sample.pieces[index], places))
         except SourceError:
             continue
-        rows.append(rows_K)
-        texts.append(texts_K)
-    return pa.concat_tables(rows).combine_chunks(), pa.concat_arrays(texts)
+        kept.append(rows_K)
+    rows = pa.concat_tables(kept).combine_chunks()
+    return _Drawn(rows, _documents(rows), pa.concat_tables(found).combine_chunks())
 
 
-def _hashes(texts: pa.Array) -> npt.NDArray[np.object_]:
-    """(N,) BLAKE2b-128 of each text's bytes; None where there is no text."""
-    data = texts.cast(pa.large_binary()).to_pylist()
-    found = [None if text is None else blake2b(text, digest_size=audit.HASH_BYTES).digest() for text in data]
-    return np.array(found, object)
-
-
-def _compared(sample: Sample, rows: pa.Table, documents: pa.Array) -> tuple[list[Trouble], float]:
-    places = rows.select([name for name in rows.column_names if name.startswith("char_")]).to_pylist()
-    parts = [sources.window(text, row) for text, row in zip(documents.to_pylist(), places, strict=True)]
+def _compared(sample: Sample, drawn: _Drawn) -> tuple[list[Trouble], float]:
+    """What differs when the documents are embedded again; and how near the vectors are at least."""
     model = _model(sample.config, sample.vector_digest)
-    vectors_ND, tokens_N = model.embed(pa.array(parts, pa.large_string()))
-    other_N = rows["n_tokens"].to_numpy() != tokens_N
-    troubles = [*audit.some("deep", other_N, rows, "have another n_tokens than their text")]
-    far_N, nearness_N = model.unlike(rows, vectors_ND)
+    fresh = model.embed(drawn.documents.column("text").combine_chunks())
+    # Row by row, in the same order: a row for each document, or for each of its windows.
+    chunk_N = drawn.rows.column("chunk") if fresh.windows else pa.array(np.zeros(len(drawn.document)))
+    order = np.lexsort((chunk_N.to_numpy(), drawn.document))
+    drawn = _Drawn(drawn.rows.take(pa.array(order)), drawn.document[order], drawn.documents)
+    bad = _cut_otherwise(drawn, fresh)
+    troubles = [
+        *audit.some("deep", np.isin(drawn.document, bad), drawn.rows, "are not the windows of their text")
+    ]
+    good_W = ~np.isin(fresh.document, bad)
+    rows = drawn.without(bad).rows
+    if not rows.num_rows:
+        return troubles, math.inf
+    other_N = rows.column("n_tokens").to_numpy() != fresh.tokens[good_W]
+    troubles += audit.some("deep", other_N, rows, "have another n_tokens than their text")
+    far_N, nearness_N = model.unlike(rows, fresh.vectors[good_W])
     nearness = float(nearness_N.min())
     what = f"have another vector than their text's ({MEASURES[model.recipe.vector]} {nearness:.4f})"
     return [*troubles, *audit.some("deep", far_N, rows, what)], nearness
+
+
+@dataclass(frozen=True, slots=True)
+class _Fresh:
+    """W rows as they should be, in the order of their documents.
+
+    document: (W,) which document each is of.  tokens: (W,) ids of each.  vectors: (W, D).
+    windows: of a dataset with a row for each, `chunk`, `char_start` and `char_stop` by name; else empty.
+    """
+
+    document: Ints
+    tokens: Ints
+    vectors: Vectors
+    windows: Mapping[str, Ints]
+
+
+def _cut_otherwise(drawn: _Drawn, fresh: _Fresh) -> Ints:
+    """The documents whose rows are not the windows that their text has: others, fewer, or more."""
+    size = drawn.documents.num_rows
+    bad_D = np.bincount(drawn.document, minlength=size) != np.bincount(fresh.document, minlength=size)
+    as_many_N, as_many_W = ~bad_D[drawn.document], ~bad_D[fresh.document]
+    for name, values_W in fresh.windows.items():
+        differs = drawn.rows.column(name).to_numpy()[as_many_N] != values_W[as_many_W]
+        bad_D[drawn.document[as_many_N][differs]] = True
+    return np.flatnonzero(bad_D)
 
 
 class _Model:
@@ -167,17 +229,21 @@ class _Model:
         self.encoder = Encoder(found, device="cpu", dtype="float32", recipe=self.recipe)
         self.least_cosine = LEAST_COSINE[config.dtype]
 
-    def embed(self, texts: pa.Array) -> tuple[Vectors, Ints]:
-        """(N, D) vectors before they are stored, and (N,) `n_tokens`."""
-        recipe = self.recipe
-        if recipe.long_text != "mean_of_chunks":
+    def embed(self, texts: pa.Array) -> _Fresh:
+        """What the rows of these documents should be; vectors as they are before they are stored."""
+        recipe, numbers = self.recipe, np.arange(len(texts))
+        if recipe.long_text == "truncate":
             tokens = self.tokenizer.encode(prefixed(texts, recipe.prefix))
-            return self.encoder.encode(tokens), tokens.lengths
+            return _Fresh(numbers, tokens.lengths, self.encoder.encode(tokens), {})
         parts = windows(self.tokenizer, texts, recipe.chunk_overlap, recipe.prefix)
-        lengths_W, windows_N = parts.tokens.lengths, np.bincount(parts.text, minlength=len(texts))
-        vectors_WD = self.encoder.encode(parts.tokens)
+        lengths_W, vectors_WD = parts.tokens.lengths, self.encoder.encode(parts.tokens)
+        if recipe.chunked:
+            cut = {"chunk": parts.numbers, "char_start": parts.char_start, "char_stop": parts.char_stop}
+            return _Fresh(parts.text, lengths_W, vectors_WD, cut)
+        tokens_N = np.bincount(parts.text, lengths_W, len(texts)).astype(np.int64)
+        windows_N = np.bincount(parts.text, minlength=len(texts))
         means_ND = vectors.mean_of_windows(vectors_WD, lengths_W, windows_N, recipe.normalize)
-        return means_ND, np.bincount(parts.text, lengths_W, len(texts)).astype(np.int64)
+        return _Fresh(numbers, tokens_N, means_ND, {})
 
     def unlike(self, rows: pa.Table, fresh_ND: Vectors) -> tuple[npt.NDArray[np.bool_], Vectors]:
         """(N,) which stored vectors are not their texts'; and (N,) how near each is.

@@ -63,7 +63,7 @@ def _from_json(path: Path, _: Mapping[str, Any]) -> Backend:
     backend = Backend.from_file(str(path))
     model = json.loads(path.read_text(encoding="utf-8"))["model"]
     if model.get("type") == "Unigram":
-        # `from_file` misreads long decimals by the last bit, which decides ties: 63 times `=` is cut otherwise.
+        # `from_file` misreads long decimals by the last bit, which decides ties: of 63 times `=`, for one.
         # Python reads scores as they are written, and so does transformers.
         scores = [(piece, score) for piece, score in model["vocab"]]
         backend.model = models.Unigram(scores, model.get("unk_id"), model.get("byte_fallback", False))

@@ -17,7 +17,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline import plan, sources, storage, telemetry, vectors
+from pipeline import origins, plan, storage, telemetry, vectors
 from pipeline.checkpoint import Checkpoint
 from pipeline.config import Config
 from pipeline.dataset import Dataset, Identity
@@ -95,10 +95,10 @@ def source_text(
         info = storage.connect(path, source.options).info(path)
         unit = "bytes" if source.format == "text" else "rows"
         piece = Piece(name, file, version, info.size, unit, place, place + 1)
-        text = sources.texts(config, piece, [place])[0].as_py()
+        text = origins.documents(config, piece, [place]).column("text")[0].as_py()
     except PipelineError:
         return None
-    return sources.window(text, row)
+    return origins.window(text, row)
 
 
 def _nearest(shard: pa.Table, query_D: npt.NDArray[np.float32], count: int) -> Iterator[Hit]:

@@ -19,7 +19,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline import commit, reembed, schema, sources, telemetry
+from pipeline import commit, origins, reembed, schema, telemetry
 from pipeline.audit import Expected, Finding, Shard, audit_shard
 from pipeline.dataset import Dataset
 from pipeline.errors import ConfigError, PipelineError
@@ -258,7 +258,7 @@ class _Audit:
     def _check_source(self, plan: Plan) -> None:
         """Whether the sources are still as planned; no fault of the dataset if not."""
         try:
-            moved = sources.no_longer_as_planned(self.evidence.config, plan)
+            moved = origins.no_longer_as_planned(self.evidence.config, plan)
         except PipelineError as error:
             self.skipped["source"] = str(error).splitlines()[0]
             return

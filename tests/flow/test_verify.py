@@ -367,6 +367,23 @@ def test_only_deep_finds_a_vector_of_another_text(planted: Planted) -> None:
     assert line.endswith("docs/0.parquet#0 the first")
 
 
+def test_deep_sees_windows_that_are_not_those_of_the_text(copy: Callable[..., Planted]) -> None:
+    """The last one of a text is gone, or another range: without the text nothing tells."""
+    planted = copy(**CHUNKS)
+    shard = next(path for path in planted.shards if 2 in pq.read_table(path).column("chunk").to_pylist())
+    rows = pq.read_table(shard)
+    last = max(range(rows.num_rows), key=rows.column("chunk").to_pylist().__getitem__)
+    order = pa.array([row for row in range(rows.num_rows) if row != last])
+    planted.rewrite(shard, lambda table: table.take(order))
+    other = planted.shards[0]
+    stop = pq.read_table(other).column("char_stop")[0].as_py()
+    planted.rewrite(other, lambda table: replaced(table, "char_stop", 0, stop - 1))
+    assert found(planted) == []
+    lines = found(planted, deep=1.0)
+    assert {line.split(":")[1] for line in lines} == {f" data/{path.name}" for path in (shard, other)}
+    assert all("rows are not the windows of their text" in line for line in lines)
+
+
 @pytest.mark.parametrize("model", [INT8, BINARY], ids=["int8", "binary"])
 def test_deep_sees_quantized_vectors_of_another_text(
     copy: Callable[..., Planted], model: dict[str, Any]

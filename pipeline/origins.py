@@ -1,9 +1,9 @@
-"""What the sources say today of rows that were embedded: which files are still as planned, and the texts.
+"""What the sources say today of rows that were embedded: which files are still as planned, and the documents.
 
 Nothing here writes, and nothing decides: a source may be gone without harm to its dataset.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -29,8 +29,8 @@ def no_longer_as_planned(config: Config, frozen: Plan) -> dict[str, str]:
     }
 
 
-def texts(config: Config, piece: Piece, places: Iterable[int]) -> pa.Array:
-    """(places,) large_strings, valid or not: the texts that start at these places of a piece; else null.
+def documents(config: Config, piece: Piece, places: Sequence[int]) -> pa.Table:
+    """`text` and `text_hash` of the documents at these places of a piece; nulls where no document is.
 
     Cost: the whole piece is read.
 
@@ -39,7 +39,9 @@ def texts(config: Config, piece: Piece, places: Iterable[int]) -> pa.Array:
     """
     source = config.source[piece.source]
     raw = formats.read(plan.file_path(source, piece.file), piece, source)
-    return raw.texts.take(pc.index_in(pa.array(places, pa.int64()), raw.positions))
+    found = formats.sift(raw, piece, pa.schema([]), keep_text=False)
+    at = pc.index_in(pa.array(places, pa.int64()), found.rows.column("source_row").combine_chunks())
+    return pa.table({"text": found.texts, "text_hash": found.rows.column("text_hash")}).take(at)
 
 
 def window(text: str, row: Mapping[str, Any]) -> str:
