@@ -7,7 +7,7 @@ or empty. Failures of storage pass through.
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -18,7 +18,7 @@ from pipeline import config, schema
 from pipeline.audit import Expected, Finding, brief
 from pipeline.config import Config
 from pipeline.dataset import Dataset, Identity
-from pipeline.errors import MissingError, PipelineError
+from pipeline.errors import ConfigError, MissingError, PipelineError
 from pipeline.layout import Layout
 from pipeline.plan import Plan
 
@@ -49,8 +49,8 @@ class Evidence:
             hint = "name the folder that holds dataset.json"
             raise MissingError("there is no dataset here", layout.root, hint=hint) from None
         with self._readable("identity", "dataset.json"):
-            Identity.from_bytes(data, layout.identity)
-            return dict(json.loads(data))
+            identity = Identity.from_bytes(data, layout.identity)
+            return dict(json.loads(data)) if identity.dataset_digest else {}  # it can be digested
         return {}
 
     @cached_property
@@ -65,13 +65,17 @@ class Evidence:
         Raises:
             ConfigError: it is none.
         """
-        return config.parse(self.content.get("config") or {}, "dataset.json")
+        values = self.content.get("config")
+        if not isinstance(values, dict):
+            raise ConfigError("has no config", "dataset.json")
+        return config.parse(values, "dataset.json")
 
     @cached_property
     def plan(self) -> Plan | None:
         """The frozen plan."""
         with self._readable("complete", "plan.parquet"):
-            return Plan.from_bytes(self.dataset.storage.read(self.dataset.layout.plan))
+            plan = Plan.from_bytes(self.dataset.storage.read(self.dataset.layout.plan))
+            return replace(plan, pieces=plan.pieces.select(schema.PLAN.names).cast(schema.PLAN))
         return None
 
     @cached_property
@@ -114,7 +118,8 @@ class Evidence:
         """summary.json; empty where there is none to be read."""
         if self.finished:
             with self._readable("complete", "summary.json"):
-                return dict(json.loads(self.dataset.storage.read(self.dataset.layout.summary)))
+                summary = dict(json.loads(self.dataset.storage.read(self.dataset.layout.summary)))
+                return summary | {"failed_files": dict(summary["failed_files"])}
         return {}
 
     @cached_property

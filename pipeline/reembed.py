@@ -34,7 +34,7 @@ from pipeline.vectors import Vectors
 from pipeline.windows import prefixed, windows
 
 LEAST_COSINE = {"float32": 0.9999, "bfloat16": 0.999}
-"""Between a vector and its text's, by the arithmetic that made it."""
+"""Between a vector and its text's, by the arithmetic that made it (docs/decisions.md)."""
 MEASURES = {"float32": "cosine", "int8": "cosine", "binary": "share of equal bits"}
 """How near a stored vector is to its text's."""
 UNLIKE_BITS = 0.01

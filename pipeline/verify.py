@@ -184,7 +184,7 @@ class _Audit:
             evidence.add("shards", "manifest.parquet", f"has split {split}, which the plan does not know")
         # Of an unfinished run shards are missing by nature; of failed files, where the config allows them.
         missing = planned - evidence.there if evidence.finished else set()
-        failed = set(evidence.summary.get("failed_files") or ())
+        failed = set(evidence.summary.get("failed_files", ()))
         for split, pieces in plan.splits() if missing else ():
             known = split in evidence.recorded
             if split in missing and (known or not failed.issuperset(piece.source_file for piece in pieces)):

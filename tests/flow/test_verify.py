@@ -322,7 +322,7 @@ def test_damage_of_chunks(copy: Callable[..., Planted]) -> None:
     assert "1 rows lack some of their windows, docs/1.parquet#5 the first" in line
 
 
-@pytest.mark.parametrize("content", ["truncated", "empty", "garbage", "another Parquet file"])
+@pytest.mark.parametrize("content", ["truncated", "empty", "garbage", "Parquet", "JSON"])
 @pytest.mark.parametrize(
     "name", ["shard", "rejects", "manifest.parquet", "plan.parquet", "summary.json", "dataset.json"]
 )
@@ -333,13 +333,17 @@ def test_a_damaged_file_is_a_finding_that_names_it(planted: Planted, name: str, 
     data = path.read_bytes()
     sink = pa.BufferOutputStream()
     pq.write_table(pa.table({"x": [1]}), sink)
-    others = {"truncated": data[:-20], "empty": b"", "garbage": np.random.default_rng(0).bytes(5000)}
-    path.write_bytes(others.get(content, bytes(sink.getvalue())))
+    odd = {"format_version": 1, "vector_fields": {}, "dataset_fields": 5, "config": 5, "failed_files": 5}
+    contents = {
+        "truncated": data[:-20], "empty": b"", "garbage": np.random.default_rng(0).bytes(5000),
+        "Parquet": bytes(sink.getvalue()), "JSON": json.dumps(odd).encode(),
+    }  # fmt: skip
+    path.write_bytes(contents[content])
     lines = found(planted)
     assert [line for line in lines if path.name in line], lines
 
 
-def test_every_single_byte_of_a_shard_may_be_flipped_without_a_crash(planted: Planted) -> None:
+def test_any_byte_of_a_shard_may_be_flipped_without_a_crash(planted: Planted) -> None:
     """And what can be seen in its rows is seen: where no finding is, the rows are the same."""
     shard = planted.shards[0]
     data, rows = shard.read_bytes(), pq.read_table(shard)
