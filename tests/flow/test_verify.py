@@ -133,7 +133,8 @@ def doubled_row(planted: Planted) -> str:
 
 def flipped_byte(planted: Planted) -> str:
     flip_a_byte(planted.shards[0], "tags")
-    return f"checksums: data/{planted.shards[0].name}: can't be read: "
+    why = "can't be read: could not verify page integrity, CRC checksum"
+    return f"checksums: data/{planted.shards[0].name}: {why}"
 
 
 def nan(planted: Planted) -> str:
