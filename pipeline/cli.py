@@ -9,13 +9,14 @@ import signal
 import sys
 import traceback
 from collections.abc import Sequence
+from dataclasses import asdict
 from types import FrameType
 from typing import Any, NoReturn
 
 import pyarrow.compute as pc
 
 import pipeline
-from pipeline import config, plan, schema, search
+from pipeline import config, plan, schema, search, verify
 from pipeline.dataset import Dataset, Identity
 from pipeline.errors import STOPPED, ConfigError, ExitCode, PipelineError
 from pipeline.recipe import Recipe
@@ -31,10 +32,14 @@ examples:
   python -m pipeline search configs/demo.yaml "copy a file"     the rows nearest to a text
   python -m pipeline rollback configs/nightly.yaml     let readers follow the dataset before
   python -m pipeline prune configs/nightly.yaml --keep 7 --dry-run     which old datasets nobody needs
+  python -m pipeline verify .demo/embeddings           is all there, and as it was written
 
-exit codes: 0 done; 1 a bug of ours; 2 config; 3 files failed or too many rejects; 4 run it again;
+exit codes: 0 done; 1 a bug of ours; 2 config; 3 files failed, too many rejects, or findings; 4 run it again;
             5 the output belongs to another config; 6 complete, but the source has moved on
 """
+
+MOST_LINES = 20
+"""Of findings, those that a person is shown."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -80,10 +85,18 @@ def _parser() -> argparse.ArgumentParser:
         ("search", _search, "show the rows nearest to a text; exact, fine to a few million rows"),
         ("rollback", _rollback, "let readers of a series follow an older dataset, until it is unpinned"),
         ("prune", _prune, "remove the old datasets of a series that nobody needs"),
+        (
+            "verify",
+            _verify,
+            "audit a dataset, from its folder or URL alone; exit code 3 where it is not sound",
+        ),
     ):
         command_parser = commands.add_parser(name, help=text, description=text)
         command_parser.set_defaults(command=command)
-        command_parser.add_argument("config", help="the job's YAML file")
+        if command is _verify:
+            _add_dataset(command_parser)
+        else:
+            _add_config(command_parser)
         if command is _search:
             command_parser.add_argument("query", help="a text")
             command_parser.add_argument("--count", type=int, default=5, help="how many rows (default: 5)")
@@ -99,19 +112,38 @@ def _parser() -> argparse.ArgumentParser:
                 "--older-than", type=int, metavar="DAYS", help="of the others, only those of longer ago"
             )
             command_parser.add_argument("--dry-run", action="store_true", help="only tell")
-        command_parser.add_argument(
-            "--set", action="append", default=[], metavar="section.field=value", help="override the config"
-        )
-        if command not in (_rollback, _prune):
-            command_parser.add_argument(
-                "--run-date",
-                type=datetime.date.fromisoformat,
-                help="what {run_date} means (default: today, UTC)",
-            )
         command_parser.add_argument("--json", action="store_true", help="print JSON")
         command_parser.add_argument("--quiet", action="store_true", help="no progress")
         command_parser.add_argument("--debug", action="store_true", help="show tracebacks of user errors")
     return parser
+
+
+def _add_config(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("config", help="the job's YAML file")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="section.field=value", help="override the config"
+    )
+    parser.add_argument(
+        "--run-date", type=datetime.date.fromisoformat, help="what {run_date} means (default: today, UTC)"
+    )
+
+
+def _add_dataset(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("dataset", help="the dataset's folder or URL")
+    parser.add_argument(
+        "--deep",
+        type=_fraction,
+        default=0.0,
+        metavar="FRACTION",
+        help="embed so many of the rows again (0 to 1)",
+    )
+
+
+def _fraction(text: str) -> float:
+    value = float(text)
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"{text} is not between 0 and 1")
+    return value
 
 
 def _stop(number: int, _frame: FrameType | None) -> NoReturn:
@@ -252,6 +284,38 @@ def _series(arguments: argparse.Namespace) -> Series:
     return Series(folder, output.options)
 
 
+def _verify(arguments: argparse.Namespace) -> tuple[ExitCode, str]:
+    report = verify.verify(arguments.dataset, arguments.deep)
+    found = report.findings
+    if arguments.json:
+        checks = [{"result": check.result} | asdict(check) for check in report.checks]
+        content = {"dataset": report.dataset, "findings": len(found), "checks": checks, "notes": report.notes}
+        sys.stdout.write(json.dumps(content, indent=2) + "\n")
+    else:
+        _show_report(report)
+    if not found:
+        return ExitCode.DONE, ""
+    more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
+    return ExitCode.INCOMPLETE, f"{_printable(str(found[0]), 1000)}{more}"
+
+
+def _show_report(report: verify.Report) -> None:
+    """The table of checks, then what they found."""
+    for check in report.checks:
+        figures = ", ".join(
+            value if isinstance(value, str) else f"{_figure(value)} {name}"
+            for name, value in check.figures.items()
+        )
+        text = check.skipped if check.result == "not checked" else figures
+        sys.stdout.write(f"{check.name:>16}  {check.result:<12}  {_printable(text, 200)}".rstrip() + "\n")
+    found = [str(finding) for finding in report.findings]
+    for heading, lines in (("found", found), ("noted", report.notes)):
+        if lines:
+            shown = [_printable(line, 1000) for line in lines[:MOST_LINES]]
+            more = [f"and {len(lines) - MOST_LINES} more (--json has all)"] if len(lines) > MOST_LINES else []
+            sys.stdout.write("\n  ".join([f"\n{heading}:", *shown, *more]) + "\n")
+
+
 def _printable(text: str, width: int) -> str:
     """The beginning of a text on one line, without what could steer a terminal."""
     line = " ".join("".join(character if character.isprintable() else " " for character in text).split())
@@ -269,6 +333,11 @@ def _show(arguments: argparse.Namespace, values: dict[str, Any], names: Sequence
         return
     for name in names or values:
         value = values[name]
-        text = f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else value
-        text = ", ".join(f"{item}" for item in text) if isinstance(text, list) else text
+        text = ", ".join(f"{item}" for item in value) if isinstance(value, list) else _figure(value)
         sys.stdout.write(f"{name:>16}  {text}\n")
+
+
+def _figure(value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:.6f}"
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)

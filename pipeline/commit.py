@@ -93,8 +93,7 @@ def _commit(
     failed = plan.failed_files | failed_pieces(manifest.column("pieces"))
     failed |= {file: failure.message for failure in failures for file in failure.files}
     reconcile(plan.pieces, manifest.column("pieces"), set(shards))
-    totals = {name: _total(manifest, name) for name in (*TOTALS, *SECONDS, *CACHE)}
-    totals["documents"] = _documents(manifest)
+    totals = counts(manifest) | {name: _total(manifest, name) for name in SECONDS}
     code, reason = _verdict(failures, failed, totals, quality)
     summary = {
         "complete": code is ExitCode.DONE,
@@ -145,6 +144,14 @@ def reconcile(planned: pa.Table, pieces: pa.ChunkedArray, present: set[str]) -> 
     Raises:
         IncompleteError: a file's rows do not add up; the first few are named.
     """
+    if wrong := unaccounted(planned, pieces, present):
+        more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
+        got = "; ".join(f"{file}: {what}" for file, what in wrong[:3]) + more
+        raise IncompleteError("rows are unaccounted for", got=got)
+
+
+def unaccounted(planned: pa.Table, pieces: pa.ChunkedArray, present: set[str]) -> list[tuple[str, str]]:
+    """Each file whose rows `reconcile` would not accept, with what does not add up."""
     failed = pa.array(list(failed_pieces(pieces)), pa.string())
     planned = planned.filter(pc.invert(pc.is_in(source_files(planned), failed)))
     done = _flat(pieces)
@@ -152,25 +159,22 @@ def reconcile(planned: pa.Table, pieces: pa.ChunkedArray, present: set[str]) -> 
     # The bytes of a file can only tile it when none of its splits is missing.
     torn = planned.filter(pc.invert(is_there))
     wrong = _wrong_rows(planned.filter(is_there), done)
-    wrong += _wrong_bytes(planned, done, set(source_files(torn).to_pylist()))
-    if wrong:
-        more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
-        raise IncompleteError("rows are unaccounted for", got="; ".join(wrong[:3]) + more)
+    return wrong + _wrong_bytes(planned, done, set(source_files(torn).to_pylist()))
 
 
-def _wrong_rows(wanted: pa.Table, done: pa.Table) -> list[str]:
+def _wrong_rows(wanted: pa.Table, done: pa.Table) -> list[tuple[str, str]]:
     """Files cut by rows whose embedded and rejected rows are not the planned ones."""
     wanted = wanted.filter(pc.equal(wanted.column("unit"), "rows"))
     planned = _sum(source_files(wanted), pc.subtract(wanted.column("stop"), wanted.column("start")))
     found = _sum(source_files(done), pc.add(done.column("rows"), done.column("rejects")))
     return [
-        f"{file}: {rows} rows planned, {found.get(file, 0)} found"
+        (file, f"{rows} rows planned, {found.get(file, 0)} found")
         for file, rows in planned.items()
         if found.get(file, 0) != rows
     ]
 
 
-def _wrong_bytes(planned: pa.Table, done: pa.Table, torn: set[str]) -> list[str]:
+def _wrong_bytes(planned: pa.Table, done: pa.Table, torn: set[str]) -> list[tuple[str, str]]:
     """Files cut by bytes whose consumed ranges do not tile [0, size)."""
     planned = planned.filter(pc.equal(planned.column("unit"), "bytes").fill_null(False))
     sizes = dict(zip(source_files(planned).to_pylist(), planned.column("size").to_pylist(), strict=True))
@@ -184,7 +188,7 @@ def _wrong_bytes(planned: pa.Table, done: pa.Table, torn: set[str]) -> list[str]
         # A gap or an overlap is never made good again: the end is then not reached.
         reached[file] = stop if reached[file] == start else -1
     return [
-        f"{file}: the lines read do not add up to its {size} bytes"
+        (file, f"the lines read do not add up to its {size} bytes")
         for file, size in sizes.items()
         if reached[file] != size and file not in torn
     ]
@@ -215,6 +219,12 @@ def _origins(dataset: Dataset, manifest: pa.Table) -> dict[str, Any]:
 
 def _total(records: pa.Table, name: str) -> Any:
     return pc.sum(records.column(name)).as_py() or 0
+
+
+def counts(manifest: pa.Table) -> dict[str, int]:
+    """What the summary says of all shards, timings aside."""
+    sums = {name: int(pc.sum(manifest.column(name)).as_py() or 0) for name in (*TOTALS, *CACHE)}
+    return sums | {"documents": _documents(manifest)}
 
 
 def _documents(manifest: pa.Table) -> int:

@@ -11,14 +11,15 @@ import signal
 import threading
 import time
 import uuid
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import ray
 from ray.data import ActorPoolStrategy, DataContext, Dataset
-from ray.exceptions import RayError
+from ray.exceptions import RayError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from pipeline import matching, storage, telemetry
@@ -42,6 +43,11 @@ PROBE_SECONDS, PROBE_PAUSE_SECONDS = 5.0, 0.5
 """How long a node may take to see what this one wrote."""
 ANSWER_SECONDS = 60.0
 """How long it may take to say so, the start of a worker included."""
+TASKS_PER_CPU = 2
+"""Of `spread`, under way at the same time: none waits for the driver, and none piles up."""
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -165,6 +171,31 @@ def match(pending: Plan, job: Job, base: Base) -> int:
             return int(kept.sum("documents") or 0)
         except (RayError, RuntimeError) as error:
             raise _stopped(error) from error
+
+
+def spread(function: Callable[[Item], Result], items: Iterable[Item]) -> Generator[Result, None, None]:
+    """What a function makes of each item, in order; each item is a task of one CPU.
+
+    Raises:
+        Exception: what the function raised.
+        StoppedError: Ray gave up.
+    """
+    with cluster():
+        task = ray.remote(num_cpus=1)(function)
+        under_way: deque[Any] = deque()
+        most = TASKS_PER_CPU * max(1, int(ray.cluster_resources().get("CPU", 1)))
+        try:
+            for item in items:
+                under_way.append(task.remote(item))
+                if len(under_way) >= most:
+                    yield ray.get(under_way.popleft())
+            while under_way:
+                yield ray.get(under_way.popleft())
+        except RayError as error:
+            if isinstance(error, RayTaskError):
+                raise error.cause from error
+            reason = " ".join(str(error).split())
+            raise StoppedError("Ray ended the job", got=reason, hint="run again") from error
 
 
 def fit(compute: Compute, nodes: list[dict[str, Any]]) -> Resources:

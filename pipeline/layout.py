@@ -62,6 +62,14 @@ class Layout:
     def matches_done(self) -> str:
         return f"{self.all_matches}/_DONE"
 
+    def rejects_named(self, name: str) -> str:
+        """The reject file that a shard's record names."""
+        return f"{self.root}/rejects/{name}"
+
+    def name(self, path: str) -> str:
+        """A path of this dataset as seen from its root."""
+        return path.removeprefix(f"{self.root}/")
+
     @property
     def ledger(self) -> str:
         return f"{self.root}/ledger"

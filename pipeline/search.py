@@ -17,7 +17,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline import formats, plan, telemetry, vectors
+from pipeline import origins, plan, telemetry, vectors
 from pipeline.checkpoint import Checkpoint
 from pipeline.config import Config
 from pipeline.dataset import Dataset, Identity
@@ -85,11 +85,10 @@ def source_text(config: Config, planned: plan.Plan, row: Mapping[str, Any]) -> s
         return None
     piece = replace(found, start=place, stop=place + 1)
     try:
-        [raw] = formats.read(formats.file_path(source, file), [piece], source, planned.columns)
+        text = origins.documents(config, piece, [place]).column("text")[0].as_py()
     except PipelineError:
         return None
-    text = str(raw.texts[0].as_py())
-    return text[slice(row.get("char_start"), row.get("char_stop"))]
+    return origins.window(text, row)
 
 
 def _nearest(shard: pa.Table, query_D: npt.NDArray[np.float32], count: int) -> Iterator[Hit]:

@@ -12,6 +12,7 @@ from pipeline import cli, config
 from pipeline.errors import ExitCode
 
 ROOT = Path(__file__).parent.parent
+JOBS = [path for path in sorted((ROOT / "configs").glob("*.yaml")) if path.name != "distill.yaml"]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
@@ -44,14 +45,18 @@ def test_the_page_of_all_fields_is_up_to_date() -> None:
 def test_every_command_in_the_docs_is_one_that_is_run() -> None:
     """`make` targets exist; our own commands parse, and plan and status of the demo run right here."""
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.M))
+    outputs = {config.load(str(path)).output.path for path in JOBS}
     lines = [line.strip() for block in blocks("bash") for line in block.splitlines() if line.strip()]
     assert lines
     for line in lines:
         if line.startswith("make "):
             assert line.split()[1] in targets
         elif line.startswith("python -m pipeline "):
-            arguments = cli._parser().parse_args(shlex.split(line)[3:])
-            assert (ROOT / arguments.config).exists()
+            arguments = vars(cli._parser().parse_args(shlex.split(line)[3:]))
+            if "dataset" in arguments:
+                assert arguments["dataset"] in outputs
+            else:
+                assert (ROOT / arguments["config"]).exists()
         elif line.startswith("python -m jobs.distill "):
             assert (ROOT / line.split()[3]).exists()  # run by tests/test_distill.py
         elif line.startswith("python -m benchmarks."):

@@ -66,6 +66,8 @@ def _table(lines_N: pa.Array, source: Source, columns: pa.Schema) -> pa.Table:
     _fault(faults, "not_text", [at for at, cell in enumerate(cells) if not isinstance(cell, str | None)])
     carried = {}
     for name, path in source.fields.items():
+        if name not in columns.names:
+            continue
         cells = [_at(content, path) for content in objects]
         carried[name], misfits = column_of(cells, columns.field(name).type)
         _fault(faults, "carried_type", misfits)
