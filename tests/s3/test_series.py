@@ -13,7 +13,7 @@ from pipeline.errors import DeniedError, ExitCode, SeriesError
 from pipeline.places import Options
 from pipeline.series import Series
 from tests.conftest import write_config
-from tests.s3.conftest import READER, READER_SECRET
+from tests.s3.server import READER, READER_SECRET
 from tests.s3.proxy import fault_proxy
 from tests.test_series import (
     CONFIG,

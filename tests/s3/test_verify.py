@@ -11,7 +11,7 @@ import pytest
 
 from pipeline import storage
 from tests.flow.test_run import embed
-from tests.s3.conftest import KEY, READER, READER_SECRET
+from tests.s3.server import KEY, READER, READER_SECRET
 
 Job = Callable[..., dict[str, Any]]
 
