@@ -41,11 +41,12 @@ WORST_FIRST = (ExitCode.CONFIG, ExitCode.RETRYABLE, ExitCode.BUG, ExitCode.INCOM
 
 @dataclass(frozen=True)
 class Ending:
-    """How a run ended: its exit code, why in one line, and the summary of the dataset."""
+    """How a run ended: its exit code, why in one line, the summary of the dataset, and where that is."""
 
     code: ExitCode
     reason: str
     summary: Mapping[str, Any]
+    output: str
 
 
 def commit(
@@ -75,7 +76,8 @@ def commit(
 
 def committed(dataset: Dataset) -> Ending:
     """The ending of a dataset that is complete."""
-    return Ending(ExitCode.DONE, "complete", json.loads(dataset.storage.read(dataset.layout.summary)))
+    summary = json.loads(dataset.storage.read(dataset.layout.summary))
+    return Ending(ExitCode.DONE, "complete", summary, dataset.layout.root)
 
 
 def _commit(
@@ -114,7 +116,7 @@ def _commit(
         storage.replace(layout.summary, data, expected[layout.summary])
         storage.put_if_absent(layout.success, b"")
         _sweep(dataset)
-    return Ending(code, reason, summary)
+    return Ending(code, reason, summary, layout.root)
 
 
 def _sweep(dataset: Dataset) -> None:

@@ -25,6 +25,7 @@ from pydantic import (
 from pydantic_core import ErrorDetails
 
 from pipeline.errors import ConfigError
+from pipeline.layout import without_retry
 from pipeline.places import READ_ONLY, Options, Path_, Section, check_url, honoured, protocol_of, redact
 from pipeline.sources import Source
 
@@ -142,7 +143,8 @@ class Output(Section):
     def series(self) -> str | None:
         """The folder of all runs' datasets, where the path's last part is `{run_date}` and was filled in."""
         parent, _, name = self.path.rpartition("/")
-        return parent if self.run_date and name == self.run_date.isoformat() else None
+        dated = self.run_date and without_retry(name) == self.run_date.isoformat()
+        return parent if dated else None
 
     @field_validator("path")
     @classmethod

@@ -103,6 +103,16 @@ class Layout:
         return _OURS.fullmatch(name) is not None
 
 
+def retry_of(path: str, number: int) -> str:
+    """Where the rejects of the dataset at a path are tried again, for the first time, the second, ..."""
+    return f"{path}-retry{number}"
+
+
+def without_retry(path: str) -> str:
+    """The path or name that `retry_of` was given; any other as it is."""
+    return re.sub(r"-retry\d+$", "", path)
+
+
 @dataclass(frozen=True, slots=True)
 class SeriesLayout:
     """Paths below the folder or URL `root` of a series: datasets side by side, and who is followed."""

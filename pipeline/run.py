@@ -102,7 +102,7 @@ def _already_complete(config: Config, dataset: Dataset) -> Ending:
     if not moved:
         return ending
     reason = f"complete, but the source has moved on: {len(moved)} files differ, {moved[0]} among them"
-    return Ending(ExitCode.SOURCE_MOVED, reason, ending.summary)
+    return Ending(ExitCode.SOURCE_MOVED, reason, ending.summary, ending.output)
 
 
 def _job(config: Config, model: Checkpoint, identity: Identity, frozen: Plan, base: Base | None) -> Job:

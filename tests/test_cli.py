@@ -97,3 +97,27 @@ def test_help_and_version(capsys: pytest.CaptureFixture[str]) -> None:
         with pytest.raises(SystemExit, match="0"):
             cli.main([flag])
         assert shown in capsys.readouterr().out
+
+
+@pytest.mark.timeout(600)
+def test_a_night_is_of_a_series_and_of_a_date(job: Job, tmp_path: Path, written: Path) -> None:
+    def nightly(config: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "jobs.nightly", str(config), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=False)
+
+    done = nightly(written, "--run-date", "2026-11-25")
+    assert (done.returncode, "needs {run_date}" in done.stderr) == (ExitCode.CONFIG, True)
+    values = job(output={"path": str(tmp_path / "series/{run_date}")}, reuse={"base": "latest"})
+    series = write_config(tmp_path / "nightly.yaml", values)
+    done = nightly(series)
+    assert (done.returncode, "--run-date: a nightly job needs its date" in done.stderr) == (
+        ExitCode.CONFIG,
+        True,
+    )
+    assert not (tmp_path / "series").exists()
+    for date in ("2026-11-25", "2026-11-26"):
+        done = nightly(series, "--run-date", date)
+        assert done.returncode == ExitCode.DONE, done.stderr
+        assert json.loads((tmp_path / "series/LATEST.json").read_text())["dataset"] == date
+    shown = {line.split()[0]: line.split()[-1] for line in done.stdout.splitlines()}
+    assert (shown["copied"], shown["embedded"], shown["gone"]) == ("60", "0", "0")

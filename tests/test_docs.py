@@ -52,7 +52,7 @@ def test_every_command_in_the_docs_is_one_that_is_run() -> None:
         if line.startswith("make "):
             assert line.split()[1] in targets
         elif line.startswith("python -m pipeline "):
-            arguments = vars(cli._parser().parse_args(shlex.split(line)[3:]))
+            arguments = vars(cli.parser().parse_args(shlex.split(line)[3:]))
             if "dataset" in arguments:
                 assert arguments["dataset"] in outputs
             else:
@@ -61,8 +61,13 @@ def test_every_command_in_the_docs_is_one_that_is_run() -> None:
             assert (ROOT / line.split()[3]).exists()  # run by tests/test_distill.py
         elif line.startswith("python -m benchmarks."):
             assert (ROOT / "benchmarks" / f"{line.split()[2].split('.')[1]}.py").exists()
-        else:  # run for real on a cluster in tests/flow/test_jobs.py
-            assert line == "ray job submit --working-dir . -- python -m jobs.embed configs/cluster.yaml"
+        else:  # run for real on a cluster in tests/flow/test_jobs.py; as a process in tests/test_cli.py
+            submit, _, command = line.partition(" -- ")
+            assert submit == "ray job submit --working-dir ."
+            assert command in (
+                "python -m jobs.embed configs/cluster.yaml",
+                "python -m jobs.nightly configs/nightly.yaml --run-date 2026-11-25",
+            )
 
 
 def test_the_exit_codes_of_the_readme_are_the_real_ones() -> None:

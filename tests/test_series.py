@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 import pytest
 
 from pipeline import cli, config, storage, telemetry
+from pipeline.cli.datasets import series_of
 from pipeline.dataset import Dataset, Identity, parquet_bytes
 from pipeline.errors import ConfigError, ExitCode, PipelineError, SeriesError, StoppedError
 from pipeline.series import Facts, Fate, Latest, Series
@@ -652,9 +653,9 @@ def test_what_a_real_run_leaves_can_be_taken_back_to_and_removed(
     "path", ["/out", "/out/{run_date}/x", "/out/run-{run_date}", "s3://{run_date}", "/{run_date}/{run_date}"]
 )
 def test_a_path_that_makes_no_series_is_refused(written: str, path: str) -> None:
-    arguments = cli._parser().parse_args(["prune", written, "--set", f"output.path={path}"])
+    arguments = cli.parser().parse_args(["prune", written, "--set", f"output.path={path}"])
     with pytest.raises(ConfigError) as raised:
-        cli._series(arguments)
+        series_of(arguments)
     assert isinstance(raised.value, PipelineError)
     assert raised.value.got == path
     assert "{run_date} as the last part of output.path" in str(raised.value)

@@ -10,7 +10,7 @@ from typing import Any
 from pipeline import schema, storage
 from pipeline.dataset import Dataset
 from pipeline.errors import MissingError
-from pipeline.layout import SeriesLayout
+from pipeline.layout import SeriesLayout, without_retry
 from pipeline.places import Options
 from pipeline.series.latest import Latest
 
@@ -96,6 +96,8 @@ def _is_ours(content: object) -> bool:
 
 
 def _date_in(name: str) -> datetime.date | None:
+    """The run date of a run's dataset, and of one in which its rejects were tried again."""
+    name = without_retry(name)
     try:
         date = datetime.date.fromisoformat(name)
     except ValueError:

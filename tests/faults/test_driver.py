@@ -146,6 +146,25 @@ def test_two_drivers_on_one_output_are_exact(
         assert len(attempts) == 2
 
 
+@pytest.mark.parametrize("rounds", [1, pytest.param(20, marks=pytest.mark.slow)])
+@pytest.mark.timeout(3000)
+def test_a_driver_that_starts_while_another_is_killed(
+    config: Callable[[str], Path], tmp_path: Path, rounds: int
+) -> None:
+    chance = random.Random(rounds)
+    for number in range(rounds):
+        job, output = config(f"relay{number}"), tmp_path / f"relay{number}"
+        first = start(job)
+        reach(first, output, chance.choice(["some shards", "planning", "committing"]))
+        second = start(job)
+        time.sleep(chance.uniform(0, 6))
+        first.kill()
+        first.communicate()
+        _, log = second.communicate(timeout=240)
+        assert second.returncode == ExitCode.DONE, log
+        assert_exact(output)
+
+
 def test_sigterm_ends_a_run_that_the_next_one_resumes(config: Callable[[str], Path], tmp_path: Path) -> None:
     job = config("stopped")
     driver = start(job)

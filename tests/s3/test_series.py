@@ -13,8 +13,8 @@ from pipeline.errors import DeniedError, ExitCode, SeriesError
 from pipeline.places import Options
 from pipeline.series import Series
 from tests.conftest import write_config
-from tests.s3.server import READER, READER_SECRET
 from tests.s3.proxy import fault_proxy
+from tests.s3.server import READER, READER_SECRET
 from tests.test_series import (
     CONFIG,
     DAYS,

@@ -1,0 +1,8 @@
+"""A night of a series: `ray job submit --working-dir . -- python -m jobs.nightly CONFIG --run-date DATE`."""
+
+import sys
+
+from pipeline.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main(["nightly", *sys.argv[1:]]))

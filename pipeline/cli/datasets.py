@@ -1,0 +1,94 @@
+"""Commands about datasets that are there: readers taken back, old ones removed, one audited."""
+
+import datetime
+import json
+import sys
+from argparse import Namespace
+from dataclasses import asdict
+
+from pipeline import config, verify
+from pipeline.cli.show import Said, figure, printable, show
+from pipeline.errors import ConfigError, ExitCode
+from pipeline.series import Fate, Series
+
+MOST_LINES = 20
+"""Of findings, those that a person is shown."""
+
+
+def rollback(arguments: Namespace) -> Said:
+    series = series_of(arguments)
+    latest = series.unpin() if arguments.unpin else series.rollback(arguments.to)
+    show(arguments, {"series": series.layout.root, **latest.fields()})
+    return ExitCode.DONE, ""
+
+
+def prune(arguments: Namespace) -> Said:
+    series = series_of(arguments)
+    fates = series.prune(arguments.keep, arguments.older_than, arguments.dry_run)
+    if arguments.json:
+        datasets = [asdict(fate) for fate in fates]
+        show(arguments, {"series": series.layout.root, "dry_run": arguments.dry_run, "datasets": datasets})
+        return ExitCode.DONE, ""
+    for fate in fates:
+        sys.stdout.write(_fate(fate, arguments.dry_run))
+    return ExitCode.DONE, ""
+
+
+def _fate(fate: Fate, dry_run: bool) -> str:
+    """What becomes of a dataset, in a line; and one more for what is somebody else's in it."""
+    word = "kept" if not fate.removed else "would go" if dry_run else "removed"
+    line = f"{printable(fate.name, 40)}  {word:<8}  {fate.reason}\n"
+    left = printable(", ".join(fate.left), 90)
+    return line + (f"{'':{len(fate.name)}}  {'stays':<8}  not ours: {left}\n" if left else "")
+
+
+def series_of(arguments: Namespace) -> Series:
+    """The series that a config writes into: the folder above its datasets.
+
+    Raises:
+        ConfigError: they are not called by their run date alone.
+    """
+    # No run is of this date: where it stands in the path, `{run_date}` stood.
+    never = datetime.date.min
+    output = config.load(arguments.config, arguments.set, never).output
+    folder, _, name = output.path.rpartition("/")
+    if name != never.isoformat() or name in folder or not folder.strip("/") or folder.endswith(":/"):
+        hint = "such as s3://bucket/embeddings/{run_date}"
+        raise ConfigError(
+            "a series needs {run_date} as the last part of output.path",
+            got=output.path.replace(never.isoformat(), "{run_date}"),
+            hint=hint,
+        )
+    return Series(folder, output.options)
+
+
+def verify_(arguments: Namespace) -> Said:
+    report = verify.verify(arguments.dataset, arguments.deep)
+    found = report.findings
+    if arguments.json:
+        checks = [{"result": check.result} | asdict(check) for check in report.checks]
+        content = {"dataset": report.dataset, "findings": len(found), "checks": checks, "notes": report.notes}
+        sys.stdout.write(json.dumps(content, indent=2) + "\n")
+    else:
+        _show_report(report)
+    if not found:
+        return ExitCode.DONE, ""
+    more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
+    return ExitCode.INCOMPLETE, f"{printable(str(found[0]), 1000)}{more}"
+
+
+def _show_report(report: verify.Report) -> None:
+    """The table of checks, then what they found."""
+    for check in report.checks:
+        figures = ", ".join(
+            value if isinstance(value, str) else f"{figure(value)} {name}"
+            for name, value in check.figures.items()
+        )
+        text = check.skipped if check.result == "not checked" else figures
+        sys.stdout.write(f"{check.name:>16}  {check.result:<12}  {printable(text, 200)}".rstrip() + "\n")
+    found = [str(finding) for finding in report.findings]
+    for heading, lines in (("found", found), ("noted", report.notes)):
+        if lines:
+            shown = [printable(line, 1000) for line in lines[:MOST_LINES]]
+            more = [f"and {len(lines) - MOST_LINES} more (--json has all)"] if len(lines) > MOST_LINES else []
+            sys.stdout.write("\n  ".join([f"\n{heading}:", *shown, *more]) + "\n")

@@ -1,0 +1,52 @@
+"""Rejects that another try may mend: a new dataset that takes all else from the old one.
+
+A committed shard is never written again. So shards without such rejects are copied, and the others are made
+anew, with the vectors that they have; only what was rejected is embedded.
+"""
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from pipeline import commit, telemetry
+from pipeline.commit import Ending
+from pipeline.config import Config, Reuse
+from pipeline.dataset import Dataset
+from pipeline.errors import ConfigError, ExitCode
+from pipeline.layout import retry_of
+from pipeline.run import run
+
+
+def retry_rejects(config: Config, to: str | None = None, quiet: bool = False) -> Ending:
+    """Try the transient rejects of a complete dataset again, in a new one.
+
+    Args:
+        to: where the new one is; beside the old one, as `<name>-retry<n>`, when not given. One that an
+            earlier call left unfinished is gone on with; after one that is complete comes the next.
+
+    Raises:
+        ConfigError: the dataset is not complete.
+        PipelineError: as `run`.
+    """
+    config = config.absolute()
+    options = config.output.options
+    base, path, number = config.output.path, to or retry_of(config.output.path, 1), 1
+    if not Dataset(base, options).complete():
+        raise ConfigError("is not complete", base, hint="run the config first")
+    while to is None and Dataset(path, options).complete():
+        number += 1
+        base, path = path, retry_of(config.output.path, number)
+    found = Dataset(base, options)
+    if not _transient(found):
+        summary = commit.committed(found).summary
+        return Ending(ExitCode.DONE, "no reject may be mended by another try", summary, base)
+    telemetry.event("trying rejects again", dataset=base, rows=_transient(found), into=path)
+    output = config.output.model_copy(update={"path": path})
+    return run(config.model_copy(update={"output": output, "reuse": Reuse(base=base)}), quiet)
+
+
+def _transient(dataset: Dataset) -> int:
+    manifest = pq.read_table(
+        pa.BufferReader(dataset.storage.read(dataset.layout.manifest)), columns=["transient"]
+    )
+    return int(pc.sum(manifest.column("transient")).as_py() or 0)
