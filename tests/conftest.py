@@ -14,6 +14,9 @@ import pytest
 os.environ.setdefault("RAY_AUTH_MODE", "disabled")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+# Those of the tests' own S3 server: Ray's workers have the environment that Ray was started in.
+os.environ.setdefault("AWS_ACCESS_KEY_ID", "test-key")
+os.environ.setdefault("AWS_SECRET_ACCESS_KEY", "test-secret")
 
 PACKAGED = Path(__file__).parent.parent / "pipeline" / "models" / "albert-mini"
 

@@ -149,16 +149,23 @@ def reader(series: str) -> Iterator[list[str]]:
 def test_nights(
     nights: int, files: int, rows: int, where: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
-    root = request.getfixturevalue("bucket") if where == "s3" else str(tmp_path)
+    root, options = str(tmp_path), {}
+    if where == "s3":
+        root, options = (
+            request.getfixturevalue("bucket"),
+            {"endpoint_url": request.getfixturevalue("s3_server")},
+        )
     corpus = Corpus(f"{root}/corpus", files, rows)
     tiny = make_checkpoint(tmp_path / "tiny")
 
     def job(output: str, base: str | None, night: int) -> config.Config:
         parsed = config.parse(
             {
-                "source": {"docs": {"path": f"{root}/corpus/*.parquet", "id_column": "key"}},
+                "source": {
+                    "docs": {"path": f"{root}/corpus/*.parquet", "id_column": "key", "options": options}
+                },
                 "model": {"name": str(tiny)},
-                "output": {"path": output, "rows_per_shard": 2500},
+                "output": {"path": output, "rows_per_shard": 2500, "options": options},
                 "reuse": {"base": base, "match": "dataset"},
             }
         )
