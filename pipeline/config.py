@@ -119,9 +119,7 @@ class Compute(Section):
 class Output(Section):
     """Where the dataset goes, and the size of its shards."""
 
-    path: Path_ = Field(
-        description="The dataset's folder or URL (`s3://`, `gs://`, `abfs://`); may hold `{run_date}`."
-    )
+    path: Path_ = Field(description="The dataset's folder or `s3://` URL; may hold `{run_date}`.")
     run_date: datetime.date | None = Field(
         None, description="What `{run_date}` stands for. Default: today, in UTC."
     )

@@ -1,7 +1,7 @@
 """What a dataset takes from an older one, its base, instead of embedding it again.
 
 Whole shards are copied by storage where nothing of their split changed and the datasets are alike in all that
-counts: the same dataset digest, the same columns, no reject that a second try may mend. Else single vectors
+counts: the same dataset digest, the same columns, nothing that a second try may mend. Else single vectors
 are taken by the hash of their text, under an equal vector digest; every other column comes from the new
 source. Of a document in windows, all windows are taken or none.
 
@@ -150,13 +150,17 @@ def copy(base: Base, dataset: Dataset, identity: Identity, pending: Plan) -> Ite
     if Plan.from_bytes(base.dataset.plan() or b"").columns != pending.columns:
         telemetry.event("no shard is copied", base=base.path, reason="the columns' types differ")
         return
-    same = pc.is_in(base.manifest.column("split_id"), pending.split_ids)
-    mended = pc.equal(base.manifest.column("transient"), 0)
-    records = base.manifest.filter(pc.and_(same, mended)).to_pylist()
+    same = base.manifest.filter(pc.is_in(base.manifest.column("split_id"), pending.split_ids))
     with ThreadPoolExecutor(COPY_THREADS) as pool:
-        for copied in pool.map(lambda record: _copy(base, dataset, record), records):
+        whole = (record for record in same.to_pylist() if _is_final(record))
+        for copied in pool.map(lambda record: _copy(base, dataset, record), whole):
             if copied:
                 yield copied
+
+
+def _is_final(record: dict[str, Any]) -> bool:
+    """Nothing in a shard may be mended by a second try: no such reject, no file that could not be read."""
+    return record["transient"] == 0 and not any(piece["error"] for piece in record["pieces"])
 
 
 def _copy(base: Base, dataset: Dataset, record: dict[str, Any]) -> ShardRecord | None:
