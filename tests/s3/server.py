@@ -38,7 +38,7 @@ def running_server(folder: Path) -> Iterator[str]:
              f"-master.port={master}", f"-volume.port={volume}", "-filer",
              f"-filer.port={filer}", "-s3", f"-s3.port={s3}",
              f"-s3.config={folder}/s3.json",
-             "-master.volumeSizeLimitMB=64", "-volume.max=500",  # each bucket takes seven
+             "-master.volumeSizeLimitMB=64", "-volume.max=5000",  # each bucket takes seven
              f"-s3.port.lance={lance}", f"-s3.port.iceberg={iceberg}"],
             stdout=log, stderr=log,
         )  # fmt: skip
