@@ -16,10 +16,11 @@ import pyarrow.parquet as pq
 from tests.conftest import make_checkpoint
 
 DRIVER = """
-import resource, sys
+import sys
+from benchmarks.memory import peak_mib
 from pipeline.cli import main
 code = main(["run", sys.argv[1], "--quiet"])
-print("PEAK", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+print("PEAK", peak_mib())
 sys.exit(code)
 """
 
@@ -36,8 +37,8 @@ def measure(splits: int, folder: Path, checkpoint: Path) -> tuple[float, float]:
     done = subprocess.run(
         [sys.executable, "-c", DRIVER, str(config)], capture_output=True, text=True, check=True
     )
-    peak = int(done.stdout.rsplit("PEAK", 1)[1])
-    return peak / 1024, time.perf_counter() - started
+    peak = float(done.stdout.rsplit("PEAK", 1)[1])
+    return peak, time.perf_counter() - started
 
 
 def main(sizes: list[int]) -> None:

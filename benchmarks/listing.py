@@ -21,8 +21,8 @@ from tests.s3.server import environment, running_server
 FOLDERS, WRITERS = 100, 32
 BUCKET = "s3://many"
 CHILD = """
-import collections, json, re, sys, time
-from pathlib import Path
+import collections, json, sys, time
+from benchmarks.memory import peak_mib
 from pipeline import checkpoint, config, plan, telemetry
 from pipeline.storage.s3 import S3
 
@@ -38,18 +38,14 @@ async def counted_get(self, *arguments, **keywords):
     return await get(self, *arguments, **keywords)
 S3._get = counted_get
 
-def peak():
-    # Not getrusage's: that begins with what the process before this one had.
-    return int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) / 1024
-
 what, values = sys.argv[1], json.loads(sys.argv[2])
 parsed = config.parse(values)
 model = checkpoint.resolve(parsed.model.name)
-base, begun = peak(), time.perf_counter()
+base, begun = peak_mib(), time.perf_counter()
 done = plan.listing(parsed) if what == "list" else plan.make(parsed, model, "digest").pieces
 seconds = time.perf_counter() - begun
 print(json.dumps({
-    "items": len(done), "seconds": seconds, "base": base, "peak": peak(),
+    "items": len(done), "seconds": seconds, "base": base, "peak": peak_mib(),
     "seam": dict(telemetry.requests), "sent": dict(calls), "retries": telemetry.retries.total(),
 }))
 """

@@ -10,13 +10,10 @@ from pathlib import Path
 import pytest
 
 MEASURED = """
-import json, pathlib, re, sys
+import json, sys
 from hashlib import blake2b
+from benchmarks.memory import peak_mib
 from pipeline import checkpoint, config, plan, reader
-
-def peak_kB():
-    # Not `ru_maxrss`: a child begins with what its parent had before `exec`.
-    return int(re.search(r"VmHWM:\\s+(\\d+)", pathlib.Path("/proc/self/status").read_text())[1])
 
 path, split_bytes = sys.argv[1], int(sys.argv[2])
 job = config.parse({
@@ -24,16 +21,16 @@ job = config.parse({
     "output": {"path": path + ".out", "max_split_bytes": split_bytes},
 })
 made = plan.make(job, checkpoint.resolve("albert-mini"), "digest")
-planned = peak_kB()
+planned = peak_mib()
 rows, digest = 0, blake2b()
 [scan] = list(made.scans())
 for part in reader.parts([piece for _, [piece] in scan], job, made.columns):
     assert part.documents.rows.column("n").to_pylist() == list(range(rows, rows + len(part.documents.texts)))
     rows += len(part.documents.texts)
     digest.update("".join(part.documents.texts.to_pylist()).encode())
-peak = peak_kB()
+peak = peak_mib()
 print(json.dumps({"rows": rows, "digest": digest.hexdigest(), "splits": len(made.split_ids),
-                  "planning_MB": planned // 1024, "peak_MB": peak // 1024}))
+                  "planning_MB": int(planned), "peak_MB": int(peak)}))
 """
 BOUND_MB = 1024
 """With the splits of 64 MB that a GPU gets; a process that has only imported the package has 200 MB."""
