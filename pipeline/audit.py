@@ -127,6 +127,7 @@ def brief(error: Exception) -> str:
 def _audit(dataset: Dataset, shard: Shard, data: bytes) -> tuple[list[Trouble], Mapping[str, Any] | None]:
     rows = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True).read()
     rows = rows.combine_chunks()  # once: each check would copy all vectors to do it
+    rows.validate(full=True)
     if not rows.schema.equals(shard.expected.columns, check_metadata=False):
         # Of other columns nothing further can be asked.
         return [("schema", _difference(rows.schema, shard.expected.columns))], None
@@ -182,7 +183,7 @@ def _rejects(dataset: Dataset, split_id: str, record: Mapping[str, Any]) -> tupl
             ("rejects", f"{count} rows were rejected, but no file of them is named")
         ] if count else []
     try:
-        data = dataset.storage.read(dataset.layout.rejects_named(name))
+        data = dataset.storage.read(dataset.layout.rejects_file(name))
         found = pq.read_table(pa.BufferReader(data), page_checksum_verification=True)
     except MissingError:
         return none, [("rejects", f"rejects/{name} is missing")]

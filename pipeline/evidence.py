@@ -67,7 +67,7 @@ class Evidence:
         """
         values = self.content.get("config")
         if not isinstance(values, dict):
-            raise ConfigError("has no config", "dataset.json")
+            raise ConfigError("has no config", "dataset.json", hint="put back the one that the run wrote")
         return config.parse(values, "dataset.json")
 
     @cached_property

@@ -21,9 +21,15 @@ from pipeline.stages import Job, splits_of
 DOCUMENTS_PER_BUCKET = 50_000
 
 
-def base_documents(row: pa.Table, base: Base, buckets: int) -> pa.Table:
-    """The documents of a shard of the base (`reuse.packed`), each with its bucket."""
+def base_documents(row: pa.Table, base: Base, kind: pa.DataType, buckets: int) -> pa.Table:
+    """The documents of a shard of the base (`reuse.packed`), each with its bucket; none of a damaged one.
+
+    Args:
+        kind: the type of `rows`. Ray can't shuffle blocks without columns: a damaged shard's has them too.
+    """
     found = base.documents(row.column("shard")[0].as_py())
+    if found is None:
+        return _bucketed(pa.nulls(0, pa.string()), pa.nulls(0, pa.binary()), pa.nulls(0, kind), buckets)
     nobody = pa.nulls(found.num_rows, pa.string())
     return _bucketed(nobody, found.column("text_hash"), found.column("rows"), buckets)
 

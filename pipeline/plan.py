@@ -6,36 +6,38 @@ adopted by every later one, so whatever decides about rows, among it the shards'
 
 import itertools
 import json
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from hashlib import blake2b
 from math import ceil
-from operator import itemgetter
+from operator import attrgetter, itemgetter
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipeline import formats, schema, storage, telemetry
+from pipeline import schema, storage, surveying, telemetry
 from pipeline.checkpoint import Checkpoint
 from pipeline.config import Config
-from pipeline.errors import ConfigError, MissingError, SourceError
+from pipeline.errors import ConfigError, SourceError
 from pipeline.formats import Piece, Span, Survey, file_name
 from pipeline.recipe import Recipe
 from pipeline.sources import Source
+from pipeline.surveying import Listed, Surveyed
 
-SURVEY_THREADS = 32
 GPU_SPLIT_BYTES = 64 << 20
 SECONDS_PER_CPU_SPLIT = 60
 CPU_FLOPS = 1e11
-"""Matrix work per second that two ordinary cores do in float32: sizes splits, and nothing else."""
+"""Matrix work per second that two ordinary cores do in float32: sizes splits, and makes a guess of costs."""
 BYTES_PER_TOKEN = 4
+BYTES_PER_LINE = 32
+MOST_EXPANDED = 10
+"""How many times its stored bytes a text is at most, about, once it is read: for estimates of memory."""
 PIECE = ("source", "file", "version", "size", "unit", "start", "stop")
+_FIELDS = attrgetter(*PIECE)
 Split = tuple[str, list[Piece]]
-Listed = tuple[str, storage.ObjectInfo]
 BLOCK_ROWS = 10_000
 GROUP_FILL = 0.5
 """How full a split of small files is on average, of what it may hold."""
@@ -74,8 +76,14 @@ class Plan:
 
     def versions(self) -> dict[tuple[str, str], str]:
         """The version of every planned file, by source and file."""
-        keys = zip(*(self.pieces.column(name).to_pylist() for name in ("source", "file")), strict=True)
-        return dict(zip(keys, self.pieces.column("version").to_pylist(), strict=True))
+        files = self.pieces.select(["source", "file", "version"]).group_by(
+            ["source", "file"], use_threads=False
+        )
+        columns = files.aggregate([("version", "first")]).columns
+        return {
+            (source, file): version
+            for source, file, version in zip(*(each.to_pylist() for each in columns), strict=True)
+        }
 
     def piece(self, source: str, file: str, position: int) -> Piece | None:
         """The piece that holds a row of a file."""
@@ -137,8 +145,7 @@ def make(config: Config, checkpoint: Checkpoint, dataset_digest: str) -> Plan:
     """
     listed = listing(config)
     telemetry.event("planning", files=len(listed))
-    with ThreadPoolExecutor(SURVEY_THREADS) as pool:
-        surveyed = list(pool.map(lambda entry: _survey(entry[1], config.source[entry[0]]), listed))
+    surveyed = surveying.survey(listed, config.source)
     _refuse_failing_sources(config, listed, surveyed)
     columns, surveyed = _unify(surveyed, config)
     _refuse_failing_sources(config, listed, surveyed)
@@ -190,6 +197,26 @@ def split_bytes(config: Config, checkpoint: Checkpoint) -> int:
     window = (recipe.max_tokens - recipe.chunk_overlap) * BYTES_PER_TOKEN
     most = config.output.rows_per_shard * window if recipe.chunked else GPU_SPLIT_BYTES
     return min(most, config.output.max_split_bytes or _busy_bytes(config, checkpoint))
+
+
+def payload_bytes(pending: Plan, config: Config, checkpoint: Checkpoint) -> int:
+    """About what the largest split weighs between two stages: its vectors, its rows and its tokens."""
+    recipe, pieces = Recipe.of(checkpoint, config.model), pending.pieces
+    stored = _most_of_a_split(pieces, pieces.column("stored_bytes"))
+    text = min(split_bytes(config, checkpoint), MOST_EXPANDED * stored)
+    by_rows = pieces.filter(pc.equal(pieces.column("unit"), "rows").fill_null(False))
+    rows = _most_of_a_split(by_rows, pc.subtract(by_rows.column("stop"), by_rows.column("start")))
+    if by_rows.num_rows < pieces.num_rows:
+        rows = max(rows, text // BYTES_PER_LINE)
+    most = config.output.rows_per_shard
+    rows = min(most, text // BYTES_PER_LINE) if recipe.chunked else min(most, rows)
+    return rows * 4 * recipe.dimension(checkpoint) + 2 * text
+
+
+def _most_of_a_split(pieces: pa.Table, values: pa.ChunkedArray) -> int:
+    """The greatest sum of values over the pieces of a split."""
+    sums = pa.table({"split": pieces.column("split"), "value": values}).group_by("split")
+    return int(pc.max(sums.aggregate([("value", "sum")]).column("value_sum")).as_py() or 0)
 
 
 def _busy_bytes(config: Config, checkpoint: Checkpoint) -> int:
@@ -248,59 +275,88 @@ def cut(spans: Sequence[Span], max_rows: int, max_bytes: float) -> Iterator[Rang
         yield Range(run.start, run.stop, weight(run), run.stored_bytes)
 
 
-def _survey(info: storage.ObjectInfo, source: Source) -> Survey | SourceError:
-    try:
-        info.path.encode()
-        return formats.survey(info, file_name(source, info), source)
-    except UnicodeEncodeError:
-        return SourceError("its name is not UTF-8")
-    except MissingError:
-        return SourceError("is gone since it was listed")
-    except SourceError as error:
-        return error
-
-
-def _refuse_failing_sources(
-    config: Config, listed: list[Listed], surveyed: list[Survey | SourceError]
-) -> None:
+def _refuse_failing_sources(config: Config, listed: list[Listed], surveyed: list[Surveyed]) -> None:
     for name, source in config.source.items():
         owned = [found for (owner, _), found in zip(listed, surveyed, strict=True) if owner == name]
         _refuse_if_all_fail(name, source, owned)
 
 
-def _refuse_if_all_fail(name: str, source: Source, found: list[Survey | SourceError]) -> None:
+def _refuse_if_all_fail(name: str, source: Source, found: list[Surveyed]) -> None:
     """What is wrong with every file is wrong with the config."""
     errors = [survey for survey in found if isinstance(survey, SourceError)]
     if len(errors) == len(found):
+        first = errors[0]
         raise ConfigError(
-            f"none of its {len(found)} files can be embedded", f"source.{name}", f"{source.path}: {errors[0]}"
+            f"none of its {len(found)} files can be embedded",
+            f"source.{name}",
+            f"{source.path}: {first.finding}",
+            first.hint or "check path, format and columns of this source",
         )
     surveys = [survey for survey in found if isinstance(survey, Survey)]
     for column in source.columns:
         if not any(column in survey.columns.names for survey in surveys):
-            raise ConfigError(f"column {column!r} is in none of its files", f"source.{name}", source.path)
+            raise ConfigError(
+                f"column {column!r} is in none of its files",
+                f"source.{name}",
+                source.path,
+                hint="check its name",
+            )
 
 
-def _unify(
-    surveyed: list[Survey | SourceError], config: Config
-) -> tuple[pa.Schema, list[Survey | SourceError]]:
+def _unify(surveyed: list[Surveyed], config: Config) -> tuple[pa.Schema, list[Surveyed]]:
     """One schema for all shards; a file whose types can't join it becomes a failed one."""
     names = list(dict.fromkeys(name for source in config.source.values() for name in source.columns))
     ours = any(source.id_column is None for source in config.source.values())
     names = ["id", *names] if ours else names
     _refuse_collisions(names)
     columns = pa.schema([pa.field("id", pa.string())] if ours else [])
-    kept: list[Survey | SourceError] = []
+    kept: list[Surveyed] = []
+    exact = {
+        name
+        for each in surveyed
+        if isinstance(each, Survey) and not each.loose
+        for name in each.columns.names
+    }
     for survey in surveyed:
         if isinstance(survey, Survey):
             try:
-                columns = pa.unify_schemas([columns, survey.columns], promote_options="permissive")
+                columns = _joined(columns, survey.columns, exact)
             except pa.ArrowException as error:
-                kept.append(SourceError("its columns do not fit the files before it", got=str(error)))
+                kept.append(
+                    SourceError(
+                        "its columns do not fit the files before it",
+                        got=str(error),
+                        hint="give the columns the same types, or make it a source of another job",
+                    )
+                )
                 continue
         kept.append(survey)
     fields = [columns.field(name) for name in names]
     return pa.schema([f.with_type(pa.string()) if pa.types.is_null(f.type) else f for f in fields]), kept
+
+
+def _joined(columns: pa.Schema, more: pa.Schema, exact: Collection[str]) -> pa.Schema:
+    """One schema of both.
+
+    Args:
+        exact: columns whose types some file's own schema says. The others' are those that samples show, and
+            where two differ both are text.
+
+    Raises:
+        ArrowException: two types do not fit.
+    """
+    joined = []
+    for field in more:
+        at = columns.get_field_index(field.name)
+        try:
+            both = [pa.schema([each]) for each in ([columns.field(at)] if at >= 0 else []) + [field]]
+            joined.append(pa.unify_schemas(both, promote_options="permissive").field(0))
+        except pa.ArrowException:
+            if field.name in exact:
+                raise
+            joined.append(pa.field(field.name, pa.string()))
+    names = set(more.names)
+    return pa.schema([field for field in columns if field.name not in names] + joined)
 
 
 def _refuse_collisions(names: Sequence[str]) -> None:
@@ -317,7 +373,7 @@ def _refuse_collisions(names: Sequence[str]) -> None:
 
 def _rows(
     listed: Sequence[Listed],
-    surveyed: Sequence[Survey | SourceError],
+    surveyed: Sequence[Surveyed],
     config: Config,
     dataset_digest: str,
     caps: tuple[int, int],
@@ -338,7 +394,8 @@ def _rows(
         scan, last = scan + (key is None or key != last), key
         ids = {"split": number, "split_id": split_id(dataset_digest, [piece for piece, _ in split])}
         for piece, part in split:
-            yield ids | {"scan": scan, **asdict(piece), "stored_bytes": round(part.stored_bytes)}
+            fields = dict(zip(PIECE, _FIELDS(piece), strict=True))
+            yield ids | {"scan": scan, **fields, "stored_bytes": round(part.stored_bytes)}
 
 
 def _splits(

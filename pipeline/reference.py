@@ -34,7 +34,11 @@ def load_backend(folder: Path) -> Backend:
     """
     settings = _settings(folder)
     if settings.get("truncation_side", "right") != "right":
-        raise ModelError("truncation_side must be right", str(folder / "tokenizer_config.json"))
+        raise ModelError(
+            "truncation_side must be right",
+            str(folder / "tokenizer_config.json"),
+            hint="set it to right there",
+        )
     for name, build in (
         ("tokenizer.json", _from_json),
         ("spiece.model", _from_spiece),
@@ -47,8 +51,14 @@ def load_backend(folder: Path) -> Backend:
             except ModelError:
                 raise
             except Exception as error:  # the parsers of three libraries raise bare Exceptions
-                raise ModelError("the tokenizer can't be read", str(path), str(error)) from error
-    raise ModelError("no tokenizer.json, spiece.model or vocab.txt here", str(folder))
+                raise ModelError(
+                    "the tokenizer can't be read", str(path), str(error), hint="fetch it again"
+                ) from error
+    raise ModelError(
+        "no tokenizer.json, spiece.model or vocab.txt here",
+        str(folder),
+        hint="put the checkpoint's tokenizer there",
+    )
 
 
 def _settings(folder: Path) -> Mapping[str, Any]:
@@ -56,7 +66,7 @@ def _settings(folder: Path) -> Mapping[str, Any]:
     try:
         return dict(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else {}
     except ValueError as error:
-        raise ModelError("can't be read as JSON", str(path), str(error)) from None
+        raise ModelError("can't be read as JSON", str(path), str(error), hint="fetch it again") from None
 
 
 def _from_json(path: Path, _: Mapping[str, Any]) -> Backend:
@@ -112,7 +122,9 @@ def _from_vocab(path: Path, settings: Mapping[str, Any]) -> Backend:
 def _add_specials(backend: Backend, names: tuple[str, ...]) -> None:
     missing = [name for name in names if backend.token_to_id(name) is None]
     if missing:
-        raise ModelError("the vocabulary lacks special tokens", got=", ".join(missing))
+        raise ModelError(
+            "the vocabulary lacks special tokens", got=", ".join(missing), hint="fetch the tokenizer again"
+        )
     backend.add_special_tokens(
         [AddedToken(name, lstrip=name == "[MASK]", special=True, normalized=False) for name in names]
     )
@@ -133,11 +145,15 @@ def check_vocabulary(backend: Backend, checkpoint: Checkpoint) -> None:
             "tokenizer and weights are not of one checkpoint",
             checkpoint.name,
             f"{size} tokens for {rows} rows",
+            hint="take both from one checkpoint",
         )
     shares = [_unknown_share(backend, probe) for probe in PROBES]
     if min(shares) > 0.5:
         raise ModelError(
-            "the tokenizer knows none of our probes", checkpoint.name, f"{min(shares):.0%} unknown"
+            "the tokenizer knows none of our probes",
+            checkpoint.name,
+            f"{min(shares):.0%} unknown",
+            hint="take tokenizer and weights from one checkpoint",
         )
 
 

@@ -14,7 +14,8 @@ from pipeline.config import Config, Reuse
 from pipeline.dataset import Dataset
 from pipeline.errors import ConfigError, ExitCode
 from pipeline.layout import retry_of
-from pipeline.run import run
+from pipeline.plan import Plan
+from pipeline.run import moved_sources, run
 
 
 def retry_rejects(config: Config, to: str | None = None, quiet: bool = False) -> Ending:
@@ -40,6 +41,13 @@ def retry_rejects(config: Config, to: str | None = None, quiet: bool = False) ->
     if not _transient(found):
         summary = commit.committed(found).summary
         return Ending(ExitCode.DONE, "no reject may be mended by another try", summary, base)
+    moved = moved_sources(config, Plan.from_bytes(found.plan() or b""))
+    if moved and Dataset(path, options).plan() is None:
+        # The rows of the old one could not be made again: what is there now is for a run of its own.
+        reason = (
+            f"the source has moved on: {len(moved)} files differ, {moved[0]} among them; make a new dataset"
+        )
+        return Ending(ExitCode.SOURCE_MOVED, reason, commit.committed(found).summary, base)
     telemetry.event("trying rejects again", dataset=base, rows=_transient(found), into=path)
     output = config.output.model_copy(update={"path": path})
     return run(config.model_copy(update={"output": output, "reuse": Reuse(base=base)}), quiet)

@@ -9,11 +9,11 @@ The base is named in `dataset.json`, so every driver of a dataset, a resume or a
 """
 
 import functools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -23,12 +23,20 @@ import pyarrow.parquet as pq
 from pipeline import schema, telemetry
 from pipeline.config import Config
 from pipeline.dataset import Dataset, Identity, ShardRecord
-from pipeline.errors import ConfigError, ExistsError, MissingError, ReplacedError
+from pipeline.errors import (
+    ConfigError,
+    ExistsError,
+    MissingError,
+    OtherDatasetError,
+    ReplacedError,
+    StorageError,
+)
 from pipeline.places import Options
 from pipeline.plan import Plan
 from pipeline.ragged import Ints
 from pipeline.series import Series
 
+Found = TypeVar("Found")
 COPY_THREADS = 32
 HASHES_KEPT = 64
 """Shards whose text hashes a process remembers: 1 MB each, of the files that its splits belong to."""
@@ -57,6 +65,8 @@ class Base:
     def shards_of(self) -> dict[str, list[str]]:
         """The shards that hold rows of each source file."""
         found: dict[str, list[str]] = {}
+        if _unless_damaged(lambda: self.manifest, self.path) is None:
+            return found
         columns = (self.manifest.column(name).to_pylist() for name in ("split_id", "pieces"))
         for split_id, pieces in zip(*columns, strict=True):
             for piece in pieces:
@@ -66,28 +76,38 @@ class Base:
     def known(self, source_files: Iterable[str], wanted: pa.Array) -> pa.Table | None:
         """The documents of these files whose texts have one of the wanted hashes (`packed`)."""
         shards = dict.fromkeys(shard for file in source_files for shard in self.shards_of.get(file, ()))
-        found = [
-            documents.filter(pc.is_in(documents.column("text_hash"), wanted))
-            for documents in (self.documents(shard) for shard in shards if self._has(shard, wanted))
-        ]
-        return pa.concat_tables(found) if found else None
+        found = [self.documents(shard) for shard in shards if self._has(shard, wanted)]
+        kept = [each.filter(pc.is_in(each.column("text_hash"), wanted)) for each in found if each is not None]
+        return pa.concat_tables(kept) if kept else None
 
-    def documents(self, shard: str) -> pa.Table:
-        """All documents of a shard (`packed`)."""
-        return packed(self._read(shard, ["text_hash", *EMBEDDING]))
+    def documents(self, shard: str) -> pa.Table | None:
+        """All documents of a shard (`packed`); None where it can't be read."""
+        names = ["text_hash", *EMBEDDING]
+        return _unless_damaged(lambda: packed(self._read(shard, names)), f"{self.path}: shard {shard}")
 
     def document_type(self) -> pa.DataType | None:
-        """The type of `rows` of its documents; None where it has no shard."""
-        shards = self.manifest.column("split_id")
-        return self.documents(shards[0].as_py()).schema.field("rows").type if len(shards) else None
+        """The type of `rows` of its documents; None where it has no shard that can be read."""
+        shards = self.manifest.column("split_id").to_pylist()
+        tables = (self.documents(shard) for shard in shards)
+        return next((table.schema.field("rows").type for table in tables if table is not None), None)
 
     def _has(self, shard: str, wanted: pa.Array) -> bool:
-        return bool(pc.any(pc.is_in(_hashes(self, shard), wanted)).as_py())
+        hashes = _unless_damaged(lambda: _hashes(self, shard), f"{self.path}: shard {shard}")
+        return hashes is not None and bool(pc.any(pc.is_in(hashes, wanted)).as_py())
 
     def _read(self, shard: str, names: Sequence[str]) -> pa.Table:
         with self.dataset.storage.open(self.dataset.layout.shard(shard)) as file:
             parquet = pq.ParquetFile(file, page_checksum_verification=True)
             return parquet.read([name for name in names if name in parquet.schema_arrow.names])
+
+
+def _unless_damaged(read: Callable[[], Found], where: str) -> Found | None:
+    """What a base holds is a gift: where it is gone or can't be read, texts are embedded as if new."""
+    try:
+        return read()
+    except (StorageError, OtherDatasetError, pa.ArrowException, OSError, KeyError) as error:
+        telemetry.event("the base can't be read", where=where, reason=str(error).splitlines()[0])
+        return None
 
 
 @functools.lru_cache(maxsize=HASHES_KEPT)
@@ -116,7 +136,7 @@ def chosen(config: Config) -> str | None:
         return f"{folder}/{latest.dataset}" if latest and latest.dataset != own else None
     path = name.rstrip("/") if "/" in name else f"{folder}/{name}"
     if path == config.output.path:
-        raise ConfigError("a dataset can't be its own base", "reuse.base", name)
+        raise ConfigError("a dataset can't be its own base", "reuse.base", name, hint="name another")
     if not Dataset(path, config.output.options).complete():
         hint = "name one that has data/_SUCCESS"
         raise ConfigError("is no complete dataset", "reuse.base", path, hint)
@@ -126,15 +146,32 @@ def chosen(config: Config) -> str | None:
 def adopted(dataset: Dataset, identity: Identity, options: Options) -> Base | None:
     """The base that `dataset.json` names, if its vectors are of the same kind."""
     path = dataset.base()
-    if path is None:
-        return None
+    return usable(path, identity, options) if path else None
+
+
+def usable(path: str, identity: Identity, options: Options) -> Base | None:
+    """The base at a path, if its vectors are of the same kind."""
     base = Base(path, options)
     found = base.dataset.identity()
     if found is None or found.vector_digest != identity.vector_digest:
         differing = identity.differences(found) if found else ["it is gone"]
         telemetry.event("nothing is reused", base=path, reason="; ".join(differing[:3]))
         return None
-    return base
+    return base if _unless_damaged(lambda: base.manifest, path) is not None else None
+
+
+def copyable(base: Base, identity: Identity, pending: Plan) -> list[dict[str, Any]]:
+    """The records of the shards that can stand for pending splits as they are. Nothing of them is read."""
+    found = base.dataset.identity()
+    if found is None or found.dataset_digest != identity.dataset_digest:
+        differing = identity.differences(found) if found else ["it is gone"]
+        telemetry.event("no shard is copied", base=base.path, reason="; ".join(differing[:3]))
+        return []
+    if Plan.from_bytes(base.dataset.plan() or b"").columns != pending.columns:
+        telemetry.event("no shard is copied", base=base.path, reason="the columns' types differ")
+        return []
+    same = base.manifest.filter(pc.is_in(base.manifest.column("split_id"), pending.split_ids))
+    return [record for record in same.to_pylist() if _is_final(record)]
 
 
 def copy(base: Base, dataset: Dataset, identity: Identity, pending: Plan) -> Iterator[ShardRecord]:
@@ -142,17 +179,8 @@ def copy(base: Base, dataset: Dataset, identity: Identity, pending: Plan) -> Ite
 
     Cost: two requests a shard, in threads; nothing is read.
     """
-    found = base.dataset.identity()
-    if found is None or found.dataset_digest != identity.dataset_digest:
-        differing = identity.differences(found) if found else ["it is gone"]
-        telemetry.event("no shard is copied", base=base.path, reason="; ".join(differing[:3]))
-        return
-    if Plan.from_bytes(base.dataset.plan() or b"").columns != pending.columns:
-        telemetry.event("no shard is copied", base=base.path, reason="the columns' types differ")
-        return
-    same = base.manifest.filter(pc.is_in(base.manifest.column("split_id"), pending.split_ids))
     with ThreadPoolExecutor(COPY_THREADS) as pool:
-        whole = (record for record in same.to_pylist() if _is_final(record))
+        whole = copyable(base, identity, pending)
         for copied in pool.map(lambda record: _copy(base, dataset, record), whole):
             if copied:
                 yield copied

@@ -84,10 +84,15 @@ def verify(path: str, deep: float = 0.0) -> Report:
         ModelError: rows are to be embedded, and the model is no longer there.
         StorageError: storage failed.
     """
-    return _Audit(Evidence(Dataset(_root(path))), deep).report()
+    return _Audit(Evidence(Dataset(root(path))), deep).report()
 
 
-def _root(path: str) -> str:
+def root(path: str) -> str:
+    """The folder or URL of a dataset as the command line names it, to be found from any node.
+
+    Raises:
+        ConfigError: it can't be one.
+    """
     try:
         check_url(path)
     except ValueError as error:

@@ -305,12 +305,16 @@ def test_nested_and_extension_types_are_carried(tmp_path: Path) -> None:
     assert raw.columns["b"].to_pylist() == [key.bytes]
 
 
-def test_a_carried_string_that_is_not_utf8_rejects_its_row(tmp_path: Path) -> None:
+@pytest.mark.parametrize("inside", ["itself", "list", "struct"])
+def test_a_carried_string_that_is_not_utf8_rejects_its_row(inside: str) -> None:
     bad = pa.array([b"fine", b"\xff"], pa.binary())
     topic = pa.StringArray.from_buffers(2, bad.buffers()[1], bad.buffers()[2])
+    if inside == "list":
+        topic = pa.ListArray.from_arrays(pa.array([0, 1, 2], pa.int32()), topic)
+    elif inside == "struct":
+        topic = pa.StructArray.from_arrays([topic], ["name"])
     raw = Raw(pa.array(["one", "two"], pa.large_string()), pa.table({"topic": topic}), pa.array([0, 1]), 0, 2)
-    documents = sift(
-        raw, Piece("docs", "x", "v", 1, "rows", 0, 2), pa.schema([("topic", pa.string())]), True, False
-    )
-    assert documents.rows.column("topic").to_pylist() == ["fine"]
+    piece = Piece("docs", "x", "v", 1, "rows", 0, 2)
+    documents = sift(raw, piece, pa.schema([("topic", topic.type)]), True, False)
+    assert documents.rows.column("topic").to_pylist() == topic[:1].to_pylist()
     assert [row["reason"] for row in documents.rejects.to_pylist()] == ["invalid_utf8_carried"]

@@ -136,3 +136,17 @@ def test_carried_columns_count_for_the_size_of_a_split(job: Job, corpus: Path) -
     pq.write_table(table, corpus / "0.parquet", use_dictionary=False)
     made = make(job(output={"rows_per_shard": 100, "max_split_bytes": 100_000}))
     assert sum(piece.file == "0.parquet" for _, [piece] in made.splits()) > 3
+
+
+def test_what_the_largest_split_weighs_between_two_stages(job: Job, corpus: Path) -> None:
+    """Vectors, rows and tokens; of small files less than what a split may hold."""
+    parsed = config.parse(job())
+    model = checkpoint.resolve(parsed.model.name)
+    made = plan.make(parsed, model, "digest")
+    small = plan.payload_bytes(made, parsed, model)
+    assert 10 * 4 * 16 < small < 100_000
+    pieces = made.pieces.to_pylist()
+    pieces[0] |= {"stop": 10**9, "stored_bytes": 10**12}
+    large = plan.Plan(pa.Table.from_pylist(pieces, schema=made.pieces.schema), made.columns, "digest")
+    rows = parsed.output.rows_per_shard
+    assert plan.payload_bytes(large, parsed, model) == rows * 4 * 16 + 2 * plan.split_bytes(parsed, model)

@@ -3,8 +3,10 @@
 import bz2
 import csv
 import gzip
+import itertools
 import json
 import lzma
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -96,6 +98,25 @@ def test_a_damaged_compressed_file_is_named(tmp_path: Path, suffix: str, damage:
     several = compress(plain[:5000]) + compress(plain[5000:])
     path = write(tmp_path / f"b.txt{suffix}", several)
     assert len(documents(path, Source(path=path.name)).texts) == 1000
+
+
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [
+        ("a.txt.bz2", bz2.compress(b"one\n") + bz2.compress(b"") + bz2.compress(b"two\n")),
+        ("a.txt.xz", lzma.compress(b"one\n") + bytes(8) + lzma.compress(b"two\n") + bytes(4)),
+    ],
+)
+def test_what_may_lie_between_compressed_streams_is_no_damage(tmp_path: Path, name: str, data: bytes) -> None:
+    found = documents(write(tmp_path / name, data), Source(path=name))
+    assert found.texts.to_pylist() == ["one", "two"]
+
+
+@pytest.mark.parametrize("suffix", [".gz", ".bz2", ".xz", ".zst"])
+def test_a_compressed_file_without_a_byte_has_no_documents(tmp_path: Path, suffix: str) -> None:
+    path = write(tmp_path / f"a.txt{suffix}", b"")
+    info = storage.connect(str(path)).info(str(path))
+    assert formats.survey(info, path.name, Source(path=path.name)).spans == ()
 
 
 # --- JSON Lines
@@ -215,6 +236,57 @@ def test_a_quote_that_nobody_closes_costs_what_it_swallows_and_no_more(tmp_path:
     assert (found.texts.to_pylist(), [why for _, why in faults(found)]) == (["fine", "lost"], ["invalid_csv"])
 
 
+@pytest.mark.parametrize("size", [12, 16, 20, 1000])
+def test_half_of_a_field_is_no_document_wherever_the_file_is_cut(tmp_path: Path, size: int) -> None:
+    """A quote that is open at the end of a piece, and one at the end of the file."""
+    path = write(tmp_path / "a.csv", 'id,text\n1,"first half\nsecond half"\n2,"unclosed')
+    source = Source(path="a.csv", csv=Csv(newlines_in_fields=False))
+    info = storage.connect(str(path)).info(str(path))
+    edges = [*range(0, info.size, size), info.size]
+    pieces = [
+        formats.Piece("s", path.name, info.version, info.size, "bytes", start, stop)
+        for start, stop in itertools.pairwise(edges)
+    ]
+    columns = pa.schema([("id", pa.string())])
+    raws = formats.read(str(path), pieces, source, columns)
+    found = [formats.sift(raw, piece, columns, True, False) for raw, piece in zip(raws, pieces, strict=True)]
+    assert [text for part in found for text in part.texts.to_pylist()] == []
+    assert [why for part in found for _, why in faults(part)] == ["invalid_csv"] * 3
+
+
+def test_any_delimiter_leaves_the_rows_as_they_are(tmp_path: Path) -> None:
+    for newlines in (True, False):
+        source = Source(path="a.csv", csv=Csv(delimiter=" ", newlines_in_fields=newlines))
+        found = documents(write(tmp_path / "a.csv", "id text\n1 one\n2 two\n"), source)
+        assert (found.texts.to_pylist(), faults(found)) == (["one", "two"], [])
+
+
+def test_csv_in_another_encoding_is_refused(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.csv", "1,one\n2,two\n".encode("utf-16"))
+    for newlines in (True, False):
+        source = Source(path="a.csv", csv=Csv(names=("id", "text"), newlines_in_fields=newlines))
+        with pytest.raises(SourceError, match="is UTF-16"):
+            documents(path, source)
+
+
+def test_json_lines_longer_than_a_sample(tmp_path: Path) -> None:
+    rows = [json.dumps({"text": f"{i} " + "word " * 20_000}) for i in range(20)]
+    found = documents(write(tmp_path / "a.jsonl", "\n".join(rows)), Source(path="a.jsonl"))
+    assert len(found.texts) == 20
+
+
+def test_json_of_blank_lines_is_an_empty_file(tmp_path: Path) -> None:
+    found = documents(write(tmp_path / "a.jsonl", "\n\n"), Source(path="a.jsonl", carry=("n",)))
+    assert (len(found.texts), [why for _, why in faults(found)]) == (0, ["blank", "blank"])
+
+
+def test_numbers_that_no_integer_holds_are_carried_as_they_stand(tmp_path: Path) -> None:
+    numbers = [2**63, 2**64 - 1, 7]
+    rows = "\n".join(json.dumps({"text": "a", "n": number}) for number in numbers)
+    found = documents(write(tmp_path / "a.jsonl", rows), Source(path="a.jsonl", carry=("n",)))
+    assert found.rows.column("n").to_pylist() == [str(number) for number in numbers]
+
+
 def test_headers(tmp_path: Path) -> None:
     path = write(tmp_path / "a.tsv", "1\tone \"quoted\n2\ttwo, 'and more'\n")
     source = Source(path="a.tsv", id_column="n", csv=Csv(names=("n", "text")))
@@ -294,6 +366,30 @@ def test_nested_columns_of_parquet(tmp_path: Path) -> None:
 
 
 # --- plans of them
+
+
+@pytest.mark.parametrize("odd", ["0", "9"])
+def test_json_of_two_types_is_text(job: Job, tmp_path: Path, odd: str) -> None:
+    """Whichever file comes first; samples are no schema."""
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for name in (odd, "1", "2"):
+        value = "n/a" if name == odd else int(name)
+        write(folder / f"{name}.jsonl", json.dumps({"text": "a", "y": value}))
+    found = planned(job(source={"s": {"path": f"{folder}/*.jsonl", "carry": ["y"]}}))
+    assert found.failed_files == {}
+    assert found.columns.field("y").type == pa.string()
+
+
+def test_what_a_library_trips_over_costs_its_file_alone(job: Job, corpus: Path) -> None:
+    """A column whose name is no UTF-8; a link that leads nowhere; a pipe that nobody writes to."""
+    path = corpus / "1.parquet"
+    path.write_bytes(path.read_bytes().replace(b"topic", b"top\xefc"))
+    (corpus / "8.parquet").symlink_to(corpus / "nowhere")
+    os.mkfifo(corpus / "9.parquet")
+    found = planned(job())
+    assert list(found.failed_files) == ["docs/1.parquet", "docs/8.parquet"]
+    assert len(found.split_ids) == 4
 
 
 def planned(values: dict[str, Any], digest: str = "digest") -> Plan:

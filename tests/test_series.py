@@ -252,6 +252,15 @@ def test_a_rollback_passes_over_a_predecessor_that_is_gone(folder: str) -> None:
     assert series.rollback().dataset == DAYS[1]
 
 
+def test_a_rollback_from_a_retry_goes_to_what_it_mended(folder: str) -> None:
+    series = nights(folder, DAYS[:2])
+    retried = f"{DAYS[1]}-retry1"
+    make(folder, retried)
+    date = datetime.date.fromisoformat(DAYS[1])
+    assert series.advance(retried, date, Facts.of(series.dataset(retried)))
+    assert series.rollback().dataset == DAYS[1]
+
+
 def test_the_present_one_may_be_pinned(folder: str) -> None:
     series = nights(folder, DAYS[:2])
     assert series.rollback(DAYS[1]).pinned
@@ -307,12 +316,12 @@ def damage(folder: str, name: str, how: str) -> None:
 @pytest.mark.parametrize(
     ("how", "told"),
     [
-        ("missing", r"/data: is damaged: part-s1.parquet is missing$"),
-        ("foreign", r"/data: is damaged: part-x.parquet is foreign$"),
-        ("size", r"/data: is damaged: part-s1.parquet has (\d+) bytes instead of (\d+)$"),
+        ("missing", r"/data: is damaged: part-s1.parquet is missing; name another"),
+        ("foreign", r"/data: is damaged: part-x.parquet is foreign; name another"),
+        ("size", r"/data: is damaged: part-s1.parquet has (\d+) bytes instead of (\d+); name another"),
         ("manifest", r": is damaged: its manifest can't be read"),
         ("no manifest", r": is damaged: its manifest can't be read"),
-        ("unfinished", r": is not complete: it has no data/_SUCCESS$"),
+        ("unfinished", r": is not complete: it has no data/_SUCCESS; run its config again"),
         ("not ours", rf": is no dataset of ours; complete are: {DAYS[0]}, {DAYS[2]}$"),
     ],
 )

@@ -63,7 +63,8 @@ def survey(info: storage.ObjectInfo, name: str, source: Source) -> Survey:
     if source.format == "text-files":
         found = files.survey(None, name, info.size, source)
     else:
-        with storage.connect(info.path, source.options).open(info.path) as file:
+        known = info if source.format == "parquet" else None  # it begins at its end
+        with storage.connect(info.path, source.options).open(info.path, known) as file:
             found = _FORMATS[source.format].survey(file, name, info.size, source)
     fields = [*found.columns, *(pa.field(key, pa.string()) for key in keys)]
     return replace(found, columns=pa.schema(fields))
@@ -86,7 +87,7 @@ def read(path: str, pieces: Sequence[Piece], source: Source, columns: pa.Schema)
             for raw in _FORMATS[source.format].read(file, pieces, source, columns):
                 _check_version(store, path, pieces[0])
                 yield replace(raw, columns=_with_partitions(raw, keys))
-    except (SourceError, ReplacedError):
+    except (SourceError, ReplacedError, MissingError):
         _check_version(store, path, pieces[0])  # the better explanation, where it holds
         raise
 
@@ -103,7 +104,11 @@ def _partitions(name: str, source: Source) -> dict[str, str | None]:
     }
     for key in source.partitions:
         if key not in found:
-            raise SourceError("its path has no such partition", got=f"{key!r} in {name}")
+            raise SourceError(
+                "its path has no such partition",
+                got=f"{key!r} in {name}",
+                hint="drop it from partitions, or move the file",
+            )
     return {key: found[key] for key in source.partitions}
 
 

@@ -4,8 +4,9 @@ Memory: a read-ahead of the compressed file and what the method itself needs (zs
 settings, to a bound); never the whole content, whatever it inflates to.
 """
 
+import bz2
 import lzma
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import PurePosixPath
 
@@ -36,7 +37,10 @@ def blocks(file: pa.NativeFile, method: str | None) -> Iterator[bytes]:
     buffered = pa.BufferedInputStream(file, READ_AHEAD)
     with damage_named():
         if method == "xz":
-            yield from _unxz(buffered)
+            yield from _members(buffered, lambda: lzma.LZMADecompressor(memlimit=XZ_MEMORY), b"\0")
+            return
+        if method == "bz2":
+            yield from _members(buffered, bz2.BZ2Decompressor, b"")
             return
         stream = pa.CompressedInputStream(buffered, method) if method else buffered
         while block := stream.read(BLOCK):
@@ -49,7 +53,9 @@ def damage_named() -> Iterator[None]:
     try:
         yield
     except (pa.ArrowException, OSError, EOFError, lzma.LZMAError) as error:
-        raise SourceError("can't be read", got=first_line(error)) from None
+        raise SourceError(
+            "can't be read", got=first_line(error), hint="make it anew, or check source.compression"
+        ) from None
 
 
 def first_line(error: Exception) -> str:
@@ -57,16 +63,27 @@ def first_line(error: Exception) -> str:
     return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
 
 
-def _unxz(file: pa.NativeFile) -> Iterator[bytes]:
-    """By hand, since Arrow has no xz and Python's own reader no bound of memory."""
-    decompressor = lzma.LZMADecompressor(memlimit=XZ_MEMORY)
+def _members(
+    file: pa.NativeFile, fresh: Callable[[], lzma.LZMADecompressor | bz2.BZ2Decompressor], padding: bytes
+) -> Iterator[bytes]:
+    """By hand: Arrow has no xz, Python's own has no bound of memory, and Arrow's bz2 no empty members.
+
+    Args:
+        fresh: makes a decompressor.  padding: what may lie between two members, or behind the last.
+    """
+    decompressor = fresh()
+    member = False
     while data := file.read(BLOCK):
         while data:
-            if decompressor.eof:  # streams may lie one behind the other
-                decompressor = lzma.LZMADecompressor(memlimit=XZ_MEMORY)
+            if decompressor.eof:
+                data = data.lstrip(padding)
+                if not data:
+                    break
+                decompressor = fresh()
+            member = True
             yield decompressor.decompress(data, BLOCK)
             while not (decompressor.needs_input or decompressor.eof):
                 yield decompressor.decompress(b"", BLOCK)
             data = decompressor.unused_data
-    if not decompressor.eof:
+    if member and not decompressor.eof:
         raise EOFError("it ends in the midst")

@@ -103,7 +103,25 @@ def _valid_columns(columns: pa.Table, rows: int) -> npt.NDArray[np.bool_]:
     for column in columns.columns:
         if _is_string(column):
             valid &= _valid_utf8(column.cast(pa.large_string()).combine_chunks())
+        elif pa.types.is_nested(column.type):
+            valid &= _valid_inside(column)
     return valid
+
+
+def _valid_inside(column: pa.ChunkedArray) -> npt.NDArray[np.bool_]:
+    """Whether the strings inside each list, struct or map are UTF-8."""
+    if _is_valid(column):
+        return np.ones(len(column), np.bool_)
+    # Taken, not sliced: of a slice Arrow looks at all values that the whole has.
+    return np.fromiter((_is_valid(column.take([row])) for row in range(len(column))), np.bool_, len(column))
+
+
+def _is_valid(column: pa.ChunkedArray) -> bool:
+    try:
+        column.validate(full=True)
+    except pa.ArrowInvalid:
+        return False
+    return True
 
 
 def _decodes(value: pa.Buffer | None) -> bool:
@@ -135,7 +153,11 @@ def _cast(column: pa.ChunkedArray, field: pa.Field) -> pa.ChunkedArray:
         return column.cast(field.type)
     except pa.ArrowException as error:
         reason = str(error).splitlines()[0]
-        raise SourceError(f"column {field.name!r} can't be cast to {field.type}", got=reason) from None
+        raise SourceError(
+            f"column {field.name!r} can't be cast to {field.type}",
+            got=reason,
+            hint="give it one type in all files, or do not carry it",
+        ) from None
 
 
 def _hashes(texts: pa.Array) -> pa.Array:

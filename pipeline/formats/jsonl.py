@@ -40,8 +40,13 @@ def survey(file: pa.NativeFile, name: str, size: int, source: Source) -> Survey:
             lines.split(np.frombuffer(each, np.uint8), first=not at)[0] for at, each in enumerate(data)
         ]
     objects = [found for texts in sampled for found in _sampled(texts)]
-    columns = _columns(objects, source) if spans else pa.schema([])
-    return Survey("rows" if method else "bytes", columns, spans, streamed=bool(method))
+    if not objects and not method and spans:  # no line is as short as a sample
+        content, fault = _object(lines.first_line(file), "replace")
+        objects = [] if fault else [content]
+    lines_of = (texts.cast(pa.large_binary()).to_pylist() for texts in sampled)
+    blank = not objects and not any(line.strip() for found in lines_of for line in found)
+    columns = pa.schema([]) if blank else _columns(objects, source)
+    return Survey("rows" if method else "bytes", columns, spans, streamed=bool(method), loose=True)
 
 
 def read(file: pa.NativeFile, pieces: Sequence[Piece], source: Source, columns: pa.Schema) -> Iterator[Raw]:
@@ -116,7 +121,9 @@ def _columns(objects: Sequence[Any], source: Source) -> pa.Schema:
         raise SourceError("holds no JSON objects, a line each", hint="check the format")
     if all(_at(content, source.text_column, MISSING) is MISSING for content in objects):
         names = ", ".join(dict.fromkeys(key for content in objects[:20] for key in content))
-        raise SourceError("has no such column", got=f"{source.text_column!r} among {names}")
+        raise SourceError(
+            "has no such column", got=f"{source.text_column!r} among {names}", hint="check text_column"
+        )
     found = {
         name: [cell for content in objects if (cell := _at(content, path, MISSING)) is not MISSING]
         for name, path in source.fields.items()
@@ -131,6 +138,8 @@ def _type(cells: Sequence[Any]) -> pa.DataType:
         return pa.null()
     if kinds == {bool}:
         return pa.bool_()
-    if kinds == {int} and all(-(2**63) <= cell < 2**63 for cell in cells if cell is not None):
+    if any(isinstance(cell, int) and not -(2**63) <= cell < 2**63 for cell in cells):
+        return pa.string()  # a float would not be the same number
+    if kinds == {int}:
         return pa.int64()
     return pa.float64() if kinds <= {int, float} else pa.string()

@@ -45,7 +45,7 @@ def samples(file: pa.NativeFile, size: int) -> Iterator[bytes]:
         file.seek(size * number // places)
         sample = file.read(SAMPLE_BYTES if places > 1 else size)
         if number == 0:
-            _refuse_other_encodings(sample)
+            refuse_other_encodings(sample)
         begin = sample.find(b"\n") + 1 if number else 0
         yield sample[begin:] if places == 1 else sample[begin : sample.rfind(b"\n") + 1] or sample
 
@@ -110,7 +110,7 @@ def streamed(file: pa.NativeFile, method: str | None) -> Iterator[pa.Array]:
     tail, first = b"", True
     for block in blocks(file, method):
         if first:
-            _refuse_other_encodings(tail + block)
+            refuse_other_encodings(tail + block)
         end = block.rfind(b"\n") + 1
         if end:
             yield split(np.frombuffer(tail + block[:end], np.uint8), first)[0]
@@ -179,7 +179,7 @@ def first_line(file: pa.NativeFile) -> bytes:
     while b"\n" not in data and (chunk := file.read(CHUNK)):
         data += chunk
         refuse_longer(len(data))
-    _refuse_other_encodings(data)
+    refuse_other_encodings(data)
     return data.split(b"\n", 1)[0].removesuffix(b"\r")
 
 
@@ -189,10 +189,12 @@ def refuse_longer(size: int) -> None:
         SourceError: a line has more than `LONGEST_DOCUMENT` bytes.
     """
     if size > LONGEST_DOCUMENT:
-        raise SourceError("has a line that is too long", got=f"more than {LONGEST_DOCUMENT} bytes")
+        raise SourceError(
+            "has a line that is too long", got=f"more than {LONGEST_DOCUMENT} bytes", hint="check the format"
+        )
 
 
-def _refuse_other_encodings(start: bytes) -> None:
+def refuse_other_encodings(start: bytes) -> None:
     if start.startswith(OTHER_MARKS):
         raise SourceError("is UTF-16", got="its byte order mark", hint="convert it to UTF-8")
 

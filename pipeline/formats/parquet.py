@@ -24,18 +24,28 @@ def survey(file: pa.NativeFile, name: str, size: int, source: Source) -> Survey:
         SourceError: it is no Parquet file, or lacks the text or id column.
     """
     if method := compression(name, source):
-        raise SourceError("is compressed as a whole, and Parquet can't be read so", got=method)
+        raise SourceError(
+            "is compressed as a whole, and Parquet can't be read so",
+            got=method,
+            hint="uncompress it: Parquet compresses within",
+        )
     parquet = _open(file, size)
     names = parquet.schema_arrow.names
     for path in (source.text_column, *source.fields.values()):
         if path and names.count(path.split(".")[0]) > 1:
-            raise SourceError("has a column twice", got=repr(path))
+            raise SourceError("has a column twice", got=repr(path), hint="rename one of them")
     for path in (source.text_column, source.id_column):
         if path and _field(parquet.schema_arrow, path) is None:
-            raise SourceError("has no such column", got=f"{path!r} among {', '.join(names)}")
+            raise SourceError(
+                "has no such column",
+                got=f"{path!r} among {', '.join(names)}",
+                hint="check text_column and id_column",
+            )
     kind = _field(parquet.schema_arrow, source.text_column or "")
     if not _is_text(kind):
-        raise SourceError(f"column {source.text_column!r} is no text", got=str(kind))
+        raise SourceError(
+            f"column {source.text_column!r} is no text", got=str(kind), hint="name another text_column"
+        )
     return Survey("rows", _columns(parquet, source), tuple(_spans(parquet, source)))
 
 
@@ -107,7 +117,11 @@ def _open(file: pa.NativeFile, size: int) -> pq.ParquetFile:
             file, coerce_int96_timestamp_unit="us", pre_buffer=True, page_checksum_verification=True
         )
     except (pa.ArrowException, OSError) as error:
-        raise SourceError("is no whole Parquet file", got=f"{size} bytes: {first_line(error)}") from None
+        raise SourceError(
+            "is no whole Parquet file",
+            got=f"{size} bytes: {first_line(error)}",
+            hint="make it anew, or leave it out",
+        ) from None
 
 
 def _columns(parquet: pq.ParquetFile, source: Source) -> pa.Schema:
@@ -115,7 +129,9 @@ def _columns(parquet: pq.ParquetFile, source: Source) -> pa.Schema:
     try:
         return pa.schema([pa.field(name, readable_type(kind)) for name, kind in found.items() if kind])
     except pa.ArrowNotImplementedError as error:
-        raise SourceError("a carried column has a type that not all readers take", got=str(error)) from None
+        raise SourceError(
+            "a carried column has a type that not all readers take", got=str(error), hint="do not carry it"
+        ) from None
 
 
 def _spans(parquet: pq.ParquetFile, source: Source) -> list[Span]:
@@ -145,7 +161,9 @@ def _readable(found: Sequence[pa.ChunkedArray], columns: pa.Schema) -> pa.Table:
         try:
             arrays.append(_storage(column).cast(options=options))
         except pa.ArrowException as error:
-            raise SourceError(f"column {field.name!r} can't be carried", got=first_line(error)) from None
+            raise SourceError(
+                f"column {field.name!r} can't be carried", got=first_line(error), hint="do not carry it"
+            ) from None
     return pa.Table.from_arrays(arrays, schema=columns) if arrays else pa.table({})
 
 

@@ -33,12 +33,14 @@ class Survey:
     columns: the fields of the id and carried columns that the file has, by the shards' names, in readable
         types.
     streamed: the file can only be read from its start, so all its splits are read in one scan.
+    loose: types are those that samples show; anything could be carried as text.
     """
 
     unit: str
     columns: pa.Schema
     spans: tuple[Span, ...]
     streamed: bool = False
+    loose: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,5 +113,9 @@ def in_ranges(
             table = next(stream, None)
             if table is None:
                 found = sum(part.num_rows for part in kept)
-                raise SourceError("has fewer rows than it had", got=f"{found} of {piece.stop - piece.start}")
+                raise SourceError(
+                    "has fewer rows than it had",
+                    got=f"{found} of {piece.stop - piece.start}",
+                    hint="make it anew, or leave it out",
+                )
         yield piece, pa.concat_tables(kept)

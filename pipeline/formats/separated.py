@@ -28,7 +28,7 @@ Row = list[str] | None
 BLOCK_ROWS = 4096
 ESCAPE = "surrogateescape"
 """How bytes that are no UTF-8 pass through Python's reader."""
-END = "\ue000 end of the file \ue000"
+END = "\ue000end-of-the-file\ue000"
 """Put behind the last line: in a quoted field that nobody closed it comes out as a part of it."""
 csv.field_size_limit(LONGEST_DOCUMENT)
 
@@ -119,6 +119,8 @@ def _text_lines(data: Iterable[bytes]) -> Iterator[str]:
     """Lines with their ends, which may stand in a field."""
     tail, first = b"", True
     for block in data:
+        if first:
+            lines.refuse_other_encodings(block)
         *whole, rest = (tail + block).split(b"\n")
         for line in whole:
             yield _decoded(line, first) + "\n"
@@ -136,10 +138,11 @@ def _decoded(line: bytes, first: bool) -> str:
 def _a_row_a_line(texts: Sequence[str], source: Source) -> list[Row]:
     """Rows of lines: where one has a quote that is not closed in it, each line is read on its own."""
     try:
-        rows: list[Row] = list(csv.reader(texts, **_dialect(source)))
+        rows: list[Row] = list(csv.reader([*texts, END], **_dialect(source)))
     except csv.Error:
         rows = []
-    return rows if len(rows) == len(texts) else [_alone(text, source) for text in texts]
+    whole = len(rows) == len(texts) + 1 and rows[-1] == [END]
+    return rows[:-1] if whole else [_alone(text, source) for text in texts]
 
 
 def _alone(text: str, source: Source) -> Row:
@@ -169,10 +172,14 @@ def _names(rows: Iterator[Row], source: Source) -> Sequence[str]:
 def _columns(names: Sequence[str], source: Source) -> pa.Schema:
     for name in (source.text_column, source.id_column):
         if name and name not in names:
-            raise SourceError("has no such column", got=f"{name!r} among {', '.join(names)}")
+            raise SourceError(
+                "has no such column",
+                got=f"{name!r} among {', '.join(names)}",
+                hint="check text_column, id_column and csv",
+            )
     for name in (source.text_column, *source.fields.values()):
         if name and names.count(name) > 1:
-            raise SourceError("has a column twice", got=repr(name))
+            raise SourceError("has a column twice", got=repr(name), hint="rename one of them")
     found = [name for name, path in source.fields.items() if path in names]
     return pa.schema([pa.field(name, pa.string()) for name in found])
 

@@ -91,4 +91,9 @@ class Latest:
                 return cls(**(known | {"run_date": datetime.date.fromisoformat(known["run_date"])}))
         except (ValueError, TypeError, KeyError) as error:
             raise SeriesError("can't be read", where, repr(error), "mend it, or move it away") from None
-        raise SeriesError("is of another version of this program", where, f"format version {version}")
+        raise SeriesError(
+            "is of another version of this program",
+            where,
+            f"format version {version}",
+            hint="use that version",
+        )

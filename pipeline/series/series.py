@@ -152,15 +152,28 @@ class Series(Members):
             known = ", ".join(each.name for each in complete(members)[-5:]) or "none"
             raise SeriesError("is no dataset of ours", where, hint=f"complete are: {known}")
         if not member.complete:
-            raise SeriesError("is not complete: it has no data/_SUCCESS", where)
+            raise SeriesError(
+                "is not complete: it has no data/_SUCCESS",
+                where,
+                hint="run its config again, or name another",
+            )
         if member.run_date is None:
-            raise SeriesError("has no place in the series: its name is no date", where)
+            raise SeriesError(
+                "has no place in the series: its name is no date",
+                where,
+                hint="name one that is called by its run date",
+            )
         return member
 
     def _predecessor(self, latest: Latest, members: Iterable[Member]) -> Member:
-        older = complete(members, before=latest.run_date)
+        here = latest.run_date, latest.dataset
+        older = [each for each in complete(members) if each.run_date and (each.run_date, each.name) < here]
         if not older:
-            raise SeriesError(f"holds no complete dataset older than {latest.dataset}", self.layout.root)
+            raise SeriesError(
+                f"holds no complete dataset older than {latest.dataset}",
+                self.layout.root,
+                hint="there is none to go back to",
+            )
         return next((member for member in older if member.name == latest.previous), older[-1])
 
     def _refuse_damaged(self, layout: Layout) -> None:
@@ -169,14 +182,21 @@ class Series(Members):
             manifest = pq.read_table(pa.BufferReader(self.storage.read(layout.manifest)))
             ids, sizes = (manifest.column(name).to_pylist() for name in ("split_id", "file_bytes"))
         except (MissingError, pa.ArrowInvalid, KeyError) as error:
-            raise SeriesError("is damaged: its manifest can't be read", layout.root, str(error)) from None
+            raise SeriesError(
+                "is damaged: its manifest can't be read",
+                layout.root,
+                str(error),
+                hint="name another with --to",
+            ) from None
         names = [layout.shard(split_id).rsplit("/", 1)[-1] for split_id in ids]
         found = {name: info.size for name, info in self.storage.folder(layout.data).items()}
         found.pop("_SUCCESS", None)
         wrong = _differences(dict(zip(names, sizes, strict=True)), found)
         if wrong:
             more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
-            raise SeriesError(f"is damaged: {'; '.join(wrong[:3])}{more}", layout.data)
+            raise SeriesError(
+                f"is damaged: {'; '.join(wrong[:3])}{more}", layout.data, hint="name another with --to"
+            )
 
 
 def _reason_to_stay(latest: Latest, name: str, run_date: datetime.date, facts: Facts) -> str | None:

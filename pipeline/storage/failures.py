@@ -55,7 +55,8 @@ def named_errors(path: str, lost: type[StorageError] = StorageError) -> Iterator
         # Not every driver has errors of Python's own; and what is read from a file may fail in other ways.
         if not isinstance(error, BotoCoreError) and type(error).__module__.split(".")[0] not in DRIVERS:
             raise
-        raise StorageError("storage failed", path, _brief(error), "run again") from error
+        hint = "check endpoint and network, and run again" if is_unreachable(error) else "run again"
+        raise StorageError("storage failed", path, _brief(error), hint) from error
 
 
 def transient(error: Exception) -> str | None:
@@ -89,8 +90,11 @@ def _named(error: OSError, path: str, lost: type[StorageError]) -> StorageError:
     if isinstance(error, FileExistsError) or code(error) == "PreconditionFailed":
         return lost(LOST.get(lost, "is there already"), path)
     if isinstance(error, FileNotFoundError | NotADirectoryError):
-        what = "its bucket does not exist" if code(error) == "NoSuchBucket" else "does not exist"
-        return MissingError(what, path)
+        if code(error) == "NoSuchBucket":
+            return MissingError("its bucket does not exist", path, hint="make it, or check its name")
+        in_the_way = isinstance(error, NotADirectoryError)
+        what = "can't be there: a file stands where a folder should be" if in_the_way else "does not exist"
+        return MissingError(what, path, hint="check the path")
     if isinstance(error, PermissionError):
         return DeniedError("access denied", path, _brief(error), "check the credentials and their rights")
     return StorageError("storage failed", path, _brief(error), "run again")

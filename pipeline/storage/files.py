@@ -5,6 +5,7 @@ import errno
 import fcntl
 import glob
 import os
+import stat
 import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -64,16 +65,19 @@ class LocalStorage(Storage):
         if Path(path).is_file():
             return {path: {"name": path}}
         wanted = path if self._is_glob(pattern) else f"{glob.escape(path)}/**"
-        found = sorted(glob.glob(wanted, recursive=True))  # noqa: PTH207  (pathlib's does not follow links)
-        return {name: {"name": name} for name in found if not Path(name).is_dir()}
+        names = sorted(glob.glob(wanted, recursive=True))  # noqa: PTH207  (pathlib's does not follow links)
+        return {name: found for name in names if (found := _entry(Path(name)))}
 
     def _info(self, info: dict[str, Any]) -> ObjectInfo:
+        if info.get("broken"):  # to be named as a file that can't be read, beside those that can
+            epoch = datetime.datetime.fromtimestamp(0, datetime.UTC)
+            return ObjectInfo(info["name"], 0, "a link that leads nowhere", epoch)
         status = Path(info["name"]).stat()
         changed = datetime.datetime.fromtimestamp(status.st_mtime, datetime.UTC)
         # No inode: the same file is another one on every node of some network file systems.
         return ObjectInfo(info["name"], status.st_size, f"{status.st_size}-{status.st_mtime_ns}", changed)
 
-    def _open(self, path: str) -> pa.NativeFile:
+    def _open(self, path: str, known: ObjectInfo | None) -> pa.NativeFile:  # noqa: ARG002  (asks nobody)
         return pa.PythonFile(NamedFile(Path(self.strip(path)).open("rb"), path), mode="r")
 
     def _put(self, path: str, data: bytes) -> None:
@@ -121,6 +125,16 @@ class LocalStorage(Storage):
             self._put(path, data)
         finally:
             os.close(folder)
+
+
+def _entry(path: Path) -> dict[str, Any] | None:
+    """Of a path that was listed; None of a folder, and of a pipe, which would keep its reader waiting."""
+    try:
+        return {"name": str(path)} if stat.S_ISREG(path.stat().st_mode) else None
+    except FileNotFoundError:
+        return {"name": str(path), "broken": True} if path.is_symlink() else None
+    except OSError:  # links in a circle, no right to look: it is told where the entry is made
+        return {"name": str(path)}
 
 
 def _refuse(error: OSError) -> None:

@@ -4,12 +4,12 @@ import datetime
 import errno
 import re
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import pyarrow as pa
 from fsspec.utils import glob_translate
@@ -25,6 +25,7 @@ CHANGED = ("LastModified", "last_modified", "mtime", "created")
 """What drivers call the time of an object's last change."""
 COMPARED_BYTES = 16 << 20
 WRITABLE = ("a folder", "an s3:// URL")
+Found = TypeVar("Found")
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,27 +59,32 @@ class Storage:
         telemetry.request("list", pattern)
         named = self.strip(self.root(pattern) if self._is_glob(pattern) else pattern)
         with named_errors(pattern):
-            infos = [
-                self._info(info)
-                for path, info in sorted(self._search(pattern).items())
-                if not _hidden(path.removeprefix(named))
-            ]
+            found = sorted(self._search(pattern).items())
+            infos = []
+            for path, info in found:
+                if not _hidden(path.removeprefix(named)):
+                    with suppress(FileNotFoundError):  # gone since it was listed
+                        infos.append(self._info(info))
         if not infos:
             raise MissingError("no file here", pattern, hint="check the path and its wildcards")
         return infos
 
-    def folder(self, path: str) -> dict[str, ObjectInfo]:
-        """The objects right in a folder, by name; none where the folder does not exist."""
-        infos = {}
-        for name, entry in self._listed(path):
-            if entry["type"] == "file":
-                with suppress(FileNotFoundError):  # gone since it was listed
-                    infos[name] = self._info(entry)
-        return infos
+    def folder(self, path: str, edges: Sequence[str] = ()) -> dict[str, ObjectInfo]:
+        """The objects right in a folder, by name; none where the folder does not exist.
+
+        Args:
+            edges: names, in order, that part a large folder about equally: what lies between two of them is
+                listed at the same time as the rest, where storage lists page by page.
+        """
+        infos = self._right_in(path, partial(self._files_in, path, edges))
+        named = ((info.path.rpartition("/")[2], info) for info in infos)
+        return {name: info for name, info in named if _shown(name)}
 
     def folders(self, path: str) -> list[str]:
         """The names of the folders right in a folder, in order; none where it does not exist."""
-        return sorted(name for name, entry in self._listed(path) if entry["type"] == "directory")
+        entries = self._right_in(path, partial(self.filesystem.ls, path, detail=True))
+        names = (entry["name"].rpartition("/")[2] for entry in entries if entry["type"] == "directory")
+        return sorted(name for name in names if _shown(name))
 
     def below(self, folder: str) -> dict[str, ObjectInfo]:
         """All objects below a folder, hidden ones too, by their names relative to it.
@@ -108,10 +114,15 @@ class Storage:
         return True
 
     @contextmanager
-    def open(self, path: str) -> Iterator[pa.NativeFile]:
-        """A seekable file to read, closed at the end."""
+    def open(self, path: str, known: ObjectInfo | None = None) -> Iterator[pa.NativeFile]:
+        """A seekable file to read, closed at the end.
+
+        Args:
+            known: what a listing said of it, for who does not begin to read at its beginning: without, the
+                request that tells its size brings its first bytes with it.
+        """
         telemetry.request("open", path)
-        with named_errors(path), self._open(path) as file:
+        with named_errors(path), self._open(path, known) as file:
             yield file
 
     def read(self, path: str) -> bytes:
@@ -236,16 +247,20 @@ class Storage:
     def _is_glob(self, pattern: str) -> bool:
         return bool(set(pattern) & set(GLOB_CHARACTERS))
 
-    def _listed(self, path: str) -> list[tuple[str, dict[str, Any]]]:
-        """What lies right in a folder, by name; without what has a hidden name or, as a marker, none."""
+    def _right_in(self, path: str, look: Callable[[], Iterable[Found]]) -> list[Found]:
+        """What `look` finds right in a folder; nothing where the folder does not exist."""
         telemetry.request("list", path)
         try:
             with named_errors(path):
-                entries = self.filesystem.ls(path, detail=True)
+                return list(look())
         except MissingError:
             return []
-        named = ((entry["name"].rsplit("/", 1)[-1], entry) for entry in entries)
-        return [(name, entry) for name, entry in named if name and not name.startswith(".")]
+
+    def _files_in(self, path: str, edges: Sequence[str]) -> Iterable[ObjectInfo]:  # noqa: ARG002  (one request)
+        for entry in self.filesystem.ls(path, detail=True):
+            if entry["type"] == "file":
+                with suppress(FileNotFoundError):  # gone since it was listed
+                    yield self._info(entry)
 
     def _below(self, folder: str) -> dict[str, ObjectInfo]:
         root = self.strip(folder)
@@ -298,9 +313,9 @@ class Storage:
                 yield from found.items()
 
     def _info(self, info: dict[str, Any]) -> ObjectInfo:
-        return ObjectInfo(self.full(info["name"]), int(info["size"]), _version(info), _changed(info))
+        return ObjectInfo(self.full(info["name"]), int(info["size"]), version_of(info), _changed(info))
 
-    def _open(self, path: str) -> pa.NativeFile:
+    def _open(self, path: str, known: ObjectInfo | None) -> pa.NativeFile:  # noqa: ARG002  (fsspec asks)
         # Without fsspec's cache: its blocks of 50 MB are 14 to 400 times what our readers ask for.
         file = self.filesystem.open(path, "rb", cache_type="none")
         return pa.PythonFile(NamedFile(file, path), mode="r")
@@ -340,7 +355,8 @@ def unconditional(path: str) -> ConfigError:
     )
 
 
-def _version(info: dict[str, Any]) -> str:
+def version_of(info: Mapping[str, Any]) -> str:
+    """What changes whenever an object's content does, of what a driver tells of it."""
     for key in ("ETag", "etag", "blob_id", "xet_hash"):
         if info.get(key):
             return str(info[key]).strip('"')
@@ -403,8 +419,13 @@ class NamedFile:
         """As the file's own."""
         with named_errors(self.path, lost=ReplacedError):
             data = bytes(self.file.read(size))
-        telemetry.read_bytes[protocol_of(self.path)] += len(data)
+        telemetry.read(protocol_of(self.path), len(data))
         return data
+
+
+def _shown(name: str) -> bool:
+    """Whether a name right in a folder is one of ours: not hidden, and not a marker's, which is empty."""
+    return bool(name) and not name.startswith(".")
 
 
 def _hidden(path: str) -> bool:

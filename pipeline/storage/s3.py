@@ -9,7 +9,7 @@ import asyncio
 import errno
 import io
 import uuid
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from functools import partial
@@ -23,7 +23,8 @@ from fsspec.asyn import sync_wrapper
 
 from pipeline.storage.ahead import Ahead
 from pipeline.storage.failures import code, is_unreachable, named_errors
-from pipeline.storage.objects import NamedFile, ObjectInfo, Storage
+from pipeline.storage.objects import NamedFile, ObjectInfo, Storage, version_of
+from pipeline.storage.pages import parse_early
 from pipeline.storage.retries import retried
 
 PART_BYTES = 16 << 20
@@ -36,6 +37,7 @@ MULTIPART_BYTES = 64 << 20
 COPY_BYTES, COPY_PART_BYTES = 1 << 30, 256 << 20
 """Up to here one request copies an object. S3 takes five times as much, but says nothing for as long as it
 copies, and who hears nothing for half a minute asks again."""
+PAGE_KEYS = 1000
 NONCE = "write"
 """The name of the metadata by which a write knows what it wrote."""
 REFUSED = ("PreconditionFailed", "NoSuchUpload", "NoSuchKey")
@@ -53,6 +55,16 @@ class S3(s3fs.S3FileSystem):  # type: ignore[misc]  # s3fs has no types
 
     retries = 1
     answered = False
+    told: Any = None
+    """The client that knows already how pages are parsed."""
+
+    async def set_session(self, *arguments: Any, **keywords: Any) -> Any:
+        """As s3fs: the client, made where there is none yet; its listings are parsed by us."""
+        client = await super().set_session(*arguments, **keywords)
+        if client is not self.told:
+            parse_early(client)
+            self.told = client
+        return client
 
     async def _call_s3(self, method: str, *arguments: Any, **keywords: Any) -> Any:
         return await self._retried(partial(super()._call_s3, method, *arguments, **keywords))
@@ -126,6 +138,40 @@ class S3(s3fs.S3FileSystem):  # type: ignore[misc]  # s3fs has no types
 
         await asyncio.gather(*(part(at) for at in range(start + len(first), stop, PART_BYTES)))
         return whole.getvalue()
+
+    async def _files_in(self, path: str, edges: Sequence[str]) -> list[ObjectInfo]:
+        """The objects right in a folder: its first page, and what is behind it in stretches side by side."""
+        bucket, key, _ = self.split_path(path)
+        prefix = f"{key.rstrip('/')}/"
+        first, more = await self._page(bucket, prefix, prefix)
+        pages = [_infos(bucket, prefix, first)]
+        if more:
+            last = first[-1]["Key"]
+            starts = [last, *(prefix + edge for edge in edges if prefix + edge > last)]
+            ends = zip(starts, [*starts[1:], None], strict=True)
+            pages += await asyncio.gather(*(self._stretch(bucket, prefix, *each) for each in ends))
+        return [info for page in pages for info in page]
+
+    async def _stretch(self, bucket: str, prefix: str, start: str, stop: str | None) -> list[ObjectInfo]:
+        """The objects right in a folder whose keys are in (start, stop], page by page."""
+        found: list[ObjectInfo] = []
+        more = True
+        while more:
+            page, more = await self._page(bucket, prefix, start)
+            # Not kept as they came: a million dictionaries are two gigabytes.
+            found += _infos(bucket, prefix, (each for each in page if stop is None or each["Key"] <= stop))
+            start = page[-1]["Key"] if page else start
+            more = more and (stop is None or start < stop)
+        return found
+
+    async def _page(self, bucket: str, prefix: str, after: str) -> tuple[list[dict[str, Any]], bool]:
+        """Up to a thousand entries whose keys come after one, and whether there are more."""
+        answer = await self._call_s3(
+            "list_objects_v2", Bucket=bucket, Prefix=prefix, StartAfter=after, MaxKeys=PAGE_KEYS
+        )
+        return answer.get("Contents", []), bool(answer.get("IsTruncated"))
+
+    files_in = sync_wrapper(_files_in)
 
     def ask(self, path: str, etag: str, start: int, stop: int) -> Future[bytes]:
         """The bytes [start, stop) of one version, as soon as they are here."""
@@ -225,6 +271,15 @@ class S3(s3fs.S3FileSystem):  # type: ignore[misc]  # s3fs has no types
     nonce, sweep = sync_wrapper(_nonce), sync_wrapper(_sweep)
 
 
+def _infos(bucket: str, prefix: str, entries: Iterable[Mapping[str, Any]]) -> list[ObjectInfo]:
+    """The objects right in a folder, of a page of all below it."""
+    return [
+        ObjectInfo(f"s3://{bucket}/{key}", each["Size"], version_of(each), each["LastModified"])
+        for each in entries
+        if "/" not in (key := each["Key"]).removeprefix(prefix)
+    ]
+
+
 async def _parts(count: int, send: Callable[[int], Awaitable[str]]) -> list[dict[str, Any]]:
     """Have parts sent, a few at a time; what the completion of their upload must name."""
     gate = asyncio.Semaphore(PARTS_AT_ONCE)
@@ -243,10 +298,14 @@ async def _parts(count: int, send: Callable[[int], Awaitable[str]]) -> list[dict
 
 
 class _Object(io.RawIOBase):
-    """An object to read, of the version that it had when it was opened."""
+    """An object to read, of the version that it had when it was opened, or listed."""
 
-    def __init__(self, filesystem: S3, path: str) -> None:
-        self.size, etag, first = filesystem.beginning(path)
+    def __init__(self, filesystem: S3, path: str, known: ObjectInfo | None) -> None:
+        # A server that lists no etags has versions of another kind.
+        if known and not known.version.startswith(f"{known.size}-"):
+            self.size, etag, first = known.size, f'"{known.version}"', b""
+        else:
+            self.size, etag, first = filesystem.beginning(path)
         self.ahead = Ahead(partial(filesystem.ask, path, etag), self.size, PART_BYTES, first)
         self.position = 0
 
@@ -283,8 +342,11 @@ class S3Storage(Storage):
     def _read(self, path: str) -> bytes:
         return bytes(self.filesystem.read(path))
 
-    def _open(self, path: str) -> pa.NativeFile:
-        return pa.PythonFile(NamedFile(_Object(self.filesystem, path), path), mode="r")
+    def _open(self, path: str, known: ObjectInfo | None) -> pa.NativeFile:
+        return pa.PythonFile(NamedFile(_Object(self.filesystem, path, known), path), mode="r")
+
+    def _files_in(self, path: str, edges: Sequence[str]) -> Iterable[ObjectInfo]:
+        return self.filesystem.files_in(path, edges) if edges else super()._files_in(path, edges)
 
     def _put(self, path: str, data: bytes) -> None:
         self._write(path, data, {})

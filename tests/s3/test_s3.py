@@ -161,3 +161,22 @@ def test_options_instead_of_the_environment(
     assert storage.connect(bucket, options).read(f"{bucket}/a") == b"1"
     with pytest.raises(DeniedError):
         storage.connect(bucket, Options(endpoint_url=s3_server, anonymous=True)).read(f"{bucket}/a")
+
+
+@pytest.mark.parametrize("page", [7, 1000])
+def test_a_folder_is_listed_whole_in_stretches_side_by_side(
+    bucket: str, monkeypatch: pytest.MonkeyPatch, page: int
+) -> None:
+    """Names at the edges, between and outside of them; pages of one name less or more than a stretch has."""
+    monkeypatch.setattr(s3, "PAGE_KEYS", page)
+    store, digits = storage.connect(bucket), "0123456789abcdef"
+    names = [f"part-{first}{second}" for first in digits for second in digits[::3]]
+    names += ["_SUCCESS", "a", "part-", "part-3", "part-4", "part-A", "part-f", "part-g", "part-é", "z"]
+    edges = [f"part-{digit}" for digit in digits[1:]]
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda name: store.put(f"{bucket}/data/{name}", name.encode()), names))
+        store.put(f"{bucket}/data/part-5x/inside", b"")
+    assert store.folder(f"{bucket}/data", edges) == store.folder(f"{bucket}/data")
+    assert sorted(store.folder(f"{bucket}/data", edges)) == sorted(names)
+    assert store.folder(f"{bucket}/nothing", edges) == {}
+    assert store.folder(f"{bucket}-none/nothing", edges) == {}

@@ -1,0 +1,225 @@
+"""Looking at every file of the sources: how each can be cut, or why it can't be.
+
+Few files are looked at here. Many, or large ones, are by processes beside this one: a request costs a
+millisecond of Python, and counting the rows of what can't be cut costs much more, so one process would leave
+all processors but one idle. What is in them can't harm the driver either: a file so damaged that it ends the
+process that looks at it (a native library's abort) is a failed file like any other.
+"""
+
+import os
+import pickle
+import queue
+import signal
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from math import ceil
+from pathlib import Path
+from typing import NamedTuple
+
+from pipeline import formats, storage, telemetry
+from pipeline.errors import DeniedError, MissingError, PipelineError, SourceError, StoppedError
+from pipeline.formats import Survey, file_name
+from pipeline.places import protocol_of
+from pipeline.sources import Source
+
+Listed = tuple[str, storage.ObjectInfo]
+"""An object, and the name of the source that it is of."""
+Surveyed = Survey | SourceError
+THREADS = 32
+"""Files that a process looks at side by side: it waits for storage more than it works."""
+CHUNK = 64
+FEW_FILES, FEW_BYTES = 256, 256 << 20
+"""What is looked at sooner than a process has started."""
+MOST_PROCESSES = 16
+CRASHES = [-each for each in (signal.SIGABRT, signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL)]
+"""How a native library ends its process. Any other end is not the file's: a kill for want of memory, say."""
+ROOT = Path(__file__).parent.parent
+
+
+class _Answer(NamedTuple):
+    """What a process says of a chunk: of each file, or why it gave up; and its counts since the last one."""
+
+    found: list[Surveyed] | PipelineError
+    requests: Counter[str]
+    retries: Counter[str]
+    read_bytes: Counter[str]
+
+
+class _DiedError(Exception):
+    """The process ended instead of an answer, with this code: of a signal, below zero."""
+
+    def __init__(self, code: int) -> None:
+        self.code = code
+        super().__init__(f"signal {-code}" if code < 0 else f"exit code {code}")
+
+
+def survey(listed: Sequence[Listed], sources: Mapping[str, Source]) -> list[Surveyed]:
+    """How each file can be cut; or, of one that can't be, the error.
+
+    Raises:
+        StorageError: storage failed.
+    """
+    if not _worth_processes(listed):
+        return _look(listed, sources)
+    count = min(len(os.sched_getaffinity(0)), len(listed), MOST_PROCESSES)
+    size = min(CHUNK, ceil(len(listed) / count))
+    chunks = [listed[start : start + size] for start in range(0, len(listed), size)]
+    found: list[Surveyed] = []
+    # The processes end first: then no thread waits for an answer any more, whatever made us leave.
+    with ThreadPoolExecutor(count) as pool, _processes(count, sources) as idle:
+
+        def ask(chunk: Sequence[Listed]) -> list[_Answer]:
+            process = idle.get()
+            try:
+                return process.survey(chunk)
+            finally:
+                idle.put(process)
+
+        try:
+            for answers in pool.map(ask, chunks):
+                for answer in answers:
+                    found += _counted(answer)
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+    return found
+
+
+def _worth_processes(listed: Sequence[Listed]) -> bool:
+    if any(protocol_of(info.path) == "memory" for _, info in listed):
+        return False  # it is this process's alone
+    return len(listed) > FEW_FILES or sum(info.size for _, info in listed) > FEW_BYTES
+
+
+def _look(listed: Sequence[Listed], sources: Mapping[str, Source]) -> list[Surveyed]:
+    with ThreadPoolExecutor(THREADS) as pool:
+        return list(pool.map(lambda entry: _survey(entry[1], sources[entry[0]]), listed))
+
+
+def _survey(info: storage.ObjectInfo, source: Source) -> Surveyed:
+    try:
+        info.path.encode()
+        return formats.survey(info, file_name(source, info), source)
+    except UnicodeEncodeError:
+        return SourceError("its name is not UTF-8", hint="rename it")
+    except MissingError:
+        return SourceError("is gone since it was listed", hint="make a new dataset, if it should be in it")
+    except DeniedError as error:
+        return SourceError("may not be read", got=str(error), hint="check its rights")
+    except SourceError as error:
+        return error
+    except PipelineError:
+        raise
+    except Exception as error:  # libraries raise what they like of a damaged file
+        return SourceError("can't be read", got=repr(error), hint="make it anew, or leave it out")
+
+
+def _counted(answer: _Answer) -> list[Surveyed]:
+    telemetry.requests.update(answer.requests)
+    telemetry.retries.update(answer.retries)
+    telemetry.read_bytes.update(answer.read_bytes)
+    if isinstance(answer.found, PipelineError):
+        raise answer.found
+    return answer.found
+
+
+class _Process:
+    """One that looks at files, a chunk at a time; started anew where a file has ended it."""
+
+    def __init__(self, sources: Mapping[str, Source]) -> None:
+        self.sources, self.wanted = sources, True
+        self.process = self._started()
+
+    def survey(self, chunk: Sequence[Listed]) -> list[_Answer]:
+        """What is in a chunk; where that ends the process, each file is looked at alone.
+
+        Raises:
+            StoppedError: it ended in a way that is none of a file's doing.
+        """
+        try:
+            return [self._answer(chunk)]
+        except _DiedError as death:
+            self.process = self._started()
+            if len(chunk) > 1:
+                return [answer for each in chunk for answer in self.survey([each])]
+            if death.code not in CRASHES:
+                raise StoppedError(
+                    "a process that looks at the source's files was ended",
+                    chunk[0][1].path,
+                    str(death),
+                    "give the driver more memory if it was killed for it, and run again",
+                ) from None
+            error = SourceError(
+                "ends the process that looks at it", got=str(death), hint="make it anew, or leave it out"
+            )
+            return [_Answer([error], Counter(), Counter(), Counter())]
+
+    def end(self) -> None:
+        """Have none any more."""
+        self.wanted = False
+        self.process.kill()
+        self.process.wait()
+
+    def _answer(self, chunk: Sequence[Listed]) -> _Answer:
+        assert self.process.stdin and self.process.stdout
+        try:
+            pickle.dump(chunk, self.process.stdin)
+            self.process.stdin.flush()
+            answer: _Answer = pickle.load(self.process.stdout)
+        except (OSError, EOFError, pickle.UnpicklingError):
+            code = self.process.wait()
+            if not self.wanted:
+                raise
+            raise _DiedError(code) from None
+        return answer
+
+    def _started(self) -> "subprocess.Popen[bytes]":
+        path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
+        process = subprocess.Popen(
+            [sys.executable, "-c", f"import {__name__} as this; this.main()"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env=os.environ | {"PYTHONPATH": path},
+            start_new_session=True,  # Ctrl-C is for the driver, which ends this one
+        )
+        assert process.stdin
+        pickle.dump(self.sources, process.stdin)
+        return process
+
+
+@contextmanager
+def _processes(count: int, sources: Mapping[str, Source]) -> Iterator["queue.SimpleQueue[_Process]"]:
+    """So many of them, all idle."""
+    processes = [_Process(sources) for _ in range(count)]
+    idle: queue.SimpleQueue[_Process] = queue.SimpleQueue()
+    for process in processes:
+        idle.put(process)
+    try:
+        yield idle
+    finally:
+        for process in processes:
+            process.end()
+
+
+def main() -> None:
+    """What such a process does: answer chunks until there is nobody who asks."""
+    chunks, answers = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # what a library prints must not get between the answers
+    sources = pickle.load(chunks)
+    while True:
+        try:
+            chunk = pickle.load(chunks)
+        except EOFError:
+            return
+        try:
+            found: list[Surveyed] | PipelineError = _look(chunk, sources)
+        except PipelineError as error:
+            found = error
+        counts = telemetry.requests, telemetry.retries, telemetry.read_bytes
+        pickle.dump(_Answer(found, *(count.copy() for count in counts)), answers)
+        answers.flush()
+        for count in counts:
+            count.clear()

@@ -1,0 +1,129 @@
+"""Files looked at by other processes: the same answers, and none of them can end this one."""
+
+import signal
+import struct
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from pipeline import config, plan, surveying, telemetry
+from pipeline.errors import SourceError, StoppedError, StorageError
+
+TWO_NUMBERS, ONE_NUMBER = 0x26, 0x16
+"""Headers of a list of 64-bit numbers in Thrift's compact protocol."""
+Job = Callable[..., dict[str, Any]]
+
+
+@pytest.fixture
+def beside(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Few files are many here."""
+    monkeypatch.setattr(surveying, "FEW_FILES", 0)
+    monkeypatch.setattr(surveying, "CHUNK", 2)
+
+
+def survey(values: dict[str, Any]) -> list[surveying.Surveyed]:
+    parsed = config.parse(values)
+    return surveying.survey(plan.listing(parsed), parsed.source)
+
+
+def test_other_processes_say_what_this_one_would(
+    job: Job, corpus: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(5):
+        (corpus / f"1{number}.parquet").write_bytes((corpus / "1.parquet").read_bytes())
+    (corpus / "2.parquet").write_bytes(b"no Parquet")
+    telemetry.requests.clear()
+    here, asked = survey(job()), dict(telemetry.requests)
+    monkeypatch.setattr(surveying, "FEW_FILES", 0)
+    monkeypatch.setattr(surveying, "CHUNK", 2)
+    monkeypatch.setattr(surveying, "_look", None)  # it is asked of others alone
+    telemetry.requests.clear()
+    there = survey(job())
+    assert _comparable(there) == _comparable(here)
+    assert sum(isinstance(each, SourceError) for each in there) == 1
+    assert dict(telemetry.requests) == asked
+    assert not [each for each in psutil.Process().children() if "surveying" in " ".join(each.cmdline())]
+
+
+def test_a_file_that_ends_whoever_looks_at_it_is_a_failed_one(job: Job, corpus: Path, beside: None) -> None:
+    _make_deadly(corpus / "1.parquet")
+    deadly = survey(job())[1]
+    assert isinstance(deadly, SourceError)
+    assert str(deadly) == (
+        f"ends the process that looks at it (got signal {signal.SIGABRT.value}); "
+        "make it anew, or leave it out"
+    )
+    assert [isinstance(each, SourceError) for each in survey(job())] == [False, True, False]
+
+
+def test_a_failing_storage_is_told_as_here(job: Job, corpus: Path, beside: None) -> None:
+    parsed = config.parse(job())
+    listed = plan.listing(parsed)
+    (corpus / "1.parquet").unlink()
+    (corpus / "1.parquet").symlink_to("1.parquet")
+    with pytest.raises(StorageError, match="symbolic links"):
+        surveying.survey(listed, parsed.source)
+
+
+def test_a_process_that_was_killed_says_nothing_of_a_file(
+    job: Job, beside: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the kernel does that runs out of memory: the plan must not hold a file for damaged that is not."""
+    started = subprocess.Popen
+
+    def killed(*arguments: Any, **keywords: Any) -> Any:
+        process = started(*arguments, **keywords)
+        process.kill()
+        return process
+
+    monkeypatch.setattr(surveying.subprocess, "Popen", killed)
+    with pytest.raises(StoppedError, match=r"was ended \(got signal 9\).*run again"):
+        survey(job())
+
+
+def _comparable(found: list[surveying.Surveyed]) -> list[Any]:
+    return [str(each) if isinstance(each, SourceError) else each for each in found]
+
+
+def _make_deadly(path: Path) -> None:
+    """A footer whose size statistics count levels that there are not: reading them aborts in pyarrow 26.
+
+    The list of how many values have which definition level, of two numbers, is made one of one number.
+    """
+    texts = ["a", None, "b"] * 40
+    pq.write_table(pa.table({"key": range(120), "text": texts, "topic": ["t"] * 120}), path)
+    data = path.read_bytes()
+    [size] = struct.unpack("<I", data[-8:-4])
+    before, footer = data[: -8 - size], data[-8 - size : -8]
+    for at in (at for at, byte in enumerate(footer) if byte == TWO_NUMBERS):
+        first = _after_number(footer, at + 1)
+        cut = (
+            footer[:at]
+            + bytes([ONE_NUMBER])
+            + footer[at + 1 : first]
+            + footer[_after_number(footer, first) :]
+        )
+        path.write_bytes(before + cut + struct.pack("<I", len(cut)) + b"PAR1")
+        look = f"""
+import pyarrow.parquet as pq
+[pq.read_metadata({str(path)!r}).row_group(0).column(at) for at in range(3)]"""
+        if (
+            subprocess.run([sys.executable, "-c", look], stderr=subprocess.DEVNULL, check=False).returncode
+            < 0
+        ):
+            return
+    raise AssertionError("this pyarrow survives all of them: then nothing need be kept from it any more")
+
+
+def _after_number(footer: bytes, at: int) -> int:
+    """Where the variable-length number that begins here ends."""
+    while footer[at] & 0x80:
+        at += 1
+    return at + 1
