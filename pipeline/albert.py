@@ -193,7 +193,17 @@ def _unpickled(checkpoint: Checkpoint) -> dict[str, torch.Tensor]:
         found = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # pickle raises what it likes
         reason = str(error).splitlines()[0]
-        raise ModelError("can't be read as bare weights", str(path), reason) from None
+        raise ModelError(
+            "can't be read as bare weights",
+            str(path),
+            reason,
+            hint="fetch it again, or convert it to safetensors",
+        ) from None
     if not isinstance(found, dict) or not all(isinstance(each, torch.Tensor) for each in found.values()):
-        raise ModelError("is no mapping of weights", str(path), type(found).__name__)
+        raise ModelError(
+            "is no mapping of weights",
+            str(path),
+            type(found).__name__,
+            hint="fetch it again, or convert it to safetensors",
+        )
     return found

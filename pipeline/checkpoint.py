@@ -55,10 +55,20 @@ class Checkpoint:
         try:
             config = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
-            raise ModelError("can't be read", str(path), str(error)) from None
+            raise ModelError(
+                "can't be read",
+                str(path),
+                str(error),
+                hint="a checkpoint has a config.json: check model.name",
+            ) from None
         if not isinstance(config, dict) or config.get("model_type") != "albert":
             kind = config.get("model_type") if isinstance(config, dict) else type(config).__name__
-            raise ModelError("is no ALBERT checkpoint", str(path), f"model_type {kind!r}")
+            raise ModelError(
+                "is no ALBERT checkpoint",
+                str(path),
+                f"model_type {kind!r}",
+                hint="name a folder whose config.json says model_type albert",
+            )
         return config
 
     def _check_geometry(self) -> None:
@@ -71,14 +81,22 @@ class Checkpoint:
             )
         hidden, heads = self.size("hidden_size"), self.size("num_attention_heads")
         if hidden % heads:
-            raise ModelError("num_attention_heads must divide hidden_size", where, f"{heads} and {hidden}")
+            raise ModelError(
+                "num_attention_heads must divide hidden_size",
+                where,
+                f"{heads} and {hidden}",
+                hint="fetch the checkpoint again",
+            )
 
     def size(self, key: str, default: int | None = None) -> int:
         """A number of config.json."""
         value = self.config.get(key, default)
         if not isinstance(value, int) or value < 1:
             raise ModelError(
-                f"{key} must be a positive integer", str(self.folder / "config.json"), repr(value)
+                f"{key} must be a positive integer",
+                str(self.folder / "config.json"),
+                repr(value),
+                hint="fetch the checkpoint again",
             )
         return value
 
@@ -91,7 +109,9 @@ class Checkpoint:
             names = json.loads((self.folder / INDEX).read_text(encoding="utf-8"))["weight_map"].values()
             return sorted({self.folder / Path(name).name for name in names})
         if not (self.folder / PICKLE).exists():
-            raise ModelError("no model.safetensors here", str(self.folder))
+            raise ModelError(
+                "no model.safetensors here", str(self.folder), hint="name the folder that has the weights"
+            )
         if not self.allow_pickle:
             hint = f"convert {PICKLE}, or set model.allow_pickle if you trust where it comes from"
             raise ModelError("no model.safetensors here", str(self.folder), hint=hint)
@@ -150,7 +170,12 @@ class Checkpoint:
         for what, which in (("missing", missing), ("unexpected", unexpected), ("of another shape", wrong)):
             if which:
                 more = f" and {len(which) - 3} more" if len(which) > 3 else ""
-                raise ModelError(f"weights are {what}", str(self.folder), ", ".join(which[:3]) + more)
+                raise ModelError(
+                    f"weights are {what}",
+                    str(self.folder),
+                    ", ".join(which[:3]) + more,
+                    hint="config.json and weights are not of one checkpoint: fetch both again",
+                )
         return names
 
     def stored(self) -> dict[str, tuple[Path, tuple[int, ...]]]:
@@ -164,7 +189,9 @@ class Checkpoint:
                     for name in file.keys():  # noqa: SIM118  (no mapping)
                         yield name, (path, tuple(file.get_slice(name).get_shape()))
             except (SafetensorError, OSError) as error:
-                raise ModelError("can't be read as safetensors", str(path), str(error)) from None
+                raise ModelError(
+                    "can't be read as safetensors", str(path), str(error), hint="fetch it again"
+                ) from None
 
     def _expected(self) -> Iterator[tuple[str, tuple[int, ...]]]:
         hidden, inner, embedding = (
@@ -210,7 +237,11 @@ def resolve(name: str, revision: str | None = None, *, allow_pickle: bool = Fals
 
 def _fetch(name: str, revision: str | None, more: list[str]) -> tuple[Path, str | None]:
     if not _HUB_ID.fullmatch(name):
-        raise ModelError("is neither a folder here nor a Hub id", f"model.name = {name!r}")
+        raise ModelError(
+            "is neither a folder here nor a Hub id",
+            f"model.name = {name!r}",
+            hint="name albert-mini, a folder that is there, or a Hub id such as albert/albert-base-v2",
+        )
     try:
         folder = snapshot_download(name, revision=revision, allow_patterns=[*DOWNLOADED, *more])
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:

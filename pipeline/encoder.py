@@ -46,11 +46,13 @@ class Encoded:
 
     vectors: (N, D) float32, in the order of the texts.
     computed_tokens: those that the model ran: of identical texts, once.
+    padded_tokens: those that attention ran over, padding included; all else runs over real ones alone.
     too_large: (N,) bool, texts for which memory did not suffice even alone; their vectors are NaN.
     """
 
     vectors: npt.NDArray[np.float32]
     computed_tokens: int
+    padded_tokens: int
     too_large: npt.NDArray[np.bool_]
 
 
@@ -104,7 +106,7 @@ class Encoder:
             batch_B = waiting.popleft()
             pooled_BD = self._attempt(tokens, first_U[batch_B], lengths_U[batch_B])
             if pooled_BD is not None:
-                results.add(batch_B, pooled_BD)
+                results.add(batch_B, pooled_BD, self._attended(lengths_U[batch_B]))
             elif len(batch_B) == 1:
                 too_long.append(batch_B)
             elif lengths_U[batch_B].sum() > self.batch_tokens // 2:
@@ -119,12 +121,16 @@ class Encoder:
             if pooled_BD is None:
                 telemetry.event("out of memory for one text", tokens=int(lengths_U[batch_B].sum()))
             else:
-                results.add(batch_B, pooled_BD)
+                results.add(batch_B, pooled_BD, self._attended(lengths_U[batch_B]))
         vectors_UD, missing_U = results.finish()
         computed = int(lengths_U[~missing_U].sum())
         if len(first_U) == len(which_N):  # all distinct: already in order
-            return Encoded(vectors_UD, computed, missing_U)
-        return Encoded(vectors_UD[which_N], computed, missing_U[which_N])
+            return Encoded(vectors_UD, computed, results.padded, missing_U)
+        return Encoded(vectors_UD[which_N], computed, results.padded, missing_U[which_N])
+
+    def _attended(self, lengths_B: Ints) -> int:
+        """Tokens that attention runs over for a micro-batch."""
+        return int(lengths_B.sum() if self.model.varlen else len(lengths_B) * lengths_B.max())
 
     def _cut(self, lengths_U: Ints, chosen: Ints) -> list[Ints]:
         """Micro-batches of the chosen texts."""
@@ -134,6 +140,7 @@ class Encoder:
 
     def _attempt(self, tokens: TokenBatch, rows_B: Ints, lengths_B: Ints) -> torch.Tensor | None:
         """(B, D) on the device; None where memory did not suffice."""
+        telemetry.beat()
         try:
             return self._forward(tokens, rows_B, lengths_B)
         except RuntimeError as error:  # torch.OutOfMemoryError among them
@@ -175,12 +182,13 @@ class _Results:
         self._on_gpu = device.type == "cuda"
         self._vectors = torch.empty((texts, dimension), pin_memory=self._on_gpu)
         self._came: list[Ints] = []
-        self._filled = 0
+        self._filled = self.padded = 0
 
-    def add(self, batch_B: Ints, pooled_BD: torch.Tensor) -> None:
+    def add(self, batch_B: Ints, pooled_BD: torch.Tensor, padded: int) -> None:
         stop = self._filled + len(batch_B)
         self._vectors[self._filled : stop].copy_(pooled_BD, non_blocking=True)
         self._came.append(batch_B)
+        self.padded += padded
         self._filled = stop
 
     def finish(self) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]]:
@@ -217,7 +225,12 @@ def _layer(dense: Dense, device: torch.device) -> torch.nn.Module:
             {name.removeprefix("linear."): tensor.float() for name, tensor in weights.items()}, strict=True
         )
     except (SafetensorError, RuntimeError, OSError) as error:
-        raise ModelError("is no such Dense layer", str(dense.weights), str(error).splitlines()[0]) from None
+        raise ModelError(
+            "is no such Dense layer",
+            str(dense.weights),
+            str(error).splitlines()[0],
+            hint="fetch the model's folder again",
+        ) from None
     activation = getattr(torch.nn, dense.activation)()
     return torch.nn.Sequential(linear, activation).to(device).eval().requires_grad_(False)
 

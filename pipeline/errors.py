@@ -12,9 +12,11 @@ PipelineError
 │   └── ReplacedError           -  replace-if lost: the object is no longer the expected version
 ├── SourceError                 3  a source file can't be embedded; the others go on
 │   └── SourceChangedError      3  a source file is no longer the version that was planned
+├── CrashError                  3  a split kills each process that touches it; the others go on
 ├── IncompleteError             3  the run ended with failed files or too many rejects
 ├── OtherDatasetError           5  the output belongs to another config
 └── StoppedError                4  the run lost its cluster, or a race that it may win next time
+    └── StalledError            4  nobody showed life for too long
 """
 
 from enum import IntEnum
@@ -46,9 +48,13 @@ class PipelineError(Exception):
         self.what, self.where, self.got, self.hint = what, where, got, hint
 
     def __str__(self) -> str:
+        return f"{self.finding}; {self.hint}" if self.hint else self.finding
+
+    @property
+    def finding(self) -> str:
+        """The message without what to do."""
         text = f"{printable(self.where)}: {self.what}" if self.where else self.what
-        text += f" (got {printable(self.got)})" if self.got else ""
-        return text + (f"; {self.hint}" if self.hint else "")
+        return f"{text} (got {printable(self.got)})" if self.got else text
 
 
 def printable(text: str) -> str:
@@ -111,6 +117,12 @@ class SourceChangedError(SourceError):
     """A source file is no longer the version that was planned."""
 
 
+class CrashError(PipelineError):
+    """A split kills each process that touches it."""
+
+    exit_code = ExitCode.INCOMPLETE
+
+
 class IncompleteError(PipelineError):
     """The run ended with failed files or too many rejects."""
 
@@ -127,3 +139,7 @@ class StoppedError(PipelineError):
     """The run lost its cluster, or a race that it may win next time."""
 
     exit_code = ExitCode.RETRYABLE
+
+
+class StalledError(StoppedError):
+    """Nobody showed life for too long."""

@@ -34,6 +34,11 @@ class Layout:
         return f"{self.data}/part-{split_id}.parquet"
 
     @staticmethod
+    def shard_edges() -> list[str]:
+        """Names that part the shards about equally, for split ids are digests."""
+        return [f"part-{digit}" for digit in "123456789abcdef"]
+
+    @staticmethod
     def split_of_shard(name: str) -> str | None:
         """The split id in the file name of a shard; None when the name is no shard's."""
         if name.startswith("part-") and name.endswith(".parquet"):
@@ -48,6 +53,7 @@ class Layout:
         return self.rejects_file(f"part-{split_id}-{digest}.parquet")
 
     def rejects_file(self, name: str) -> str:
+        """The reject file that a shard's record names."""
         return f"{self.root}/rejects/{name}"
 
     @property
@@ -61,10 +67,6 @@ class Layout:
     @property
     def matches_done(self) -> str:
         return f"{self.all_matches}/_DONE"
-
-    def rejects_named(self, name: str) -> str:
-        """The reject file that a shard's record names."""
-        return f"{self.root}/rejects/{name}"
 
     def name(self, path: str) -> str:
         """A path of this dataset as seen from its root."""
@@ -87,6 +89,10 @@ class Layout:
     @property
     def summary(self) -> str:
         return f"{self.root}/summary.json"
+
+    @property
+    def report(self) -> str:
+        return f"{self.root}/report.html"
 
     @property
     def folders(self) -> tuple[str, ...]:

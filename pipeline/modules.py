@@ -78,7 +78,7 @@ def read_modules(folder: Path) -> Modules | None:
         return None
     listed = _json(path)
     if not isinstance(listed, list) or not all(isinstance(module, dict) for module in listed):
-        raise ModelError("is no list of modules", str(path))
+        raise ModelError("is no list of modules", str(path), hint="fetch the folder again")
     kinds = [str(module.get("type", "")) for module in listed]
     names = [kind.rsplit(".", 1)[-1] for kind in kinds]
     wanted = ["Transformer", "Pooling", *["Dense"] * names.count("Dense"), "Normalize"]
@@ -90,7 +90,11 @@ def read_modules(folder: Path) -> Modules | None:
     folders = [_inside(folder, str(module.get("path", "")), path) for module in listed]
     settings = next(filter(None, (_settings(folders[0], name) for name in SETTINGS)), {})
     if settings.get("do_lower_case"):
-        raise ModelError("do_lower_case is not supported", str(folders[0]))
+        raise ModelError(
+            "do_lower_case is not supported",
+            str(folders[0]),
+            hint="lower-case in the tokenizer, and drop it there",
+        )
     pooling = _mapping(folders[1] / "config.json")
     prompts = _settings(folder, "config_sentence_transformers.json")
     prefix = (prompts.get("prompts") or {}).get(prompts.get("default_prompt_name"), "") or ""
@@ -110,7 +114,12 @@ def _pooling(settings: Mapping[str, Any], folder: Path) -> tuple[str, ...]:
     named = settings.get("pooling_mode") or [mode for flag, mode in FLAGS.items() if settings.get(flag)]
     modes = (named,) if isinstance(named, str) else tuple(named or ("mean",))
     if unknown := [mode for mode in modes if mode not in POOLING]:
-        raise ModelError("pooling_mode is unknown", str(folder / "config.json"), ", ".join(unknown))
+        raise ModelError(
+            "pooling_mode is unknown",
+            str(folder / "config.json"),
+            ", ".join(unknown),
+            hint="name the transformer's folder alone, and set model.pooling",
+        )
     return tuple(POOLING[mode] for mode in modes)
 
 
@@ -123,9 +132,15 @@ def _dense(folder: Path) -> Dense:
         raise ModelError("activation_function is unknown", str(where), repr(activation), hint)
     names = {settings.get(key, "sentence_embedding") for key in ("module_input_name", "module_output_name")}
     if settings.get("use_residual") or names - {"sentence_embedding", None}:
-        raise ModelError("residual and token-wise Dense layers are not supported", str(where))
+        raise ModelError(
+            "residual and token-wise Dense layers are not supported",
+            str(where),
+            hint="name the transformer's folder alone",
+        )
     if not all(isinstance(settings.get(key), int) for key in ("in_features", "out_features")):
-        raise ModelError("in_features and out_features must be integers", str(where))
+        raise ModelError(
+            "in_features and out_features must be integers", str(where), hint="fetch the folder again"
+        )
     dense = Dense(
         folder,
         settings["in_features"],
@@ -142,7 +157,12 @@ def _dense(folder: Path) -> Dense:
 def _inside(folder: Path, path: str, where: Path) -> Path:
     found = (folder / path).resolve()
     if not found.is_relative_to(folder.resolve()):
-        raise ModelError("names a folder outside of its own", str(where), repr(path))
+        raise ModelError(
+            "names a folder outside of its own",
+            str(where),
+            repr(path),
+            hint="do not use this folder: it reaches for files that are not its own",
+        )
     return found
 
 
@@ -154,7 +174,9 @@ def _settings(folder: Path, name: str) -> Mapping[str, Any]:
 def _mapping(path: Path) -> Mapping[str, Any]:
     content = _json(path)
     if not isinstance(content, dict):
-        raise ModelError("is no JSON object", str(path), type(content).__name__)
+        raise ModelError(
+            "is no JSON object", str(path), type(content).__name__, hint="fetch the folder again"
+        )
     return content
 
 
@@ -162,4 +184,4 @@ def _json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise ModelError("can't be read", str(path), str(error)) from None
+        raise ModelError("can't be read", str(path), str(error), hint="fetch the folder again") from None

@@ -83,7 +83,10 @@ class Recipe:
         for dense in self.dense:
             if dense.inputs != width:
                 raise ModelError(
-                    "in_features does not fit", str(dense.folder), f"{dense.inputs}, not {width}"
+                    "in_features does not fit",
+                    str(dense.folder),
+                    f"{dense.inputs}, not {width}",
+                    hint="fetch the folder again",
                 )
             width = dense.outputs
         if self.truncate_dim and self.truncate_dim > width:
@@ -91,6 +94,7 @@ class Recipe:
                 "model.truncate_dim is more than there are",
                 checkpoint.name,
                 f"{self.truncate_dim} of {width}",
+                hint="lower it",
             )
 
     def pooled_dimension(self, checkpoint: Checkpoint) -> int:

@@ -6,6 +6,7 @@ Types are those that Spark, DuckDB, Polars and pyarrow all read (docs/format.md)
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 FORMAT_VERSION = 1
 RECORD_KEY = b"pipeline.record"
@@ -66,6 +67,14 @@ Of a piece with an error nothing was embedded, and its file is a failed one; the
 shard.
 """
 
+REASON = pa.struct(
+    [pa.field("reason", pa.string(), nullable=False), pa.field("rows", pa.int64(), nullable=False)]
+)
+"""How many rows were rejected for one reason."""
+
+TOKEN_BUCKETS = tuple(sorted({start << shift for start in (2, 3) for shift in range(24)} | {1}))
+"""Upper bounds of the buckets of `token_histogram`, themselves inside: 1, 2, 3, 4, 6, 8, 12, 16, 24, ..."""
+
 RECORD = pa.schema(
     [
         pa.field("split_id", pa.string(), nullable=False),
@@ -75,7 +84,10 @@ RECORD = pa.schema(
         pa.field("transient", pa.int64(), nullable=False),
         pa.field("tokens", pa.int64(), nullable=False),
         pa.field("computed_tokens", pa.int64(), nullable=False),
+        pa.field("padded_tokens", pa.int64(), nullable=False),
         pa.field("truncated", pa.int64(), nullable=False),
+        pa.field("token_histogram", pa.list_(pa.int64()), nullable=False),
+        pa.field("reasons", pa.list_(REASON), nullable=False),
         pa.field("text_bytes", pa.int64(), nullable=False),
         pa.field("read_bytes", pa.int64(), nullable=False),
         pa.field("file_bytes", pa.int64(), nullable=False),
@@ -85,6 +97,9 @@ RECORD = pa.schema(
         pa.field("read_seconds", pa.float64(), nullable=False),
         pa.field("tokenize_seconds", pa.float64(), nullable=False),
         pa.field("encode_seconds", pa.float64(), nullable=False),
+        pa.field("idle_seconds", pa.float64(), nullable=False),
+        pa.field("write_seconds", pa.float64(), nullable=False),
+        pa.field("written_at", pa.float64(), nullable=False),
         pa.field("cache_hits", pa.int64(), nullable=False),
         pa.field("cache_misses", pa.int64(), nullable=False),
         pa.field("storage_retries", pa.int64(), nullable=False),
@@ -94,7 +109,9 @@ RECORD = pa.schema(
 """The shard record: a row of the ledger and of the manifest, and what a shard's footer tells of it.
 
 reused: rows whose vectors an older dataset had.  transient: rejects that may be mended by another try.
-tokens: of all rows; computed_tokens: those that the model ran.
+tokens: of all rows; computed_tokens: those that the model ran; padded_tokens: those that attention ran over.
+token_histogram: rows by their `n_tokens`, up to the last bucket of `TOKEN_BUCKETS` that has any.
+idle_seconds: what the replica waited for the split.  written_at: seconds since 1970, UTC.
 """
 
 
@@ -106,6 +123,11 @@ CHUNK = pa.schema(
     ]
 )
 """Of datasets with a row for each window of a text: which one, and its range of code points."""
+
+
+def structs(lists: pa.ChunkedArray, kind: pa.DataType) -> pa.Table:
+    """The structs in all rows' lists (`PIECE` or `REASON` of records), a row each."""
+    return pa.Table.from_struct_array(pc.list_flatten(lists).combine_chunks().cast(kind))
 
 
 def reserved_names() -> set[str]:

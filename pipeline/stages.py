@@ -8,6 +8,7 @@ a JSON object with everything small; and the cells `rows`, `reused`, `rejects` (
 `lengths`, `windows` and `vectors` (bare buffers).
 """
 
+import collections
 import functools
 import itertools
 import json
@@ -15,6 +16,7 @@ import os
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -22,7 +24,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline import checkpoint, reader, reuse, schema, telemetry, vectors, writer
+from pipeline import checkpoint, reader, reuse, schema, telemetry, vectors, watch, writer
 from pipeline.batching import TokenBatch
 from pipeline.config import Config
 from pipeline.dataset import Dataset, Identity, ShardRecord
@@ -34,6 +36,7 @@ from pipeline.ragged import Ints, bounds
 from pipeline.reader import Part
 from pipeline.recipe import Recipe
 from pipeline.tokenizer import Tokenizer
+from pipeline.watch import Sentry
 from pipeline.windows import Windows, prefixed, room, windows
 
 CELLS = ("rows", "reused", "order", "rejects", "ids", "lengths", "windows", "vectors")
@@ -42,7 +45,10 @@ PASSED_ON = ("rows", "reused", "order", "rejects")
 
 @dataclass(frozen=True)
 class Job:
-    """What every worker is told: the config, the pinned checkpoint, and whose shards these are."""
+    """What every worker is told: the config, the pinned checkpoint, and whose shards these are.
+
+    payload_bytes: of the largest split between two stages.
+    """
 
     config: Config
     columns: pa.Schema
@@ -53,6 +59,7 @@ class Job:
     attempt: str
     threads: int | None = None
     base: str | None = None
+    payload_bytes: int = 0
 
     def replica(self) -> checkpoint.Checkpoint:
         """The driver's checkpoint, on this node.
@@ -63,7 +70,11 @@ class Job:
         model = self.config.model
         found = checkpoint.resolve(model.name, self.revision, allow_pickle=model.allow_pickle)
         if Identity.of(self.config, found).vector_digest != self.vector_digest:
-            raise ModelError("this node has another checkpoint than the driver", str(found.folder))
+            raise ModelError(
+                "this node has another checkpoint than the driver",
+                str(found.folder),
+                hint="put the same files on each node, or name a Hub id",
+            )
         return found
 
     def known(self, split_id: str, parts: Sequence[Part], hashes: pa.Array) -> pa.Table | None:
@@ -145,32 +156,59 @@ def result(note: str) -> ShardRecord | Failure:
     return ShardRecord(**content["record"])
 
 
-def read(row: pa.Table, job: Job) -> Iterator[pa.Table]:
+def read(row: pa.Table, job: Job, sentry: Sentry | None = None) -> Iterator[pa.Table]:
     """Read and tokenise the splits of a scan, one after the other."""
     splits = splits_of(row)
-    parts = reader.parts([piece for _, pieces in splits for piece in pieces], job.config, job.columns)
+    parts = _Parts(reader.parts([piece for _, pieces in splits for piece in pieces], job.config, job.columns))
     for split_id, pieces in splits:
+        parts.ask_for(len(pieces))
         entering = _row(split_id, {"pieces": [asdict(piece) for piece in pieces]})
-        yield _guarded("read", entering, lambda split_id, note, _: _read(split_id, note, parts, job))
+        work = functools.partial(_read, parts=parts, job=job)
+        yield _guarded("read", entering, work, sentry)
 
 
-def write(row: pa.Table, job: Job) -> pa.Table:
+def write(row: pa.Table, job: Job, sentry: Sentry | None = None) -> pa.Table:
     """Write a split's shard; what is left of the row is the note."""
-    return _guarded("write", row, lambda split_id, note, cells: _write(split_id, note, cells, job))
+    return _guarded("write", row, functools.partial(_write, job=job), sentry)
+
+
+class _Parts:
+    """The parts of each split of a scan, in order; those that a split did not take are passed over."""
+
+    def __init__(self, parts: Iterator[Part]) -> None:
+        self._parts = parts
+        self._passed_over = self._wanted = 0
+
+    def ask_for(self, count: int) -> None:
+        """The next split has so many."""
+        self._passed_over += self._wanted
+        self._wanted = count
+
+    def take(self) -> list[Part]:
+        """Those of this split."""
+        collections.deque(itertools.islice(self._parts, self._passed_over), maxlen=0)
+        found = list(itertools.islice(self._parts, self._wanted))
+        self._passed_over = self._wanted = 0
+        return found
 
 
 class Encode:
     """A replica that stays: token ids in, vectors out."""
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: Job, sentry: Sentry | None = None) -> None:
+        self.sentry, self.ended = sentry, time.perf_counter()
         # torch stays out of the driver and of the readers and writers: 2 s and 300 MB in each.
         from pipeline.encoder import Encoder  # noqa: PLC0415
 
+        # One thread does all of torch's work. Ray calls from several; each would keep OpenMP threads of its
+        # own, and with more of them than processors OpenMP hardly spins any more at the end of a step.
+        self.thread = ThreadPoolExecutor(1)
         self.broken: PipelineError | None = None
         config = job.config
         try:
             replica = job.replica()
-            self.encoder = Encoder(
+            starting = self.thread.submit(
+                Encoder,
                 replica,
                 device=config.compute.device,
                 dtype=config.dtype,
@@ -178,21 +216,30 @@ class Encode:
                 batch_tokens=config.compute.batch_tokens,
                 threads=job.threads,
             )
+            self.encoder = starting.result()
         except PipelineError as error:
             # Raised here it would end the job without its name; raised for each split it is reported.
             self.broken = error
         except Exception as error:  # torch raises what it likes
-            self.broken = ModelError("a replica can't start", config.model.name, repr(error))
+            self.broken = ModelError(
+                "a replica can't start",
+                config.model.name,
+                repr(error),
+                hint="check the checkpoint's files and the device",
+            )
 
     def __call__(self, row: pa.Table) -> pa.Table:
-        return _guarded("encode", row, self._encode)
+        try:
+            return _guarded("encode", row, self._encode, self.sentry)
+        finally:
+            self.ended = time.perf_counter()
 
     def _encode(self, split_id: str, note: dict[str, Any], cells: Mapping[str, pa.Buffer]) -> pa.Table:
         if self.broken:
             raise self.broken
         started = time.perf_counter()
         tokens = _tokens(cells)
-        encoded = self.encoder.run(tokens)
+        encoded = self.thread.submit(self.encoder.run, tokens).result()
         found, too_large = encoded.vectors, encoded.too_large
         if "windows" in cells:
             windows_N = np.frombuffer(cells["windows"], np.int64)
@@ -202,17 +249,21 @@ class Encode:
             )
         note["figures"] |= {
             "computed_tokens": encoded.computed_tokens,
+            "padded_tokens": encoded.padded_tokens,
             "encode_seconds": time.perf_counter() - started,
+            "idle_seconds": started - self.ended,
         }
         note["dimension"] = found.shape[1]
         note["too_large"] = np.flatnonzero(too_large).tolist()
         return _row(split_id, note, **{name: cells.get(name) for name in PASSED_ON}, vectors=found)
 
 
-def _read(split_id: str, note: dict[str, Any], parts: Iterator[Part], job: Job) -> pa.Table:
+def _read(
+    split_id: str, note: dict[str, Any], _: Mapping[str, pa.Buffer], parts: _Parts, job: Job
+) -> pa.Table:
     started, retries = time.perf_counter(), telemetry.retries.total()
     read_before = telemetry.read_bytes.total()
-    found = list(itertools.islice(parts, len(note["pieces"])))
+    found = parts.take()
     documents = reader.usable(found)
     texts = pa.chunked_array([part.texts for part in documents], pa.large_string()).combine_chunks()
     rows = pa.concat_tables([part.rows for part in documents])
@@ -313,7 +364,11 @@ def _cached_tokenizer(model: str, revision: str | None, max_tokens: int, digest:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # Ray runs as many readers as there are CPUs
     found = checkpoint.resolve(model, revision)
     if found.tokenizer_digest != digest:
-        raise ModelError("this node has another tokenizer than the driver", str(found.folder))
+        raise ModelError(
+            "this node has another tokenizer than the driver",
+            str(found.folder),
+            hint="put the same files on each node, or name a Hub id",
+        )
     return Tokenizer(found, max_tokens)
 
 
@@ -332,7 +387,10 @@ def _row(split_id: str, note: Mapping[str, Any], **cells: Any) -> pa.Table:
 
 
 def _guarded(
-    stage: str, row: pa.Table, work: Callable[[str, dict[str, Any], Mapping[str, pa.Buffer]], pa.Table]
+    stage: str,
+    row: pa.Table,
+    work: Callable[[str, dict[str, Any], Mapping[str, pa.Buffer]], pa.Table],
+    sentry: Sentry | None,
 ) -> pa.Table:
     """Run a stage's work on one row; whatever it raises becomes the row's failure."""
     split_id, note = row.column("split_id")[0].as_py(), json.loads(row.column("note")[0].as_py())
@@ -340,7 +398,8 @@ def _guarded(
         return _row(split_id, note)
     present = [name for name in CELLS if name in row.column_names and row.column(name).null_count == 0]
     try:
-        return work(split_id, note, {name: uncell(row.column(name)) for name in present})
+        with watch.at(sentry, split_id, stage):
+            return work(split_id, note, {name: uncell(row.column(name)) for name in present})
     except PipelineError as error:
         code, message = int(error.exit_code), str(error)
     except Exception as error:  # the boundary: raised further, it would end every other split's job

@@ -2,7 +2,8 @@
 
 import logging
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 log = logging.getLogger("pipeline")
 
@@ -19,6 +20,9 @@ observers: list[Callable[[str, str], None]] = []
 """Called with (operation, path) at every storage request; tests and tracing append to it."""
 
 
+_life: list[Callable[[], None]] = []
+
+
 def event(name: str, **fields: object) -> None:
     """Log one event as `name key=value ...`."""
     log.info(" ".join([name, *(f"{key}={value}" for key, value in fields.items())]))
@@ -27,8 +31,31 @@ def event(name: str, **fields: object) -> None:
 def request(operation: str, path: str) -> None:
     """Count one storage request."""
     requests[operation] += 1
+    beat()
     for observe in observers:
         observe(operation, path)
+
+
+def read(protocol: str, size: int) -> None:
+    """Count bytes that were read of a file."""
+    read_bytes[protocol] += size
+    beat()
+
+
+def beat() -> None:
+    """A sign of life: a micro-batch, a request, some bytes; for whoever watches this process."""
+    for hear in _life:
+        hear()
+
+
+@contextmanager
+def signs_of_life(hear: Callable[[], None]) -> Iterator[None]:
+    """While this lasts, each sign of life is passed on."""
+    _life.append(hear)
+    try:
+        yield
+    finally:
+        _life.remove(hear)
 
 
 def retry(reason: str) -> None:

@@ -1,5 +1,6 @@
 """Rows and vectors become a shard: the reject file first, then the shard, whole or not at all."""
 
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -49,6 +50,7 @@ def write(dataset: Dataset, contents: Contents, figures: Mapping[str, Any]) -> S
     Raises:
         StorageError: storage failed; nothing is committed.
     """
+    started = time.perf_counter()
     contents = _reject_non_finite(contents)
     table = _table(contents)
     retries = telemetry.retries.total() - figures.get("storage_retries", 0)
@@ -61,7 +63,12 @@ def write(dataset: Dataset, contents: Contents, figures: Mapping[str, Any]) -> S
         dataset.storage.put_if_absent(path, data)
     except ExistsError:
         return dataset.footer(dataset.storage.info(path))
-    return replace(record, file_bytes=len(data), storage_retries=telemetry.retries.total() - retries)
+    return replace(
+        record,
+        file_bytes=len(data),
+        storage_retries=telemetry.retries.total() - retries,
+        write_seconds=time.perf_counter() - started,
+    )
 
 
 def content_digest(shard: pa.Table) -> str:
@@ -143,25 +150,51 @@ def _record(
         transient=rejects.num_rows - (pc.sum(rejects.column("permanent")).as_py() or 0),
         tokens=pc.sum(table.column("n_tokens")).as_py() or 0,
         truncated=pc.sum(table.column("truncated")).as_py() or 0,
+        token_histogram=token_histogram(table.column("n_tokens").to_numpy()),
+        reasons=_reasons(rejects),
+        written_at=round(time.time(), 3),
         content_digest=content_digest(table),
         rejects_file=rejects_file,
-        pieces=[dict(piece) | _counts(piece, table, rejects) for piece in contents.pieces],
+        pieces=_counted(contents.pieces, table, rejects),
         **figures,
     )
 
 
-def _counts(piece: Mapping[str, Any], documents: pa.Table, rejects: pa.Table) -> dict[str, int]:
-    """Documents and rejects that came from one piece."""
-    source_file = f"{piece['source']}/{piece['file']}"
-    counts = {}
+def token_histogram(n_tokens: npt.NDArray[np.int32]) -> list[int]:
+    """How many of (rows,) token counts fall into each bucket of `schema.TOKEN_BUCKETS`."""
+    return [int(rows) for rows in np.bincount(np.searchsorted(schema.TOKEN_BUCKETS, n_tokens))]
+
+
+def _reasons(rejects: pa.Table) -> list[dict[str, Any]]:
+    counted = rejects.group_by("reason").aggregate([([], "count_all")]).sort_by("reason")
+    reasons, rows = (column.to_pylist() for column in counted.columns)
+    return [{"reason": reason, "rows": number} for reason, number in zip(reasons, rows, strict=True)]
+
+
+def _counted(
+    pieces: Sequence[Mapping[str, Any]], documents: pa.Table, rejects: pa.Table
+) -> list[dict[str, Any]]:
+    """The pieces, each with how many documents and rejects came from it; a split may have thousands."""
     if "chunk" in documents.column_names:
         documents = documents.filter(pc.equal(documents.column("chunk"), 0))
-    for name, table in (("rows", documents), ("rejects", rejects)):
-        rows = table.column("source_row").to_numpy()
-        inside = (rows >= piece["start"]) & (rows < piece["stop"])
-        inside &= table.column("source_file").to_numpy() == source_file
-        counts[name] = int(inside.sum())
-    return counts
+    found = {"rows": _rows_by_file(documents), "rejects": _rows_by_file(rejects)}
+    counted = []
+    for piece in pieces:
+        ends = [piece["start"], piece["stop"]]
+        source_file = f"{piece['source']}/{piece['file']}"
+        edges = {name: np.searchsorted(files.get(source_file, ()), ends) for name, files in found.items()}
+        counted.append(dict(piece) | {name: int(stop - start) for name, (start, stop) in edges.items()})
+    return counted
+
+
+def _rows_by_file(table: pa.Table) -> dict[str, npt.NDArray[np.int64]]:
+    """The rows' numbers of each file, ascending."""
+    files = table.column("source_file").combine_chunks().dictionary_encode()
+    code_N, row_N = files.indices.to_numpy(), table.column("source_row").to_numpy()
+    order = np.lexsort((row_N, code_N))
+    edges = np.searchsorted(code_N[order], np.arange(len(files.dictionary) + 1))
+    parts = np.split(row_N[order], edges[1:-1])
+    return dict(zip(files.dictionary.to_pylist(), parts, strict=False))
 
 
 def _table(contents: Contents) -> pa.Table:
@@ -181,13 +214,15 @@ def _table(contents: Contents) -> pa.Table:
 def _shard_bytes(table: pa.Table, record: ShardRecord) -> bytes:
     table = table.replace_schema_metadata({schema.RECORD_KEY: record.to_json()})
     sink = pa.BufferOutputStream()
-    pq.write_table(
-        table,
+    with pq.ParquetWriter(
         sink,
+        table.schema,
         compression="zstd",
         # Dictionaries and statistics of vectors cost time and space, and find nothing.
         use_dictionary=[name for name in table.column_names if name in ("source_file", "truncated")],
         write_statistics=[name for name in table.column_names if name != "embedding"],
         write_page_checksum=True,
-    )
+    ) as file:
+        if table.num_rows:  # a row group without rows stops some readers, a file without row groups none
+            file.write_table(table)
     return bytes(sink.getvalue())  # one copy: S3's client takes nothing but bytes

@@ -56,10 +56,14 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def ray_cluster() -> Iterator[None]:
-    """The one Ray of the whole run; jobs run in this process use it."""
+    """The one Ray of the whole run; jobs run in this process use it. Its workers stay, as our own's do."""
     import ray
 
-    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
+    from pipeline.flow.cluster import KEEP_WORKERS
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(*KEEP_WORKERS)
+        ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
     yield
     ray.shutdown()
 

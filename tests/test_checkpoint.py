@@ -63,7 +63,7 @@ def test_wrong_weights_are_named(folder: Path) -> None:
 
 def test_other_kinds_of_folders_are_refused(folder: Path) -> None:
     (folder / "model.safetensors").unlink()
-    with pytest.raises(ModelError, match=r"no model\.safetensors here$"):
+    with pytest.raises(ModelError, match=r"no model\.safetensors here; name the folder"):
         checkpoint.resolve(str(folder)).check()
     (folder / "pytorch_model.bin").touch()
     with pytest.raises(ModelError, match="set model.allow_pickle if you trust"):

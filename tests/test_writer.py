@@ -1,5 +1,6 @@
 """A shard is whole, names its rejects, and belongs to whoever was first."""
 
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,7 +10,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline import schema, telemetry, writer
-from pipeline.dataset import Dataset, ShardRecord
+from pipeline.commit import reject_reasons
+from pipeline.dataset import Dataset, ShardRecord, to_table
 from pipeline.vectors import stored_fields
 from pipeline.writer import Contents
 
@@ -41,8 +43,9 @@ def contents(vectors: np.ndarray, rejected: int = 0) -> Contents:
 
 def write(root: Path, what: Contents, attempt: str = "a") -> ShardRecord:
     figures = {
-        "computed_tokens": 9, "text_bytes": 8, "read_bytes": 8, "read_seconds": 1.0, "tokenize_seconds": 2.0,
-        "encode_seconds": 3.0, "cache_hits": 5, "cache_misses": 4, "attempt": attempt,
+        "computed_tokens": 9, "padded_tokens": 9, "text_bytes": 8, "read_bytes": 8,
+        "read_seconds": 1.0, "tokenize_seconds": 2.0,
+        "encode_seconds": 3.0, "idle_seconds": 1.0, "cache_hits": 5, "cache_misses": 4, "attempt": attempt,
     }  # fmt: skip
     return writer.write(Dataset(str(root)), what, figures)
 
@@ -77,11 +80,24 @@ def test_a_shard_holds_rows_vectors_and_its_own_record(tmp_path: Path) -> None:
     assert table.schema.equals(schema.shard_schema(schema.rows_schema(COLUMNS), stored_fields("float32", 3)))
     assert np.array_equal(np.stack(table.column("embedding").to_numpy()), vectors)
     dataset = Dataset(str(tmp_path))
-    assert dataset.footer(dataset.shards()["s0"]) == record
+    assert replace(record, write_seconds=0.0) == dataset.footer(dataset.shards()["s0"])
+    assert record.write_seconds > 0
+    assert abs(record.written_at - time.time()) < 60
     assert (record.rows, record.rejects, record.tokens, record.truncated) == (4, 2, 6, 1)
     assert record.pieces == [{"source": "docs", "file": "f", "start": 0, "stop": 6, "rows": 4, "rejects": 2}]
     assert record.file_bytes == path.stat().st_size
     assert record.content_digest == writer.content_digest(table)
+
+
+def test_a_record_counts_lengths_and_reasons(tmp_path: Path) -> None:
+    vectors = np.ones((10, 3))
+    vectors[9] = np.nan
+    record = write(tmp_path, contents(vectors, rejected=2))
+    assert record.token_histogram == [2, 1, 1, 1, 2, 2]  # of 0 to 8 tokens: up to 1, 2, 3, 4, 6, 8
+    assert record.reasons == [{"reason": "non_finite_vector", "rows": 1}, {"reason": "null", "rows": 2}]
+    manifest = to_table([record, replace(record, split_id="s1", reasons=[{"reason": "blank", "rows": 9}])])
+    assert reject_reasons(manifest) == {"blank": 9, "null": 2, "non_finite_vector": 1}
+    assert reject_reasons(manifest[:0]) == {}
 
 
 def test_rejects_are_written_under_the_name_that_the_footer_tells(tmp_path: Path) -> None:
@@ -111,7 +127,8 @@ def test_a_vector_that_is_not_finite_rejects_its_row_alone(tmp_path: Path, bad: 
 def test_the_second_writer_takes_the_record_of_the_first(tmp_path: Path) -> None:
     first = write(tmp_path, contents(np.ones((2, 3))), attempt="first")
     before = (tmp_path / "data" / "part-s0.parquet").stat()
-    assert write(tmp_path, contents(np.ones((2, 3))), attempt="second") == first
+    second = write(tmp_path, contents(np.ones((2, 3))), attempt="second")
+    assert second == replace(first, write_seconds=0.0)
     after = (tmp_path / "data" / "part-s0.parquet").stat()
     assert (before.st_ino, before.st_mtime_ns) == (after.st_ino, after.st_mtime_ns)
 
@@ -148,8 +165,10 @@ def test_storage_retries_of_the_reader_and_of_the_writer_are_counted(
     monkeypatch.setattr(dataset.storage, "_create", at_the_second_try)
     telemetry.retry("of a split before")
     figures = {
-        "computed_tokens": 9, "text_bytes": 8, "read_bytes": 8, "read_seconds": 1.0, "tokenize_seconds": 2.0,
-        "encode_seconds": 3.0, "cache_hits": 5, "cache_misses": 4, "attempt": "a", "storage_retries": 5,
+        "computed_tokens": 9, "padded_tokens": 9, "text_bytes": 8, "read_bytes": 8,
+        "read_seconds": 1.0, "tokenize_seconds": 2.0,
+        "encode_seconds": 3.0, "idle_seconds": 1.0, "cache_hits": 5, "cache_misses": 4,
+        "attempt": "a", "storage_retries": 5,
     }  # fmt: skip
     record = writer.write(dataset, contents(np.ones((3, 2)), rejected=1), figures)
     assert record.storage_retries == 5 + 2  # the reject file's, the shard's

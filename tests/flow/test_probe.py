@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from pipeline import flow
 from pipeline.errors import ExitCode, ResourceError
+from pipeline.flow import probe
 from pipeline.places import Options
 from tests.conftest import read_dataset, write_config
 
@@ -22,12 +22,13 @@ cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "object_s
 cluster.add_node(num_cpus=1, object_store_memory=200_000_000)
 os.environ["RAY_ADDRESS"] = cluster.address
 import ray
-from pipeline import cli, flow
-probed, probe = [], flow.probe
+from pipeline import cli
+from pipeline.flow import probe
+probed, original = [], probe.probe
 def seen(root, options, nodes):
     probed.append([node["NodeID"] for node in nodes])
-    probe(root, options, nodes)
-flow.probe = seen
+    original(root, options, nodes)
+probe.probe = seen
 code = cli.main(["run", sys.argv[1], "--quiet"])
 print(json.dumps([code, probed]))
 cluster.shutdown()
@@ -43,7 +44,7 @@ def nodes() -> list[dict[str, Any]]:
 
 @pytest.mark.usefixtures("ray_cluster")
 def test_a_folder_that_every_node_sees_passes_and_is_left_as_it_was(tmp_path: Path) -> None:
-    flow.probe(f"{tmp_path}/out", Options(), nodes())
+    probe.probe(f"{tmp_path}/out", Options(), nodes())
     assert list((tmp_path / "out").iterdir()) == []
 
 
@@ -52,15 +53,15 @@ def test_a_node_that_does_not_see_the_folder_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Two nodes on one machine share its file system: here the task looks elsewhere."""
-    monkeypatch.setattr(flow, "PROBE_SECONDS", 0.0)
-    look = flow._look
+    monkeypatch.setattr(probe, "PROBE_SECONDS", 0.0)
+    look = probe._look
 
     def elsewhere(path: str, *rest: Any) -> str:
         return look(path.replace("/out/", "/not-mounted/"), *rest)
 
-    monkeypatch.setattr(flow, "_look", elsewhere)
+    monkeypatch.setattr(probe, "_look", elsewhere)
     with pytest.raises(ResourceError, match="/out: a node does not see this folder") as raised:
-        flow.probe(f"{tmp_path}/out", Options(), nodes()[1:])
+        probe.probe(f"{tmp_path}/out", Options(), nodes()[1:])
     assert "got another-node: " in str(raised.value)
     assert "not-mounted" in str(raised.value)
     assert "mount the same storage there" in str(raised.value)
@@ -72,14 +73,14 @@ def test_a_node_that_does_not_see_the_folder_is_named(
 def test_a_node_that_is_gone_is_named(tmp_path: Path) -> None:
     gone = {"NodeID": "e" * 56, "NodeManagerAddress": "lost-node"}
     with pytest.raises(ResourceError, match="got lost-node: it did not answer"):
-        flow.probe(f"{tmp_path}/out", Options(), [*nodes(), gone])
+        probe.probe(f"{tmp_path}/out", Options(), [*nodes(), gone])
     assert list((tmp_path / "out").iterdir()) == []
 
 
 @pytest.mark.usefixtures("ray_cluster")
 def test_one_node_and_urls_are_not_probed(tmp_path: Path) -> None:
-    flow.refuse_private_output(f"{tmp_path}/out", Options())
-    flow.refuse_private_output("s3://nowhere/out", Options())
+    probe.refuse_private_output(f"{tmp_path}/out", Options())
+    probe.refuse_private_output("s3://nowhere/out", Options())
     assert not (tmp_path / "out").exists()
 
 

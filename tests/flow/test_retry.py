@@ -57,6 +57,13 @@ def test_rejects_are_tried_again_in_a_new_dataset(job: Job, tmp_path: Path) -> N
 
     root = Path(made.output.path)
     lose_a_row(root)
+    moved = root.parents[1] / "corpus/1.parquet"
+    moved.rename(moved.with_suffix(".away"))
+    refused = retry.retry_rejects(made, quiet=True)
+    assert (refused.code, refused.output) == (ExitCode.SOURCE_MOVED, str(root))
+    assert "1 files differ, docs/1.parquet among them" in refused.reason
+    assert not Path(f"{root}-retry1").exists()
+    moved.with_suffix(".away").rename(moved)
     before = {path: path.read_bytes() for path in root.rglob("*") if path.is_file()}
     ending = retry.retry_rejects(made, quiet=True)
     assert ending.code == ExitCode.DONE

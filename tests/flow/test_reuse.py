@@ -205,6 +205,29 @@ def test_a_resume_keeps_to_the_base_of_the_first_driver(nightly: Job, tmp_path: 
     assert ending.summary["copied"] == 60
 
 
+@pytest.mark.parametrize("match", ["file", "dataset"])
+@pytest.mark.parametrize("damage", ["gone", "cut", "all gone"])
+def test_what_of_a_base_can_not_be_read_is_embedded(
+    nightly: Job, tmp_path: Path, corpus: Path, match: str, damage: str
+) -> None:
+    """Its name stands in `dataset.json` for good, so it must not stop the dataset for good."""
+    embed(nightly(match), 0)
+    for number in range(3):  # no shard can be copied
+        table = pq.read_table(corpus / f"{number}.parquet")
+        rewrite(corpus / f"{number}.parquet", table.slice(0, 19))
+    shards = sorted((dataset(tmp_path, 0) / "data").glob("*.parquet"))
+    lost = [key for key in pq.read_table(shards[0]).column("key").to_pylist() if key % 20 < 19]
+    for shard in shards if damage == "all gone" else shards[:1]:
+        if damage == "cut":
+            shard.write_bytes(shard.read_bytes()[:100])
+        else:
+            shard.unlink()
+    ending = embed(nightly(match), 1)
+    assert ending.code == ExitCode.DONE
+    assert ending.summary["reused"] == (0 if damage == "all gone" else 57 - len(lost))
+    assert_like_a_full_run(nightly(match), tmp_path, 1)
+
+
 def test_a_shard_with_transient_rejects_is_not_copied(nightly: Job, tmp_path: Path) -> None:
     embed(nightly(), 0)
     base = dataset(tmp_path, 0)

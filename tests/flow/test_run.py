@@ -76,7 +76,7 @@ def test_a_resume_does_what_is_missing_and_no_more(job: Job, tmp_path: Path, ope
     for ledger in (tmp_path / "out/ledger").glob("*.parquet"):
         ledger.unlink()  # then the records come from the footers
     opened.clear()
-    ending = embed(job())
+    ending = embed(job(report={"texts": False}))  # which would be those of some rows, from their sources
     assert ending.code == ExitCode.DONE
     assert ending.summary["run"]["splits"] == 2
     assert kept.items() <= state_of(data).items()
@@ -272,7 +272,7 @@ def test_an_output_without_conditional_replacement_is_refused_before_anything(
 
 def test_many_splits_to_a_block(job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Above the limit splits share blocks; the limit is lowered here, for reaching it takes minutes."""
-    monkeypatch.setattr("pipeline.flow.SINGLE_BLOCKS", 1)
+    monkeypatch.setattr("pipeline.flow.feed.SINGLE_BLOCKS", 1)
     ending = embed(job(output={"rows_per_shard": 3}))
     assert (ending.code, ending.summary["shards"]) == (ExitCode.DONE, 21)
     assert read_dataset(tmp_path / "out").column("key").to_pylist() == list(range(60))

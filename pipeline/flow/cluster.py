@@ -1,0 +1,102 @@
+"""Ray itself: the cluster of RAY_ADDRESS, or a private one; its nodes, and those that it can scale to."""
+
+import atexit
+import logging
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import ray
+
+from pipeline.errors import ExitCode, StoppedError
+from pipeline.flow import chatter
+from pipeline.resources import Node
+
+KEEP_WORKERS = "RAY_idle_worker_killing_time_threshold_ms", "600000"
+"""Ray ends a worker that was idle for a second, and each split's write would pay for the start of a new one:
+a second of a processor, which on two cores and with splits of three seconds cost a replica 27 % of its speed.
+Raylets read it; those of a cluster that is there already have their own (k8s/Dockerfile)."""
+UNLIMITED_NODES = 1000
+"""Of a group without a limit."""
+
+
+@contextmanager
+def cluster() -> Iterator[None]:
+    """Ray: the cluster of RAY_ADDRESS, else a private one on this machine, ended at the end."""
+    if ray.is_initialized():
+        yield
+        return
+    with chatter.aside(), _started():
+        yield
+
+
+@contextmanager
+def _started() -> Iterator[None]:
+    on_sigterm = signal.getsignal(signal.SIGTERM)
+    try:
+        _start()
+        if threading.current_thread() is threading.main_thread():
+            # Ray puts its own in place, which exits with 15 and a word of no one's making.
+            signal.signal(signal.SIGTERM, on_sigterm)
+        yield
+    except (KeyboardInterrupt, SystemExit) as stop:
+        # Not by Ray's shutdown: a task that it tries again meanwhile ends the process on the spot, with 1
+        # and before anyone has said why. What a driver has begun ends with it, whichever way it goes.
+        code = stop.code if isinstance(stop, SystemExit) else ExitCode.RETRYABLE
+        atexit.register(_leave, int(code or 0))
+        raise
+    except BaseException:
+        ray.shutdown()  # half-started, too: left to the end of the process, it would have the last word
+        raise
+    ray.shutdown()
+
+
+def _start() -> None:
+    options: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
+    if address := os.environ.get("RAY_ADDRESS"):
+        try:
+            ray.init(address=address, **options)
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            hint = "check RAY_ADDRESS, or unset it"
+            raise StoppedError("no Ray cluster answers", address, str(error).splitlines()[0], hint) from error
+    else:
+        # Two at least: the stages need to run at the same time, and on one core they take turns well enough.
+        cpus = max(2, os.cpu_count() or 2)
+        os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+        os.environ.setdefault(*KEEP_WORKERS)
+        ray.init(address="local", num_cpus=cpus, include_dashboard=False, **options)
+
+
+def _leave(code: int) -> None:
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def nodes() -> list[Node]:
+    """The nodes that are alive, and those that the cluster's autoscaler may still add."""
+    alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    there = [Node(each.get("CPU", 0), each.get("GPU", 0), each.get("object_store_memory")) for each in alive]
+    return there + _to_come(there)
+
+
+def _to_come(there: Sequence[Node]) -> list[Node]:
+    """By what the autoscaler has told of its groups; nothing, where there is none."""
+    config = ray._private.state.state.get_cluster_config()  # Ray has no public way to ask
+    found: list[Node] = []
+    for group in config.node_group_configs if config else ():
+        node = Node(group.resources.get("CPU", 0), group.resources.get("GPU", 0))
+        most = UNLIMITED_NODES if group.max_count < 0 else group.max_count
+        alike = sum((each.cpus, each.gpus) == (node.cpus, node.gpus) for each in there)
+        found += [node] * max(0, most - alike)
+    return found
+
+
+def stopped(error: Exception) -> StoppedError:
+    """What Ray raised, as an error that a retry may mend."""
+    reason = " ".join(str(error).split())  # the last line of a log must hold it
+    return StoppedError("Ray ended the job", got=reason, hint=f"run again to resume{chatter.hint()}")

@@ -1,0 +1,125 @@
+"""The three stages, wired, and what comes out of them."""
+
+import queue
+import threading
+import time
+from collections.abc import Callable, Generator, Iterator
+from dataclasses import replace
+from typing import Any
+
+import pyarrow as pa
+from ray.data import ActorPoolStrategy, Dataset
+from ray.exceptions import RayError
+
+from pipeline import stages, telemetry
+from pipeline.config import Compute
+from pipeline.dataset import ShardRecord
+from pipeline.flow import metrics
+from pipeline.flow.cluster import cluster, nodes, stopped
+from pipeline.flow.feed import feed, set_context
+from pipeline.flow.watchdog import RemoteSentry, Watchdog
+from pipeline.plan import Plan
+from pipeline.resources import Resources, fit
+from pipeline.stages import Failure, Job
+from pipeline.watch import Standing
+
+BLOCK_BYTES = 1 << 20
+"""A reader's splits go on when this much of them is made: Ray's own 128 MB would keep replicas waiting."""
+LOOK_SECONDS = 2.0
+"""How often the watchdog looks, and tells how the stages stand."""
+
+Arrived = ShardRecord | Failure
+
+
+def run(
+    pending: Plan, job: Job, tell: Callable[[Standing], None] | None = None
+) -> Generator[Arrived, None, None]:
+    """Do the pending splits; records and failures arrive in any order, as they are made.
+
+    Args:
+        tell: called every few seconds with how the stages stand.
+
+    Raises:
+        ResourceError: the cluster can't hold a reader, a replica and a writer at the same time.
+        StoppedError: Ray gave up.
+        StalledError: nobody showed life for too long.
+    """
+    compute = job.config.compute
+    with cluster():
+        resources = fit(compute, nodes(), job.payload_bytes)
+        telemetry.event("starting", splits=len(pending.split_ids), replicas=resources.replicas[1])
+        watchdog = Watchdog(job, compute.watchdog_minutes * 60)
+        graph = _graph(feed(pending), replace(job, threads=resources.threads), resources, watchdog.sentry)
+        yield from _watched(graph, watchdog, len(pending.split_ids), tell or (lambda _: None))
+
+
+def _watched(
+    graph: Dataset, watchdog: Watchdog, pending: int, tell: Callable[[Standing], None]
+) -> Iterator[Arrived]:
+    """What comes out of a graph for so many splits.
+
+    A thread waits for Ray, so that this one is free to look at the clock, and to stop when it is told to.
+    """
+    arrivals: queue.SimpleQueue[Arrived | Exception | None] = queue.SimpleQueue()
+    threading.Thread(target=_consume, args=(graph, arrivals), daemon=True).start()
+    looked = -LOOK_SECONDS
+    done = failed = 0
+    while True:
+        if time.monotonic() - looked >= LOOK_SECONDS:
+            if standing := watchdog.look(pending - done, failed):
+                tell(standing)
+            looked = time.monotonic()
+        try:
+            arrived = arrivals.get(timeout=LOOK_SECONDS)
+        except queue.Empty:
+            continue
+        if arrived is None:
+            watchdog.look(pending - done, failed)
+            return
+        if isinstance(arrived, Exception):
+            raise stopped(arrived) if isinstance(arrived, RayError | RuntimeError) else arrived
+        failed += isinstance(arrived, Failure)
+        done += 1
+        yield arrived
+
+
+def _consume(graph: Dataset, arrivals: "queue.SimpleQueue[Arrived | Exception | None]") -> None:
+    try:
+        for batch in graph.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
+            for note in batch.column("note").to_pylist():
+                arrivals.put(stages.result(note))
+        arrivals.put(None)
+    except Exception as error:  # it is raised where the arrivals are taken
+        arrivals.put(error)
+
+
+def _graph(splits: Dataset, job: Job, resources: Resources, sentry: RemoteSentry) -> Dataset:
+    set_context(BLOCK_BYTES)
+    compute: Compute = job.config.compute
+    one_split: dict[str, Any] = {"batch_size": 1, "batch_format": "pyarrow", "zero_copy_batch": True}
+    told = {"job": job, "sentry": sentry}
+    least, most = resources.replicas
+    rows = splits.map_batches(read, fn_kwargs=told, num_cpus=compute.cpus_per_reader, **one_split)
+    vectors = rows.map_batches(
+        stages.Encode,
+        fn_constructor_kwargs=told,
+        compute=ActorPoolStrategy(min_size=least, max_size=most),
+        num_cpus=resources.replica_cpus,
+        num_gpus=resources.replica_gpus or None,
+        **one_split,
+    )
+    return vectors.map_batches(write, fn_kwargs=told, num_cpus=compute.cpus_per_writer, **one_split)
+
+
+def read(row: pa.Table, job: Job, sentry: RemoteSentry) -> Iterator[pa.Table]:
+    """`stages.read`, measured."""
+    with metrics.storage(job):
+        yield from stages.read(row, job, sentry)
+
+
+def write(row: pa.Table, job: Job, sentry: RemoteSentry) -> pa.Table:
+    """`stages.write`, measured; and since here a split is done, so is all that its record says."""
+    with metrics.storage(job):
+        written = stages.write(row, job, sentry)
+    metrics.count(job, stages.result(written.column("note")[0].as_py()))
+    return written

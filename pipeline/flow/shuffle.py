@@ -1,0 +1,52 @@
+"""Vectors for texts that moved: the wiring of `matching`, two shuffles by hash and by split."""
+
+import math
+from typing import Any
+
+import ray
+from ray.exceptions import RayError
+
+from pipeline import matching
+from pipeline.flow.cluster import cluster, stopped
+from pipeline.flow.feed import MOST_BLOCKS, feed, set_context
+from pipeline.plan import Plan
+from pipeline.reuse import Base
+from pipeline.stages import Job
+
+SHUFFLE_BLOCK_BYTES = 128 << 20
+MOST_PARTITIONS = 1000
+
+
+def match(pending: Plan, job: Job, base: Base) -> int:
+    """Find what the base has of the pending splits, whatever its files are called; how many documents.
+
+    Raises:
+        StoppedError: Ray gave up.
+    """
+    kind = base.document_type()
+    if kind is None:
+        return 0
+    buckets = math.ceil(sum(base.manifest.column("rows").to_pylist()) / matching.DOCUMENTS_PER_BUCKET)
+    one: dict[str, Any] = {
+        "batch_size": 1,
+        "batch_format": "pyarrow",
+        "num_cpus": job.config.compute.cpus_per_reader,
+    }
+    with cluster():
+        shards = [{"shard": shard} for shard in base.manifest.column("split_id").to_pylist()]
+        old = ray.data.from_items(shards, override_num_blocks=min(len(shards), MOST_BLOCKS)).map_batches(
+            matching.base_documents, fn_kwargs={"base": base, "kind": kind, "buckets": buckets}, **one
+        )
+        wanted = {"job": job, "kind": kind, "buckets": buckets}
+        new = feed(pending).map_batches(matching.wanted_documents, fn_kwargs=wanted, **one)
+        partitions = {"num_partitions": max(2, min(buckets, MOST_PARTITIONS))}
+        one_group = {"batch_format": "pyarrow", "num_cpus": job.config.compute.cpus_per_reader}
+        set_context(SHUFFLE_BLOCK_BYTES)
+        found = old.union(new).groupby("bucket", **partitions).map_groups(matching.join, **one_group)
+        kept = found.groupby("split_id", **partitions).map_groups(
+            matching.keep, fn_kwargs={"job": job}, **one_group
+        )
+        try:
+            return int(kept.sum("documents") or 0)
+        except (RayError, RuntimeError) as error:
+            raise stopped(error) from error

@@ -1,0 +1,145 @@
+"""Ray clusters of real processes on this machine: a head and workers, each a raylet with ports of its own."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import psutil
+
+from tests.s3.server import free_ports
+
+ROOT = Path(__file__).parents[1]
+RAY = Path(sys.executable).with_name("ray")
+STORE_BYTES = 200_000_000
+
+
+class Cluster:
+    """A head without CPUs of its own unless it is alone, and its workers.
+
+    Args:
+        environment: of all nodes; added to this process's.
+    """
+
+    def __init__(self, log: Path, environment: Mapping[str, str]) -> None:
+        names = ("RAY_ADDRESS", "RAY_JOB_SUBMISSION_ID")
+        ours = {key: value for key, value in os.environ.items() if key not in names}
+        # The cluster's `python` is the one that has the package.
+        path = f"{RAY.parent}{os.pathsep}{os.environ['PATH']}"
+        self.environment = ours | {"PATH": path} | dict(environment)
+        self.log = log
+        self.nodes: list[subprocess.Popen[bytes]] = []
+        self.gcs = self.url = ""
+        self.metrics = 0  # the head's port of them
+        self._given: list[int] = []
+
+    def start_head(self, cpus: float) -> None:
+        """Start the head, and wait until it takes jobs."""
+        gcs, dashboard, client = self._ports(3)
+        self.gcs, self.url = f"127.0.0.1:{gcs}", f"http://127.0.0.1:{dashboard}"
+        self._start(cpus, "--head", f"--port={gcs}", "--dashboard-host=127.0.0.1",
+                    f"--dashboard-port={dashboard}", f"--ray-client-server-port={client}")  # fmt: skip
+        for _ in range(90):
+            if self.submit("--no-wait", "--", "true").returncode == 0:
+                return
+            time.sleep(1)
+        raise TimeoutError(f"no Ray at {self.url}:\n{self.log.read_text()[-3000:]}")
+
+    def add_worker(self, cpus: float) -> subprocess.Popen[bytes]:
+        """Start a worker, and wait until it has joined."""
+        worker = self._start(cpus, f"--address={self.gcs}")
+        for _ in range(90):
+            if self._alive() == len(self.nodes):
+                return worker
+            time.sleep(1)
+        raise TimeoutError(f"no new node at {self.url}:\n{self.log.read_text()[-3000:]}")
+
+    def _alive(self) -> int:
+        """How many nodes the cluster has, by its own word."""
+        told = self.ray(
+            "list", "nodes", f"--address={self.url}", "--filter", "state=ALIVE", "--format", "json"
+        )
+        return len(json.loads(told.stdout)) if told.returncode == 0 else 0
+
+    def submit(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """`ray job submit`, from the root of the project."""
+        return self.ray("job", "submit", f"--address={self.url}", *arguments)
+
+    def ray(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """A command of Ray's."""
+        return subprocess.run(
+            [RAY, *arguments], capture_output=True, text=True, check=False, cwd=ROOT, env=self.environment
+        )
+
+    def kill(self, node: subprocess.Popen[bytes]) -> None:
+        """SIGKILL a node's raylet and all that runs on it, as if the machine were gone."""
+        for child in [*_children(node), psutil.Process(node.pid)]:
+            with suppress(psutil.NoSuchProcess):
+                child.kill()
+        node.wait()
+        self.nodes.remove(node)
+
+    def workers(self, title: str) -> list[psutil.Process]:
+        """Processes of the cluster by a part of the title that Ray gives them (`ray::...`)."""
+        found = []
+        for node in self.nodes:
+            for child in _children(node):
+                with suppress(psutil.NoSuchProcess):
+                    if title in " ".join(child.cmdline()):
+                        found.append(child)
+        return found
+
+    def stop(self) -> None:
+        """End all processes of it, and none of another's."""
+        for node in list(reversed(self.nodes)):
+            self.kill(node)
+
+    def _ports(self, count: int) -> list[int]:
+        """Ports that were not given to another: who got one takes a while to listen there."""
+        found = [port for port in free_ports(count + len(self._given)) if port not in self._given][:count]
+        self._given += found
+        return found
+
+    def _start(self, cpus: float, *arguments: str) -> subprocess.Popen[bytes]:
+        ports = ("dashboard-agent-listen-port", "dashboard-agent-grpc-port", "metrics-export-port",
+                 "node-manager-port", "object-manager-port", "runtime-env-agent-port")  # fmt: skip
+        given = dict(zip(ports, self._ports(len(ports)), strict=True))
+        self.metrics = self.metrics or given["metrics-export-port"]
+        options = [f"--{name}={port}" for name, port in given.items()]
+        options += [f"--num-cpus={cpus:g}", f"--object-store-memory={STORE_BYTES}", "--memory=2000000000"]
+        with self.log.open("ab") as log:
+            node = subprocess.Popen(
+                [RAY, "start", "--block", "--disable-usage-stats", *arguments, *options],
+                stdout=log, stderr=log, env=self.environment,
+            )  # fmt: skip
+        self.nodes.append(node)
+        return node
+
+
+@contextmanager
+def cluster(
+    log: Path,
+    head_cpus: float = 2,
+    workers: tuple[float, ...] = (),
+    environment: Mapping[str, str] | None = None,
+) -> Iterator[Cluster]:
+    """A running cluster; it ends with the context."""
+    running = Cluster(log, environment or {"RAY_AUTH_MODE": "disabled"})
+    try:
+        running.start_head(head_cpus)
+        for cpus in workers:
+            running.add_worker(cpus)
+        yield running
+    finally:
+        running.stop()
+
+
+def _children(node: subprocess.Popen[bytes]) -> list[psutil.Process]:
+    try:
+        return psutil.Process(node.pid).children(recursive=True)
+    except psutil.NoSuchProcess:
+        return []

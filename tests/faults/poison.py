@@ -1,0 +1,58 @@
+"""What a text does to the process that touches it, by a word in it. Ray calls `arm` in each worker.
+
+Where the environment names a file as WITNESS, each split that is encoded is a line in it; and takes
+PACE seconds more, as a larger one would.
+"""
+
+import functools
+import os
+import signal
+import time
+from typing import Any
+
+import pyarrow.compute as pc
+
+KILL, HANG, SLOW = "POISON", "QUICKSAND", "TREACLE"
+SLOW_SECONDS = 2.0
+
+
+def arm() -> None:
+    """Make the stages of this process sensitive to the words."""
+    from pipeline import stages
+
+    stages._tokenized = functools.partial(_touched, stages._tokenized)
+    if witness := os.environ.get("WITNESS"):
+        stages.Encode._encode = _witnessed(stages.Encode._encode, witness)
+
+
+def _touched(tokenized: Any, texts: Any, *rest: Any) -> Any:
+    def has(word: str) -> bool:
+        return bool(pc.any(pc.match_substring(texts, word)).as_py())
+
+    if has(KILL):
+        os.kill(os.getpid(), signal.SIGKILL)  # as a native crash or the OOM killer would
+    if has(HANG):
+        time.sleep(10_000)
+    if has(SLOW):
+        _slow_micro_batches()
+    return tokenized(texts, *rest)
+
+
+def _witnessed(encode: Any, witness: str) -> Any:
+    @functools.wraps(encode)
+    def told(replica: Any, split_id: str, *rest: Any) -> Any:
+        with open(witness, "a") as file:  # noqa: PTH123  (one write of a line: processes do not mix theirs)
+            file.write(f"{split_id}\n")
+        time.sleep(float(os.environ.get("PACE", "0")))
+        return encode(replica, split_id, *rest)
+
+    return told
+
+
+def _slow_micro_batches() -> None:
+    """Signs of life, but no end for a while."""
+    from pipeline import telemetry
+
+    for _ in range(12):
+        time.sleep(SLOW_SECONDS)
+        telemetry.beat()

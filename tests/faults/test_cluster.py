@@ -1,0 +1,97 @@
+"""A run on a cluster of one node: splits that kill or hold their process."""
+
+import json
+import random
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from tests.clusters import ROOT, Cluster, cluster
+from tests.conftest import read_dataset, write_config
+from tests.faults.poison import HANG, KILL, SLOW
+
+Job = Callable[..., dict[str, Any]]
+RUNTIME = json.dumps({"worker_process_setup_hook": "tests.faults.poison.arm"})
+
+
+@pytest.fixture(scope="module")
+def one_node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    environment = {"RAY_AUTH_MODE": "disabled", "PYTHONPATH": str(ROOT)}
+    with cluster(tmp_path_factory.mktemp("ray") / "log", environment=environment) as running:
+        yield running
+
+
+def submit(ray: Cluster, config: Path) -> str:
+    """What a job says, done or not."""
+    ray.submit(
+        "--submission-id", config.stem, f"--runtime-env-json={RUNTIME}",
+        "--", "python", "-m", "jobs.embed", str(config),
+    )  # fmt: skip
+    # Not what `submit` shows: it may miss a job's last lines.
+    return ray.ray("job", "logs", f"--address={ray.url}", config.stem).stdout
+
+
+def put(corpus: Path, row: int, text: str) -> None:
+    """Put a text into a row of the corpus's second file; splits are of 10 rows."""
+    path = corpus / "1.parquet"
+    table = pq.read_table(path)
+    changed = [
+        text if number == row else each for number, each in enumerate(table.column("text").to_pylist())
+    ]
+    pq.write_table(table.set_column(1, "text", pa.array(changed)), path)
+
+
+@pytest.mark.timeout(300)
+def test_a_cluster_that_is_too_small_is_told_so_before_anything_starts(
+    one_node: Cluster, job: Job, corpus: Path, tmp_path: Path
+) -> None:
+    """In each way; the node has two CPUs and an object store of 200 MB."""
+    noise = random.Random(0).randbytes(5_000_000).hex()
+    pq.write_table(pa.table({"key": [0], "text": [noise], "topic": ["t"]}), corpus / "large.parquet")
+    ways: dict[str, tuple[dict[str, Any], str]] = {
+        "cpus": ({"compute": {"cpus_per_replica": 2}}, "a reader, a replica and a writer do not fit at the"),
+        "replicas": ({"compute": {"min_replicas": 5}}, "compute.min_replicas is more than fit (got 5, 1 fit"),
+        "gpus": ({"compute": {"device": "cuda"}}, "compute.device is cuda, but no node has a GPU"),
+        "store": ({"output": {"max_split_bytes": 10**9}}, "a node's object store does not hold the splits"),
+    }
+    for way, (sections, message) in ways.items():
+        sections["output"] = sections.get("output", {}) | {"path": str(tmp_path / way)}
+        started = time.monotonic()
+        said = submit(one_node, write_config(tmp_path / f"small-{way}.yaml", job(**sections)))
+        last = said.strip().splitlines()[-1]
+        assert last.startswith(f"exit 2: {message}"), said
+        print(f"{time.monotonic() - started:.1f} s: {last}")
+
+
+@pytest.mark.timeout(600)
+def test_a_split_that_kills_its_process_is_named_and_the_others_are_done(
+    one_node: Cluster, job: Job, corpus: Path, tmp_path: Path
+) -> None:
+    put(corpus, 13, KILL)
+    said = submit(one_node, write_config(tmp_path / "poison.yaml", job()))
+    assert "3 processes died at this split" in said, said[-3000:]
+    assert "exit 3: 1 of the source's files failed: docs/1.parquet" in said
+    keys = read_dataset(tmp_path / "out").column("key").to_pylist()
+    assert keys == [key for key in range(60) if not 30 <= key < 40]
+    assert not (tmp_path / "out/data/_SUCCESS").exists()
+
+
+@pytest.mark.timeout(600)
+def test_a_stall_is_told_from_a_slow_split(one_node: Cluster, job: Job, corpus: Path, tmp_path: Path) -> None:
+    """The same limit, twelve seconds: of twenty-four seconds of slow work, and of no work at all."""
+    values = job(compute={"watchdog_minutes": 0.2})
+    put(corpus, 3, SLOW)
+    said = submit(one_node, write_config(tmp_path / "slow.yaml", values))
+    assert "reason  complete" in said, said
+
+    put(corpus, 3, HANG)
+    values["output"]["path"] = str(tmp_path / "stalled")
+    said = submit(one_node, write_config(tmp_path / "stalled.yaml", values))
+    assert "stalled: read of" in said, said
+    assert "exit 4: no micro-batch, read or write for" in said, said
+    assert "stalled: free: CPU" in said
