@@ -1,0 +1,157 @@
+"""Make the night's RayJob of a suspended one, for a CronJob's pod: `python -m jobs.schedule --help`.
+
+The job is named by the date for which Kubernetes scheduled the pod, not by that on which it runs: a CronJob's
+Jobs are named `<name>-<minutes since 1970>`. Made with create, so a second pod for the same night changes
+nothing. Refused while the job of another night is not finished: two would embed the same changes twice.
+"""
+
+import argparse
+import copy
+import datetime
+import json
+import os
+import ssl
+import sys
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import Any
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+from pipeline.errors import ConfigError, ExitCode, IncompleteError, PipelineError, StorageError
+
+ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
+NIGHT_OF, DATE = "albert-embed/night-of", "albert-embed/run-date"
+"""Labels of the jobs that are made: the template's name, and the date."""
+FINISHED = ("Complete", "Failed", "ValidationFailed")
+TIMEOUT_SECONDS = 30
+
+
+class Api:
+    """The RayJobs of a namespace, in Kubernetes' API.
+
+    Args:
+        url: the server's; the pod's own when not given.
+        account: the folder with `token`, `namespace` and, for https, `ca.crt`.
+    """
+
+    def __init__(self, url: str | None, account: Path) -> None:
+        host, port = (os.environ.get(f"KUBERNETES_SERVICE_{name}", "") for name in ("HOST", "PORT"))
+        if not (url or host):
+            raise ConfigError("runs in no pod of Kubernetes", "KUBERNETES_SERVICE_HOST", hint="or name --api")
+        server = url or f"https://{f'[{host}]' if ':' in host else host}:{port}"
+        namespace = (account / "namespace").read_text().strip()
+        self.path = f"{server}/apis/ray.io/v1/namespaces/{namespace}/rayjobs"
+        self.token = (account / "token").read_text().strip()
+        authorities = account / "ca.crt"
+        self.context = ssl.create_default_context(cafile=str(authorities)) if authorities.exists() else None
+
+    def call(
+        self, method: str, path: str = "", body: dict[str, Any] | None = None
+    ) -> tuple[int, dict[str, Any]]:
+        """Status and answer; 404 and 409 are answers, too.
+
+        Raises:
+            ConfigError: the request is not allowed, or not understood.
+            StorageError: there is no answer, or none that is final.
+        """
+        request = urllib.request.Request(
+            self.path + path,
+            json.dumps(body).encode() if body else None,
+            {"Authorization": f"Bearer {self.token}", "Content-Type": "application/json"},
+            method=method,
+        )
+        try:
+            with urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS, context=self.context) as answer:
+                return answer.status, json.load(answer)
+        except urllib.error.HTTPError as error:
+            said = error.read().decode(errors="replace")
+            if error.code in (404, 409):
+                return error.code, {}
+            kind = ConfigError if error.code < 500 and error.code != 429 else StorageError
+            raise kind(f"Kubernetes' API says {error.code}", f"{method} {request.full_url}", said) from None
+        except OSError as error:
+            raise StorageError("Kubernetes' API does not answer", request.full_url, str(error)) from None
+
+
+def run_date(job: str, zone: str, now: datetime.datetime) -> datetime.date:
+    """The date for which a Job of a CronJob was scheduled; today's for one that was made by hand.
+
+    Raises:
+        ConfigError: there is no such time zone.
+    """
+    try:
+        where = ZoneInfo(zone)
+    except (ZoneInfoNotFoundError, ValueError):
+        raise ConfigError("no such time zone", "--time-zone", zone, "such as Europe/Berlin") from None
+    minutes = job.rpartition("-")[2]
+    scheduled = datetime.datetime.fromtimestamp(int(minutes) * 60, datetime.UTC) if minutes.isdigit() else now
+    return scheduled.astimezone(where).date()
+
+
+def night(template: dict[str, Any], date: datetime.date) -> dict[str, Any]:
+    """The RayJob of a date, made of the template as the API gives it."""
+    meta, spec = template["metadata"], copy.deepcopy(template["spec"])
+    spec["suspend"] = False
+    spec["entrypoint"] = spec["entrypoint"].replace("{run_date}", date.isoformat())
+    if date.isoformat() not in spec["entrypoint"]:
+        raise ConfigError("has no {run_date} in its entrypoint", meta["name"], spec["entrypoint"])
+    labels = meta.get("labels", {}) | {NIGHT_OF: meta["name"], DATE: date.isoformat()}
+    made = {"name": f"{meta['name']}-{date.isoformat()}", "namespace": meta["namespace"], "labels": labels}
+    return {"apiVersion": "ray.io/v1", "kind": "RayJob", "metadata": made, "spec": spec}
+
+
+def schedule(api: Api, template: str, date: datetime.date, keep: int) -> str:
+    """Make the job of a date, and remove those that are finished and old; what was done.
+
+    Raises:
+        ConfigError: there is no such template.
+        IncompleteError: the job of another night is not finished.
+    """
+    status, found = api.call("GET", f"/{template}")
+    if status == 404:
+        raise ConfigError("no such RayJob", template, hint="apply the manifests first")
+    wanted = night(found, date)
+    name = wanted["metadata"]["name"]
+    _, others = api.call("GET", f"?labelSelector={NIGHT_OF}%3D{template}")
+    nights = sorted(others["items"], key=lambda job: job["metadata"]["labels"][DATE])
+    if any(job["metadata"]["name"] == name for job in nights):
+        return f"{name} is there already"
+    for job in nights:
+        if not _finished(job):
+            state = job.get("status", {}).get("jobDeploymentStatus", "not yet seen by KubeRay")
+            hint = "it is tried again tomorrow; `kubectl create job --from=cronjob/…` does it sooner"
+            raise IncompleteError(
+                "the job of another night is not finished", job["metadata"]["name"], state, hint
+            )
+    status, _ = api.call("POST", body=wanted)
+    for job in nights[: max(0, len(nights) + 1 - keep)]:
+        api.call("DELETE", f"/{job['metadata']['name']}")
+    return f"{name} is there already" if status == 409 else f"{name} is made"
+
+
+def _finished(job: dict[str, Any]) -> bool:
+    return job.get("status", {}).get("jobDeploymentStatus") in FINISHED
+
+
+def main() -> int:
+    """Arguments in, exit code out: 2 where a person must help, 3 where it is refused, 4 where a retry may."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--template", required=True, help="name of the suspended RayJob")
+    parser.add_argument("--job", required=True, help="name of the CronJob's Job that this pod is of")
+    parser.add_argument("--time-zone", default="Etc/UTC", help="that of the schedule")
+    parser.add_argument("--keep", type=int, default=14, help="of finished jobs, how many stay")
+    parser.add_argument("--api", help="URL of Kubernetes' API (default: the pod's own)")
+    parser.add_argument("--account", type=Path, default=ACCOUNT, help="folder of token and namespace")
+    asked = parser.parse_args()
+    try:
+        date = run_date(asked.job, asked.time_zone, datetime.datetime.now(datetime.UTC))
+        print(schedule(Api(asked.api, asked.account), asked.template, date, asked.keep))
+    except PipelineError as error:
+        print(f"exit {int(error.exit_code)}: {error}", file=sys.stderr)
+        return int(error.exit_code)
+    return int(ExitCode.DONE)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,248 @@
+"""Rendered manifests, and all that is wrong with some: by their schemas, and across their fields."""
+
+import functools
+import json
+import os
+import shlex
+import subprocess
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import kubernetes_validate
+import pytest
+import yaml
+
+from pipeline import config
+from pipeline.errors import PipelineError
+from tests.tools import program
+
+ROOT = Path(__file__).parents[2]
+CRDS = Path(os.environ.get("KUBERAY_CRDS", ROOT.parent / "shared" / "kuberay-crds"))
+KUBERNETES = "1.34"
+RENDERED = ("base", "cluster", "overlays/aws", "overlays/gcp", "overlays/azure", "overlays/trial",
+            "overlays/once", "overlays/raycronjob")  # fmt: skip
+SECRET_WORDS = ("secret_access_key", "password", "token=", "sig=", "accountkey", "AKIA")
+Manifest = dict[str, Any]
+
+
+@functools.cache
+def _rendered(folder: str) -> str:
+    kubectl = program("kubectl", "kubectl")
+    done = subprocess.run(
+        [kubectl, "kustomize", str(ROOT / "k8s" / folder)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def render(folder: str) -> list[Manifest]:
+    """The manifests of a folder of k8s/, as kustomize renders them."""
+    return [manifest for manifest in yaml.safe_load_all(_rendered(folder)) if manifest]
+
+
+@functools.cache
+def _ray_schema(kind: str) -> Any:
+    path = CRDS / f"ray.io_{kind.lower()}s.yaml"
+    if not path.exists():
+        pytest.skip(f"no CRDs of KubeRay at {CRDS}: set KUBERAY_CRDS")
+    versions = yaml.safe_load(path.read_text())["spec"]["versions"]
+    [schema] = [each["schema"]["openAPIV3Schema"] for each in versions if each["name"] == "v1"]
+    schema["properties"]["metadata"] = {"type": "object"}
+    return _strict(schema)
+
+
+def _strict(schema: Any) -> Any:
+    """Kubernetes' schema as JSON Schema: unknown fields are refused, and its own words translated."""
+    if isinstance(schema, list):
+        return [_strict(each) for each in schema]
+    if not isinstance(schema, dict):
+        return schema
+    schema = {key: _strict(value) for key, value in schema.items()}
+    if schema.pop("x-kubernetes-int-or-string", False):
+        schema.pop("type", None)
+        schema["anyOf"] = [{"type": "integer"}, {"type": "string"}]
+    if schema.pop("nullable", False) and "type" in schema:
+        schema["type"] = [schema["type"], "null"]
+    if isinstance(schema.get("properties"), dict) and schema.get("type") == "object":
+        schema.setdefault("additionalProperties", schema.get("x-kubernetes-preserve-unknown-fields", False))
+    return schema
+
+
+def defaulted(value: Any, schema: Any) -> Any:
+    """A manifest as the API server stores it: with the defaults of its schema."""
+    if isinstance(value, dict):
+        known = schema.get("properties", {})
+        filled = {name: each["default"] for name, each in known.items() if "default" in each} | value
+        other = schema.get("additionalProperties")
+        other = other if isinstance(other, dict) else {}
+        return {name: defaulted(each, known.get(name, other)) for name, each in filled.items()}
+    if isinstance(value, list):
+        return [defaulted(each, schema.get("items", {})) for each in value]
+    return value
+
+
+def problems(manifests: list[Manifest]) -> list[str]:
+    """What is wrong with a rendered folder."""
+    checks = (by_schema, images, replicas, containers, secrets, references, entrypoints)
+    return [problem for check in checks for problem in check(manifests)]
+
+
+def by_schema(manifests: list[Manifest]) -> Iterator[str]:
+    for manifest in manifests:
+        kind = manifest["kind"]
+        if manifest["apiVersion"].startswith("ray.io/"):
+            schema = _ray_schema(kind)
+            for error in jsonschema.Draft202012Validator(schema).iter_errors(defaulted(manifest, schema)):
+                yield f"{kind}: {error.json_path}: {error.message[:200]}"
+        elif "coreos.com" not in manifest["apiVersion"]:
+            try:
+                kubernetes_validate.validate(manifest, KUBERNETES, strict=True)
+            except kubernetes_validate.ValidationError as error:
+                yield f"{kind}: {error.path}: {error.message}"
+
+
+def pods(node: Any, path: str = "") -> Iterator[tuple[str, Manifest]]:
+    """Every pod's spec in a manifest, with its place."""
+    if isinstance(node, dict):
+        if isinstance(node.get("containers"), list):
+            yield path, node
+        for key, value in node.items():
+            yield from pods(value, f"{path}.{key}")
+    elif isinstance(node, list):
+        for number, value in enumerate(node):
+            yield from pods(value, f"{path}[{number}]")
+
+
+def _containers(manifests: list[Manifest]) -> Iterator[tuple[str, Manifest, Manifest]]:
+    for manifest in manifests:
+        for path, pod in pods(manifest, manifest["kind"]):
+            for container in [*pod.get("initContainers", []), *pod["containers"]]:
+                yield f"{path}: {container['name']}", pod, container
+
+
+def images(manifests: list[Manifest]) -> Iterator[str]:
+    for where, _, container in _containers(manifests):
+        image = container.get("image", "")
+        name, _, tag = image.rpartition(":")
+        if "@sha256:" not in image and (not name or "/" in tag or tag == "latest"):
+            yield f"{where}: image {image!r} is not pinned"
+
+
+def replicas(manifests: list[Manifest]) -> Iterator[str]:
+    for manifest in manifests:
+        for group in _groups(manifest):
+            least, most = group.get("minReplicas", 0), group.get("maxReplicas", 0)
+            if not least <= group.get("replicas", least) <= most:
+                yield f"{manifest['kind']}: group {group['groupName']}: not within {least} and {most}"
+
+
+def _groups(node: Any) -> Iterable[Manifest]:
+    if isinstance(node, dict):
+        yield from node.get("workerGroupSpecs", [])
+        for value in node.values():
+            yield from _groups(value)
+
+
+def containers(manifests: list[Manifest]) -> Iterator[str]:
+    for where, pod, container in _containers(manifests):
+        security, outer = container.get("securityContext", {}), pod.get("securityContext", {})
+        resources = container.get("resources", {})
+        ray = container["name"] in ("ray-head", "ray-worker")
+        wanted = {
+            "may escalate its privileges": security.get("allowPrivilegeEscalation") is False,
+            "may write to its root": security.get("readOnlyRootFilesystem"),
+            "keeps capabilities": security.get("capabilities", {}).get("drop") == ["ALL"],
+            "may run as root": outer.get("runAsNonRoot") and security.get("runAsNonRoot"),
+            "has no seccomp profile": outer.get("seccompProfile", {}).get("type") == "RuntimeDefault",
+            "has no requests": {"cpu", "memory"} <= resources.get("requests", {}).keys(),
+            "has no limit of its memory": "memory" in resources.get("limits", {}),
+            "has no probes": not ray or {"livenessProbe", "readinessProbe"} <= container.keys(),
+        }
+        yield from (f"{where}: {problem}" for problem, sound in wanted.items() if not sound)
+
+
+def secrets(manifests: list[Manifest]) -> Iterator[str]:
+    for manifest in manifests:
+        if manifest["kind"] == "Secret":
+            yield f"Secret {manifest['metadata']['name']}: values of secrets do not belong here"
+        text = json.dumps(manifest)
+        for word in SECRET_WORDS:
+            if word.lower() in text.lower():
+                yield f"{manifest['kind']} {manifest['metadata']['name']}: holds {word!r}"
+    for where, _, container in _containers(manifests):
+        for variable in container.get("env", []):
+            if any(word in variable["name"] for word in ("KEY", "SECRET", "TOKEN")) and "value" in variable:
+                yield f"{where}: {variable['name']} has its value here"
+
+
+def references(manifests: list[Manifest]) -> Iterator[str]:
+    """Names that something here must have; secrets are made by people, and must be optional."""
+    there = {(manifest["kind"], manifest["metadata"]["name"]) for manifest in manifests}
+    for where, kind, name in _named(manifests):
+        if (kind, name) not in there:
+            yield f"{where}: no {kind} {name}"
+    for where, pod, container in _containers(manifests):
+        volumes = {volume["name"] for volume in pod.get("volumes", [])}
+        for mount in container.get("volumeMounts", []):
+            if mount["name"] not in volumes:
+                yield f"{where}: no volume {mount['name']}"
+        for source in container.get("envFrom", []):
+            if not source.get("secretRef", {}).get("optional", True):
+                yield f"{where}: Secret {source['secretRef']['name']} must be there"
+
+
+def _named(manifests: list[Manifest]) -> Iterator[tuple[str, str, str]]:
+    """Where something is named, its kind and its name."""
+    for manifest in manifests:
+        for path, pod in pods(manifest, manifest["kind"]):
+            yield path, "ServiceAccount", pod.get("serviceAccountName", "default")
+            for volume in pod.get("volumes", []):
+                if "configMap" in volume:
+                    yield path, "ConfigMap", volume["configMap"]["name"]
+        if manifest["kind"] == "RoleBinding":
+            for each in [manifest["roleRef"], *manifest["subjects"]]:
+                yield "RoleBinding", each["kind"], each["name"]
+    for where, _, container in _containers(manifests):
+        for source in container.get("envFrom", []):
+            if "configMapRef" in source:
+                yield where, "ConfigMap", source["configMapRef"]["name"]
+
+
+def entrypoints(manifests: list[Manifest]) -> Iterator[str]:
+    """Each names a module that is there and, if a config, one that is mounted and loads."""
+    mounted = {
+        f"/app/configs/{name}": text
+        for manifest in manifests
+        if manifest["kind"] == "ConfigMap"
+        for name, text in manifest["data"].items()
+    }
+    for manifest in manifests:
+        for entrypoint in _entrypoints(manifest):
+            words = shlex.split(entrypoint)
+            module = ROOT / (words[2].replace(".", "/") + ".py")
+            if words[:2] != ["python", "-m"] or not module.exists():
+                yield f"{manifest['kind']}: there is no {entrypoint!r}"
+            for word in words:
+                if word.endswith(".yaml"):
+                    yield from _config(manifest["kind"], word, mounted.get(word))
+
+
+def _entrypoints(node: Any) -> Iterator[str]:
+    if isinstance(node, dict):
+        for key, value in node.items():
+            if key == "entrypoint":
+                yield value
+            else:
+                yield from _entrypoints(value)
+
+
+def _config(kind: str, name: str, text: str | None) -> Iterator[str]:
+    if text is None:
+        yield f"{kind}: no ConfigMap has {name}"
+        return
+    try:
+        config.parse(yaml.safe_load(text), name)
+    except PipelineError as error:
+        yield f"{kind}: {error}"
