@@ -6,7 +6,7 @@ from typing import Any, get_args
 
 from pydantic.fields import FieldInfo
 
-from pipeline.config import Compute, Model, Output, Quality, Reuse
+from pipeline.config import Compute, Cost, Model, Output, Quality, Report, Reuse
 from pipeline.places import Options, Section
 from pipeline.sources import Csv, Source
 
@@ -16,9 +16,9 @@ HEAD = """# Configuration
 A job is one YAML file. Unknown keys are refused, and all mistakes of a file are reported at once.
 Any field can be set on the command line: `--set section.field=value`, as often as needed.
 
-Fields of `compute`, `reuse` and `quality`, `output.path`, `output.run_date` and all `options` may change
-between a run and its resume. Every other field is part of the dataset's identity: with another value the same
-output is refused (exit code 5).
+Fields of `compute`, `reuse`, `quality`, `cost` and `report`, `output.path`, `output.run_date` and all
+`options` may change between a run and its resume. Every other field is part of the dataset's identity: with
+another value the same output is refused (exit code 5).
 
 Made by `make docs` from `pipeline/config.py`, `sources.py` and `places.py`; do not edit.
 """
@@ -30,6 +30,8 @@ SECTIONS: dict[str, type[Section]] = {
     "output": Output,
     "reuse": Reuse,
     "quality": Quality,
+    "cost": Cost,
+    "report": Report,
     "source.NAME.options, output.options": Options,
 }
 

@@ -1,16 +1,17 @@
-"""The end of a run: every row accounted for, then manifest, summary, _SUCCESS, in this order.
+"""The end of a run: every row accounted for, then manifest, summary, report, _SUCCESS, in this order.
 
-Only a run that may commit writes them, and each only over what was there when the shards were listed: a
-driver that was overtaken by a rival looks again, and never puts old news over newer.
+Only a run that may commit writes them, but for the report, and each only over what was there when the shards
+were listed: a driver that was overtaken by a rival looks again, and never puts old news over newer.
 """
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from pipeline import schema, telemetry
 from pipeline.config import Quality
@@ -27,6 +28,7 @@ from pipeline.errors import (
 from pipeline.layout import Layout
 from pipeline.plan import Plan, source_files
 from pipeline.stages import Failure
+from pipeline.storage import ObjectInfo
 
 TRIES = 10
 TOTALS = (
@@ -34,29 +36,46 @@ TOTALS = (
     "read_bytes", "file_bytes", "storage_retries",
 )  # fmt: skip
 CACHE = ("cache_hits", "cache_misses")
-SECONDS = ("read_seconds", "tokenize_seconds", "encode_seconds")
+SECONDS = ("read_seconds", "tokenize_seconds", "encode_seconds", "idle_seconds", "write_seconds")
 WORST_FIRST = (ExitCode.CONFIG, ExitCode.RETRYABLE, ExitCode.BUG, ExitCode.INCOMPLETE)
 """Which code a run with several kinds of failures ends in: what must be mended before a retry is worth it."""
 
 
 @dataclass(frozen=True)
 class Ending:
-    """How a run ended: its exit code, why in one line, the summary of the dataset, and where that is."""
+    """How a run ended: its exit code, why in a line, the dataset's summary, where it and its report are."""
 
     code: ExitCode
     reason: str
     summary: Mapping[str, Any]
     output: str
+    report: str | None = None
+
+
+Report = Callable[[Ending, pa.Table], bytes | None]
+"""What tells a person of an ending and the records of all shards; None where there is nothing to be had."""
+
+
+def no_report(_ending: Ending, _records: pa.Table) -> None:
+    """Nothing is told."""
 
 
 def commit(
-    dataset: Dataset, plan: Plan, failures: Iterable[Failure], quality: Quality, run: Mapping[str, Any]
+    dataset: Dataset,
+    plan: Plan,
+    failures: Iterable[Failure],
+    quality: Quality,
+    run: Mapping[str, Any],
+    report: Report = no_report,
+    shards: Mapping[str, ObjectInfo] | None = None,
 ) -> Ending:
     """Reconcile what the dataset holds; and, when nothing speaks against it, commit.
 
     Args:
         failures: of this run's splits; one whose shard a rival made does not count.
         run: what the summary says of this run.
+        report: what it makes is written in any case.
+        shards: all of them, if they were listed and none was missing; else they are listed now.
 
     Raises:
         IncompleteError: rows are unaccounted for.
@@ -68,7 +87,7 @@ def commit(
         if dataset.complete():
             return committed(dataset)
         try:
-            return _commit(dataset, plan, failures, quality, run)
+            return _commit(dataset, plan, failures, quality, run, report, shards)
         except ReplacedError:
             telemetry.event("overtaken", dataset=dataset.layout.root)
     raise StoppedError("another run keeps changing the dataset", dataset.layout.root, hint="run again")
@@ -76,47 +95,116 @@ def commit(
 
 def committed(dataset: Dataset) -> Ending:
     """The ending of a dataset that is complete."""
-    summary = json.loads(dataset.storage.read(dataset.layout.summary))
-    return Ending(ExitCode.DONE, "complete", summary, dataset.layout.root)
+    layout, storage = dataset.layout, dataset.storage
+    summary = json.loads(storage.read(layout.summary))
+    report = layout.report if storage.exists(layout.report) else None
+    return Ending(ExitCode.DONE, "complete", summary, layout.root, report)
+
+
+def standing(dataset: Dataset, plan: Plan) -> tuple[Ending, pa.Table]:
+    """How a dataset stands now, whoever is at work at it; and the records of the shards that are there.
+
+    Failed files of one that is not complete are those of the plan, and of the last attempt that ended.
+    """
+    if dataset.complete():
+        data = dataset.storage.read(dataset.layout.manifest)
+        return committed(dataset), pq.read_table(pa.BufferReader(data), schema=schema.RECORD)
+    manifest = _manifest(dataset, plan, dataset.shards())
+    told = [attempt["summary"] for attempt in dataset.attempts() if "summary" in attempt]
+    failed = plan.failed_files | failed_pieces(manifest.column("pieces"))
+    failed |= told[-1]["failed_files"] if told else {}
+    reason = f"{manifest.num_rows} of {len(plan.split_ids)} splits are done"
+    summary = _summary(dataset, plan, manifest, failed, {"complete": False, "reason": reason, "run": {}})
+    return Ending(ExitCode.RETRYABLE, reason, summary, dataset.layout.root), manifest
 
 
 def _commit(
-    dataset: Dataset, plan: Plan, failures: Sequence[Failure], quality: Quality, run: Mapping[str, Any]
+    dataset: Dataset,
+    plan: Plan,
+    failures: Sequence[Failure],
+    quality: Quality,
+    run: Mapping[str, Any],
+    report: Report,
+    shards: Mapping[str, ObjectInfo] | None,
 ) -> Ending:
     layout, storage = dataset.layout, dataset.storage
-    expected = {path: storage.version(path) for path in (layout.manifest, layout.summary)}
-    shards = dataset.shards()
+    expected = {path: storage.version(path) for path in (layout.manifest, layout.summary, layout.report)}
+    shards = dataset.shards() if shards is None else shards
     _refuse_foreign(plan, shards, layout.data)
     telemetry.event("committing", shards=len(shards), planned=len(plan.split_ids))
-    manifest = dataset.records(shards)
-    manifest = manifest.take(pc.sort_indices(pc.index_in(manifest.column("split_id"), plan.split_ids)))
+    manifest = _manifest(dataset, plan, shards)
     failures = [failure for failure in failures if failure.split_id not in shards]
     _refuse_unexplained(plan, shards, failures)
     failed = plan.failed_files | failed_pieces(manifest.column("pieces"))
     failed |= {file: failure.message for failure in failures for file in failure.files}
     reconcile(plan.pieces, manifest.column("pieces"), set(shards))
-    totals = counts(manifest) | {name: _total(manifest, name) for name in SECONDS}
-    code, reason = _verdict(failures, failed, totals, quality)
-    summary = {
-        "complete": code is ExitCode.DONE,
-        "reason": reason,
-        "dataset_digest": plan.dataset_digest,
-        "splits": len(plan.split_ids),
-        "shards": len(shards),
-        "files": len(plan.versions()),
-        "planned_bytes": plan.stored_bytes,  # beside read_bytes, it tells how often storage was read
-        **totals,
-        **_origins(dataset, manifest),
-        "failed_files": failed,
-        "run": run,
-    }
+    code, reason = _verdict(failures, failed, counts(manifest), quality)
+    told = {"complete": code is ExitCode.DONE, "reason": reason, "run": run}
+    ending = Ending(code, reason, _summary(dataset, plan, manifest, failed, told), layout.root)
+    page = report(ending, manifest)
     if code is ExitCode.DONE:
         storage.replace(layout.manifest, parquet_bytes(manifest), expected[layout.manifest])
-        data = (json.dumps(summary, indent=2) + "\n").encode()
+        data = (json.dumps(ending.summary, indent=2) + "\n").encode()
         storage.replace(layout.summary, data, expected[layout.summary])
+        ending = _reported(dataset, ending, page, expected[layout.report])
         storage.put_if_absent(layout.success, b"")
         _sweep(dataset)
-    return Ending(code, reason, summary, layout.root)
+        return ending
+    ending = _reported(dataset, ending, page, expected[layout.report])
+    if dataset.complete():  # by a rival whose limits are wider: our page may lie over its own
+        ending, manifest = standing(dataset, plan)
+        return _reported(dataset, ending, report(ending, manifest), storage.version(layout.report))
+    return ending
+
+
+def _reported(dataset: Dataset, ending: Ending, page: bytes | None, expected: str | None) -> Ending:
+    """The ending, with its report where that could be written.
+
+    Raises:
+        ReplacedError: a rival has written one meanwhile.
+    """
+    if page is None:
+        return ending
+    path = dataset.layout.report
+    try:
+        dataset.storage.replace(path, page, expected)
+    except ReplacedError:
+        raise
+    except StorageError as error:  # a run is not to fail for want of its report
+        telemetry.event("report not written", reason=str(error))
+        return ending
+    return replace(ending, report=path)
+
+
+def _manifest(dataset: Dataset, plan: Plan, shards: Mapping[str, ObjectInfo]) -> pa.Table:
+    """The records of the shards that are there, in the order of the plan."""
+    records = dataset.records(shards)
+    return records.take(pc.sort_indices(pc.index_in(records.column("split_id"), plan.split_ids)))
+
+
+def _summary(
+    dataset: Dataset, plan: Plan, manifest: pa.Table, failed: Mapping[str, str], told: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What summary.json holds.
+
+    Args:
+        told: whether the dataset is complete, the reason, and what is to be said of the run.
+    """
+    return {
+        "complete": told["complete"],
+        "reason": told["reason"],
+        "dataset_digest": plan.dataset_digest,
+        "splits": len(plan.split_ids),
+        "shards": manifest.num_rows,
+        "files": len(plan.versions()),
+        "planned_bytes": plan.stored_bytes,  # beside read_bytes, it tells how often storage was read
+        **counts(manifest),
+        **{name: _total(manifest, name) for name in SECONDS},
+        "reject_reasons": reject_reasons(manifest),
+        **_origins(dataset, manifest),
+        "failed_files": failed,
+        "run": told["run"],
+    }
 
 
 def _sweep(dataset: Dataset) -> None:
@@ -135,7 +223,7 @@ def _sweep(dataset: Dataset) -> None:
 
 def failed_pieces(pieces: pa.ChunkedArray) -> dict[str, str]:
     """Files that could not be read for a shard that holds others of its split, with the reason."""
-    found = _flat(pieces)
+    found = schema.structs(pieces, schema.PIECE)
     found = found.filter(pc.is_valid(found.column("error")))
     return dict(zip(source_files(found).to_pylist(), found.column("error").to_pylist(), strict=True))
 
@@ -149,14 +237,18 @@ def reconcile(planned: pa.Table, pieces: pa.ChunkedArray, present: set[str]) -> 
     if wrong := unaccounted(planned, pieces, present):
         more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
         got = "; ".join(f"{file}: {what}" for file, what in wrong[:3]) + more
-        raise IncompleteError("rows are unaccounted for", got=got)
+        raise IncompleteError(
+            "rows are unaccounted for",
+            got=got,
+            hint="`verify` names the shards, and docs/operations.md what to do with them",
+        )
 
 
 def unaccounted(planned: pa.Table, pieces: pa.ChunkedArray, present: set[str]) -> list[tuple[str, str]]:
     """Each file whose rows `reconcile` would not accept, with what does not add up."""
     failed = pa.array(list(failed_pieces(pieces)), pa.string())
     planned = planned.filter(pc.invert(pc.is_in(source_files(planned), failed)))
-    done = _flat(pieces)
+    done = schema.structs(pieces, schema.PIECE)
     is_there = pc.is_in(planned.column("split_id"), pa.array(list(present), pa.string()))
     # The bytes of a file can only tile it when none of its splits is missing.
     torn = planned.filter(pc.invert(is_there))
@@ -167,8 +259,8 @@ def unaccounted(planned: pa.Table, pieces: pa.ChunkedArray, present: set[str]) -
 def _wrong_rows(wanted: pa.Table, done: pa.Table) -> list[tuple[str, str]]:
     """Files cut by rows whose embedded and rejected rows are not the planned ones."""
     wanted = wanted.filter(pc.equal(wanted.column("unit"), "rows"))
-    planned = _sum(source_files(wanted), pc.subtract(wanted.column("stop"), wanted.column("start")))
-    found = _sum(source_files(done), pc.add(done.column("rows"), done.column("rejects")))
+    planned = sum_by(source_files(wanted), pc.subtract(wanted.column("stop"), wanted.column("start")))
+    found = sum_by(source_files(done), pc.add(done.column("rows"), done.column("rejects")))
     return [
         (file, f"{rows} rows planned, {found.get(file, 0)} found")
         for file, rows in planned.items()
@@ -229,36 +321,35 @@ def counts(manifest: pa.Table) -> dict[str, int]:
     return sums | {"documents": _documents(manifest)}
 
 
+def reject_reasons(manifest: pa.Table) -> dict[str, int]:
+    """Rejected rows of all shards by reason, the most frequent first."""
+    found = schema.structs(manifest.column("reasons"), schema.REASON)
+    sums = sum_by(found.column("reason"), found.column("rows"))
+    return dict(sorted(sums.items(), key=lambda item: (-item[1], item[0])))
+
+
 def _documents(manifest: pa.Table) -> int:
     """Rows of the source, embedded or rejected; with a row for each window the shards have more."""
-    pieces = _flat(manifest.column("pieces"))
+    pieces = schema.structs(manifest.column("pieces"), schema.PIECE)
     return int(sum(pc.sum(pieces.column(name)).as_py() or 0 for name in ("rows", "rejects")))
 
 
-def _flat(pieces: pa.ChunkedArray) -> pa.Table:
-    """The pieces of all shards, a row each."""
-    return pa.Table.from_struct_array(pc.list_flatten(pieces).combine_chunks().cast(schema.PIECE))
-
-
-def _sum(keys: pa.ChunkedArray, values: pa.ChunkedArray) -> dict[str, int]:
+def sum_by(keys: pa.ChunkedArray, values: pa.ChunkedArray) -> dict[str, int]:
+    """The sum of the values of each key."""
     sums = pa.table({"key": keys, "value": values}).group_by("key").aggregate([("value", "sum")])
     return dict(zip(sums.column("key").to_pylist(), sums.column("value_sum").to_pylist(), strict=True))
 
 
 def _refuse_foreign(plan: Plan, shards: Mapping[str, object], where: str) -> None:
-    foreign = sorted(set(shards) - set(plan.split_ids.to_pylist()))
+    there = pa.array(list(shards), pa.string())
+    foreign = pc.filter(there, pc.invert(pc.is_in(there, plan.split_ids))).sort().to_pylist()
     if foreign:
         names = ", ".join(foreign[:3])
         raise OtherDatasetError("holds shards that the plan does not know", where, names, "move them away")
 
 
 def _refuse_unexplained(plan: Plan, shards: Mapping[str, object], failures: Sequence[Failure]) -> None:
-    explained = {failure.split_id for failure in failures}
-    lost = [
-        split_id
-        for split_id in plan.split_ids.to_pylist()
-        if split_id not in shards and split_id not in explained
-    ]
+    lost = plan.pending([*shards, *(failure.split_id for failure in failures)]).split_ids.to_pylist()
     if lost:
         raise StoppedError(
             f"{len(lost)} splits have neither shard nor failure", got=", ".join(lost[:3]), hint="run again"
@@ -283,6 +374,6 @@ def _verdict(
     if totals["rejects"] > quality.max_reject_fraction * documents:
         return ExitCode.INCOMPLETE, (
             f"{totals['rejects']} of {documents} rows were rejected, more than quality.max_reject_fraction "
-            f"{quality.max_reject_fraction:g}"
+            f"{quality.max_reject_fraction:g}; rejects/ has the reason of each"
         )
     return ExitCode.DONE, "complete"

@@ -100,6 +100,12 @@ class Compute(Section):
     )
     cpus_per_reader: float = Field(0.5, gt=0, description="CPUs that one read-and-tokenise task takes.")
     cpus_per_writer: float = Field(0.25, gt=0, description="CPUs that one write task takes.")
+    watchdog_minutes: float = Field(
+        30.0,
+        gt=0,
+        description="A run without a micro-batch, a read or a write for so long is ended (exit code 4). "
+        "Waiting for nodes counts, a slow split does not.",
+    )
     batch_tokens: int | None = Field(
         None,
         ge=1,
@@ -186,6 +192,38 @@ class Quality(Section):
     allow_failed_files: bool = Field(False, description="Commit although files failed; they are listed.")
 
 
+class Cost(Section):
+    """What a replica takes and does; `plan` estimates by it, and nothing else reads it."""
+
+    price_per_hour: float | None = Field(
+        None,
+        ge=0,
+        description="Price of one replica's hour: of its share of a machine. Default: no price is estimated.",
+    )
+    currency: str = Field("USD", pattern=r"^[A-Z]{3}$", description="Of the price, by its ISO 4217 code.")
+    tokens_per_second: float | None = Field(
+        None,
+        gt=0,
+        description="Tokens that one replica computes in a second. Default: what the shards that are there, "
+        "or the base's, took on the same device; else on cpu a rough guess, on cuda none.",
+    )
+
+
+class Report(Section):
+    """What `report.html` shows of the rows themselves; never changes a shard."""
+
+    samples: int = Field(
+        2000,
+        ge=0,
+        le=5000,
+        description="Most rows whose vectors are drawn on its map. 0: no vector and no text of the corpus "
+        "gets into the page.",
+    )
+    texts: bool = Field(
+        True, description="Show the start of texts: of the rows on the map, and of some rejected ones."
+    )
+
+
 class Config(Section):
     """A whole job."""
 
@@ -195,6 +233,8 @@ class Config(Section):
     output: Output
     reuse: Reuse = Reuse()
     quality: Quality = Quality()
+    cost: Cost = Cost()
+    report: Report = Report()
 
     @field_validator("compute")
     @classmethod
@@ -279,15 +319,28 @@ def load(path: str, overrides: Sequence[str] = (), run_date: datetime.date | Non
     try:
         values = yaml.load(Path(path).read_text(encoding="utf-8"), _UniqueKeys)
     except FileNotFoundError:
-        raise ConfigError("no such config file", path) from None
+        raise ConfigError("no such config file", path, hint="check the path") from None
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError("can't be read as YAML", path, str(error)) from None
+        raise ConfigError("can't be read as YAML", path, _problem(error), hint="mend it there") from None
     if not isinstance(values, dict):
-        raise ConfigError("is no mapping of sections", path, type(values).__name__)
+        raise ConfigError(
+            "is no mapping of sections",
+            path,
+            "nothing" if values is None else type(values).__name__,
+            hint="it has source:, model:, output: and so on; see docs/configuration.md",
+        )
     for override in overrides:
         _override(values, override)
     config = parse(values, where=path)
     return config.model_copy(update={"output": _dated(config.output, run_date)})
+
+
+def _problem(error: Exception) -> str:
+    """What YAML says, in a line, with the place."""
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark:
+        mark = error.problem_mark
+        return f"line {mark.line + 1}, column {mark.column + 1}: {error.problem}"
+    return " ".join(str(error).split())
 
 
 def _dated(output: Output, run_date: datetime.date | None) -> Output:
@@ -319,13 +372,17 @@ def _override(values: dict[str, Any], override: str) -> None:
     key, equals, text = override.partition("=")
     *parents, leaf = key.split(".")
     if not equals or not parents:
-        raise ConfigError("is not section.field=value", "--set", repr(override))
+        raise ConfigError(
+            "is not section.field=value", "--set", repr(override), hint="such as --set model.max_tokens=128"
+        )
     section: Any = values
     for parent in parents:
         section[parent] = {} if section.get(parent) is None else section[parent]
         section = section[parent]
         if not isinstance(section, dict):
-            raise ConfigError(f"{parent} is no section", "--set", repr(override))
+            raise ConfigError(
+                f"{parent} is no section", "--set", repr(override), hint="see docs/configuration.md"
+            )
     section[leaf] = _scalar_or_list(text)
 
 
@@ -371,7 +428,7 @@ def _describe(problem: ErrorDetails) -> str:
         shown = "***" if _SECRET_NAMES.search(where) else repr(got)
         return f"{where} = {shown}: unknown key; {right}"
     if problem["type"] == "missing":
-        return f"{where}: is missing and has no default"
+        return f"{where}: is missing and has no default: set it"
     message = problem["msg"].removeprefix("Value error, ")
     message = message[0].lower() + message[1:]
     return f"{where}: {message}" if isinstance(got, dict | Section) else f"{where} = {got!r}: {message}"

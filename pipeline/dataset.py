@@ -27,7 +27,7 @@ from pipeline.places import Options
 from pipeline.recipe import Recipe
 
 OPERATIONAL = re.compile(
-    r"(compute|quality|reuse|output\.(path|run_date|options)|source\.[^.]+\.options)(\.|$)"
+    r"(compute|quality|report|reuse|cost|output\.(path|run_date|options)|source\.[^.]+\.options)(\.|$)"
 )
 """Config that never changes a shard, and so may differ when resuming. What is not listed counts."""
 FLUSH_SECONDS = 60
@@ -100,7 +100,12 @@ class Identity:
         content = json.loads(data)
         if content.get("format_version") != schema.FORMAT_VERSION:
             got = f"format version {content.get('format_version')}"
-            raise OtherDatasetError("is of another version of this program", where, got)
+            raise OtherDatasetError(
+                "is of another version of this program",
+                where,
+                got,
+                hint="use that version, or a new output.path",
+            )
         return cls(content["vector_fields"], content["dataset_fields"])
 
     def differences(self, other: "Identity") -> list[str]:
@@ -122,7 +127,10 @@ class ShardRecord:
     transient: int
     tokens: int
     computed_tokens: int
+    padded_tokens: int
     truncated: int
+    token_histogram: Sequence[int]
+    reasons: Sequence[Mapping[str, Any]]
     text_bytes: int
     read_bytes: int
     content_digest: str
@@ -131,14 +139,17 @@ class ShardRecord:
     read_seconds: float
     tokenize_seconds: float
     encode_seconds: float
+    idle_seconds: float
+    written_at: float
     cache_hits: int
     cache_misses: int
     attempt: str
     storage_retries: int = 0
+    write_seconds: float = 0.0
     file_bytes: int = 0
 
     def to_json(self) -> str:
-        """For the footer; the size of the file, and how often its own write is tried, are not known there."""
+        """For the footer, which can't know of its own write: how large, how long, how often tried."""
         return json.dumps(dataclasses.asdict(self))
 
     @classmethod
@@ -150,7 +161,9 @@ class ShardRecord:
         """
         text = (metadata or {}).get(schema.RECORD_KEY)
         if text is None:
-            raise OtherDatasetError("is no shard of ours: its footer has no record", info.path)
+            raise OtherDatasetError(
+                "is no shard of ours: its footer has no record", info.path, hint="move it away"
+            )
         return cls(**(json.loads(text) | {"file_bytes": info.size}))
 
 
@@ -240,7 +253,7 @@ class Dataset:
             OtherDatasetError: a file among them is no shard.
         """
         shards = {}
-        for name, info in self.storage.folder(self.layout.data).items():
+        for name, info in self.storage.folder(self.layout.data, Layout.shard_edges()).items():
             if name == "_SUCCESS":
                 continue
             split_id = Layout.split_of_shard(name)
@@ -262,8 +275,8 @@ class Dataset:
             known = pa.concat_tables([schema.RECORD.empty_table(), *ledger])
             # A record of another size is of a shard that was removed and made anew.
             there = pc.take(sizes, pc.index_in(known.column("split_id"), wanted))
-            known = known.filter(pc.equal(there, known.column("file_bytes")).fill_null(False))
-            known = known.take(_last_of_each(known.column("split_id")))
+            holds = pc.equal(there, known.column("file_bytes")).fill_null(False)
+            known = known.take(_last_of_each(known.column("split_id"), pc.indices_nonzero(holds)))
             rest = pc.filter(wanted, pc.invert(pc.is_in(wanted, known.column("split_id").combine_chunks())))
             read = pool.map(lambda split_id: self.footer(shards[split_id]), rest.to_pylist())
             return pa.concat_tables([known, to_table(list(read))])
@@ -286,7 +299,10 @@ class Dataset:
                 metadata = pq.read_metadata(file).metadata
             except pa.ArrowInvalid as error:
                 raise StorageError(
-                    "is damaged: a shard whose footer can't be read", info.path, str(error)
+                    "is damaged: a shard whose footer can't be read",
+                    info.path,
+                    str(error),
+                    hint="remove it and run again: it is made anew",
                 ) from None
         return ShardRecord.from_footer(metadata, info)
 
@@ -331,9 +347,10 @@ def parquet_bytes(table: pa.Table) -> bytes:
     return bytes(sink.getvalue())
 
 
-def _last_of_each(ids: pa.ChunkedArray) -> pa.Array:
-    positions = pa.table({"id": ids, "position": pa.array(range(len(ids)), pa.int64())})
-    return positions.group_by("id").aggregate([("position", "max")]).column("position_max")
+def _last_of_each(ids: pa.ChunkedArray, positions: pa.Array) -> pa.Array:
+    """Of these positions the last one of each id."""
+    table = pa.table({"id": ids.take(positions), "position": positions})
+    return table.group_by("id").aggregate([("position", "max")]).column("position_max")
 
 
 def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -5,22 +5,27 @@ import json
 import os
 import platform
 import secrets
-from collections.abc import Generator, Iterator, Mapping
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import ExitStack, closing, contextmanager
+from importlib.metadata import version
 from typing import Any
 
-from pipeline import commit, flow, plan, reuse, telemetry
+import pyarrow as pa
+
+import pipeline
+from pipeline import commit, flow, plan, report, reuse, telemetry
 from pipeline.checkpoint import Checkpoint
 from pipeline.commit import Ending
 from pipeline.config import Config
 from pipeline.dataset import Dataset, Identity, Ledger, ShardRecord
 from pipeline.errors import STOPPED, ExitCode, MissingError, OtherDatasetError, PipelineError, StorageError
 from pipeline.plan import Plan
-from pipeline.progress import Progress
+from pipeline.progress import Progress, Total
 from pipeline.recipe import Recipe
 from pipeline.reuse import Base
 from pipeline.series import Facts, Series
 from pipeline.stages import Failure, Job, usable_checkpoint
+from pipeline.watch import Standing
 
 
 def run(config: Config, quiet: bool = False) -> Ending:
@@ -70,12 +75,32 @@ def frozen_plan(config: Config, dataset: Dataset, identity: Identity, model: Che
 
 def _attempt(dataset: Dataset, frozen: Plan, job: Job, identity: Identity, quiet: bool) -> Ending:
     with _recorded(dataset, job.attempt) as ended:
-        failures, figures = _flow(dataset, frozen, job, identity, quiet)
-        ending = commit.commit(
-            dataset, frozen, failures, job.config.quality, {"attempt": job.attempt} | figures
-        )
+        present = dataset.shards()
+        pending = frozen.pending(present)
+        failures, figures = _flow(dataset, frozen, pending, job, identity, quiet)
+        told = {"attempt": job.attempt, "versions": _versions()} | figures
+        # Where none was missing none has come since: listing a million once is enough.
+        whole = None if len(pending.split_ids) else present
+        tell = _report(dataset, frozen, job.config)
+        ending = commit.commit(dataset, frozen, failures, job.config.quality, told, tell, whole)
         ended |= {"code": int(ending.code), "reason": ending.reason, "summary": ending.summary}
     return ending
+
+
+def _report(dataset: Dataset, frozen: Plan, config: Config) -> commit.Report:
+    """What makes the report of an ending."""
+
+    def made(ending: Ending, records: pa.Table) -> bytes | None:
+        about = ending.code, ending.reason, ending.summary
+        return report.attempted(report.Subject(config, dataset, frozen, *about, records))
+
+    return made
+
+
+def _versions() -> dict[str, str]:
+    """Of this program, and of what decides about its results and its speed; as the driver has them."""
+    others = {name: version(name) for name in ("ray", "torch", "pyarrow")}
+    return {"albert-embed": pipeline.__version__, "python": platform.python_version(), **others}
 
 
 def _let_readers_follow(config: Config, dataset: Dataset) -> None:
@@ -102,6 +127,7 @@ def _already_complete(config: Config, dataset: Dataset) -> Ending:
     if not moved:
         return ending
     reason = f"complete, but the source has moved on: {len(moved)} files differ, {moved[0]} among them"
+    reason += "; embed what is there now into a new output.path"
     return Ending(ExitCode.SOURCE_MOVED, reason, ending.summary, ending.output)
 
 
@@ -115,19 +141,24 @@ def _job(config: Config, model: Checkpoint, identity: Identity, frozen: Plan, ba
         tokenizer_digest=model.tokenizer_digest,
         attempt=f"{_now():%Y%m%dT%H%M%SZ}-{secrets.token_hex(4)}",
         base=base.path if base else None,
+        payload_bytes=plan.payload_bytes(frozen, config, model),
     )
 
 
 def _flow(
-    dataset: Dataset, frozen: Plan, job: Job, identity: Identity, quiet: bool
+    dataset: Dataset, frozen: Plan, pending: Plan, job: Job, identity: Identity, quiet: bool
 ) -> tuple[list[Failure], dict[str, Any]]:
     """Do the pending splits; the failures among them, and figures of the run."""
-    pending = frozen.pending(dataset.shards())
     failures: list[Failure] = []
     ledger = Ledger(dataset, job.attempt)
-    progress = Progress(len(frozen.split_ids), len(frozen.split_ids) - len(pending.split_ids), quiet)
+    progress = Progress(Total.of(frozen, pending), job.attempt, quiet)
     if len(pending.split_ids):
-        with progress, closing(_arrivals(dataset, pending, job, identity)) as arrivals:
+        # Ray is ended by this function, which learns why it ends; a generator that is closed does not.
+        with (
+            progress,
+            ExitStack() as ray,
+            closing(_arrivals(dataset, pending, job, identity, progress.stand, ray)) as arrivals,
+        ):
             try:
                 for arrived in arrivals:
                     progress.add(arrived)
@@ -139,19 +170,26 @@ def _flow(
             finally:
                 ledger.flush()
     return failures, {
-        "splits": progress.done,
-        "rows": progress.rows,
-        "tokens": progress.tokens,
-        "seconds": round(progress.seconds, 3),
+        **progress.figures.sums(),
         "storage_requests": dict(telemetry.requests),
         "storage_retries": dict(telemetry.retries),
     }
 
 
 def _arrivals(
-    dataset: Dataset, pending: Plan, job: Job, identity: Identity
+    dataset: Dataset,
+    pending: Plan,
+    job: Job,
+    identity: Identity,
+    tell: Callable[[Standing], None],
+    ray: ExitStack,
 ) -> Generator[ShardRecord | Failure, None, None]:
-    """What becomes of the pending splits: those that can be copied first, then what the flow does."""
+    """What becomes of the pending splits: those that can be copied first, then what the flow does.
+
+    Args:
+        tell: hears who is at which stage, every few seconds.
+        ray: where Ray is entered, once there is work for it.
+    """
     copied: set[str] = set()
     if job.base:
         base = reuse.base_of(job.base, job.config.output.options)
@@ -160,12 +198,12 @@ def _arrivals(
             yield record
         telemetry.event("shards copied", base=job.base, shards=len(copied), of=len(pending.split_ids))
         pending = pending.pending(copied)
-        if len(pending.split_ids):
-            with flow.cluster():
-                _match(dataset, pending, job, base)
-                yield from flow.run(pending, job)
-    elif len(pending.split_ids):
-        yield from flow.run(pending, job)
+        if not len(pending.split_ids):
+            return
+    ray.enter_context(flow.cluster())
+    if job.base:
+        _match(dataset, pending, job, base)
+    yield from flow.run(pending, job, tell)
 
 
 def _match(dataset: Dataset, pending: Plan, job: Job, base: Base) -> None:

@@ -2,6 +2,7 @@
 
 import argparse
 import datetime
+import gc
 import logging
 import signal
 import sys
@@ -10,43 +11,50 @@ from collections.abc import Callable, Sequence
 from types import FrameType
 from typing import NoReturn
 
+import shtab
+
 import pipeline
-from pipeline.cli import datasets, runs
+from pipeline import voice
+from pipeline.cli import datasets, examples, looking, runs
 from pipeline.cli.show import Said
 from pipeline.errors import STOPPED, ExitCode, PipelineError
 
-EXAMPLES = """\
-examples:
-  python -m pipeline plan configs/demo.yaml            what would be done
-  python -m pipeline run configs/demo.yaml             do it, or what is left of it
-  python -m pipeline run configs/demo.yaml --set model.max_tokens=128 --set output.path=/tmp/short
-  python -m pipeline status configs/demo.yaml          how far it is
-  python -m pipeline search configs/demo.yaml "copy a file"     the rows nearest to a text
-  python -m pipeline verify .demo/embeddings           is all there, and as it was written
-  python -m pipeline nightly configs/nightly.yaml --run-date 2026-11-25     embed what changed
-  python -m pipeline rollback configs/nightly.yaml     let readers follow the dataset before
-  python -m pipeline prune configs/nightly.yaml --keep 7 --dry-run     which old datasets nobody needs
+SHELLS = ("bash", "zsh")
+GARBAGE = 100_000, 50, 100
+"""Thresholds of Python's collector: by its own it looks at a million listed shards again and again while they
+are listed, for longer than listing them takes."""
 
-exit codes: 0 done; 1 a bug of ours; 2 config; 3 files failed, too many rejects, or findings; 4 run it again;
-            5 the output belongs to another config; 6 complete, but the source has moved on
-"""
+
+def completion(arguments: argparse.Namespace) -> Said:
+    """A script for a shell, made from the parser itself."""
+    sys.stdout.write(shtab.complete(parser(), shell=arguments.shell) + "\n")
+    return ExitCode.DONE, ""
+
+
 COMMANDS: dict[str, tuple[Callable[[argparse.Namespace], Said], str]] = {
-    "plan": (runs.plan_, "show what would be done; write nothing"),
+    "plan": (looking.plan, "show what would be done, and about what it would cost; write nothing"),
     "run": (runs.run, "do it, or what is left of it"),
-    "status": (runs.status, "show how far it is, from the dataset alone"),
+    "status": (looking.status, "show how far it is, from the dataset alone"),
+    "report": (looking.report, "write the report of what is there, complete or not, to a local file"),
     "search": (runs.search_, "show the rows nearest to a text; exact, fine to a few million rows"),
     "nightly": (runs.nightly, "run a job of a series, for a date that is named"),
     "retry-rejects": (runs.retry_rejects, "try rejects that may be mended again, in a new dataset"),
     "rollback": (datasets.rollback, "let readers of a series follow an older dataset, until it is unpinned"),
     "prune": (datasets.prune, "remove the old datasets of a series that nobody needs"),
     "verify": (datasets.verify_, "audit a dataset by its folder or URL; exit code 3 where it is not sound"),
+    "completion": (completion, "print what makes a shell complete our commands and options"),
 }
+CONFIG_HELP = {"status": "the job's YAML file; or a dataset's folder or URL"}
+WITHOUT_CONFIG = ("verify", "completion")
+WITHOUT_DATE = (*WITHOUT_CONFIG, "rollback", "prune")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; the exit code."""
     arguments = parser().parse_args(argv)
-    logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
+    gc.set_threshold(*GARBAGE)
+    handler = voice.Handler(muted="ray")
+    logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S", handlers=[handler])
     logging.getLogger("pipeline").setLevel(logging.WARNING if arguments.quiet else logging.INFO)
     signal.signal(signal.SIGTERM, _stop)
     try:
@@ -54,17 +62,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     except PipelineError as error:
         code, reason = error.exit_code, str(error)
         if arguments.debug:
-            traceback.print_exc()
+            traceback.print_exc(file=voice.stream)
     except (KeyboardInterrupt, SystemExit):
         code, reason = ExitCode.RETRYABLE, STOPPED
     except Exception as error:  # the last boundary: a bug still ends with its code and one line
-        traceback.print_exc()
+        traceback.print_exc(file=voice.stream)
         code, reason = ExitCode.BUG, f"a bug of ours: {error!r}"
     sys.stdout.flush()
     if code:
         # `ray job submit` turns every failure into 1: the last line is what tells them apart.
         first, *more = reason.splitlines()
-        sys.stderr.write(
+        voice.stream.write(
             "\n".join([*([reason] if more else []), f"exit {int(code)}: {first.rstrip(':')}", ""])
         )
     return int(code)
@@ -75,16 +83,22 @@ def parser() -> argparse.ArgumentParser:
     whole = argparse.ArgumentParser(
         prog="albert-embed",
         description="Embed a corpus with ALBERT on Ray.",
-        epilog=EXAMPLES,
+        epilog=examples.all_commands(),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     whole.add_argument("--version", action="version", version=pipeline.__version__)
     commands = whole.add_subparsers(required=True, metavar="COMMAND")
     for name, (command, text) in COMMANDS.items():
-        one = commands.add_parser(name, help=text, description=text)
+        one = commands.add_parser(
+            name,
+            help=text,
+            description=f"{text[0].upper()}{text[1:]}.",
+            epilog=examples.of(name),
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
         one.set_defaults(command=command)
-        if name != "verify":
-            one.add_argument("config", help="the job's YAML file")
+        if name not in WITHOUT_CONFIG:
+            _complete_file(one.add_argument("config", help=CONFIG_HELP.get(name, "the job's YAML file")))
             one.add_argument(
                 "--set",
                 action="append",
@@ -92,22 +106,34 @@ def parser() -> argparse.ArgumentParser:
                 metavar="section.field=value",
                 help="override the config",
             )
-        if name not in ("verify", "rollback", "prune"):
+        if name not in WITHOUT_DATE:
             one.add_argument(
                 "--run-date",
-                type=datetime.date.fromisoformat,
+                type=_date,
                 help="what {run_date} means (default: today, UTC; nightly has none)",
             )
         _ADD.get(name, _nothing)(one)
-        one.add_argument("--json", action="store_true", help="print JSON")
+        if name != "completion":
+            one.add_argument("--json", action="store_true", help="print JSON")
         one.add_argument("--quiet", action="store_true", help="no progress")
         one.add_argument("--debug", action="store_true", help="show tracebacks of user errors")
     return whole
 
 
+def _complete_file(argument: argparse.Action) -> None:
+    """Let shells complete file names there."""
+    vars(argument)["complete"] = shtab.FILE
+
+
 def _search(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("query", help="a text")
     parser.add_argument("--count", type=int, default=5, help="how many rows (default: 5)")
+
+
+def _report(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--to", metavar="FILE", default="report.html", help="the file (default: report.html, here)"
+    )
 
 
 def _retry_rejects(parser: argparse.ArgumentParser) -> None:
@@ -128,8 +154,12 @@ def _prune(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dry-run", action="store_true", help="only tell")
 
 
+def _completion(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("shell", choices=SHELLS)
+
+
 def _verify(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("dataset", help="the dataset's folder or URL")
+    _complete_file(parser.add_argument("dataset", help="the dataset's folder or URL"))
     parser.add_argument(
         "--deep",
         type=_fraction,
@@ -144,9 +174,16 @@ def _nothing(_: argparse.ArgumentParser) -> None:
 
 
 _ADD = {
-    "search": _search, "retry-rejects": _retry_rejects, "rollback": _rollback, "prune": _prune,
-    "verify": _verify,
+    "search": _search, "report": _report, "retry-rejects": _retry_rejects, "rollback": _rollback,
+    "prune": _prune, "verify": _verify, "completion": _completion,
 }  # fmt: skip
+
+
+def _date(text: str) -> datetime.date:
+    try:
+        return datetime.date.fromisoformat(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no date such as 2026-11-25") from None
 
 
 def _fraction(text: str) -> float:

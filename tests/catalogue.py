@@ -1,0 +1,70 @@
+"""docs/errors.md as data, and the errors in it provoked: what the page shows is what is printed."""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from pipeline import cli
+from pipeline.errors import ExitCode
+
+PAGE = Path(__file__).parent.parent / "docs" / "errors.md"
+ANY = "…"
+"""Stands in the page for what differs from machine to machine, or from day to day."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """An error of the page: its exit code, what is printed, and the text below."""
+
+    code: int
+    message: str
+    text: str
+
+
+def entries() -> dict[str, Entry]:
+    """Of the page, by name."""
+    found = {}
+    for section in re.split(r"^## ", PAGE.read_text(), flags=re.M)[1:]:
+        code = re.match(r"Exit code (\d)", section)
+        for part in re.split(r"^### ", section, flags=re.M)[1:] if code else ():
+            name, rest = part.split("\n", 1)
+            parsed = re.fullmatch(r"\n```text\n(.*?)\n```\n\n(.*?)\n*", rest, re.S)
+            assert parsed, f"{name}: not as the others"
+            assert code
+            found[name] = Entry(int(code[1]), parsed[1], parsed[2])
+    return found
+
+
+def assert_printed(entry: Entry, printed: str, after_others: bool = False) -> None:
+    """The page's message, and nothing else: no traceback, no second line that says it again.
+
+    Args:
+        after_others: a library may have said something before.
+    """
+    pattern = ".+?".join(re.escape(part) for part in entry.message.split(ANY))
+    before = r"(.*\n)?" if after_others else ""
+    assert re.fullmatch(before + pattern, printed.rstrip("\n"), re.S), printed
+    last = entry.message.splitlines()[-1]
+    assert ANY in last or printed.count(last) == 1
+
+
+def provoke(
+    entry: Entry,
+    arguments: list[str],
+    capsys: pytest.CaptureFixture[str],
+    during: Callable[[], None],
+    after_others: bool = False,
+) -> None:
+    """Run a command, and compare.
+
+    Args:
+        during: makes the trouble.
+    """
+    during()
+    capsys.readouterr()
+    code = cli.main([*arguments, "--quiet"])
+    assert (ExitCode(code), entry.code) == (ExitCode(entry.code), code)
+    assert_printed(entry, capsys.readouterr().err, after_others)

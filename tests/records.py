@@ -1,0 +1,64 @@
+"""Datasets as a run would leave them, made without one: shards without content, and their records."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from pipeline import checkpoint, config, plan
+from pipeline.dataset import Dataset, Identity, ShardRecord, parquet_bytes, to_table
+from pipeline.plan import Plan
+
+ZEROS = (
+    "rows", "reused", "rejects", "transient", "tokens", "computed_tokens", "padded_tokens", "truncated",
+    "text_bytes", "read_bytes", "read_seconds", "tokenize_seconds", "encode_seconds", "idle_seconds",
+    "written_at", "cache_hits", "cache_misses",
+)  # fmt: skip
+SHARD = b"no Parquet: whoever opens it has not read the ledger"
+
+
+def planned(values: Mapping[str, Any]) -> tuple[Dataset, Plan]:
+    """The dataset of a config, claimed and with its plan."""
+    parsed = config.parse(values)
+    model = checkpoint.resolve(parsed.model.name)
+    identity = Identity.of(parsed, model)
+    made = plan.make(parsed, model, identity.dataset_digest)
+    dataset = Dataset.of(parsed)
+    dataset.claim(identity, parsed)
+    dataset.freeze(made.to_bytes())
+    return dataset, made
+
+
+def record(split_id: str, **figures: Any) -> ShardRecord:
+    """Of a shard of `SHARD`; all that is not given is nothing."""
+    nothing: dict[str, Any] = dict.fromkeys(ZEROS, 0) | {
+        "token_histogram": [], "reasons": [], "content_digest": "", "rejects_file": None, "pieces": [],
+        "attempt": "a0", "file_bytes": len(SHARD),
+    }  # fmt: skip
+    return ShardRecord(split_id=split_id, **(nothing | figures))
+
+
+def piece(file: str, rows: int, error: str | None = None) -> dict[str, Any]:
+    """What became of a piece of the source `docs`."""
+    return {
+        "source": "docs", "file": file, "start": 0, "stop": rows, "rows": rows, "rejects": 0, "error": error,
+    }  # fmt: skip
+
+
+def write(dataset: Dataset, *records: ShardRecord, attempt: str = "a0") -> None:
+    """The shards of these records, and the ledger of an attempt."""
+    for each in records:
+        dataset.storage.put(dataset.layout.shard(each.split_id), SHARD)
+    dataset.storage.put(dataset.layout.ledger_file(attempt, 0), parquet_bytes(to_table(list(records))))
+
+
+def attempted(dataset: Dataset, attempt: str = "a0", **more: Any) -> None:
+    """What an attempt leaves of itself."""
+    content = {"attempt": attempt, "started": "2026-11-25T12:00:00+00:00", "host": "here", "pid": 7} | more
+    dataset.storage.put(dataset.layout.attempt(attempt), json.dumps(content).encode())
+
+
+def complete(dataset: Dataset, *records: ShardRecord) -> None:
+    """The shards, the manifest and the mark of a complete dataset."""
+    write(dataset, *records)
+    dataset.storage.put(dataset.layout.manifest, parquet_bytes(to_table(list(records))))
+    dataset.storage.put(dataset.layout.success, b"")

@@ -1,0 +1,116 @@
+"""What tests of the report share: records, jobs without Ray, and pages as a browser would read them."""
+
+import json
+from collections.abc import Callable, Sequence
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline import checkpoint, commit, config, run, schema, stages
+from pipeline.commit import Ending
+from pipeline.dataset import Dataset, Identity
+from pipeline.plan import Plan
+from pipeline.recipe import Recipe
+from pipeline.stages import Encode, Failure
+
+Job = Callable[..., dict[str, Any]]
+STARTED = "2026-11-25T12:00:00+00:00"
+NOON = 1795608000.0
+"""STARTED, in seconds since 1970."""
+
+
+def record(**fields: Any) -> dict[str, Any]:
+    """A row of the manifest: ten rows, all else as small as it can be."""
+    zeros = {field.name: 0 for field in schema.RECORD if pa.types.is_primitive(field.type)}
+    others = {
+        "split_id": "s", "content_digest": "", "token_histogram": [], "reasons": [], "pieces": [],
+        "rejects_file": None, "attempt": "a",
+    }  # fmt: skip
+    return zeros | others | {"rows": 10} | fields
+
+
+def records(*rows: dict[str, Any]) -> pa.Table:
+    return pa.Table.from_pylist([record(**row) for row in rows], schema=schema.RECORD)
+
+
+class Page(HTMLParser):
+    """What a browser would make of a page: elements with their attributes, and texts by element."""
+
+    def __init__(self, data: bytes) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.words: list[str] = []
+        self.feed(data.decode())
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_data(self, data: str) -> None:
+        self.words.append(data)
+
+    @property
+    def text(self) -> str:
+        return " ".join(" ".join(self.words).split())
+
+    def all(self, tag: str, class_: str | None = None) -> list[dict[str, str | None]]:
+        return [
+            attributes
+            for name, attributes in self.elements
+            if name == tag and (class_ is None or class_ in (attributes.get("class") or "").split())
+        ]
+
+
+def embed(values: dict[str, Any], attempt: str = "attempt") -> tuple[Dataset, Plan, list[Failure]]:
+    """All pending splits of a job, stage by stage and without Ray."""
+    parsed = config.parse(values)
+    model = checkpoint.resolve(parsed.model.name)
+    identity, dataset = Identity.of(parsed, model), Dataset.of(parsed)
+    frozen = run.frozen_plan(parsed, dataset, identity, model)
+    told = {"attempt": attempt, "started": STARTED, "host": "here"}
+    dataset.storage.put(dataset.layout.attempt(attempt), json.dumps(told).encode())
+    digests = identity.vector_digest, model.tokenizer_digest
+    job = stages.Job(parsed, frozen.columns, Recipe.of(model, parsed.model), None, *digests, attempt)
+    encode, failures = Encode(job), []
+    for scan in frozen.pending(dataset.shards()).scans():
+        for read in stages.read(pa.Table.from_pylist([stages.feed_row(scan)]), job):
+            found = stages.result(stages.write(encode(read), job)["note"][0].as_py())
+            failures += [found] if isinstance(found, Failure) else []
+    return dataset, frozen, failures
+
+
+def ended(values: dict[str, Any]) -> Ending:
+    """A whole run, without Ray, and its ending."""
+    dataset, frozen, failures = embed(values)
+    parsed = config.parse(values)
+    told = run._report(dataset, frozen, parsed)
+    return commit.commit(dataset, frozen, failures, parsed.quality, {"attempt": "attempt"}, told)
+
+
+def page_of(folder: Path) -> Page:
+    return Page((folder / "report.html").read_bytes())
+
+
+def rewrite(path: Path, **columns: Sequence[object]) -> None:
+    table = pq.read_table(path)
+    for name, values in columns.items():
+        at = table.column_names.index(name)
+        table = table.set_column(at, name, pa.array(values, table.schema.field(name).type))
+    pq.write_table(table, path)
+
+
+HOSTILE = "</script><img src=x onerror=alert(1)>\"'`<svg onload=alert(2)> & \u202etxet"
+
+
+def hostile(job: Job, corpus: Path) -> dict[str, Any]:
+    """A job whose texts, carried values, file names and errors are all out to run a script."""
+    for number in range(3):
+        lines = [f"{HOSTILE} {row}" for row in range(18)] + [None, " "]
+        rewrite(corpus / f"{number}.parquet", text=lines, topic=[f"{HOSTILE} {number}"] * 20)
+    (corpus / "1.parquet").rename(corpus / "<img src=x onerror=alert(3)>.parquet")
+    (corpus / "<script>alert(4)<script>.parquet").write_bytes(b"<script>alert(5)</script>" * 9)
+    (corpus / "lines.txt").write_bytes(b"fine\n</script><script>alert(6)</script>\xff\n")
+    source = job()["source"] | {"lines": {"path": f"{corpus}/lines.txt"}}
+    return job(source=source)

@@ -1,0 +1,24 @@
+"""Benchmarks that can be run small are: what nobody runs does not run when somebody wants to."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+
+
+def test_a_million_splits_in_small() -> None:
+    """Planning by several processes, and both kinds of resume, against a bucket as large as is told."""
+    command = [sys.executable, "-m", "benchmarks.million", "--files", "300", "--delay", "1"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in done.stdout.splitlines()[2:]]
+    assert [row[0] for row in rows] == [
+        "plan and freeze",
+        "resume: commit what is there",
+        "resume: it is complete",
+    ]
+    assert [row[-1] for row in rows] == ["0", "0", "0"], done.stderr
+    asked = [int(re.sub(",", "", row[-2])) for row in rows]
+    assert asked[0] > 300
+    assert max(asked[1:]) < 60, "a resume asks for shards by the folder, not one by one"

@@ -1,0 +1,237 @@
+"""Every error that a user meets, provoked: one message with what, where, what was got and what to do."""
+
+import ast
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from pipeline import cli, config, errors
+from pipeline.errors import ExitCode, PipelineError
+from pipeline.storage import retries
+from tests import records
+from tests.catalogue import entries, provoke
+from tests.conftest import PACKAGED, write_config
+from tests.s3.test_errors import CASES as S3_CASES
+
+ENTRIES = entries()
+Prepare = Callable[[Path, pytest.MonkeyPatch], None]
+Case = tuple[str, Prepare]
+SERIES = "--set output.path=out/{run_date}"
+
+
+def nothing(_: Path, __: pytest.MonkeyPatch) -> None:
+    """The config and the corpus are as they are."""
+
+
+def file(name: str, text: str) -> Prepare:
+    def prepare(folder: Path, _: pytest.MonkeyPatch) -> None:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text)
+
+    return prepare
+
+
+def column(name: str) -> Prepare:
+    """Another column in the corpus."""
+
+    def prepare(folder: Path, _: pytest.MonkeyPatch) -> None:
+        for path in (folder / "corpus").glob("*.parquet"):
+            table = pq.read_table(path)
+            pq.write_table(table.append_column(name, pa.array(range(table.num_rows))), path)
+
+    return prepare
+
+
+def values(folder: Path) -> dict[str, dict[str, object]]:
+    return dict(json.loads((folder / "job.yaml").read_text()))
+
+
+def claimed(folder: Path, _: pytest.MonkeyPatch) -> None:
+    records.planned(values(folder))
+
+
+def foreign(folder: Path, patch: pytest.MonkeyPatch) -> None:
+    claimed(folder, patch)
+    file("out/data/notes.txt", "mine")(folder, patch)
+
+
+def complete_and_moved_on(folder: Path, _: pytest.MonkeyPatch) -> None:
+    dataset, made = records.planned(values(folder))
+    records.complete(dataset, *(records.record(split) for split in made.split_ids.to_pylist()))
+    (folder / "out/summary.json").write_text(json.dumps({"failed_files": {}} | dict.fromkeys(SUMMARY, 0)))
+    (folder / "corpus/2.parquet").unlink()
+
+
+SUMMARY = ("files", "splits", "shards", "rows", "rejects", "tokens", "truncated")
+
+
+def without_weights(folder: Path, _: pytest.MonkeyPatch) -> None:
+    shutil.copytree(PACKAGED, folder / "model", ignore=shutil.ignore_patterns("*.safetensors"))
+
+
+def on_a_cluster(_: Path, patch: pytest.MonkeyPatch) -> None:
+    patch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+
+
+def impatient(_: Path, patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(retries, "FIRST_PATIENCE_SECONDS", 0.0)
+
+
+def bad_file(folder: Path, _: pytest.MonkeyPatch) -> None:
+    (folder / "corpus/2.parquet").write_bytes(b"PAR1, and no more")
+
+
+def nulls(folder: Path, _: pytest.MonkeyPatch) -> None:
+    for number in range(3):
+        table = pa.table({"key": range(20), "text": ["some text"] * 15 + [None] * 5, "topic": ["t"] * 20})
+        pq.write_table(table, folder / f"corpus/{number}.parquet")
+
+
+PLAN = "plan job.yaml"
+CASES: dict[str, Case] = {
+    "There is no config file": ("plan jib.yaml", nothing),
+    "The config is not YAML": ("plan tab.yaml", file("tab.yaml", "source:\n\tdocs: {}\n")),
+    "The config is empty": ("plan empty.yaml", file("empty.yaml", "# to do\n")),
+    "Several mistakes at once": (
+        "plan three.yaml",
+        file("three.yaml", "source: {docs: {path: x.parquet, txt_column: a}}\noutput: {rows_per_shard: 0}"),
+    ),
+    "An override without a section": (f"{PLAN} --set max_tokens=128", nothing),
+    "Credentials in a URL": (f"{PLAN} --set source.docs.path=s3://key:secret@bucket/x.parquet", nothing),
+    "A protocol that is not supported": (f"{PLAN} --set source.docs.path=ftp://host/x.parquet", nothing),
+    "The output lies in a source": (
+        f"{PLAN} --set source.docs.path=corpus --set source.docs.format=parquet --set output.path=corpus/out",
+        nothing,
+    ),
+    "A nightly job without a date": (f"nightly job.yaml {SERIES}", nothing),
+    "The output is no series": ("rollback job.yaml", nothing),
+    "No dataset to go back to": (f"rollback job.yaml {SERIES} --to 2026-11-24", nothing),
+    "The base is not complete": (f"{PLAN} --set reuse.base=yesterday", nothing),
+    "Relative paths on a cluster": ("run job.yaml", on_a_cluster),
+    "No file where the source points": (f"{PLAN} --set source.docs.path=corpus/*.pq", nothing),
+    "A format that can't be told": (f"{PLAN} --set source.docs.path=corpus", nothing),
+    "The text column is not there": (f"{PLAN} --set source.docs.text_column=body", nothing),
+    "The text column is no text": (f"{PLAN} --set source.docs.text_column=key", nothing),
+    "A carried column is nowhere": (f"{PLAN} --set source.docs.carry=[author]", nothing),
+    "Two columns of one name": (f"{PLAN} --set source.docs.carry=[Embedding]", column("Embedding")),
+    "A model that nobody has": (f"{PLAN} --set model.name=no/model", nothing),
+    "More tokens than positions": (f"{PLAN} --set model.max_tokens=4096", nothing),
+    "No ALBERT": (f"{PLAN} --set model.name=model", file("model/config.json", '{"model_type": "bert"}')),
+    "A model without weights": (f"{PLAN} --set model.name=model", without_weights),
+    "bfloat16 on a CPU": (f"{PLAN} --set model.dtype=bfloat16", nothing),
+    "Windows that overlap too much": (
+        f"{PLAN} --set model.long_text=chunks --set model.chunk_overlap=400", nothing,
+    ),
+    "The output is a file": ("run job.yaml --set output.path=corpus/0.parquet", nothing),
+    "No dataset here": ("search job.yaml moon", nothing),
+    "Storage that does not answer": (
+        f"{PLAN} --set source.docs.path=s3://b/x.parquet "
+        "--set source.docs.options.endpoint_url=http://127.0.0.1:9",
+        impatient,
+    ),
+    "Made by another config": (f"{PLAN} --set model.max_tokens=64", claimed),
+    "A file that does not belong here": (PLAN, foreign),
+    "The source has moved on": ("run job.yaml", complete_and_moved_on),
+}  # fmt: skip
+ON_RAY: dict[str, Case] = {
+    "Stages that do not fit": ("run job.yaml --set compute.cpus_per_replica=16", nothing),
+    "No GPU": ("run job.yaml --set compute.device=cuda", nothing),
+    "A file that can't be read": ("run job.yaml", bad_file),
+    "Too many rejects": ("run job.yaml --set quality.max_reject_fraction=0.1", nulls),
+}
+
+
+@pytest.fixture
+def folder(tmp_path: Path, corpus: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where a user stands: a corpus, and the config of a job over it."""
+    assert corpus == tmp_path / "corpus"
+    source = {"path": "corpus/*.parquet", "text_column": "text", "id_column": "key"}
+    write_config(tmp_path / "job.yaml", {"source": {"docs": source}, "output": {"path": "out"}})
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    return tmp_path
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_what_the_page_shows_is_what_is_printed(
+    name: str, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command, prepare = CASES[name]
+    provoke(ENTRIES[name], command.split(), capsys, lambda: prepare(folder, monkeypatch))
+
+
+@pytest.mark.usefixtures("ray_cluster")
+@pytest.mark.parametrize("name", ON_RAY)
+def test_what_the_page_shows_of_runs_is_what_is_printed(
+    name: str, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import ray
+
+    if name == "No GPU" and ray.cluster_resources().get("GPU"):
+        pytest.skip("this machine has one")
+    command, prepare = ON_RAY[name]
+    # Ray logs, and not always to the stream that is captured.
+    provoke(ENTRIES[name], command.split(), capsys, lambda: prepare(folder, monkeypatch), after_others=True)
+
+
+def test_every_error_of_the_page_is_provoked_and_explained() -> None:
+    assert set(ENTRIES) == {*CASES, *ON_RAY, *S3_CASES}
+    for name, entry in ENTRIES.items():
+        assert entry.message.splitlines()[-1].startswith(f"exit {entry.code}: "), name
+        assert len(entry.text) > 40, name
+
+
+def test_a_user_error_shows_its_traceback_when_asked_for(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["plan", str(folder / "job.yaml"), "--debug", "--set", "model.max_tokens=4096"])
+    assert "Traceback (most recent call last)" in capsys.readouterr().err
+
+
+NO_USER_SEES = {"ExistsError", "ReplacedError"}
+
+
+def calls() -> list[tuple[str, ast.Call]]:
+    """Where the package makes one of its own errors, and the call."""
+    names = {
+        name
+        for name, kind in vars(errors).items()
+        if isinstance(kind, type) and issubclass(kind, PipelineError)
+    }
+    names -= NO_USER_SEES
+    return [
+        (f"{path.name}:{node.lineno}", node)
+        for path in sorted(Path(config.__file__).parent.rglob("*.py"))
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in names
+    ]
+
+
+SAYS_IT_ITSELF = {"config.py": 2, "prune.py": 1, "verify.py": 1}
+"""Messages whose first part is made elsewhere, with what to do in it."""
+
+
+def test_every_error_says_what_to_do() -> None:
+    """By reading the code: each gives a hint, or is one of a few that say it in their message."""
+    bare = [
+        place
+        for place, call in calls()
+        if len(call.args) < 4 and not any(keyword.arg == "hint" for keyword in call.keywords)
+    ]
+    assert len(calls()) > 100
+    counts = {
+        name: sum(place.startswith(f"{name}:") for place in bare) for name in {p.split(":")[0] for p in bare}
+    }
+    assert counts == SAYS_IT_ITSELF, bare
+
+
+def test_every_exit_code_of_an_error_is_one_of_the_list() -> None:
+    kinds = [
+        kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, PipelineError)
+    ]
+    assert all(isinstance(kind.exit_code, ExitCode) for kind in kinds)
