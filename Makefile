@@ -8,7 +8,7 @@ READY := $(VENV)/.ready
 export RAY_AUTH_MODE ?= disabled
 unexport RAY_ADDRESS
 
-.PHONY: help demo test test-slow lint bench bench-tokenizer bench-encoder bench-storage distill docs lock clean
+.PHONY: help demo test test-slow lint bench bench-gpu bench-tokenizer bench-encoder bench-storage distill docs lock clean
 help:            ## show this list
 	@grep -hE '^[a-z-]+: .*##|^[a-z-]+:  +##' Makefile | sed -E 's/:.*## /\t/' | expand -t 17
 
@@ -33,8 +33,17 @@ lint: $(READY)   ## ruff, mypy --strict, import-linter
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 
-bench: $(READY)   ## driver memory, job overhead: prints ratios within one run
-	$(BIN)/python -m benchmarks.driver_memory
+PEERS := .venv-peers/.ready
+$(PEERS): benchmarks/peers.txt
+	@test -x .venv-peers/bin/python || $(PYTHON) -m venv .venv-peers
+	.venv-peers/bin/python -m pip install --quiet -r benchmarks/peers.txt
+	@touch $@
+
+bench: $(READY) $(PEERS)  ## side by side with peers, and at scale: writes benchmarks/results.md (hours)
+	$(BIN)/python -m benchmarks $(SECTIONS)
+
+bench-gpu: $(READY)  ## the encoder beside transformers and sentence-transformers, on a GPU
+	$(BIN)/python -m benchmarks.encoder $(CORPORA) --model $(or $(MODEL),albert-mini) --device cuda
 
 CORPORA ?= .corpora
 bench-tokenizer: $(READY)   ## ours beside AutoTokenizer, on texts from Debian's and Python's registries

@@ -21,6 +21,8 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from jobs.docstrings import write as write_docstrings
+
 ENGLISH = ("dict-gcide", "dict-foldoc", "wordnet-base", "linux-doc-6.1")
 MANUALS = (
     "cs", "de", "de-dev", "el", "es", "es-dev", "fr", "fr-dev", "hu", "it", "ja", "ja-dev", "pl", "pt-br",
@@ -43,6 +45,12 @@ def make(folder: Path) -> dict[str, int]:
             _write(folder / "english.parquet", _english(Path(scratch)))
             _write(folder / "languages.parquet", _languages(Path(scratch)))
     return {name: pq.read_metadata(folder / f"{name}.parquet").num_rows for name in names}
+
+
+def docstrings(folder: Path) -> pa.ChunkedArray:
+    """Those of Python's standard library, written below a folder first."""
+    write_docstrings(folder / "docstrings")
+    return pq.read_table(folder / "docstrings", columns=["docstring"])["docstring"]
 
 
 def _fetch(scratch: Path) -> None:

@@ -33,7 +33,6 @@ from sentence_transformers.sentence_transformer.modules import Pooling
 from transformers import AlbertConfig, AlbertModel, AutoTokenizer
 
 from benchmarks import corpora
-from jobs.docstrings import write as write_docstrings
 from pipeline.batching import TokenBatch
 from pipeline.checkpoint import resolve
 from pipeline.encoder import Encoder
@@ -55,8 +54,7 @@ Contender = Callable[[list[str]], Any]
 def texts_of(mix: str, folder: Path, count: int) -> list[str]:
     """So many texts of a mix, drawn by a fixed seed."""
     if mix == "docstrings":
-        write_docstrings(folder / "docstrings")
-        column = pq.read_table(folder / "docstrings", columns=["docstring"])["docstring"]
+        column = corpora.docstrings(folder)
     else:
         table = pq.read_table(folder / "english.parquet")
         column = table.filter(pc.match_substring(table["source"], MIXES[mix]))["text"]
@@ -65,7 +63,8 @@ def texts_of(mix: str, folder: Path, count: int) -> list[str]:
 
 
 def make_model(folder: Path, vocabulary: str) -> Path:
-    """albert-base geometry, seeded weights, as safetensors."""
+    """albert-base geometry, seeded weights, as safetensors; in a folder that need not be there yet."""
+    folder.mkdir(parents=True, exist_ok=True)
     source = resolve(vocabulary).folder
     # As tokenizer.json, so that all contenders get the same ids (docs/tokenizer.md).
     load_backend(source).save(str(folder / "tokenizer.json"))
@@ -104,10 +103,15 @@ def plain(folder: Path, device: str, dtype: torch.dtype) -> Contender:
     return encode
 
 
+def sentence_transformer(folder: Path, device: str) -> SentenceTransformer:
+    """A model as sentence-transformers has it: mean of the tokens, length 1."""
+    parts = [Transformer(str(folder), max_seq_length=512), Pooling(BASE["hidden_size"], "mean"), Normalize()]
+    return SentenceTransformer(modules=parts, device=device)
+
+
 def library(folder: Path, device: str, dtype: torch.dtype) -> Contender:
     """sentence-transformers' `encode` with its own sorting and its default batch of 32."""
-    parts = [Transformer(str(folder), max_seq_length=512), Pooling(BASE["hidden_size"], "mean"), Normalize()]
-    model = SentenceTransformer(modules=parts, device=device).to(dtype)
+    model = sentence_transformer(folder, device).to(dtype)
     return lambda texts: model.encode(texts, show_progress_bar=False)
 
 

@@ -1,0 +1,109 @@
+"""All benchmarks of one machine, made into one page: `python -m benchmarks [SECTION ...]`.
+
+Each section is a program of its own, whose table goes into `.bench/`; the page, `benchmarks/results.md`, is
+made of all that are there. Sections that are not named are left as they are.
+"""
+
+import argparse
+import datetime
+import importlib
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+import psutil
+
+SECTIONS = {
+    "whole_job": ("The whole job beside its peers", [".corpora", "--to", ".bench/whole_job.json"]),
+    "efficiency": ("What of the bare encoder a whole job keeps", []),
+    "simulated": ("How many fast devices these processors feed", []),
+    "feeding": ("What reading, tokenizing and writing cost", []),
+    "million": ("A million splits", []),
+    "nights": ("A resume and a night beside a full run", []),
+    "driver_memory": ("The driver at few and many splits", ["1000", "10000"]),
+}
+PACKAGES = ("ray", "torch", "transformers", "sentence-transformers", "pyarrow", "pyspark")
+KEPT, PAGE = Path(".bench"), Path("benchmarks/results.md")
+PICTURE = KEPT / "whole_job.svg"
+OUTSIDE = (
+    "Not among them: NeMo Curator 1.4.0. It installs, but its embedding stages move their model\n"
+    "to CUDA by name (`nemo_curator/stages/text/embedders/base.py`): without a GPU there is nothing\n"
+    "to compare."
+)
+
+
+def run(name: str, peers: str) -> None:
+    """Run a section, and keep what it prints.
+
+    Raises:
+        CalledProcessError: it failed.
+    """
+    command = [sys.executable, "-m", f"benchmarks.{name}", *SECTIONS[name][1]]
+    command += ["--peers", peers] if name == "whole_job" else []
+    environment = os.environ | {"RAY_AUTH_MODE": "disabled"}
+    print(f"{datetime.datetime.now():%H:%M} {name}", flush=True)
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=environment)
+    lines = [line for line in done.stdout.splitlines() if line.startswith("|")]
+    (KEPT / f"{name}.md").write_text("\n".join(lines) + "\n")
+
+
+def page() -> str:
+    """The page, of all sections that were run."""
+    memory = psutil.virtual_memory().total / 2**30
+    packages = ", ".join(f"{name} {version(name)}" for name in PACKAGES)
+    parts = [
+        "# Results\n",
+        "Made by `make bench`, on one machine; do not edit. Ratios are within a run of one section.\n",
+        f"{_processor()}, {os.cpu_count()} processors, {memory:.0f} GiB; Python {platform.python_version()}, "
+        f"{packages}.\n",
+    ]
+    for name, (title, _) in SECTIONS.items():
+        table = KEPT / f"{name}.md"
+        if not table.exists():
+            continue
+        day = datetime.date.fromtimestamp(table.stat().st_mtime)
+        told = (importlib.import_module(f"benchmarks.{name}").__doc__ or "").strip()
+        parts.append(f"## {title}\n\n{_prose(told)}\n\n{table.read_text()}\n{day}.\n")
+        if name == "whole_job":
+            parts.append(f"![tokens a second](whole_job.svg)\n\n{OUTSIDE}\n")
+    return "\n".join(parts)
+
+
+def _prose(docstring: str) -> str:
+    """A module's docstring as Markdown: its command is code, and no heading stands in it."""
+    return "\n".join(
+        line if not line.startswith("    ") else f"\n{line}\n" for line in docstring.splitlines()
+    )
+
+
+def _processor() -> str:
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.processor()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("sections", nargs="*", default=list(SECTIONS), choices=SECTIONS)
+    parser.add_argument(
+        "--peers", default=".venv-peers/bin/python", help="the Python of peers' own environment"
+    )
+    told = parser.parse_args()
+    KEPT.mkdir(exist_ok=True)
+    for name in told.sections:
+        run(name, told.peers)
+    if PICTURE.exists():
+        shutil.copy(PICTURE, PAGE.parent)
+    PAGE.write_text(page())
+    print(PAGE)
+
+
+if __name__ == "__main__":
+    main()

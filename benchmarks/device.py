@@ -1,0 +1,51 @@
+"""A replica that only takes a device's time, for benchmarks of all that is around it.
+
+Every worker loads this module, so it imports little.
+"""
+
+import os
+import sys
+import time
+import types
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from pipeline import telemetry
+
+DIMENSION = 768
+ROWS_PER_SPLIT = 16_384
+ROWS_PER_MICRO_BATCH = 512
+RATE = "SIMULATED_ROWS_PER_SECOND"
+
+
+class _Encoded(NamedTuple):
+    vectors: np.ndarray[Any, Any]
+    computed_tokens: int
+    padded_tokens: int
+    too_large: np.ndarray[Any, Any]
+
+
+class Simulated:
+    """In place of `pipeline.encoder.Encoder`."""
+
+    def __init__(self, _model: object, recipe: Any, **_: object) -> None:
+        self.recipe, self.rate = recipe, float(os.environ[RATE])
+        self.vectors = np.random.default_rng(0).standard_normal((ROWS_PER_SPLIT, DIMENSION), np.float32)
+
+    def run(self, tokens: Any) -> _Encoded:
+        """Vectors, as late as a device would have them."""
+        begun, rows = time.perf_counter(), len(tokens.lengths)
+        for done in range(0, rows, ROWS_PER_MICRO_BATCH):
+            telemetry.beat()
+            due = begun + min(done + ROWS_PER_MICRO_BATCH, rows) / self.rate
+            time.sleep(max(0.0, due - time.perf_counter()))
+        total = int(tokens.lengths.sum())
+        return _Encoded(self.vectors[:rows], total, total, np.zeros(rows, np.bool_))
+
+
+def arm() -> None:
+    """Ray calls this in each worker: no torch, and no other encoder, comes into it."""
+    module: Any = types.ModuleType("pipeline.encoder")
+    module.Encoder = Simulated
+    sys.modules["pipeline.encoder"] = module

@@ -1,0 +1,145 @@
+"""What feeding a device costs: CPU seconds of reading, tokenizing and writing, for a million rows.
+
+    python -m benchmarks.feeding [CORPORA] [--rate 20000] [--rounds 5]
+
+Python's docstrings, and with CORPORA (`benchmarks.corpora`) film reviews and glosses; shards of 768 floats.
+The stages themselves, one after the other in this process, without Ray and without a model: vectors are
+random. CPU seconds are those of all threads. The last column says how many CPUs keep a device busy that
+embeds `--rate` rows a second.
+"""
+
+import argparse
+import statistics
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from benchmarks.corpora import docstrings
+from benchmarks.encoder import MIXES, make_model
+from pipeline import checkpoint, config, plan, reader, stages, writer
+from pipeline.dataset import Dataset, Identity
+from pipeline.payload import table_to_buffer
+from pipeline.plan import Split
+from pipeline.recipe import Recipe
+from pipeline.stages import Job
+
+DIMENSION = 768
+ROWS_PER_SPLIT = 20_000
+MOST_ROWS = 60_000
+
+
+@dataclass(frozen=True)
+class Spent:
+    """CPU seconds of one pass over a corpus, by stage."""
+
+    rows: int
+    text_bytes: int
+    read: float
+    tokenize: float
+    write: float
+
+
+def corpus(mix: str, corpora: Path | None, folder: Path) -> Path:
+    """A Parquet file of so many texts, those there are over and over."""
+    if corpora is None or MIXES[mix] is None:
+        texts = docstrings(folder)
+    else:
+        table = pq.read_table(corpora / "english.parquet")
+        texts = table.filter(pc.match_substring(table["source"], MIXES[mix]))["text"]
+    path = folder / f"{mix}.parquet"
+    pq.write_table(pa.table({"text": texts.slice(0, MOST_ROWS)}), path, row_group_size=ROWS_PER_SPLIT)
+    return path
+
+
+def job(source: Path, output: Path, model: Path) -> tuple[list[Split], Job]:
+    """The splits of a corpus, and what the stages are told."""
+    values = {
+        "source": {"rows": {"path": str(source)}},
+        "model": {"name": str(model)},
+        "output": {"path": str(output), "rows_per_shard": ROWS_PER_SPLIT, "max_split_bytes": 1 << 30},
+    }
+    parsed = config.parse(values)
+    found = checkpoint.resolve(str(model))
+    made = plan.make(parsed, found, "digest")
+    digests = Identity.of(parsed, found).vector_digest, found.tokenizer_digest
+    return list(made.splits()), Job(
+        parsed, made.columns, Recipe.of(found, parsed.model), None, *digests, "attempt"
+    )
+
+
+def measure(splits: list[Split], told: Job, output: Path) -> Spent:
+    """One pass; every shard is written, to a folder of its own."""
+    spent = {"read": 0.0, "tokenize": 0.0, "write": 0.0}
+    rows = text_bytes = 0
+    tokenizer = told.tokenizer()
+    for split_id, pieces in splits:
+        started = time.process_time()
+        parts = list(reader.parts(pieces, told.config, told.columns))
+        documents = reader.usable(parts)
+        texts = pa.concat_arrays([part.texts for part in documents])
+        read = time.process_time()
+        tokens = tokenizer.encode(texts)
+        tokenized = time.process_time()
+        found = pa.concat_tables([part.rows for part in documents])
+        table = stages._with_tokens(found, tokens, None, told.recipe)
+        vectors = np.random.default_rng(0).standard_normal((table.num_rows, DIMENSION), np.float32)
+        began = time.process_time()
+        contents = writer.Contents(
+            split_id, table, vectors, pa.concat_tables([part.rejects for part in documents]),
+            [part.consumed() for part in parts],
+        )  # fmt: skip
+        table_to_buffer(table)  # as it travels between the stages
+        writer.write(Dataset(str(output)), contents, _figures())
+        spent["read"] += read - started
+        spent["tokenize"] += tokenized - read
+        spent["write"] += time.process_time() - began
+        rows += table.num_rows
+        text_bytes += sum(len(text) for text in texts.cast(pa.large_binary()).to_pylist())
+    return Spent(rows, text_bytes, **spent)
+
+
+def _figures() -> dict[str, float | int | str]:
+    numbers = ("computed_tokens", "padded_tokens", "text_bytes", "read_bytes", "cache_hits", "cache_misses")
+    seconds = ("read_seconds", "tokenize_seconds", "encode_seconds", "idle_seconds")
+    return dict.fromkeys(numbers, 0) | dict.fromkeys(seconds, 0.0) | {"attempt": "attempt"}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("corpora", nargs="?", type=Path)
+    parser.add_argument("--rate", type=float, default=20_000, help="rows a second of one device")
+    parser.add_argument("--rounds", type=int, default=5)
+    arguments = parser.parse_args()
+    print("CPU seconds for a million rows (median, and least to most)\n")
+    print(f"| texts | bytes | read | tokenize | write | CPUs for {arguments.rate:,.0f} rows/s |")
+    print("|---|---|---|---|---|---|")
+    mixes = MIXES if arguments.corpora else ["docstrings"]
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        model = make_model(folder / "model", "albert-mini")
+        for mix in mixes:
+            splits, told = job(corpus(mix, arguments.corpora, folder), folder / "out", model)
+            passes = [
+                measure(splits, told, folder / f"{mix}{number}") for number in range(arguments.rounds + 1)
+            ]
+            _print(mix, passes[1:], arguments.rate)  # the first one fills the cache of words
+
+
+def _print(mix: str, passes: list[Spent], rate: float) -> None:
+    cells, cpus = [], 0.0
+    for stage in ("read", "tokenize", "write"):
+        seconds = [getattr(spent, stage) * 1e6 / spent.rows for spent in passes]
+        cpus += statistics.median(seconds) * rate / 1e6
+        cells.append(f"{statistics.median(seconds):.1f} ({min(seconds):.1f} to {max(seconds):.1f})")
+    mean = passes[0].text_bytes / passes[0].rows
+    print(f"| {mix} | {mean:.0f} | {' | '.join(cells)} | {cpus:.2f} |")
+
+
+if __name__ == "__main__":
+    main()

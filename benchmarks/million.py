@@ -1,0 +1,191 @@
+"""A million splits of a hundred thousand files: what planning and resuming take when a store is far away.
+
+    python -m benchmarks.million [--files 100000] [--splits-per-file 10] [--delay 100]
+
+Synthetic listings and footers through the storage seam: `benchmarks.bucket` answers as S3 does, each answer
+late by so many milliseconds. Every measurement is a process of its own; its peak memory is told.
+"""
+
+import argparse
+import dataclasses
+import itertools
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from benchmarks.bucket import BUCKET, SHARD_BYTES
+from pipeline import schema
+from pipeline.config import Config, parse
+from pipeline.dataset import Dataset, ShardRecord, parquet_bytes, to_table
+from pipeline.plan import Plan, Split
+from tests.s3.server import free_ports
+
+ROWS = 100
+RECORDS_PER_FILE = 5000
+ATTEMPT = "20261101T000000Z-00000000"
+MEASURED = """
+import gc, json, sys, time
+from benchmarks.memory import peak_mib
+from pipeline import cli, config, run, telemetry
+from pipeline.cli.entry import GARBAGE
+from pipeline.dataset import Dataset, Identity
+from pipeline.stages import usable_checkpoint
+
+def plan(path):
+    parsed = config.load(path)
+    model = usable_checkpoint(parsed)
+    identity = Identity.of(parsed, model)
+    parsed = parsed.absolute()
+    run.frozen_plan(parsed, Dataset.of(parsed), identity, model)
+    return 0
+
+gc.set_threshold(*GARBAGE)
+begun = time.perf_counter()
+code = plan(sys.argv[2]) if sys.argv[1] == "plan" else cli.main(["run", sys.argv[2], "--quiet"])
+print("MEASURED", json.dumps({
+    "code": code, "seconds": time.perf_counter() - begun, "cpu": time.process_time(), "peak": peak_mib(),
+    "requests": telemetry.requests.total(),
+}))
+"""
+HEADER = "| what | answers after | seconds | CPU seconds | MiB at most | asked of storage | exit code |"
+
+
+@contextmanager
+def bucket(files: int, splits: int, folder: Path) -> Iterator[str]:
+    """The stand-in, as a process of its own; its URL."""
+    texts = [f"text number {number}" for number in range(ROWS * splits)]
+    pq.write_table(pa.table({"text": texts}), folder / "footer", row_group_size=ROWS, compression="zstd")
+    [port] = free_ports(1)
+    url = f"http://127.0.0.1:{port}"
+    command = [sys.executable, "-m", "benchmarks.bucket", str(port), "--files", str(files), "--footer",
+               str(folder / "footer")]  # fmt: skip
+    server = subprocess.Popen(command)
+    try:
+        _wait(url)
+        yield url
+    finally:
+        server.kill()
+        server.wait()
+
+
+def _wait(url: str) -> None:
+    for _ in range(100):
+        try:
+            tell(url, "delay", "0")
+        except OSError:
+            time.sleep(0.2)
+        else:
+            return
+    raise TimeoutError(url)
+
+
+def tell(url: str, what: str, text: str) -> None:
+    """Set the bucket's delay, or its shards."""
+    urllib.request.urlopen(
+        urllib.request.Request(f"{url}/{BUCKET}/{what}", text.encode(), method="PUT")
+    ).close()
+
+
+def measured(what: str, config: Path) -> dict[str, Any]:
+    """What a process says of itself that makes the plan of a job, or runs it."""
+    command = [sys.executable, "-c", MEASURED, what, str(config)]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    found: dict[str, Any] = json.loads(done.stdout.rpartition("MEASURED")[2])
+    return found
+
+
+def job(folder: Path, url: str) -> Path:
+    """A config file."""
+    options = {"endpoint_url": url}
+    values = {
+        "source": {"rows": {"path": f"s3://{BUCKET}/source/*.parquet", "options": options}},
+        "model": {"name": "albert-mini"},
+        "output": {"path": f"s3://{BUCKET}/out", "rows_per_shard": ROWS, "options": options},
+    }
+    path = folder / "job.yaml"
+    path.write_text(json.dumps(values))
+    return path
+
+
+def record(split: Split) -> ShardRecord:
+    """What would be known of a shard of this split."""
+    split_id, pieces = split
+    done = [
+        dict.fromkeys(schema.PIECE.names)
+        | {name: getattr(piece, name) for name in ("source", "file", "start", "stop")}
+        | {"rows": piece.stop - piece.start, "rejects": 0}
+        for piece in pieces
+    ]
+    rows = sum(each["rows"] for each in done)
+    known: dict[str, Any] = {
+        field.name: 0.0 if field.type == "float64" else 0 for field in dataclasses.fields(ShardRecord)
+    }
+    known |= {
+        "split_id": split_id, "rows": rows, "tokens": 5 * rows, "token_histogram": [rows], "reasons": [],
+        "content_digest": "0" * 32, "rejects_file": None, "pieces": done, "attempt": ATTEMPT,
+        "file_bytes": SHARD_BYTES,
+    }  # fmt: skip
+    return ShardRecord(**known)
+
+
+def pretend(url: str, parsed: Config) -> int:
+    """Have all shards there, and a ledger that knows of each; how many bytes it has."""
+    dataset = Dataset.of(parsed)
+    plan = Plan.from_bytes(dataset.plan() or b"")
+    tell(url, "shards", " ".join(f"out/data/part-{each}.parquet" for each in plan.split_ids.to_pylist()))
+    records = map(record, plan.splits())
+    total = 0
+    for number, block in enumerate(iter(lambda: list(itertools.islice(records, RECORDS_PER_FILE)), [])):
+        data = parquet_bytes(to_table(block))
+        dataset.storage.put(dataset.layout.ledger_file(ATTEMPT, number), data)
+        total += len(data)
+    return total
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--files", type=int, default=100_000)
+    parser.add_argument("--splits-per-file", type=int, default=10)
+    parser.add_argument("--delay", type=float, default=100, help="milliseconds that each answer waits")
+    told = parser.parse_args()
+    os.environ |= {
+        "AWS_ACCESS_KEY_ID": "any",
+        "AWS_SECRET_ACCESS_KEY": "any",
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }
+    with (
+        tempfile.TemporaryDirectory() as scratch,
+        bucket(told.files, told.splits_per_file, Path(scratch)) as url,
+    ):
+        config = job(Path(scratch), url)
+        print(f"{HEADER}\n|---|---|---|---|---|---|---|")
+        show("plan and freeze", 0, measured("plan", config))
+        parsed = parse(json.loads(config.read_text()))
+        print(f"ledger: {pretend(url, parsed) / 1e6:.0f} MB", file=sys.stderr)
+        tell(url, "delay", str(told.delay))
+        for what in ("resume: commit what is there", "resume: it is complete"):
+            show(what, told.delay, measured("run", config))
+
+
+def show(what: str, delay: float, found: dict[str, Any]) -> None:
+    """A row of the table."""
+    print(
+        f"| {what} | {delay:.0f} ms | {found['seconds']:.1f} | {found['cpu']:.1f} | {found['peak']:.0f} "
+        f"| {found['requests']:,} | {found['code']} |",
+        flush=True,
+    )
+
+
+if __name__ == "__main__":
+    main()

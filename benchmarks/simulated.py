@@ -1,0 +1,119 @@
+"""How many fast devices these processors feed: the whole job, with replicas that only take a device's time.
+
+    python -m benchmarks.simulated [--rate 20000] [--replicas 1 2 3 4] [--seconds 30]
+
+Files in, shards out, through Ray as ever; a replica gives vectors of 768 numbers that are there already, and
+sleeps as long as a device would need that embeds `--rate` rows a second. Texts are docstrings, cut to
+the length of a paragraph. The rate is that of the middle of a run, from the shard at a quarter of them to the
+one before the last tenth; CPU seconds are those of all processes of the machine, from start to end.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from benchmarks.corpora import docstrings
+from benchmarks.device import RATE, ROWS_PER_SPLIT
+from benchmarks.encoder import make_model
+
+LONGEST = 600
+DRIVER = """
+import sys
+import ray
+gpus, hook = int(sys.argv[1]), {"worker_process_setup_hook": "benchmarks.device.arm"}
+ray.init(address="local", num_gpus=gpus, include_dashboard=False, log_to_driver=False, runtime_env=hook)
+from pipeline.cli import main
+sys.exit(main(["run", sys.argv[2], "--quiet"]))
+"""
+
+
+def corpus(folder: Path, rows: int) -> Path:
+    """So many texts in files of a split each; those there are over and over."""
+    texts = pc.utf8_slice_codeunits(docstrings(folder).combine_chunks(), 0, LONGEST)
+    source = folder / "source"
+    source.mkdir()
+    for number in range(rows // ROWS_PER_SPLIT):
+        at = np.arange(number * ROWS_PER_SPLIT, (number + 1) * ROWS_PER_SPLIT)
+        pq.write_table(
+            pa.table({"text": texts.take(pa.array(at % len(texts)))}), source / f"{number:05}.parquet"
+        )
+    return source
+
+
+def measure(source: Path, model: Path, output: Path, replicas: int, rate: float) -> dict[str, float]:
+    """One run: rows a second in its middle, seconds in all, and what it took of the processors."""
+    config = output.with_suffix(".json")
+    values = {
+        "source": {"rows": {"path": f"{source}/*.parquet"}},
+        "model": {"name": str(model)},
+        "output": {"path": str(output), "rows_per_shard": ROWS_PER_SPLIT, "max_split_bytes": 1 << 30},
+        "compute": {
+            "device": "cuda",
+            "min_replicas": replicas,
+            "max_replicas": replicas,
+            "cpus_per_replica": 0.1,  # one that sleeps takes none
+        },
+    }
+    config.write_text(json.dumps(values))
+    environment = os.environ | {RATE: str(rate)}
+    before, begun = _busy_seconds(), time.perf_counter()
+    subprocess.run(
+        [sys.executable, "-c", DRIVER, str(replicas), str(config)],
+        env=environment, check=True, stdout=subprocess.DEVNULL,
+    )  # fmt: skip
+    seconds, cpu = time.perf_counter() - begun, _busy_seconds() - before
+    records = pq.read_table(output / "manifest.parquet")
+    return {"seconds": seconds, "cpu": cpu, "rows": pc.sum(records["rows"]).as_py(), "rate": steady(records)}
+
+
+def steady(records: pa.Table, what: str = "rows") -> float:
+    """Rows (or tokens) a second between the shard at a quarter of them and that before the last tenth."""
+    records = records.sort_by("written_at")
+    times, rows = records["written_at"].to_numpy(), records[what].to_numpy()
+    first, last = len(times) // 4, len(times) - 1 - len(times) // 10
+    return float(rows[first + 1 : last + 1].sum() / (times[last] - times[first]))
+
+
+def _busy_seconds() -> float:
+    times = psutil.cpu_times()
+    return float(times.user + times.nice + times.system + times.irq + times.softirq)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--rate", type=float, default=20_000, help="rows a second of one device")
+    parser.add_argument("--replicas", type=int, nargs="*", default=[1, 2, 3, 4])
+    parser.add_argument("--seconds", type=float, default=30, help="of work for each device")
+    told = parser.parse_args()
+    print(
+        "| devices | rows/s if all are busy | rows/s | of that | CPU seconds a million rows | CPUs for one |"
+    )
+    print("|---|---|---|---|---|---|")
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        model = make_model(folder / "model", "albert-mini")
+        for replicas in told.replicas:
+            work = Path(tempfile.mkdtemp(dir=folder))
+            source = corpus(work, int(told.rate * told.seconds * replicas))
+            found = measure(source, model, work / "out", replicas, told.rate)
+            most, cpu = replicas * told.rate, found["cpu"] / found["rows"] * 1e6
+            print(
+                f"| {replicas} | {most:,.0f} | {found['rate']:,.0f} | {found['rate'] / most:.3f} "
+                f"| {cpu:.0f} | {cpu * told.rate / 1e6:.2f} |",
+                flush=True,
+            )
+
+
+if __name__ == "__main__":
+    main()
