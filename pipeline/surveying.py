@@ -1,9 +1,9 @@
 """Looking at every file of the sources: how each can be cut, or why it can't be.
 
-Few files are looked at here. Many, or large ones, are by processes beside this one: a request costs a
-millisecond of Python, and counting the rows of what can't be cut costs much more, so one process would leave
-all processors but one idle. What is in them can't harm the driver either: a file so damaged that it ends the
-process that looks at it (a native library's abort) is a failed file like any other.
+A few small files of text are looked at here. Many, or large ones, are by processes beside this one: a request
+costs a millisecond of Python, and counting the rows of what can't be cut costs much more, so one process would
+leave all processors but one idle. Parquet always is by another process, for what is in a footer can end the one
+that looks at it (an abort in native code): so it is a failed file like any other.
 """
 
 import os
@@ -63,9 +63,9 @@ def survey(listed: Sequence[Listed], sources: Mapping[str, Source]) -> list[Surv
     Raises:
         StorageError: storage failed.
     """
-    if not _worth_processes(listed):
+    count = _processes_for(listed, sources)
+    if not count:
         return _look(listed, sources)
-    count = min(len(os.sched_getaffinity(0)), len(listed), MOST_PROCESSES)
     size = min(CHUNK, ceil(len(listed) / count))
     chunks = [listed[start : start + size] for start in range(0, len(listed), size)]
     found: list[Surveyed] = []
@@ -88,10 +88,13 @@ def survey(listed: Sequence[Listed], sources: Mapping[str, Source]) -> list[Surv
     return found
 
 
-def _worth_processes(listed: Sequence[Listed]) -> bool:
+def _processes_for(listed: Sequence[Listed], sources: Mapping[str, Source]) -> int:
+    """By how many processes beside this one the files are looked at; 0: by this one."""
     if any(protocol_of(info.path) == "memory" for _, info in listed):
-        return False  # it is this process's alone
-    return len(listed) > FEW_FILES or sum(info.size for _, info in listed) > FEW_BYTES
+        return 0  # it is this process's alone
+    if len(listed) > FEW_FILES or sum(info.size for _, info in listed) > FEW_BYTES:
+        return min(len(os.sched_getaffinity(0)), len(listed), MOST_PROCESSES)
+    return int(any(sources[name].format == "parquet" for name, _ in listed))
 
 
 def _look(listed: Sequence[Listed], sources: Mapping[str, Source]) -> list[Surveyed]:

@@ -34,15 +34,14 @@ def survey(values: dict[str, Any]) -> list[surveying.Surveyed]:
 
 
 def test_other_processes_say_what_this_one_would(
-    job: Job, corpus: Path, monkeypatch: pytest.MonkeyPatch
+    job: Job, corpus: Path, beside: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for number in range(5):
         (corpus / f"1{number}.parquet").write_bytes((corpus / "1.parquet").read_bytes())
     (corpus / "2.parquet").write_bytes(b"no Parquet")
     telemetry.requests.clear()
-    here, asked = survey(job()), dict(telemetry.requests)
-    monkeypatch.setattr(surveying, "FEW_FILES", 0)
-    monkeypatch.setattr(surveying, "CHUNK", 2)
+    parsed = config.parse(job())
+    here, asked = surveying._look(plan.listing(parsed), parsed.source), dict(telemetry.requests)
     monkeypatch.setattr(surveying, "_look", None)  # it is asked of others alone
     telemetry.requests.clear()
     there = survey(job())
@@ -52,7 +51,7 @@ def test_other_processes_say_what_this_one_would(
     assert not [each for each in psutil.Process().children() if "surveying" in " ".join(each.cmdline())]
 
 
-def test_a_file_that_ends_whoever_looks_at_it_is_a_failed_one(job: Job, corpus: Path, beside: None) -> None:
+def test_a_file_that_ends_whoever_looks_at_it_is_a_failed_one(job: Job, corpus: Path) -> None:
     _make_deadly(corpus / "1.parquet")
     deadly = survey(job())[1]
     assert isinstance(deadly, SourceError)
@@ -63,7 +62,7 @@ def test_a_file_that_ends_whoever_looks_at_it_is_a_failed_one(job: Job, corpus: 
     assert [isinstance(each, SourceError) for each in survey(job())] == [False, True, False]
 
 
-def test_a_failing_storage_is_told_as_here(job: Job, corpus: Path, beside: None) -> None:
+def test_a_failing_storage_is_told_as_here(job: Job, corpus: Path) -> None:
     parsed = config.parse(job())
     listed = plan.listing(parsed)
     (corpus / "1.parquet").unlink()
