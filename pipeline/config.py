@@ -96,7 +96,10 @@ class Compute(Section):
         None, gt=0, description="CPUs of a replica. Default: a node's less one on cpu, 0.5 on cuda."
     )
     threads_per_replica: int | None = Field(
-        None, ge=1, description="Torch threads of a replica. Default: its CPUs and the one left to readers."
+        None,
+        ge=1,
+        description="Micro-batches of a CPU replica at the same time, each on a thread of its own. "
+        "Default: its CPUs and the one left to readers.",
     )
     cpus_per_reader: float = Field(0.5, gt=0, description="CPUs that one read-and-tokenise task takes.")
     cpus_per_writer: float = Field(0.25, gt=0, description="CPUs that one write task takes.")

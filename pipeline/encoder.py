@@ -7,6 +7,7 @@ Shapes: N texts, U unique texts, B texts of a micro-batch, T tokens of it, D dim
 """
 
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,13 +25,14 @@ from pipeline.albert import Albert
 from pipeline.batching import TokenBatch, micro_batches
 from pipeline.checkpoint import Checkpoint, resolve
 from pipeline.errors import ModelError
+from pipeline.lanes import Lanes, OneByOne
 from pipeline.modules import Dense
 from pipeline.pooling import pool
 from pipeline.ragged import Ints, spread
 from pipeline.recipe import Recipe
 
-CPU_BATCH_TOKENS = 1024
-"""Larger ones are no faster: their activations no longer fit a processor's cache."""
+CPU_BATCH_TOKENS = 512
+"""Of each lane. Larger ones are no faster, and leave lanes idle at the end of a split."""
 STRETCH = 2.0
 """Most padded places that attention may need, over `batch_tokens`: for texts of very unlike lengths."""
 CUDA_BATCH_TOKENS = 65_536
@@ -64,7 +66,7 @@ class Encoder:
         dtype: `float32` or `bfloat16`, the model's arithmetic; pooling is always in float32.
         recipe: pooling and what follows it; the checkpoint's own when not given.
         batch_tokens: tokens of a micro-batch; the device's default when not given.
-        threads: torch's threads on a CPU; torch's own choice when not given.
+        threads: of a CPU, micro-batches at the same time; as many as torch has when not given.
 
     Raises:
         ModelError: the checkpoint can't be loaded.
@@ -80,11 +82,11 @@ class Encoder:
         batch_tokens: int | None = None,
         threads: int | None = None,
     ) -> None:
-        if threads:
-            torch.set_num_threads(threads)
         checkpoint = model if isinstance(model, Checkpoint) else resolve(str(model))
         self.recipe = recipe or Recipe.of(checkpoint)
         self.device = torch.device(device)
+        on_cpu = self.device.type == "cpu"
+        self.lanes = Lanes(threads or torch.get_num_threads()) if on_cpu else OneByOne()
         self.model = Albert(checkpoint, self.device, getattr(torch, dtype))
         self.dense = [_layer(dense, self.device) for dense in self.recipe.dense]
         self.dimension = self.recipe.dimension(checkpoint)
@@ -98,35 +100,43 @@ class Encoder:
     def run(self, tokens: TokenBatch) -> Encoded:
         """`encode`, and what it took; identical token ids are run once."""
         first_U, which_N = _unique(tokens)
-        lengths_U = tokens.lengths[first_U]
+        distinct = _Distinct(tokens, first_U, tokens.lengths[first_U])
         results = _Results(len(first_U), self.dimension, self.device)
-        waiting = deque(self._cut(lengths_U, np.arange(len(first_U))))
-        too_long: deque[Ints] = deque()
-        while waiting:
-            batch_B = waiting.popleft()
-            pooled_BD = self._attempt(tokens, first_U[batch_B], lengths_U[batch_B])
-            if pooled_BD is not None:
-                results.add(batch_B, pooled_BD, self._attended(lengths_U[batch_B]))
-            elif len(batch_B) == 1:
-                too_long.append(batch_B)
-            elif lengths_U[batch_B].sum() > self.batch_tokens // 2:
-                self._shrink(int(lengths_U[batch_B].sum()))
-                waiting = deque(self._cut(lengths_U, np.concatenate([batch_B, *waiting])))
-            else:  # it was far below the budget, which is not to blame
-                waiting.extendleft(np.array_split(batch_B, 2)[::-1])
-        # Alone they can't be made smaller; now that the others are done there may be room.
-        for batch_B in too_long:
-            tries = (self._attempt(tokens, first_U[batch_B], lengths_U[batch_B]) for _ in range(TRIES_ALONE))
-            pooled_BD = next((pooled for pooled in tries if pooled is not None), None)
-            if pooled_BD is None:
-                telemetry.event("out of memory for one text", tokens=int(lengths_U[batch_B].sum()))
+        # Alone they can't be made smaller; once the others are done there may be room.
+        for text_1 in self._run_batches(distinct, results):
+            tries = (self._begin(distinct, text_1)() for _ in range(TRIES_ALONE))
+            pooled_1D = next((pooled for pooled in tries if pooled is not None), None)
+            if pooled_1D is None:
+                telemetry.event("out of memory for one text", tokens=distinct.size(text_1))
             else:
-                results.add(batch_B, pooled_BD, self._attended(lengths_U[batch_B]))
+                results.add(text_1, pooled_1D, self._attended(distinct.lengths[text_1]))
         vectors_UD, missing_U = results.finish()
-        computed = int(lengths_U[~missing_U].sum())
+        computed = int(distinct.lengths[~missing_U].sum())
         if len(first_U) == len(which_N):  # all distinct: already in order
             return Encoded(vectors_UD, computed, results.padded, missing_U)
         return Encoded(vectors_UD[which_N], computed, results.padded, missing_U[which_N])
+
+    def _run_batches(self, distinct: "_Distinct", results: "_Results") -> list[Ints]:
+        """Run all in micro-batches; texts that were too large even alone, each in an array of its own."""
+        waiting = deque(self._cut(distinct.lengths, np.arange(len(distinct.lengths))))
+        begun: deque[tuple[Ints, Callable[[], torch.Tensor | None]]] = deque()
+        too_large: list[Ints] = []
+        while waiting or begun:
+            while waiting and len(begun) < self.lanes.ahead:
+                begun.append((waiting[0], self._begin(distinct, waiting.popleft())))
+            batch_B, finished = begun.popleft()
+            pooled_BD, size = finished(), distinct.size(batch_B)
+            if pooled_BD is not None:
+                results.add(batch_B, pooled_BD, self._attended(distinct.lengths[batch_B]))
+            elif len(batch_B) == 1:
+                too_large.append(batch_B)
+            elif size > self.batch_tokens // 2:
+                if size <= self.batch_tokens:  # else it was begun before the budget shrank
+                    self._shrink(size)
+                waiting = deque(self._cut(distinct.lengths, np.concatenate([batch_B, *waiting])))
+            else:  # it was far below the budget, which is not to blame
+                waiting.extendleft(np.array_split(batch_B, 2)[::-1])
+        return too_large
 
     def _attended(self, lengths_B: Ints) -> int:
         """Tokens that attention runs over for a micro-batch."""
@@ -138,20 +148,24 @@ class Encoder:
         batches = micro_batches(lengths_U[chosen], self.batch_tokens, stretch)
         return [chosen[batch] for batch in batches]
 
-    def _attempt(self, tokens: TokenBatch, rows_B: Ints, lengths_B: Ints) -> torch.Tensor | None:
-        """(B, D) on the device; None where memory did not suffice."""
+    def _begin(self, distinct: "_Distinct", batch_B: Ints) -> Callable[[], torch.Tensor | None]:
+        """Begin a micro-batch; what is returned waits for `_attempt`'s answer."""
         telemetry.beat()
+        return self.lanes.begin(self._attempt, distinct, batch_B)
+
+    @torch.inference_mode()
+    def _attempt(self, distinct: "_Distinct", batch_B: Ints) -> torch.Tensor | None:
+        """(B, D) on the device; None where memory did not suffice."""
         try:
-            return self._forward(tokens, rows_B, lengths_B)
+            return self._forward(distinct.ids(batch_B), distinct.lengths[batch_B])
         except RuntimeError as error:  # torch.OutOfMemoryError among them
             # Handled by the caller, when the traceback no longer keeps the batch's tensors alive.
             if not _is_out_of_memory(error):
                 raise
             return None
 
-    def _forward(self, tokens: TokenBatch, rows_B: Ints, lengths_B: Ints) -> torch.Tensor:
+    def _forward(self, ids_T: Ints, lengths_B: Ints) -> torch.Tensor:
         """(B, D) on the device. Nothing here waits for the device, so that it never waits for us."""
-        ids_T = tokens.ids[spread(tokens.offsets[rows_B], lengths_B)].astype(np.int64)
         lengths = self._to_device(lengths_B)
         hidden_TD = self.model(self._to_device(ids_T), lengths, int(lengths_B.max()))
         pooled_BD = pool(hidden_TD, lengths, self.recipe.pooling)
@@ -172,6 +186,24 @@ class Encoder:
         telemetry.event("out of memory", tokens=tokens, batch_tokens=self.batch_tokens)
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
+
+
+@dataclass(frozen=True, slots=True)
+class _Distinct:
+    """The U distinct texts of a batch: (U,) which of its texts each is, and (U,) how many tokens it has."""
+
+    tokens: TokenBatch
+    first: Ints
+    lengths: Ints
+
+    def size(self, batch_B: Ints) -> int:
+        """Tokens of some of them."""
+        return int(self.lengths[batch_B].sum())
+
+    def ids(self, batch_B: Ints) -> Ints:
+        """(T,) the tokens of some of them, one behind the other."""
+        starts_B = self.tokens.offsets[self.first[batch_B]]
+        return self.tokens.ids[spread(starts_B, self.lengths[batch_B])].astype(np.int64)
 
 
 class _Results:

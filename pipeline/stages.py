@@ -16,7 +16,6 @@ import os
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -200,15 +199,11 @@ class Encode:
         # torch stays out of the driver and of the readers and writers: 2 s and 300 MB in each.
         from pipeline.encoder import Encoder  # noqa: PLC0415
 
-        # One thread does all of torch's work. Ray calls from several; each would keep OpenMP threads of its
-        # own, and with more of them than processors OpenMP hardly spins any more at the end of a step.
-        self.thread = ThreadPoolExecutor(1)
         self.broken: PipelineError | None = None
         config = job.config
         try:
             replica = job.replica()
-            starting = self.thread.submit(
-                Encoder,
+            self.encoder = Encoder(
                 replica,
                 device=config.compute.device,
                 dtype=config.dtype,
@@ -216,7 +211,6 @@ class Encode:
                 batch_tokens=config.compute.batch_tokens,
                 threads=job.threads,
             )
-            self.encoder = starting.result()
         except PipelineError as error:
             # Raised here it would end the job without its name; raised for each split it is reported.
             self.broken = error
@@ -239,7 +233,7 @@ class Encode:
             raise self.broken
         started = time.perf_counter()
         tokens = _tokens(cells)
-        encoded = self.thread.submit(self.encoder.run, tokens).result()
+        encoded = self.encoder.run(tokens)
         found, too_large = encoded.vectors, encoded.too_large
         if "windows" in cells:
             windows_N = np.frombuffer(cells["windows"], np.int64)

@@ -1,9 +1,9 @@
 """Looking at every file of the sources: how each can be cut, or why it can't be.
 
-A few small files of text are looked at here. Many, or large ones, are by processes beside this one: a request
-costs a millisecond of Python, and counting the rows of what can't be cut costs much more, so one process would
-leave all processors but one idle. Parquet always is by another process, for what is in a footer can end the one
-that looks at it (an abort in native code): so it is a failed file like any other.
+A few small files of text are looked at here. Many, or large ones, are by processes beside this one: a
+request costs a millisecond of Python, and counting the rows of what can't be cut costs much more, so one
+process would leave all processors but one idle. Parquet always is by another process, for what is in a footer
+can end the one that looks at it (an abort in native code): so it is a failed file like any other.
 """
 
 import os
