@@ -28,6 +28,7 @@ class Lanes:
         others, all_there = torch.get_num_threads(), Barrier(count)
 
         def enter(_: int) -> None:
+            torch.get_num_threads()  # a thread that has not asked yet takes the others' number later
             torch.set_num_threads(1)
             all_there.wait()  # else one thread might enter for two
 

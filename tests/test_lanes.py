@@ -10,7 +10,8 @@ from pipeline.lanes import Lanes, OneByOne
 
 def test_lanes_run_side_by_side() -> None:
     meeting = Barrier(3)  # where one by one they would wait for ever
-    finished = [Lanes(3).begin(meeting.wait, 30) for _ in range(3)]
+    lanes = Lanes(3)
+    finished = [lanes.begin(meeting.wait, 30) for _ in range(3)]
     assert sorted(each() for each in finished) == [0, 1, 2]
 
 
