@@ -21,7 +21,7 @@ $(READY): requirements.lock pyproject.toml
 demo: $(READY)   ## embed the docstrings of Python's standard library, start to finish
 	$(BIN)/python -m jobs.demo
 
-test: $(READY)   ## all tests that fit in 20 minutes on two cores
+test: $(READY)   ## all tests but those of full size: half an hour or more on two cores
 	$(BIN)/python -m pytest
 
 test-slow: $(READY)   ## the full sizes: many kills, large files

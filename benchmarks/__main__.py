@@ -1,4 +1,4 @@
-"""All benchmarks of one machine, made into one page: `python -m benchmarks [SECTION ...]`.
+"""All benchmarks of one machine, made into one page: `python -m benchmarks [SECTION ...] [--rounds 5]`.
 
 Each section is a program of its own, whose table goes into `.bench/`; the page, `benchmarks/results.md`, is
 made of all that are there. Sections that are not named are left as they are.
@@ -27,6 +27,8 @@ SECTIONS = {
     "driver_memory": ("The driver at few and many splits", ["1000", "10000"]),
 }
 PACKAGES = ("ray", "torch", "transformers", "sentence-transformers", "pyarrow", "pyspark")
+REPEATED = ("whole_job", "efficiency", "simulated", "feeding", "nights")
+"""Sections whose runs alternate, round after round; the others' figures hardly differ from run to run."""
 KEPT, PAGE = Path(".bench"), Path("benchmarks/results.md")
 PICTURE = KEPT / "whole_job.svg"
 OUTSIDE = (
@@ -36,7 +38,7 @@ OUTSIDE = (
 )
 
 
-def run(name: str, peers: str) -> None:
+def run(name: str, peers: str, rounds: int) -> None:
     """Run a section, and keep what it prints.
 
     Raises:
@@ -44,10 +46,13 @@ def run(name: str, peers: str) -> None:
     """
     command = [sys.executable, "-m", f"benchmarks.{name}", *SECTIONS[name][1]]
     command += ["--peers", peers] if name == "whole_job" else []
+    command += ["--rounds", str(rounds)] if name in REPEATED else []
     environment = os.environ | {"RAY_AUTH_MODE": "disabled"}
     print(f"{datetime.datetime.now():%H:%M} {name}", flush=True)
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=environment)
     lines = [line for line in done.stdout.splitlines() if line.startswith("|")]
+    if name in REPEATED:
+        lines += ["", f"{rounds} rounds."]
     (KEPT / f"{name}.md").write_text("\n".join(lines) + "\n")
 
 
@@ -95,10 +100,11 @@ def main() -> None:
     parser.add_argument(
         "--peers", default=".venv-peers/bin/python", help="the Python of peers' own environment"
     )
+    parser.add_argument("--rounds", type=int, default=5)
     told = parser.parse_args()
     KEPT.mkdir(exist_ok=True)
     for name in told.sections:
-        run(name, told.peers)
+        run(name, told.peers, told.rounds)
     if PICTURE.exists():
         shutil.copy(PICTURE, PAGE.parent)
     PAGE.write_text(page())

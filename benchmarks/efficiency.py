@@ -1,6 +1,6 @@
 """What of the bare encoder's speed a whole job keeps: reading, transport and writing share its processors.
 
-    python -m benchmarks.efficiency [--tokens 4000] [--splits 16] [--rounds 5]
+    python -m benchmarks.efficiency [--tokens 12000] [--splits 10] [--rounds 5]
 
 Python's docstrings, a split of so many tokens a file: of some seconds, where by default one takes a minute.
 Random weights of albert-base geometry. Bare: the encoder alone in a process, on the token ids of one split
@@ -72,7 +72,7 @@ def job(model: Path, source: Path, output: Path) -> float:
     values = {
         "source": {"rows": {"path": f"{source}/*.parquet"}},
         "model": {"name": str(model)},
-        "output": {"path": str(output), "rows_per_shard": 200},  # small files do not share a split
+        "output": {"path": str(output), "rows_per_shard": 400},  # small files do not share a split
     }
     run(values, output.with_suffix(".json"))
     return steady(pq.read_table(output / "manifest.parquet"), "tokens")
@@ -80,8 +80,8 @@ def job(model: Path, source: Path, output: Path) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--tokens", type=int, default=4000)
-    parser.add_argument("--splits", type=int, default=16)
+    parser.add_argument("--tokens", type=int, default=12_000)
+    parser.add_argument("--splits", type=int, default=10)
     parser.add_argument("--rounds", type=int, default=5)
     told = parser.parse_args()
     print("| | tokens/s (least to most) | of the bare encoder |\n|---|---|---|")

@@ -1,4 +1,4 @@
-"""What a resume and a night cost, beside a full run: `python -m benchmarks.nights [--rounds 3]`.
+"""What a resume and a night cost, beside a full run: `python -m benchmarks.nights [--rounds 5]`.
 
 Python's docstrings with albert-mini, sixteen files, local. A resume: half of the shards are there. A night: a
 dataset of the day before is the base, and nothing has changed since, or one row of a hundred in every file
@@ -61,7 +61,7 @@ def changed(source: Path, target: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=5)
     rounds = parser.parse_args().rounds
     found: dict[str, list[tuple[float, dict[str, Any]]]] = {}
     for _ in range(rounds):

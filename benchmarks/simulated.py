@@ -1,20 +1,24 @@
 """How many fast devices these processors feed: the whole job, with replicas that only take a device's time.
 
-    python -m benchmarks.simulated [--rate 20000] [--replicas 1 2 3 4] [--seconds 30]
+    python -m benchmarks.simulated [--rate 20000] [--replicas 1 2 4] [--seconds 20] [--rounds 5]
 
 Files in, shards out, through Ray as ever; a replica gives vectors of 768 numbers that are there already, and
 sleeps as long as a device would need that embeds `--rate` rows a second. Texts are docstrings, cut to
 the length of a paragraph. The rate is that of the middle of a run, from the shard at a quarter of them to the
-one before the last tenth; CPU seconds are those of all processes of the machine, from start to end.
+one before the last tenth; the rounds alternate. CPU seconds are those of all processes of
+the machine, from start to end.
 """
 
 import argparse
+import itertools
 import json
 import os
+import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -93,26 +97,37 @@ def _busy_seconds() -> float:
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--rate", type=float, default=20_000, help="rows a second of one device")
-    parser.add_argument("--replicas", type=int, nargs="*", default=[1, 2, 3, 4])
-    parser.add_argument("--seconds", type=float, default=30, help="of work for each device")
+    parser.add_argument("--replicas", type=int, nargs="*", default=[1, 2, 4])
+    parser.add_argument("--seconds", type=float, default=20, help="of work for each device")
+    parser.add_argument("--rounds", type=int, default=5)
     told = parser.parse_args()
-    print(
-        "| devices | rows/s if all are busy | rows/s | of that | CPU seconds a million rows | CPUs for one |"
-    )
-    print("|---|---|---|---|---|---|")
+    found: dict[int, list[dict[str, float]]] = {replicas: [] for replicas in told.replicas}
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         model = make_model(folder / "model", "albert-mini")
-        for replicas in told.replicas:
-            work = Path(tempfile.mkdtemp(dir=folder))
-            source = corpus(work, int(told.rate * told.seconds * replicas))
-            found = measure(source, model, work / "out", replicas, told.rate)
-            most, cpu = replicas * told.rate, found["cpu"] / found["rows"] * 1e6
-            print(
-                f"| {replicas} | {most:,.0f} | {found['rate']:,.0f} | {found['rate'] / most:.3f} "
-                f"| {cpu:.0f} | {cpu * told.rate / 1e6:.2f} |",
-                flush=True,
-            )
+        for _, replicas in itertools.product(range(told.rounds), told.replicas):
+            with tempfile.TemporaryDirectory(dir=folder) as work:
+                source = corpus(Path(work), int(told.rate * told.seconds * replicas))
+                found[replicas].append(measure(source, model, Path(work) / "out", replicas, told.rate))
+    print(table(found, told.rate))
+
+
+def table(found: Mapping[int, Sequence[Mapping[str, float]]], rate: float) -> str:
+    """The runs by number of replicas, as Markdown."""
+    lines = [
+        "| devices | rows/s if all are busy | rows/s (least to most) | of that | CPU seconds a million rows "
+        "| CPUs for one |",
+        "|---|---|---|---|---|---|",
+    ]
+    for replicas, runs in found.items():
+        rates = [run["rate"] for run in runs]
+        median = statistics.median(rates)
+        cpu = statistics.median(run["cpu"] / run["rows"] * 1e6 for run in runs)
+        lines.append(
+            f"| {replicas} | {replicas * rate:,.0f} | {median:,.0f} ({min(rates):,.0f} to {max(rates):,.0f}) "
+            f"| {median / (replicas * rate):.3f} | {cpu:.0f} | {cpu * rate / 1e6:.2f} |"
+        )
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

@@ -126,6 +126,7 @@ class Encoder:
                 begun.append((waiting[0], self._begin(distinct, waiting.popleft())))
             batch_B, finished = begun.popleft()
             pooled_BD, size = finished(), distinct.size(batch_B)
+            telemetry.beat()
             if pooled_BD is not None:
                 results.add(batch_B, pooled_BD, self._attended(distinct.lengths[batch_B]))
             elif len(batch_B) == 1:
@@ -150,7 +151,6 @@ class Encoder:
 
     def _begin(self, distinct: "_Distinct", batch_B: Ints) -> Callable[[], torch.Tensor | None]:
         """Begin a micro-batch; what is returned waits for `_attempt`'s answer."""
-        telemetry.beat()
         return self.lanes.begin(self._attempt, distinct, batch_B)
 
     @torch.inference_mode()

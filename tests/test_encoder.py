@@ -12,7 +12,7 @@ import pytest
 import torch
 from transformers import AlbertModel, AutoTokenizer
 
-from pipeline import checkpoint
+from pipeline import checkpoint, telemetry
 from pipeline.batching import TokenBatch
 from pipeline.config import Model
 from pipeline.encoder import Encoder
@@ -135,6 +135,13 @@ def test_a_text_that_becomes_nan_keeps_it_to_itself(tiny: Path) -> None:
     found = encoder.encode(tokens)
     assert np.isnan(found[2]).all()
     np.testing.assert_allclose(found[[0, 1, 3]], wanted[[0, 1, 3]], atol=1e-5)
+
+
+def test_every_micro_batch_that_ends_is_a_sign_of_life(tiny: Path) -> None:
+    beats: list[int] = []
+    with telemetry.signs_of_life(lambda: beats.append(1)):
+        encode(tiny, TEXTS, batch_tokens=1)
+    assert len(beats) == len(set(TEXTS))
 
 
 def test_identical_texts_are_encoded_once(tiny: Path) -> None:
