@@ -211,7 +211,7 @@ def _sweep(dataset: Dataset) -> None:
     """Nothing is written here any more: open uploads never will be a shard, and matches have been used."""
     layout, storage = dataset.layout, dataset.storage
     try:
-        swept = storage.sweep(layout.root)
+        swept = storage.sweep(layout.root, layout.is_ours)
         for info in storage.folder(layout.all_matches).values():
             storage.remove(info.path)
         storage.remove_empty_folder(layout.all_matches)

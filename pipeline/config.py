@@ -93,13 +93,16 @@ class Compute(Section):
         None, ge=1, description="Most replicas. Default: what the cluster holds."
     )
     cpus_per_replica: float | None = Field(
-        None, gt=0, description="CPUs of a replica. Default: a node's less one on cpu, 0.5 on cuda."
+        None,
+        gt=0,
+        description="CPUs of a replica. Default: 0.5 on cuda; on cpu those of the smallest node, "
+        "less what a reader and a writer take.",
     )
     threads_per_replica: int | None = Field(
         None,
         ge=1,
         description="Micro-batches of a CPU replica at the same time, each on a thread of its own. "
-        "Default: its CPUs and the one left to readers.",
+        "Default: its share of its node's CPUs.",
     )
     cpus_per_reader: float = Field(0.5, gt=0, description="CPUs that one read-and-tokenise task takes.")
     cpus_per_writer: float = Field(0.25, gt=0, description="CPUs that one write task takes.")
@@ -112,7 +115,7 @@ class Compute(Section):
     batch_tokens: int | None = Field(
         None,
         ge=1,
-        description="Tokens of a micro-batch; a longer text goes alone. Default: 1,024 on cpu; on cuda "
+        description="Tokens of a micro-batch; a longer text goes alone. Default: 512 on cpu; on cuda "
         "65,536, or what fits into half of the free memory.",
     )
 

@@ -8,6 +8,7 @@ PipelineError
 ├── StorageError                4  storage did not answer as it should; a retry may
 │   ├── MissingError            2  the object or bucket does not exist
 │   ├── DeniedError             2  credentials are missing, wrong or too weak
+│   │   └── CredentialsError    2  they are missing, wrong or past their time, whatever they are asked for
 │   ├── ExistsError             -  put-if-absent lost: the object is there already
 │   └── ReplacedError           -  replace-if lost: the object is no longer the expected version
 ├── SourceError                 3  a source file can't be embedded; the others go on
@@ -97,6 +98,10 @@ class DeniedError(StorageError):
     """Storage refused the credentials."""
 
     exit_code = ExitCode.CONFIG
+
+
+class CredentialsError(DeniedError):
+    """Storage does not take the credentials at all."""
 
 
 class ExistsError(StorageError):

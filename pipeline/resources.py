@@ -15,6 +15,8 @@ GPU_REPLICA_CPUS = 0.5
 PAYLOADS_PER_REPLICA = 4
 """Splits in the object store at the same time: one that is read, one that waits, one in the replica, one that
 is written."""
+CPU_UNITS = 10_000
+"""Ray counts in ten-thousandths of a CPU, and so do we: sums of fractions are not exact."""
 ROOMY = 4
 """How many times of that keeps a replica from ever waiting: with 300 MB a split and 2 GiB it was idle up to
 1.3 s between two, with 8 GiB 0.02 s."""
@@ -76,7 +78,7 @@ def fit(compute: Compute, nodes: Sequence[Node], payload_bytes: float = 0) -> Re
         )
     most = min(compute.max_replicas or room, room)
     _check_stores(need, nodes, payload_bytes, most)
-    threads = compute.threads_per_replica or (None if on_gpu else math.ceil(need.replica + need.others[0]))
+    threads = compute.threads_per_replica or (None if on_gpu else need.threads(nodes))
     return Resources(need.replica, float(on_gpu), threads, (compute.min_replicas, most))
 
 
@@ -90,8 +92,13 @@ class _Need:
 
     def places(self, node: Node) -> int:
         """How many replicas a node holds that runs nothing else."""
-        by_cpus = node.cpus // self.replica
+        by_cpus = _units(node.cpus) // _units(self.replica)
         return int(min(node.gpus, by_cpus) if self.on_gpu else by_cpus)
+
+    def threads(self, nodes: Sequence[Node]) -> int:
+        """Of a replica on CPUs: its share of a node that holds as many as it can."""
+        shares = [node.cpus / self.places(node) for node in nodes if self.places(node)]
+        return max(1, math.floor(min(shares, default=1)))
 
     def most(self, nodes: Sequence[Node]) -> int:
         """The most replicas; after the loss of the largest node, too, none of the others starves."""
@@ -111,14 +118,18 @@ class _Need:
             left, unplaced = [], most
             for node in nodes:
                 here = min(self.places(node), unplaced)
-                left.append(node.cpus - self.replica * here)
+                left.append(_units(node.cpus) - _units(self.replica) * here)
                 unplaced -= here
             for task in sorted(self.others, reverse=True):
                 roomiest = left.index(max(left))
-                left[roomiest] -= task
+                left[roomiest] -= _units(task)
             if min(left) >= 0:
                 return most
         return 0
+
+
+def _units(cpus: float) -> int:
+    return round(cpus * CPU_UNITS)
 
 
 def _replica_cpus(compute: Compute, nodes: Sequence[Node]) -> float:

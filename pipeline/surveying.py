@@ -17,11 +17,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from math import ceil
-from pathlib import Path
 from typing import NamedTuple
 
 from pipeline import formats, storage, telemetry
-from pipeline.errors import DeniedError, MissingError, PipelineError, SourceError, StoppedError
+from pipeline.errors import (
+    CredentialsError,
+    DeniedError,
+    MissingError,
+    PipelineError,
+    SourceError,
+    StoppedError,
+)
 from pipeline.formats import Survey, file_name
 from pipeline.places import protocol_of
 from pipeline.sources import Source
@@ -37,7 +43,7 @@ FEW_FILES, FEW_BYTES = 256, 256 << 20
 MOST_PROCESSES = 16
 CRASHES = [-each for each in (signal.SIGABRT, signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL)]
 """How a native library ends its process. Any other end is not the file's: a kill for want of memory, say."""
-ROOT = Path(__file__).parent.parent
+STDERR = 2
 
 
 class _Answer(NamedTuple):
@@ -110,11 +116,13 @@ def _survey(info: storage.ObjectInfo, source: Source) -> Surveyed:
         return SourceError("its name is not UTF-8", hint="rename it")
     except MissingError:
         return SourceError("is gone since it was listed", hint="make a new dataset, if it should be in it")
+    except CredentialsError:
+        raise  # of all files: were it the file's, a plan made while a token expires would be frozen so
     except DeniedError as error:
         return SourceError("may not be read", got=str(error), hint="check its rights")
     except SourceError as error:
         return error
-    except PipelineError:
+    except (PipelineError, MemoryError):
         raise
     except Exception as error:  # libraries raise what they like of a damaged file
         return SourceError("can't be read", got=repr(error), hint="make it anew, or leave it out")
@@ -134,7 +142,7 @@ class _Process:
 
     def __init__(self, sources: Mapping[str, Source]) -> None:
         self.sources, self.wanted = sources, True
-        self.process = self._started()
+        self._start()
 
     def survey(self, chunk: Sequence[Listed]) -> list[_Answer]:
         """What is in a chunk; where that ends the process, each file is looked at alone.
@@ -145,7 +153,8 @@ class _Process:
         try:
             return [self._answer(chunk)]
         except _DiedError as death:
-            self.process = self._started()
+            self.answers.close()
+            self._start()
             if len(chunk) > 1:
                 return [answer for each in chunk for answer in self.survey([each])]
             if death.code not in CRASHES:
@@ -167,11 +176,11 @@ class _Process:
         self.process.wait()
 
     def _answer(self, chunk: Sequence[Listed]) -> _Answer:
-        assert self.process.stdin and self.process.stdout
+        assert self.process.stdin
         try:
             pickle.dump(chunk, self.process.stdin)
             self.process.stdin.flush()
-            answer: _Answer = pickle.load(self.process.stdout)
+            answer: _Answer = pickle.load(self.answers)
         except (OSError, EOFError, pickle.UnpicklingError):
             code = self.process.wait()
             if not self.wanted:
@@ -179,38 +188,45 @@ class _Process:
             raise _DiedError(code) from None
         return answer
 
-    def _started(self) -> "subprocess.Popen[bytes]":
-        path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
-        process = subprocess.Popen(
-            [sys.executable, "-c", f"import {__name__} as this; this.main()"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            env=os.environ | {"PYTHONPATH": path},
-            start_new_session=True,  # Ctrl-C is for the driver, which ends this one
-        )
-        assert process.stdin
-        pickle.dump(self.sources, process.stdin)
-        return process
+    def _start(self) -> None:
+        """Start the process; it imports what this one would, whatever lies in the working directory."""
+        read_end, write_end = os.pipe()
+        begin = f"import sys; sys.path[:] = {sys.path!r}; import {__name__} as this; this.main({write_end})"
+        self.answers = os.fdopen(read_end, "rb")
+        try:
+            self.process = subprocess.Popen(
+                [sys.executable, "-P", "-c", begin],
+                stdin=subprocess.PIPE,
+                stdout=STDERR,  # what a library prints is no answer, and none of the driver's output
+                pass_fds=[write_end],
+                start_new_session=True,  # Ctrl-C is for the driver, which ends this one
+            )
+        finally:
+            os.close(write_end)
+        if not self.wanted:  # by now
+            self.end()
+        assert self.process.stdin
+        pickle.dump(self.sources, self.process.stdin)
 
 
 @contextmanager
 def _processes(count: int, sources: Mapping[str, Source]) -> Iterator["queue.SimpleQueue[_Process]"]:
     """So many of them, all idle."""
-    processes = [_Process(sources) for _ in range(count)]
+    processes: list[_Process] = []
     idle: queue.SimpleQueue[_Process] = queue.SimpleQueue()
-    for process in processes:
-        idle.put(process)
     try:
+        for _ in range(count):
+            processes.append(_Process(sources))
+            idle.put(processes[-1])
         yield idle
     finally:
         for process in processes:
             process.end()
 
 
-def main() -> None:
-    """What such a process does: answer chunks until there is nobody who asks."""
-    chunks, answers = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # what a library prints must not get between the answers
+def main(answers_to: int) -> None:
+    """What such a process does: answer chunks, through this descriptor, until there is nobody who asks."""
+    chunks, answers = sys.stdin.buffer, os.fdopen(answers_to, "wb")
     sources = pickle.load(chunks)
     while True:
         try:

@@ -1,5 +1,6 @@
 """Resources: what can't run at the same time is said before anything waits for it."""
 
+import itertools
 from typing import Any
 
 import pytest
@@ -97,3 +98,19 @@ def test_the_object_store_holds_what_is_in_flight(caplog: pytest.LogCaptureFixtu
     assert fit(compute(device="cuda", max_replicas=1), [Node(64, 8, store_bytes=8e9)], 300_000_000)
     # Where no replica runs, no split waits; and who does not tell can't be judged.
     assert fit(compute(device="cuda"), [Node(64, store_bytes=1), Node(64, 8)], payload_bytes=300_000_000)
+
+
+def test_fractions_add_up() -> None:
+    """In binary they do not: 2 - (2 - 0.1 - 0.4) - 0.4 - 0.1 is below zero."""
+    twentieths = range(1, 20)
+    for reader, writer, cpus in itertools.product(twentieths, twentieths, (2, 4, 8)):
+        if reader + writer <= 20 * (cpus - 1):  # a replica takes one at least
+            found = fit(compute(cpus_per_reader=reader / 20, cpus_per_writer=writer / 20), [Node(cpus)])
+            assert found.replicas == (1, 1), (reader, writer, cpus)
+    assert fit(compute(cpus_per_replica=0.1, cpus_per_reader=0.5), [Node(1)]).replicas == (1, 2)
+
+
+def test_lanes_of_all_replicas_of_a_node_are_its_cpus() -> None:
+    assert fit(compute(cpus_per_replica=16), [Node(64)]).threads == 16
+    assert fit(compute(cpus_per_replica=1), [Node(64)]).threads == 1
+    assert fit(compute(), [Node(4), Node(64)]).threads == 3  # of the large node's nineteen

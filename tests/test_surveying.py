@@ -12,9 +12,11 @@ import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from botocore.exceptions import ClientError
 
 from pipeline import config, plan, surveying, telemetry
-from pipeline.errors import SourceError, StoppedError, StorageError
+from pipeline.errors import CredentialsError, SourceError, StoppedError, StorageError
+from pipeline.storage.failures import named_errors
 
 TWO_NUMBERS, ONE_NUMBER = 0x26, 0x16
 """Headers of a list of 64-bit numbers in Thrift's compact protocol."""
@@ -126,3 +128,41 @@ def _after_number(footer: bytes, at: int) -> int:
     while footer[at] & 0x80:
         at += 1
     return at + 1
+
+
+def test_what_lies_in_the_working_directory_is_not_imported(
+    job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = tmp_path / "here"
+    here.mkdir()
+    for name in ("pipeline.py", "queue.py", "pickle.py"):
+        (here / name).write_text("raise SystemExit('imported')")
+    monkeypatch.chdir(here)
+    assert len(survey(job())) == 3
+
+
+@pytest.mark.timeout(60)
+def test_what_is_printed_there_is_no_answer(
+    job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "sitecustomize.py").write_text("print('good morning')")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    assert len(survey(job())) == 3
+    out, error = capfd.readouterr()
+    assert (out, "good morning" in error) == ("", True)
+
+
+def test_credentials_past_their_time_are_no_files_fault(
+    job: Job, corpus: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a plan that is made while a token expires would hold all further files for failed, for good."""
+
+    def refuse(*_: Any) -> None:
+        with named_errors("s3://b/c"):
+            expired = PermissionError("The provided token has expired.")
+            raise expired from ClientError({"Error": {"Code": "ExpiredToken"}}, "GetObject")
+
+    monkeypatch.setattr(surveying.formats, "survey", refuse)
+    parsed = config.parse(job())
+    with pytest.raises(CredentialsError, match="check the credentials"):
+        surveying._look(plan.listing(parsed), parsed.source)

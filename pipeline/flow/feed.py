@@ -15,15 +15,16 @@ SPLITS_PER_BLOCK = 8
 MOST_BLOCKS = 20_000
 
 
-def feed(pending: Plan) -> Dataset:
-    """The splits of a plan."""
+def feed(pending: Plan, block_bytes: int) -> Dataset:
+    """The splits of a plan, and all that is made of them in blocks of so many bytes."""
+    set_context(block_bytes)
     rows = [feed_row(scan) for scan in pending.scans()]
     per_block = 1 if len(rows) <= SINGLE_BLOCKS else max(SPLITS_PER_BLOCK, len(rows) // MOST_BLOCKS)
     return ray.data.from_items(rows, override_num_blocks=math.ceil(len(rows) / per_block))
 
 
 def set_context(block_bytes: int) -> None:
-    """What all our graphs want of Ray Data."""
+    """What all our graphs want of Ray Data; a dataset keeps what stands when it is begun."""
     context = DataContext.get_current()
     context.target_max_block_size = block_bytes
     # Ray Data's bars and chatter would bury our own progress.

@@ -16,7 +16,7 @@ from pipeline.config import Compute
 from pipeline.dataset import ShardRecord
 from pipeline.flow import metrics
 from pipeline.flow.cluster import cluster, nodes, stopped
-from pipeline.flow.feed import feed, set_context
+from pipeline.flow.feed import feed
 from pipeline.flow.watchdog import RemoteSentry, Watchdog
 from pipeline.plan import Plan
 from pipeline.resources import Resources, fit
@@ -44,13 +44,23 @@ def run(
         StoppedError: Ray gave up.
         StalledError: nobody showed life for too long.
     """
-    compute = job.config.compute
     with cluster():
-        resources = fit(compute, nodes(), job.payload_bytes)
+        resources = held(job)
         telemetry.event("starting", splits=len(pending.split_ids), replicas=resources.replicas[1])
-        watchdog = Watchdog(job, compute.watchdog_minutes * 60)
-        graph = _graph(feed(pending), replace(job, threads=resources.threads), resources, watchdog.sentry)
+        watchdog = Watchdog(job, job.config.compute.watchdog_minutes * 60)
+        graph = _graph(
+            feed(pending, BLOCK_BYTES), replace(job, threads=resources.threads), resources, watchdog.sentry
+        )
         yield from _watched(graph, watchdog, len(pending.split_ids), tell or (lambda _: None))
+
+
+def held(job: Job) -> Resources:
+    """What the stages take of the cluster.
+
+    Raises:
+        ResourceError: it can't hold a reader, a replica and a writer at the same time.
+    """
+    return fit(job.config.compute, nodes(), job.payload_bytes)
 
 
 def _watched(
@@ -94,7 +104,6 @@ def _consume(graph: Dataset, arrivals: "queue.SimpleQueue[Arrived | Exception | 
 
 
 def _graph(splits: Dataset, job: Job, resources: Resources, sentry: RemoteSentry) -> Dataset:
-    set_context(BLOCK_BYTES)
     compute: Compute = job.config.compute
     one_split: dict[str, Any] = {"batch_size": 1, "batch_format": "pyarrow", "zero_copy_batch": True}
     told = {"job": job, "sentry": sentry}

@@ -33,15 +33,17 @@ def match(pending: Plan, job: Job, base: Base) -> int:
         "num_cpus": job.config.compute.cpus_per_reader,
     }
     with cluster():
+        set_context(SHUFFLE_BLOCK_BYTES)
         shards = [{"shard": shard} for shard in base.manifest.column("split_id").to_pylist()]
         old = ray.data.from_items(shards, override_num_blocks=min(len(shards), MOST_BLOCKS)).map_batches(
             matching.base_documents, fn_kwargs={"base": base, "kind": kind, "buckets": buckets}, **one
         )
         wanted = {"job": job, "kind": kind, "buckets": buckets}
-        new = feed(pending).map_batches(matching.wanted_documents, fn_kwargs=wanted, **one)
+        new = feed(pending, SHUFFLE_BLOCK_BYTES).map_batches(
+            matching.wanted_documents, fn_kwargs=wanted, **one
+        )
         partitions = {"num_partitions": max(2, min(buckets, MOST_PARTITIONS))}
         one_group = {"batch_format": "pyarrow", "num_cpus": job.config.compute.cpus_per_reader}
-        set_context(SHUFFLE_BLOCK_BYTES)
         found = old.union(new).groupby("bucket", **partitions).map_groups(matching.join, **one_group)
         kept = found.groupby("split_id", **partitions).map_groups(
             matching.keep, fn_kwargs={"job": job}, **one_group

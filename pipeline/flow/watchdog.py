@@ -8,7 +8,7 @@ from functools import cache
 from typing import Any
 
 import ray
-from ray.exceptions import GetTimeoutError, RayError
+from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from pipeline import telemetry
@@ -37,7 +37,7 @@ class RemoteSentry:
         """Waits for the answer: who is killed next must have been seen here."""
         try:
             return int(ray.get(self.watch.enter.remote(split_id, stage, _place()), timeout=ANSWER_SECONDS))
-        except (RayError, GetTimeoutError):
+        except RayError:  # time-outs among them
             return 0
 
     def leave(self, split_id: str, stage: str) -> None:
@@ -73,19 +73,30 @@ class Watchdog:
         metrics.standing(self.job, pending, failed)
         try:
             standing: Standing = ray.get(watch.standing.remote(), timeout=ANSWER_SECONDS)
-        except (RayError, GetTimeoutError):
+        except RayError:  # time-outs among them
             return None  # it is started anew, and begins to count again
         quiet = standing.quiet
         metrics.quiet(self.job, quiet)
         if quiet <= self.limit:
             return standing
-        for line in [*ray.get(watch.report.remote(), timeout=ANSWER_SECONDS), *_state()]:
+        for line in _told(watch):
             telemetry.event(f"stalled: {line}")
         raise StalledError(
             f"no micro-batch, read or write for {quiet / 60:.1f} minutes",
             got=f"compute.watchdog_minutes {self.limit / 60:g}",
             hint=f"the log tells what everybody was at; run again to resume{chatter.hint()}",
         )
+
+
+def _told(watch: Any) -> list[str]:
+    """What everybody was at, as far as it can be found out: what can't must not hide the stall itself."""
+    found: list[str] = []
+    for ask in (lambda: ray.get(watch.report.remote(), timeout=ANSWER_SECONDS), _state):
+        try:
+            found += ask()
+        except Exception as error:  # whatever a cluster says that is not well
+            found.append(repr(error))
+    return found
 
 
 def _alive() -> Collection[str]:

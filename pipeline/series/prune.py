@@ -149,6 +149,6 @@ def _followed(series: Members, name: str) -> bool:
 def _sweep(series: Members, layout: Layout) -> None:
     """What killed writers left half uploaded is seen by nobody, and paid for."""
     try:
-        series.storage.sweep(layout.root)
+        series.storage.sweep(layout.root, layout.is_ours)
     except StorageError as error:  # the dataset goes all the same
         telemetry.event("unfinished uploads not looked for", reason=str(error))

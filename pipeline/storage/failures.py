@@ -20,7 +20,14 @@ from botocore.exceptions import (
 )
 from botocore.parsers import ResponseParserError
 
-from pipeline.errors import DeniedError, ExistsError, MissingError, ReplacedError, StorageError
+from pipeline.errors import (
+    CredentialsError,
+    DeniedError,
+    ExistsError,
+    MissingError,
+    ReplacedError,
+    StorageError,
+)
 
 DRIVERS = ("aiohttp", "azure", "gcsfs", "google", "httpx", "huggingface_hub", "requests")
 CONFLICTS = ("ConditionalRequestConflict", "OperationAborted")
@@ -33,6 +40,11 @@ PASSING_ERRORS = (
     TimeoutError, ConnectionResetError,
 )  # fmt: skip
 UNREACHABLE = (EndpointConnectionError, ConnectTimeoutError, ProxyConnectionError)
+CREDENTIALS = (
+    "ExpiredToken", "InvalidAccessKeyId", "InvalidToken", "RequestExpired", "RequestTimeTooSkewed",
+    "SignatureDoesNotMatch", "TokenRefreshRequired",
+)  # fmt: skip
+"""Refusals that say nothing of the object that was asked for."""
 LOST = {ExistsError: "is there already", ReplacedError: "is another version than expected"}
 
 
@@ -46,7 +58,7 @@ def named_errors(path: str, lost: type[StorageError] = StorageError) -> Iterator
     except OSError as error:
         raise _named(error, path, lost) from (error if transient(error) else None)
     except NoCredentialsError as error:
-        raise DeniedError("access denied", path, _brief(error), "check the credentials") from None
+        raise CredentialsError("access denied", path, _brief(error), "check the credentials") from None
     except (ParamValidationError, ProfileNotFound, PartialCredentialsError) as error:
         raise DeniedError(
             "storage can't be asked", path, _brief(error), "mend the path or the environment"
@@ -96,7 +108,8 @@ def _named(error: OSError, path: str, lost: type[StorageError]) -> StorageError:
         what = "can't be there: a file stands where a folder should be" if in_the_way else "does not exist"
         return MissingError(what, path, hint="check the path")
     if isinstance(error, PermissionError):
-        return DeniedError("access denied", path, _brief(error), "check the credentials and their rights")
+        kind = CredentialsError if code(error) in CREDENTIALS else DeniedError
+        return kind("access denied", path, _brief(error), "check the credentials and their rights")
     return StorageError("storage failed", path, _brief(error), "run again")
 
 

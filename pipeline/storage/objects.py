@@ -213,10 +213,13 @@ class Storage:
         except MissingError:
             return None
 
-    def sweep(self, folder: str) -> int:  # noqa: ARG002  (there are none here)
+    def sweep(self, folder: str, ours: Callable[[str], bool]) -> int:  # noqa: ARG002  (there are none here)
         """Remove what unfinished uploads left below a folder; how many there were.
 
         Only where nothing is written any more: it ends uploads that are under way.
+
+        Args:
+            ours: whether a name, relative to the folder, is one that we would write.
         """
         return 0
 

@@ -145,8 +145,8 @@ class S3(s3fs.S3FileSystem):  # type: ignore[misc]  # s3fs has no types
         prefix = f"{key.rstrip('/')}/"
         first, more = await self._page(bucket, prefix, prefix)
         pages = [_infos(bucket, prefix, first)]
-        if more:
-            last = first[-1]["Key"]
+        if more is not None:
+            last = first[-1]["Key"] if first else prefix
             starts = [last, *(prefix + edge for edge in edges if prefix + edge > last)]
             ends = zip(starts, [*starts[1:], None], strict=True)
             pages += await asyncio.gather(*(self._stretch(bucket, prefix, *each) for each in ends))
@@ -155,21 +155,32 @@ class S3(s3fs.S3FileSystem):  # type: ignore[misc]  # s3fs has no types
     async def _stretch(self, bucket: str, prefix: str, start: str, stop: str | None) -> list[ObjectInfo]:
         """The objects right in a folder whose keys are in (start, stop], page by page."""
         found: list[ObjectInfo] = []
-        more = True
-        while more:
-            page, more = await self._page(bucket, prefix, start)
+        more: str | None = ""
+        while more is not None:
+            page, more = await self._page(bucket, prefix, start, more)
             # Not kept as they came: a million dictionaries are two gigabytes.
             found += _infos(bucket, prefix, (each for each in page if stop is None or each["Key"] <= stop))
-            start = page[-1]["Key"] if page else start
-            more = more and (stop is None or start < stop)
+            if stop is not None and page and page[-1]["Key"] >= stop:
+                break
         return found
 
-    async def _page(self, bucket: str, prefix: str, after: str) -> tuple[list[dict[str, Any]], bool]:
-        """Up to a thousand entries whose keys come after one, and whether there are more."""
+    async def _page(
+        self, bucket: str, prefix: str, after: str, token: str = ""
+    ) -> tuple[list[dict[str, Any]], str | None]:
+        """Up to a thousand entries, or none, whose keys come after one; and the token of those behind them.
+
+        Args:
+            token: of an answer before, with the same `after`; it says where to go on.
+        """
+        where = {"ContinuationToken": token} if token else {"StartAfter": after}
         answer = await self._call_s3(
-            "list_objects_v2", Bucket=bucket, Prefix=prefix, StartAfter=after, MaxKeys=PAGE_KEYS
+            "list_objects_v2", Bucket=bucket, Prefix=prefix, MaxKeys=PAGE_KEYS, **where
         )
-        return answer.get("Contents", []), bool(answer.get("IsTruncated"))
+        if not answer.get("IsTruncated"):
+            return answer.get("Contents", []), None
+        if not (token := answer.get("NextContinuationToken", "")):
+            raise OSError(errno.EIO, "a listing ends before its end, without a token to go on", bucket)
+        return answer.get("Contents", []), token
 
     files_in = sync_wrapper(_files_in)
 
@@ -251,14 +262,17 @@ class S3(s3fs.S3FileSystem):  # type: ignore[misc]  # s3fs has no types
             return None
         return str(head["Metadata"].get(NONCE, ""))
 
-    async def _sweep(self, path: str) -> int:
-        """Abort the unfinished uploads of all objects below a path; how many there were."""
+    async def _sweep(self, path: str, ours: Callable[[str], bool]) -> int:
+        """Abort the unfinished uploads of those objects below a path that are ours; how many there were."""
         bucket, key, _ = self.split_path(path)
-        place = {"Bucket": bucket, "Prefix": key and f"{key}/"}
+        prefix = key and f"{key}/"
+        place = {"Bucket": bucket, "Prefix": prefix}
         swept, more = 0, True
         while more:
             page = await self._call_s3("list_multipart_uploads", **place)
             for upload in page.get("Uploads", []):
+                if not ours(upload["Key"].removeprefix(prefix)):
+                    continue
                 found = {"Bucket": bucket, "Key": upload["Key"], "UploadId": upload["UploadId"]}
                 with suppress(FileNotFoundError):  # finished or aborted since it was listed
                     await self._call_s3("abort_multipart_upload", **found)
@@ -395,7 +409,7 @@ class S3Storage(Storage):
                 raise FileExistsError(errno.EEXIST, "the condition does not hold", path) from error
             raise OSError(errno.EAGAIN, f"refused ({code(error)}) without a reason") from error
 
-    def sweep(self, folder: str) -> int:
-        """Remove what unfinished uploads left below a folder, which nobody sees and everybody pays."""
+    def sweep(self, folder: str, ours: Callable[[str], bool]) -> int:
+        """Remove what our unfinished uploads left below a folder, which nobody sees and everybody pays."""
         with named_errors(folder):
-            return int(self.filesystem.sweep(folder))
+            return int(self.filesystem.sweep(folder, ours))

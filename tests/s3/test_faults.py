@@ -7,6 +7,7 @@ import pytest
 
 from pipeline import storage, telemetry
 from pipeline.errors import ExistsError, ReplacedError, StorageError
+from pipeline.layout import Layout
 from pipeline.places import Options
 from pipeline.storage import retries, s3
 from tests.s3.proxy import FAULTS, FaultProxy
@@ -72,8 +73,8 @@ def test_large_objects_are_written_once_and_whole(
                 store.put_if_absent(paths[at], content(-at - 1, LARGE))
         assert list(pool.map(store.read, paths)) == [content(at, LARGE) for at in range(4)]
     proxy.faults = {}
-    store.sweep(f"{bucket}/data")
-    assert store.sweep(f"{bucket}/data") == 0
+    store.sweep(f"{bucket}/data", bool)
+    assert store.sweep(f"{bucket}/data", bool) == 0
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -127,14 +128,14 @@ def test_uploads_that_nobody_finished_are_swept(
         Body=b"1",
     )
     store.filesystem.call_s3("create_multipart_upload", Bucket=bucket[5:], Key="database/other")
-    assert store.sweep(f"{bucket}/data") == 1
-    assert store.sweep(f"{bucket}/data") == 0
-    assert store.sweep(f"{bucket}/database") == 1
+    assert store.sweep(f"{bucket}/data", bool) == 1
+    assert store.sweep(f"{bucket}/data", bool) == 0
+    assert store.sweep(f"{bucket}/database", bool) == 1
     monkeypatch.setattr(s3, "MULTIPART_BYTES", LEAST_PART)
     store.put(f"{bucket}/data/taken", b"1")
     with pytest.raises(ExistsError):
         store.put_if_absent(f"{bucket}/data/taken", bytes(LEAST_PART + 1))
-    assert store.sweep(f"{bucket}/data") == 0  # what was refused was removed at once
+    assert store.sweep(f"{bucket}/data", bool) == 0  # what was refused was removed at once
     assert store.read(f"{bucket}/data/taken") == b"1"
 
 
@@ -157,3 +158,13 @@ def test_a_server_that_says_nothing_is_asked_again(
     proxy.stall_seconds, proxy.next = 5, ["stall"]
     assert store.read(f"{bucket}/a") == b"1"
     assert telemetry.retries.total() == 1
+
+
+def test_uploads_of_others_are_left_alone(bucket: str) -> None:
+    """A dataset may lie at the root of a bucket, beside anything, or have another one below it."""
+    store, ours = storage.connect(bucket), Layout(bucket)
+    for path in (ours.shard("a1"), ours.plan, f"{bucket}/backup.tar", Layout(f"{bucket}/other").shard("a1")):
+        begin = {"Bucket": bucket.removeprefix("s3://"), "Key": path.removeprefix(f"{bucket}/")}
+        store.filesystem.call_s3("create_multipart_upload", **begin)
+    assert store.sweep(bucket, ours.is_ours) == 2
+    assert store.sweep(bucket, bool) == 2

@@ -1,5 +1,6 @@
 """Listings as we parse them are as botocore parses them."""
 
+from bisect import bisect_right
 from typing import Any
 
 import pytest
@@ -41,3 +42,33 @@ def _listed(bucket: str) -> list[dict[str, Any]]:
     filesystem = storage.connect(bucket).filesystem
     answer = filesystem.call_s3("list_objects_v2", Bucket=bucket.removeprefix("s3://"))
     return list(answer["Contents"])
+
+
+def test_a_page_without_entries_is_not_the_last(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As Amazon's may be where much was removed. No server at hand sends such ones: they are made here."""
+    filesystem = storage.connect(bucket).filesystem
+    keys = [f"data/{name}" for name in "abcde"]
+
+    async def sparse(_: str, StartAfter: str = "", ContinuationToken: str = "", **__: Any) -> dict[str, Any]:
+        """First a page of nothing, then two by two; a token says how many keys lie behind."""
+        behind = int(ContinuationToken or bisect_right(keys, StartAfter))
+        stop = behind + 2 if ContinuationToken else behind
+        going_on = {"IsTruncated": True, "NextContinuationToken": str(stop)} if stop < len(keys) else {}
+        entries = [{"Key": key, "Size": 1, "ETag": '"1"', "LastModified": None} for key in keys[behind:stop]]
+        return {"Contents": entries} | going_on
+
+    monkeypatch.setattr(filesystem, "_call_s3", sparse)
+    for edges in ([], ["b", "d"], ["a", "e", "f"]):
+        found = [info.path.rpartition("/")[2] for info in filesystem.files_in(f"{bucket}/data", edges)]
+        assert sorted(found) == list("abcde"), edges
+
+
+def test_a_listing_that_breaks_off_is_told(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = storage.connect(bucket)
+
+    async def cut(*_: Any, **__: Any) -> dict[str, Any]:
+        return {"IsTruncated": True, "Contents": []}
+
+    monkeypatch.setattr(store.filesystem, "_call_s3", cut)
+    with pytest.raises(OSError, match="ends before its end"):
+        store.filesystem.files_in(f"{bucket}/data", [])

@@ -157,7 +157,7 @@ def test_uploads_that_a_killed_run_left_go_with_its_dataset(bucket: str) -> None
         key = f"series/{name}/data/part-killed.parquet"
         series.storage.filesystem.call_s3("create_multipart_upload", Bucket=bucket[5:], Key=key)
     series.prune(keep=2, now=LATER)
-    assert series.storage.sweep(f"{bucket}/series") == 1
+    assert series.storage.sweep(f"{bucket}/series", bool) == 1
 
 
 def test_who_may_only_read_is_denied_and_changes_nothing(
