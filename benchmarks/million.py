@@ -7,7 +7,6 @@ late by so many milliseconds. Every measurement is a process of its own; its pea
 """
 
 import argparse
-import dataclasses
 import itertools
 import json
 import os
@@ -29,6 +28,7 @@ from pipeline import schema
 from pipeline.config import Config, parse
 from pipeline.dataset import Dataset, ShardRecord, parquet_bytes, to_table
 from pipeline.plan import Plan, Split
+from tests import records
 from tests.s3.server import free_ports
 
 ROWS = 100
@@ -128,15 +128,11 @@ def record(split: Split) -> ShardRecord:
         for piece in pieces
     ]
     rows = sum(each["rows"] for each in done)
-    known: dict[str, Any] = {
-        field.name: 0.0 if field.type == "float64" else 0 for field in dataclasses.fields(ShardRecord)
-    }
-    known |= {
-        "split_id": split_id, "rows": rows, "tokens": 5 * rows, "token_histogram": [rows], "reasons": [],
-        "content_digest": "0" * 32, "rejects_file": None, "pieces": done, "attempt": ATTEMPT,
-        "file_bytes": SHARD_BYTES,
+    known = {
+        "rows": rows, "tokens": 5 * rows, "token_histogram": [rows], "content_digest": "0" * 32,
+        "pieces": done, "attempt": ATTEMPT, "file_bytes": SHARD_BYTES,
     }  # fmt: skip
-    return ShardRecord(**known)
+    return records.record(split_id, **known)
 
 
 def pretend(url: str, parsed: Config) -> int:
@@ -144,9 +140,9 @@ def pretend(url: str, parsed: Config) -> int:
     dataset = Dataset.of(parsed)
     plan = Plan.from_bytes(dataset.plan() or b"")
     tell(url, "shards", " ".join(f"out/data/part-{each}.parquet" for each in plan.split_ids.to_pylist()))
-    records = map(record, plan.splits())
+    made = map(record, plan.splits())
     total = 0
-    for number, block in enumerate(iter(lambda: list(itertools.islice(records, RECORDS_PER_FILE)), [])):
+    for number, block in enumerate(iter(lambda: list(itertools.islice(made, RECORDS_PER_FILE)), [])):
         data = parquet_bytes(to_table(block))
         dataset.storage.put(dataset.layout.ledger_file(ATTEMPT, number), data)
         total += len(data)

@@ -30,7 +30,7 @@ class Cluster:
         ours = {key: value for key, value in os.environ.items() if key not in names}
         # The cluster's `python` is the one that has the package.
         path = f"{RAY.parent}{os.pathsep}{os.environ['PATH']}"
-        self.environment = ours | {"PATH": path} | dict(environment)
+        self.environment = ours | {"PATH": path, "PYTHONPATH": str(ROOT)} | dict(environment)
         self.log = log
         self.nodes: list[subprocess.Popen[bytes]] = []
         self.gcs = self.url = ""
@@ -68,6 +68,10 @@ class Cluster:
     def submit(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """`ray job submit`, from the root of the project."""
         return self.ray("job", "submit", f"--address={self.url}", *arguments)
+
+    def said(self, job: str) -> str:
+        """All that a submitted job said: what `submit` shows may lack its last lines."""
+        return self.ray("job", "logs", f"--address={self.url}", job).stdout
 
     def ray(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """A command of Ray's."""
@@ -128,7 +132,7 @@ def cluster(
     environment: Mapping[str, str] | None = None,
 ) -> Iterator[Cluster]:
     """A running cluster; it ends with the context."""
-    running = Cluster(log, environment or {"RAY_AUTH_MODE": "disabled"})
+    running = Cluster(log, {"RAY_AUTH_MODE": "disabled"} | dict(environment or {}))
     try:
         running.start_head(head_cpus)
         for cpus in workers:

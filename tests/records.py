@@ -4,15 +4,17 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from pipeline import checkpoint, config, plan
+import pyarrow as pa
+
+from pipeline import checkpoint, config, plan, schema
 from pipeline.dataset import Dataset, Identity, ShardRecord, parquet_bytes, to_table
 from pipeline.plan import Plan
 
-ZEROS = (
-    "rows", "reused", "rejects", "transient", "tokens", "computed_tokens", "padded_tokens", "truncated",
-    "text_bytes", "read_bytes", "read_seconds", "tokenize_seconds", "encode_seconds", "idle_seconds",
-    "written_at", "cache_hits", "cache_misses",
-)  # fmt: skip
+NOTHING: dict[str, Any] = {field.name: 0 for field in schema.RECORD if pa.types.is_primitive(field.type)} | {
+    "token_histogram": [], "reasons": [], "pieces": [], "content_digest": "", "rejects_file": None,
+    "attempt": "a0",
+}  # fmt: skip
+"""The fields of a record of no rows; only its split is missing."""
 SHARD = b"no Parquet: whoever opens it has not read the ledger"
 
 
@@ -30,11 +32,7 @@ def planned(values: Mapping[str, Any]) -> tuple[Dataset, Plan]:
 
 def record(split_id: str, **figures: Any) -> ShardRecord:
     """Of a shard of `SHARD`; all that is not given is nothing."""
-    nothing: dict[str, Any] = dict.fromkeys(ZEROS, 0) | {
-        "token_histogram": [], "reasons": [], "content_digest": "", "rejects_file": None, "pieces": [],
-        "attempt": "a0", "file_bytes": len(SHARD),
-    }  # fmt: skip
-    return ShardRecord(split_id=split_id, **(nothing | figures))
+    return ShardRecord(split_id=split_id, **(NOTHING | {"file_bytes": len(SHARD)} | figures))
 
 
 def piece(file: str, rows: int, error: str | None = None) -> dict[str, Any]:

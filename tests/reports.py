@@ -15,6 +15,7 @@ from pipeline.dataset import Dataset, Identity
 from pipeline.plan import Plan
 from pipeline.recipe import Recipe
 from pipeline.stages import Encode, Failure
+from tests.records import NOTHING
 
 Job = Callable[..., dict[str, Any]]
 STARTED = "2026-11-25T12:00:00+00:00"
@@ -24,12 +25,7 @@ NOON = 1795608000.0
 
 def record(**fields: Any) -> dict[str, Any]:
     """A row of the manifest: ten rows, all else as small as it can be."""
-    zeros = {field.name: 0 for field in schema.RECORD if pa.types.is_primitive(field.type)}
-    others = {
-        "split_id": "s", "content_digest": "", "token_histogram": [], "reasons": [], "pieces": [],
-        "rejects_file": None, "attempt": "a",
-    }  # fmt: skip
-    return zeros | others | {"rows": 10} | fields
+    return NOTHING | {"split_id": "s", "attempt": "a", "rows": 10} | fields
 
 
 def records(*rows: dict[str, Any]) -> pa.Table:

@@ -23,6 +23,7 @@ from pipeline.progress.figures import Figures, Moment
 from pipeline.progress.stages import Stages
 from pipeline.stages import Failure
 from pipeline.watch import StageStanding, Standing
+from tests import records
 from tests.test_watch import Clock
 
 OURS = "20261125T000000Z-0a0b0c0d"
@@ -32,22 +33,9 @@ FAILURE = Failure("f", ("docs/f",), "read", 3, "broken")
 
 def record(rows: int = 10, attempt: str = OURS, **fields: Any) -> ShardRecord:
     """A shard of so many rows of ten tokens, which took ten seconds: 1 + 0 + 8 + 1."""
-    piece = {
-        "source": "docs",
-        "file": "a",
-        "start": 0,
-        "stop": rows,
-        "rows": rows,
-        "rejects": 0,
-        "error": None,
-    }
-    values: dict[str, Any] = {
-        name: 0 for name in schema.RECORD.names if name not in ("pieces", "reasons", "token_histogram")
-    }
-    values |= {"split_id": "s", "rows": rows, "tokens": rows * 10, "attempt": attempt, "pieces": [piece]}
-    values |= {"reasons": [], "token_histogram": [], "content_digest": "", "rejects_file": None}
+    values = {"rows": rows, "tokens": rows * 10, "attempt": attempt, "pieces": [records.piece("a", rows)]}
     values |= {"read_seconds": READ_SECONDS, "encode_seconds": ENCODE_SECONDS, "write_seconds": 1.0}
-    return ShardRecord(**(values | fields))
+    return records.record("s", **(values | fields))
 
 
 def total(splits: int = 10, before: int = 0, rows: int = 10) -> Total:
@@ -314,7 +302,9 @@ def test_the_display_on_narrow_and_wide_terminals(width: int, moment: Moment) ->
 
 
 def test_the_narrowest_terminal_does_not_break_it(moment: Moment) -> None:
-    assert max(map(cell_len, drawn(moment, 20))) <= 20
+    shown = drawn(moment, 20)
+    assert max(map(cell_len, shown)) <= 20
+    assert len(shown) == 9
 
 
 def test_one_line_says_it_all(moment: Moment) -> None:

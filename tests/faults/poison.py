@@ -1,10 +1,11 @@
 """What a text does to the process that touches it, by a word in it. Ray calls `arm` in each worker.
 
-Where the environment names a file as WITNESS, each split that is encoded is a line in it; and takes
-PACE seconds more, as a larger one would.
+Each split takes as many seconds more as the environment's PACE says, as a larger one would; where
+it names a file as WITNESS, each one that is encoded is a line in it.
 """
 
 import functools
+import json
 import os
 import signal
 import time
@@ -16,13 +17,17 @@ KILL, HANG, SLOW = "POISON", "QUICKSAND", "TREACLE"
 SLOW_SECONDS = 2.0
 
 
+def runtime(**environment: str) -> str:
+    """The runtime environment of a job that has the words, as JSON; with these variables."""
+    return json.dumps({"worker_process_setup_hook": "tests.faults.poison.arm", "env_vars": environment})
+
+
 def arm() -> None:
     """Make the stages of this process sensitive to the words."""
     from pipeline import stages
 
-    stages._tokenized = functools.partial(_touched, stages._tokenized)
-    if witness := os.environ.get("WITNESS"):
-        stages.Encode._encode = _witnessed(stages.Encode._encode, witness)
+    stages.tokenized = functools.partial(_touched, stages.tokenized)
+    stages.Encode._encode = _witnessed(stages.Encode._encode)
 
 
 def _touched(tokenized: Any, texts: Any, *rest: Any) -> Any:
@@ -38,11 +43,12 @@ def _touched(tokenized: Any, texts: Any, *rest: Any) -> Any:
     return tokenized(texts, *rest)
 
 
-def _witnessed(encode: Any, witness: str) -> Any:
+def _witnessed(encode: Any) -> Any:
     @functools.wraps(encode)
     def told(replica: Any, split_id: str, *rest: Any) -> Any:
-        with open(witness, "a") as file:  # noqa: PTH123  (one write of a line: processes do not mix theirs)
-            file.write(f"{split_id}\n")
+        if witness := os.environ.get("WITNESS"):
+            with open(witness, "a") as file:  # noqa: PTH123  (one write of a line: processes do not mix theirs)
+                file.write(f"{split_id}\n")
         time.sleep(float(os.environ.get("PACE", "0")))
         return encode(replica, split_id, *rest)
 

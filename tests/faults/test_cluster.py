@@ -1,6 +1,5 @@
 """A run on a cluster of one node: splits that kill or hold their process."""
 
-import json
 import random
 import time
 from collections.abc import Callable, Iterator
@@ -11,29 +10,26 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tests.clusters import ROOT, Cluster, cluster
+from tests.clusters import Cluster, cluster
 from tests.conftest import read_dataset, write_config
-from tests.faults.poison import HANG, KILL, SLOW
+from tests.faults.poison import HANG, KILL, SLOW, runtime
 
 Job = Callable[..., dict[str, Any]]
-RUNTIME = json.dumps({"worker_process_setup_hook": "tests.faults.poison.arm"})
 
 
 @pytest.fixture(scope="module")
 def one_node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    environment = {"RAY_AUTH_MODE": "disabled", "PYTHONPATH": str(ROOT)}
-    with cluster(tmp_path_factory.mktemp("ray") / "log", environment=environment) as running:
+    with cluster(tmp_path_factory.mktemp("ray") / "log") as running:
         yield running
 
 
 def submit(ray: Cluster, config: Path) -> str:
     """What a job says, done or not."""
     ray.submit(
-        "--submission-id", config.stem, f"--runtime-env-json={RUNTIME}",
+        "--submission-id", config.stem, f"--runtime-env-json={runtime()}",
         "--", "python", "-m", "jobs.embed", str(config),
     )  # fmt: skip
-    # Not what `submit` shows: it may miss a job's last lines.
-    return ray.ray("job", "logs", f"--address={ray.url}", config.stem).stdout
+    return ray.said(config.stem)
 
 
 def put(corpus: Path, row: int, text: str) -> None:

@@ -4,7 +4,6 @@
 environment ("job stopped,poisoned split") picks some of them.
 """
 
-import json
 import os
 import random
 import secrets
@@ -23,9 +22,9 @@ import pytest
 
 from pipeline import storage
 from pipeline.places import Options
-from tests.clusters import ROOT, Cluster, cluster
+from tests.clusters import Cluster, cluster
 from tests.conftest import texts, write_config
-from tests.faults.poison import KILL
+from tests.faults.poison import KILL, runtime
 from tests.s3.server import Server, environment
 
 ROWS, ROWS_PER_FILE, ROWS_PER_SHARD = 300, 100, 5
@@ -60,10 +59,6 @@ class Site:
         """Submit a job as a user does, and wait for its end; its exit code, as Ray has it."""
         self.jobs += 1
         witness = self.folder / f"{self.jobs}.encoded"
-        environment = {
-            "worker_process_setup_hook": "tests.faults.poison.arm",
-            "env_vars": {"WITNESS": str(witness), "PACE": PACE},
-        }
         source = self.values["source"]["docs"] | {"path": f"s3://corpus/{corpus}/*.parquet"}
         written = {"path": output, "rows_per_shard": ROWS_PER_SHARD}
         config = write_config(
@@ -71,10 +66,10 @@ class Site:
         )
         ended = self.ray.submit(
             "--working-dir", ".", "--submission-id", f"job{self.jobs}",
-            f"--runtime-env-json={json.dumps(environment)}", "--", "python", "-m", "jobs.embed", str(config),
+            f"--runtime-env-json={runtime(WITNESS=str(witness), PACE=PACE)}",
+            "--", "python", "-m", "jobs.embed", str(config),
         )  # fmt: skip
-        # Not what `submit` shows: it may miss a job's last lines.
-        self.said = self.ray.ray("job", "logs", f"--address={self.ray.url}", f"job{self.jobs}").stdout
+        self.said = self.ray.said(f"job{self.jobs}")
         if witness.exists():
             self.encoded.update(witness.read_text().split())
         return ended.returncode
@@ -140,7 +135,7 @@ def site(request: pytest.FixtureRequest, tmp_path: Path, job: Any) -> Iterator[S
         server = Server(tmp_path)
         stack.callback(server.kill)
         server.start()
-        options = environment(server.url) | AUTHENTICATION[request.param] | {"PYTHONPATH": str(ROOT)}
+        options = environment(server.url) | AUTHENTICATION[request.param]
         ray = stack.enter_context(cluster(tmp_path / "ray.log", 0, (2, 2), options))
         found = Site(ray, server, tmp_path, job())
         for bucket in ("s3://corpus", "s3://out"):

@@ -1,6 +1,7 @@
 """A real job in a real terminal and in a pipe: what people see of it, that Ray is silent, and how it ends."""
 
 import fcntl
+import json
 import os
 import re
 import signal
@@ -19,12 +20,17 @@ import pytest
 from pipeline.errors import ExitCode
 from tests.clusters import ROOT, cluster
 from tests.conftest import write_config
-from tests.faults.poison import KILL
+from tests.faults.poison import KILL, runtime
 from tests.faults.test_cluster import put, submit
 
 Job = Callable[..., dict[str, Any]]
 ROWS, COLUMNS = 40, 100
 OURS = re.compile(r"\d\d:\d\d:\d\d \S|exit \d: ")
+PACED = {
+    "RAY_JOB_CONFIG_JSON_ENV_VAR": json.dumps({"runtime_env": json.loads(runtime(PACE="0.1"))}),
+    "PYTHONPATH": str(ROOT),
+}
+"""How `ray job submit` hands a runtime environment to the driver."""
 MESSAGES = re.compile(r"Ray's own messages: (\S+)")
 
 
@@ -36,7 +42,10 @@ def command(job: Job, tmp_path: Path) -> list[str]:
 
 
 class Seen:
-    """What a command wrote to its terminal, and how the screen stood after each part of it."""
+    """What a command wrote to its terminal, and how the screen stood after each part of it.
+
+    Each of its splits takes a while: on a fast machine sixty of a row are done between two looks.
+    """
 
     def __init__(self, command: list[str]) -> None:
         self.screen, self.screens = pyte.Screen(COLUMNS, ROWS), list[str]()
@@ -46,7 +55,11 @@ class Seen:
         fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", ROWS, COLUMNS, 0, 0))
         self.modes = termios.tcgetattr(slave)
         self.process = subprocess.Popen(
-            command, stdin=slave, stdout=slave, stderr=slave, env=os.environ | {"TERM": "xterm-256color"}
+            command,
+            stdin=slave,
+            stdout=slave,
+            stderr=slave,
+            env=os.environ | PACED | {"TERM": "xterm-256color"},
         )
         self._slave = slave
 
@@ -125,6 +138,7 @@ def test_in_a_pipe_a_run_is_lines(command: list[str], tmp_path: Path) -> None:
     assert [line for line in done.stderr.splitlines() if not OURS.match(line)] == []
     assert re.search(r"\d+%  \d+/60 splits  \d+/60 rows  .* ETA \S+  (starting|busy: read)", done.stderr)
     assert re.search(r"60/60 splits  60/60 rows .* in \d+s\n", done.stderr)
+    assert done.stdout
     assert all(re.match(r" +[a-z]+  \S", line) for line in done.stdout.splitlines()), done.stdout
 
 
@@ -140,8 +154,7 @@ def test_a_quiet_run_says_nothing_but_how_it_ended(command: list[str], corpus: P
 def test_after_a_fault_the_log_of_a_job_is_ours(job: Job, corpus: Path, tmp_path: Path) -> None:
     """A process is killed three times; the nodes' word of it is in the file, and not in the job's log."""
     put(corpus, 13, KILL)
-    environment = {"RAY_AUTH_MODE": "disabled", "PYTHONPATH": str(ROOT)}
-    with cluster(tmp_path / "ray.log", environment=environment) as ray:
+    with cluster(tmp_path / "ray.log") as ray:
         said = submit(ray, write_config(tmp_path / "job.yaml", job()))
     assert "exit 3: 1 of the source's files failed: docs/1.parquet" in said, said
     assert re.search(r"\d+/6 splits  .* ETA ", said)

@@ -189,8 +189,9 @@ def references(manifests: list[Manifest]) -> Iterator[str]:
             if mount["name"] not in volumes:
                 yield f"{where}: no volume {mount['name']}"
         for source in container.get("envFrom", []):
-            if not source.get("secretRef", {}).get("optional", True):
-                yield f"{where}: Secret {source['secretRef']['name']} must be there"
+            secret = source.get("secretRef")
+            if secret and not secret.get("optional"):
+                yield f"{where}: Secret {secret['name']} must be there"
 
 
 def _named(manifests: list[Manifest]) -> Iterator[tuple[str, str, str]]:

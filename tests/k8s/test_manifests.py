@@ -86,6 +86,10 @@ MISTAKES: dict[str, tuple[Mistake, str]] = {
         "colum",
     ),
     "privileges": (lambda m: _first(m["RayJob"])["securityContext"].clear(), "may escalate"),
+    "a secret that must be there": (
+        lambda m: _first(m["RayJob"])["envFrom"].append({"secretRef": {"name": "x"}}),
+        "Secret x must be there",
+    ),
     "no probes": (lambda m: _first(m["RayJob"]).pop("livenessProbe"), "has no probes"),
 }
 

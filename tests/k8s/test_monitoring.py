@@ -22,7 +22,7 @@ from pipeline.flow import metrics
 from pipeline.flow.cluster import KEEP_WORKERS
 from tests.clusters import ROOT, Cluster, cluster
 from tests.conftest import texts, write_config
-from tests.faults.poison import HANG
+from tests.faults.poison import HANG, runtime
 from tests.s3.server import free_ports
 from tests.tools import program
 
@@ -85,6 +85,7 @@ CALM = {
     "ray_embed_rows_total": "0+80x60",
     "ray_embed_storage_retries_total": "0+1x60",
     "ray_embed_storage_requests_total": "0+99x60",
+    "ray_embed_splits_total": "0+1x60",
 }
 """Samples of a minute each: what an alert is for, and what none is for."""
 
@@ -92,8 +93,9 @@ CALM = {
 def _played(name: str, series: dict[str, str], severity: str | None) -> dict[str, Any]:
     labels = {"dataset": "d", "severity": severity}
     fired = [{"exp_labels": labels}] if severity else []
+    outcome = "failed" if severity else "done"
     values = [
-        {"series": f'{metric}{{dataset="d",outcome="failed"}}', "values": each}
+        {"series": f'{metric}{{dataset="d",outcome="{outcome}"}}', "values": each}
         for metric, each in series.items()
     ]
     test = {"eval_time": "40m", "alertname": name, "exp_alerts": fired}
@@ -168,10 +170,7 @@ def test_prometheus_sees_a_job_run(job: Job, corpus: Path, tmp_path: Path) -> No
     rows = [" ", *texts(39), "word " * 2000]  # a reject, and a text that is truncated
     pq.write_table(pa.table({"key": range(41), "text": rows, "topic": ["t"] * 41}), corpus / "3.parquet")
     config = write_config(tmp_path / "job.yaml", job())
-    environment = dict([KEEP_WORKERS]) | {
-        "RAY_AUTH_MODE": "disabled",
-        "RAY_metrics_report_interval_ms": "1000",
-    }
+    environment = dict([KEEP_WORKERS]) | {"RAY_metrics_report_interval_ms": "1000"}
     with ExitStack() as stack:
         ray = stack.enter_context(cluster(tmp_path / "log", environment=environment))
         url = stack.enter_context(prometheus(f"{get_node_ip_address()}:{ray.metrics}", tmp_path))
@@ -211,12 +210,10 @@ def test_an_alert_fires_on_a_job_that_stalls(job: Job, corpus: Path, tmp_path: P
     """Ten minutes of silence are too long for a test: of the rule, the two times alone are shortened."""
     pq.write_table(pa.table({"key": [0], "text": [f"into {HANG}"], "topic": ["t"]}), corpus / "0.parquet")
     config = write_config(tmp_path / "job.yaml", job(compute={"watchdog_minutes": 0.75}))
-    environment = {"RAY_AUTH_MODE": "disabled", "PYTHONPATH": str(ROOT)}
-    hook = json.dumps({"worker_process_setup_hook": "tests.faults.poison.arm"})
-    command = [f"--runtime-env-json={hook}", "--", "python", "-m", "jobs.embed", str(config)]
+    command = [f"--runtime-env-json={runtime()}", "--", "python", "-m", "jobs.embed", str(config)]
     firing: list[Any] = []
     with ExitStack() as stack:
-        ray = stack.enter_context(cluster(tmp_path / "log", environment=environment))
+        ray = stack.enter_context(cluster(tmp_path / "log"))
         target = f"{get_node_ip_address()}:{ray.metrics}"
         url = stack.enter_context(prometheus(target, tmp_path, _impatient(rules())))
         started = ray.submit("--no-wait", *command)
