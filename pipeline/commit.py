@@ -11,7 +11,6 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from pipeline import schema, telemetry
 from pipeline.config import Quality
@@ -107,14 +106,14 @@ def standing(dataset: Dataset, plan: Plan) -> tuple[Ending, pa.Table]:
     Failed files of one that is not complete are those of the plan, and of the last attempt that ended.
     """
     if dataset.complete():
-        data = dataset.storage.read(dataset.layout.manifest)
-        return committed(dataset), pq.read_table(pa.BufferReader(data), schema=schema.RECORD)
+        return committed(dataset), dataset.manifest()
     manifest = _manifest(dataset, plan, dataset.shards())
     told = [attempt["summary"] for attempt in dataset.attempts() if "summary" in attempt]
     failed = plan.failed_files | failed_pieces(manifest.column("pieces"))
     failed |= told[-1]["failed_files"] if told else {}
+    facts = _facts(dataset, plan, manifest, failed)
     reason = f"{manifest.num_rows} of {len(plan.split_ids)} splits are done"
-    summary = _summary(dataset, plan, manifest, failed, {"complete": False, "reason": reason, "run": {}})
+    summary = {"complete": False, "reason": reason, **facts, "run": {}}
     return Ending(ExitCode.RETRYABLE, reason, summary, dataset.layout.root), manifest
 
 
@@ -138,9 +137,10 @@ def _commit(
     failed = plan.failed_files | failed_pieces(manifest.column("pieces"))
     failed |= {file: failure.message for failure in failures for file in failure.files}
     reconcile(plan.pieces, manifest.column("pieces"), set(shards))
-    code, reason = _verdict(failures, failed, counts(manifest), quality)
-    told = {"complete": code is ExitCode.DONE, "reason": reason, "run": run}
-    ending = Ending(code, reason, _summary(dataset, plan, manifest, failed, told), layout.root)
+    facts = _facts(dataset, plan, manifest, failed)
+    code, reason = _verdict(failures, failed, facts, quality)
+    summary = {"complete": code is ExitCode.DONE, "reason": reason, **facts, "run": run}
+    ending = Ending(code, reason, summary, layout.root)
     page = report(ending, manifest)
     if code is ExitCode.DONE:
         storage.replace(layout.manifest, parquet_bytes(manifest), expected[layout.manifest])
@@ -182,28 +182,19 @@ def _manifest(dataset: Dataset, plan: Plan, shards: Mapping[str, ObjectInfo]) ->
     return records.take(pc.sort_indices(pc.index_in(records.column("split_id"), plan.split_ids)))
 
 
-def _summary(
-    dataset: Dataset, plan: Plan, manifest: pa.Table, failed: Mapping[str, str], told: Mapping[str, Any]
-) -> dict[str, Any]:
-    """What summary.json holds.
-
-    Args:
-        told: whether the dataset is complete, the reason, and what is to be said of the run.
-    """
+def _facts(dataset: Dataset, plan: Plan, manifest: pa.Table, failed: Mapping[str, str]) -> dict[str, Any]:
+    """What summary.json holds of the dataset, whatever is thought of it."""
     return {
-        "complete": told["complete"],
-        "reason": told["reason"],
         "dataset_digest": plan.dataset_digest,
         "splits": len(plan.split_ids),
         "shards": manifest.num_rows,
         "files": len(plan.versions()),
         "planned_bytes": plan.stored_bytes,  # beside read_bytes, it tells how often storage was read
         **counts(manifest),
-        **{name: _total(manifest, name) for name in SECONDS},
+        **{name: schema.total(manifest, name) for name in SECONDS},
         "reject_reasons": reject_reasons(manifest),
         **_origins(dataset, manifest),
         "failed_files": failed,
-        "run": told["run"],
     }
 
 
@@ -296,13 +287,13 @@ def _origins(dataset: Dataset, manifest: pa.Table) -> dict[str, Any]:
     ours = manifest.filter(
         pc.is_in(manifest.column("attempt"), pa.array(dataset.attempt_names(), pa.string()))
     )
-    reused, made = _total(ours, "reused"), _total(ours, "rows")
-    origins = {"copied": _total(manifest, "rows") - made, "reused": reused, "embedded": made - reused}
+    reused, made = schema.total(ours, "reused"), schema.total(ours, "rows")
+    origins = {"copied": schema.total(manifest, "rows") - made, "reused": reused, "embedded": made - reused}
     base = dataset.base()
     if base is None:
         return origins
-    rate = _total(manifest, "encode_seconds") / max(_total(manifest, "computed_tokens"), 1)
-    saved = rate * (_total(manifest, "tokens") - _total(ours, "computed_tokens"))
+    rate = schema.total(manifest, "encode_seconds") / max(schema.total(manifest, "computed_tokens"), 1)
+    saved = rate * (schema.total(manifest, "tokens") - schema.total(ours, "computed_tokens"))
     try:
         before = json.loads(dataset.storage.read(Layout(base).summary))["rows"]
     except MissingError:  # it is pruned under our hands
@@ -311,13 +302,9 @@ def _origins(dataset: Dataset, manifest: pa.Table) -> dict[str, Any]:
     return {"base": base, **origins, "gone": gone, "encode_seconds_saved": round(saved, 3)}
 
 
-def _total(records: pa.Table, name: str) -> Any:
-    return pc.sum(records.column(name)).as_py() or 0
-
-
 def counts(manifest: pa.Table) -> dict[str, int]:
     """What the summary says of all shards, timings aside."""
-    sums = {name: int(pc.sum(manifest.column(name)).as_py() or 0) for name in (*TOTALS, *CACHE)}
+    sums = {name: int(schema.total(manifest, name)) for name in (*TOTALS, *CACHE)}
     return sums | {"documents": _documents(manifest)}
 
 
@@ -331,7 +318,7 @@ def reject_reasons(manifest: pa.Table) -> dict[str, int]:
 def _documents(manifest: pa.Table) -> int:
     """Rows of the source, embedded or rejected; with a row for each window the shards have more."""
     pieces = schema.structs(manifest.column("pieces"), schema.PIECE)
-    return int(sum(pc.sum(pieces.column(name)).as_py() or 0 for name in ("rows", "rejects")))
+    return int(sum(schema.total(pieces, name) for name in ("rows", "rejects")))
 
 
 def sum_by(keys: pa.ChunkedArray, values: pa.ChunkedArray) -> dict[str, int]:

@@ -101,7 +101,8 @@ class Compute(Section):
     threads_per_replica: int | None = Field(
         None,
         ge=1,
-        description="Micro-batches of a CPU replica at the same time, each on a thread of its own. "
+        description="Micro-batches of a CPU replica at the same time, each on a thread of its own; on cuda "
+        "torch's threads. "
         "Default: its share of its node's CPUs.",
     )
     cpus_per_reader: float = Field(0.5, gt=0, description="CPUs that one read-and-tokenise task takes.")

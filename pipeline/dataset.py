@@ -281,9 +281,18 @@ class Dataset:
             read = pool.map(lambda split_id: self.footer(shards[split_id]), rest.to_pylist())
             return pa.concat_tables([known, to_table(list(read))])
 
-    def attempts(self) -> list[dict[str, Any]]:
-        """What each attempt left of itself, oldest first."""
-        files = self.storage.folder(self.layout.ledger)
+    def manifest(self) -> pa.Table:
+        """The record of each shard (`schema.RECORD`) of a complete dataset."""
+        data = self.storage.read(self.layout.manifest)
+        return pq.read_table(pa.BufferReader(data), schema=schema.RECORD)
+
+    def attempts(self, ledger: Mapping[str, storage.ObjectInfo] | None = None) -> list[dict[str, Any]]:
+        """What each attempt left of itself, oldest first.
+
+        Args:
+            ledger: the folder, if it was listed already.
+        """
+        files = self.storage.folder(self.layout.ledger) if ledger is None else ledger
         names = sorted(name for name in files if name.endswith(".json"))
         return [json.loads(self.storage.read(files[name].path)) for name in names]
 

@@ -66,7 +66,8 @@ class Encoder:
         dtype: `float32` or `bfloat16`, the model's arithmetic; pooling is always in float32.
         recipe: pooling and what follows it; the checkpoint's own when not given.
         batch_tokens: tokens of a micro-batch; the device's default when not given.
-        threads: of a CPU, micro-batches at the same time; as many as torch has when not given.
+        threads: on a CPU, micro-batches at the same time; beside a GPU, torch's own. Torch's number when not
+            given.
 
     Raises:
         ModelError: the checkpoint can't be loaded.
@@ -85,8 +86,7 @@ class Encoder:
         checkpoint = model if isinstance(model, Checkpoint) else resolve(str(model))
         self.recipe = recipe or Recipe.of(checkpoint)
         self.device = torch.device(device)
-        on_cpu = self.device.type == "cpu"
-        self.lanes = Lanes(threads or torch.get_num_threads()) if on_cpu else OneByOne()
+        self.lanes = _lanes(self.device, threads)
         self.model = Albert(checkpoint, self.device, getattr(torch, dtype))
         self.dense = [_layer(dense, self.device) for dense in self.recipe.dense]
         self.dimension = self.recipe.dimension(checkpoint)
@@ -233,6 +233,14 @@ class _Results:
         missing = np.ones(len(vectors), np.bool_)
         missing[came] = False
         return vectors, missing
+
+
+def _lanes(device: torch.device, threads: int | None) -> Lanes | OneByOne:
+    if device.type == "cpu":
+        return Lanes(threads or torch.get_num_threads())
+    if threads:
+        torch.set_num_threads(threads)
+    return OneByOne()
 
 
 def _is_out_of_memory(error: RuntimeError) -> bool:

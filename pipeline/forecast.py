@@ -8,6 +8,7 @@ Cost: planning, O(shards) of the dataset and of its base, and the sample.
 
 import json
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
@@ -113,31 +114,31 @@ class Forecast:
             total += sum(size * each.documents / each.covered for each in seen if each.covered)
         return round(total)
 
-    def _expected(self, of: str) -> int | None:
-        """Of all that would be embedded; None where some of it could not be sampled."""
+    def _expected(self, of: Callable[[Stratum], int]) -> int | None:
+        """Of all that would be embedded, by what the sample has; None where some could not be sampled."""
         if any(not stratum.covered for stratum in self.sample.strata):
             return None
-        return round(sum(stratum.weight * _of(stratum, of) for stratum in self.sample.strata))
+        return round(sum(stratum.weight * of(stratum) for stratum in self.sample.strata))
 
     @property
     def texts(self) -> int | None:
         """Documents that would be embedded."""
-        return self._expected("texts")
+        return self._expected(lambda seen: seen.texts)
 
     @property
     def rejects(self) -> int | None:
         """Documents that would be rejected."""
-        return self._expected("rejects")
+        return self._expected(lambda seen: seen.rejects.total())
 
     @property
     def tokens(self) -> int | None:
         """Tokens that would be computed."""
-        return self._expected("tokens")
+        return self._expected(lambda seen: int(seen.lengths.sum()))
 
     @property
     def new_rows(self) -> int | None:
         """Rows of the shards that would be made: documents, or their windows."""
-        return self._expected("windows") if self.recipe.chunked else self.texts
+        return self._expected(lambda seen: len(seen.lengths)) if self.recipe.chunked else self.texts
 
     @property
     def shard_bytes(self) -> int | None:
@@ -205,7 +206,7 @@ class Forecast:
             "output": self.config.output.path,
             "state": self.state,
             "files": self.files.num_rows,
-            "bytes": pc.sum(self.files.column("size")).as_py() or 0,
+            "bytes": schema.total(self.files, "size"),
             "failed_files": self.made.failed_files,
             "counted_rows": self.counted_rows,
             "estimated_rows": self.estimated_rows,
@@ -280,7 +281,8 @@ def _spared(base: Base, identity: Identity, pending: Plan) -> Reuse:
     versions = _versions(base)
     files = dict(zip(source_files(left).to_pylist(), left.column("version").to_pylist(), strict=True))
     unchanged = [file for file, version in files.items() if rows.get(file) and versions.get(file) == version]
-    changed = [file for file in files if file in others and file not in set(unchanged)]
+    taken = set(unchanged)
+    changed = [file for file in files if file in others and file not in taken]
     return Reuse(
         base.path,
         tuple(copied.to_pylist()),
@@ -321,9 +323,7 @@ def _rate(
     places = [("this dataset", dataset, records)]
     places += [("base", base.dataset, base.manifest)] if base else []
     for name, where, found in places:
-        tokens, seconds = (
-            pc.sum(found.column(column)).as_py() or 0 for column in ("computed_tokens", "encode_seconds")
-        )
+        tokens, seconds = (schema.total(found, each) for each in ("computed_tokens", "encode_seconds"))
         if tokens and seconds and _device(where) == config.compute.device:
             return Rate(tokens / seconds, name, tokens)
     if config.compute.device == "cpu":
@@ -342,16 +342,6 @@ def _size(pieces: pa.Table, unit: str) -> int:
     """Rows or bytes of the pieces that are cut by these."""
     part = pieces.filter(pc.equal(pieces.column("unit"), unit).fill_null(False))
     return int(pc.sum(pc.subtract(part.column("stop"), part.column("start"))).as_py() or 0)
-
-
-def _of(stratum: Stratum, name: str) -> int:
-    found = {
-        "texts": stratum.texts,
-        "rejects": stratum.rejects.total(),
-        "windows": len(stratum.lengths),
-        "tokens": int(stratum.lengths.sum()),
-    }
-    return found[name]
 
 
 def _reuse_fields(found: Reuse | None) -> dict[str, Any] | None:

@@ -6,7 +6,7 @@ adopted by every later one, so whatever decides about rows, among it the shards'
 
 import itertools
 import json
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import blake2b
@@ -72,7 +72,7 @@ class Plan:
     @property
     def stored_bytes(self) -> int:
         """What reading all splits should take from storage."""
-        return int(pc.sum(self.pieces.column("stored_bytes")).as_py() or 0)
+        return int(schema.total(self.pieces, "stored_bytes"))
 
     def versions(self) -> dict[tuple[str, str], str]:
         """The version of every planned file, by source and file."""
@@ -91,7 +91,7 @@ class Plan:
         here = pc.and_(pc.equal(column("source"), source), pc.equal(column("file"), file))
         inside = pc.and_(pc.less_equal(column("start"), position), pc.greater(column("stop"), position))
         rows = self.pieces.filter(pc.and_(here, inside).fill_null(False)).to_pylist()
-        return Piece(*(rows[0][name] for name in PIECE)) if rows else None
+        return piece_of(rows[0]) if rows else None
 
     def pending(self, present: Iterable[str]) -> "Plan":
         """The part of the plan whose shards are not there yet."""
@@ -111,7 +111,7 @@ class Plan:
         planned = (row for row in rows if row["split_id"] is not None)
         for _, scan in itertools.groupby(planned, itemgetter("scan")):
             yield [
-                (split_id, [Piece(*(row[name] for name in PIECE)) for row in split])
+                (split_id, [piece_of(row) for row in split])
                 for split_id, split in itertools.groupby(scan, itemgetter("split_id"))
             ]
 
@@ -132,6 +132,11 @@ class Plan:
         metadata = pieces.schema.metadata
         columns = pa.ipc.read_schema(pa.py_buffer(bytes.fromhex(metadata[COLUMNS_KEY].decode())))
         return Plan(pieces.replace_schema_metadata(None), columns, metadata[DIGEST_KEY].decode())
+
+
+def piece_of(row: Mapping[str, Any]) -> Piece:
+    """The piece of a row of a plan."""
+    return Piece(*(row[name] for name in PIECE))
 
 
 def make(config: Config, checkpoint: Checkpoint, dataset_digest: str) -> Plan:

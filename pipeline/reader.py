@@ -15,6 +15,9 @@ from pipeline.config import Config
 from pipeline.errors import SourceError
 from pipeline.formats import Documents, Piece
 
+CUT_ANYWHERE = ("parquet", "text-files")
+"""Formats of which a stretch of rows is read without all rows before it."""
+
 
 @dataclass(frozen=True, slots=True)
 class Part:
@@ -41,6 +44,11 @@ def parts(pieces: Sequence[Piece], config: Config, columns: pa.Schema) -> Iterat
     """What becomes of each piece, in order; those of one file that follow each other are read in one pass."""
     for _, run in groupby(pieces, lambda piece: piece.source_file):
         yield from _of_file(list(run), config, columns)
+
+
+def seekable(piece: Piece, config: Config) -> bool:
+    """Whether a piece can be read without the rows before it."""
+    return piece.unit == "bytes" or config.source[piece.source].format in CUT_ANYWHERE
 
 
 def usable(found: Sequence[Part]) -> Sequence[Documents]:

@@ -31,7 +31,7 @@ from pipeline.ragged import Ints
 from pipeline.recipe import Recipe
 from pipeline.tokenizer import Tokenizer
 from pipeline.vectors import Vectors
-from pipeline.windows import prefixed, windows
+from pipeline.windows import tokenized
 
 LEAST_COSINE = {"float32": 0.9999, "bfloat16": 0.999}
 """Between a vector and its text's, by the arithmetic that made it (docs/decisions.md)."""
@@ -232,11 +232,10 @@ class _Model:
     def embed(self, texts: pa.Array) -> _Fresh:
         """What the rows of these documents should be; vectors as they are before they are stored."""
         recipe, numbers = self.recipe, np.arange(len(texts))
-        if recipe.long_text == "truncate":
-            tokens = self.tokenizer.encode(prefixed(texts, recipe.prefix))
-            return _Fresh(numbers, tokens.lengths, self.encoder.encode(tokens), {})
-        parts = windows(self.tokenizer, texts, recipe.chunk_overlap, recipe.prefix)
-        lengths_W, vectors_WD = parts.tokens.lengths, self.encoder.encode(parts.tokens)
+        tokens, parts = tokenized(texts, self.tokenizer, recipe)
+        lengths_W, vectors_WD = tokens.lengths, self.encoder.encode(tokens)
+        if parts is None:
+            return _Fresh(numbers, lengths_W, vectors_WD, {})
         if recipe.chunked:
             cut = {"chunk": parts.numbers, "char_start": parts.char_start, "char_stop": parts.char_stop}
             return _Fresh(parts.text, lengths_W, vectors_WD, cut)

@@ -58,8 +58,7 @@ class Base:
     @cached_property
     def manifest(self) -> pa.Table:
         """A row per shard (`schema.RECORD`)."""
-        data = self.dataset.storage.read(self.dataset.layout.manifest)
-        return pq.read_table(pa.BufferReader(data), schema=schema.RECORD)
+        return self.dataset.manifest()
 
     @cached_property
     def shards_of(self) -> dict[str, list[str]]:

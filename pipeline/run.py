@@ -201,7 +201,6 @@ def _arrivals(
         if not len(pending.split_ids):
             return
     ray.enter_context(flow.cluster())
-    flow.held(job)  # before matching, too, which would wait for ever for what is not there
     if job.base:
         _match(dataset, pending, job, base)
     yield from flow.run(pending, job, tell)

@@ -13,7 +13,6 @@ import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -21,16 +20,15 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline import reader, telemetry
-from pipeline.batching import TokenBatch
+from pipeline import reader, schema, telemetry
 from pipeline.config import Config
 from pipeline.formats import Piece
-from pipeline.plan import BYTES_PER_LINE, PIECE
+from pipeline.plan import BYTES_PER_LINE, piece_of
 from pipeline.ragged import Ints
 from pipeline.reader import Part
 from pipeline.recipe import Recipe
 from pipeline.tokenizer import Tokenizer, joined
-from pipeline.windows import prefixed, windows
+from pipeline.windows import tokenized
 
 STRETCHES = 16
 MOST_TEXTS = 2_000
@@ -38,8 +36,6 @@ MOST_BYTES = 4 << 20
 MOST_READ = 64 << 20
 WHOLE_FILES = 32
 """A corpus of no more files, and no more than the sample may hold, is taken whole."""
-CUT_ANYWHERE = ("parquet", "text-files")
-"""Formats of which a stretch of rows is read without all rows before it."""
 SPREAD = 0.618
 """Stretches are read in an order in which any first few of them are spread over the whole."""
 
@@ -112,7 +108,7 @@ def draw(pieces: pa.Table, config: Config, recipe: Recipe, tokenizer: Tokenizer)
         pieces: of splits alone, in the plan's order.
     """
     strata = list(_strata(pieces, config))
-    shares = _shares([_total(part, "stored_bytes") for _, part in strata])
+    shares = _shares([schema.total(part, "stored_bytes") for _, part in strata])
     drawn = [_drawn(part, share, config) for (_, part), share in zip(strata, shares, strict=True)]
     before = telemetry.read_bytes.total()
     seen: list[list[_Seen]] = [[] for _ in strata]
@@ -148,11 +144,7 @@ def _strata(pieces: pa.Table, config: Config) -> Iterator[tuple[Stratum, pa.Tabl
         for unit in ("rows", "bytes"):
             here = pc.and_(pc.equal(pieces.column("source"), name), pc.equal(pieces.column("unit"), unit))
             if (part := pieces.filter(here.fill_null(False))).num_rows:
-                yield Stratum(name, unit, _total(part, "stop") - _total(part, "start")), part
-
-
-def _total(pieces: pa.Table, name: str) -> int:
-    return int(pc.sum(pieces.column(name)).as_py() or 0)
+                yield Stratum(name, unit, schema.total(part, "stop") - schema.total(part, "start")), part
 
 
 def _shares(stored: Sequence[int]) -> list[_Share]:
@@ -169,9 +161,9 @@ def _drawn(pieces: pa.Table, share: _Share, config: Config) -> tuple[list[Piece]
     sizes = pc.subtract(pieces.column("stop"), pieces.column("start")).to_numpy()
     rows = sizes.sum() / (1 if pieces.column("unit")[0].as_py() == "rows" else BYTES_PER_LINE)
     files = len(pc.unique(pieces.column("file")))
-    fits = rows <= share.texts and _total(pieces, "stored_bytes") <= share.text_bytes
+    fits = rows <= share.texts and schema.total(pieces, "stored_bytes") <= share.text_bytes
     if fits and files <= WHOLE_FILES:
-        return list(_whole(pieces)), share.texts
+        return _whole(pieces), share.texts
     stops = np.cumsum(sizes)
     cell = stops[-1] / share.stretches
     places = cell * (np.arange(share.stretches) + 0.5)
@@ -184,33 +176,26 @@ def _drawn(pieces: pa.Table, share: _Share, config: Config) -> tuple[list[Piece]
     return list(dict.fromkeys(stretches)), max(1, share.texts // share.stretches)
 
 
-def _whole(pieces: pa.Table) -> Iterator[Piece]:
+def _whole(pieces: pa.Table) -> list[Piece]:
     """All pieces, those that follow each other in one file as one."""
-    for _, run in groupby((_piece(row) for row in pieces.to_pylist()), lambda piece: piece.source_file):
-        joined_piece: Piece | None = None
-        for piece in run:
-            if joined_piece and joined_piece.stop == piece.start:
-                joined_piece = replace(joined_piece, stop=piece.stop)
-                continue
-            if joined_piece:
-                yield joined_piece
-            joined_piece = piece
-        if joined_piece:
-            yield joined_piece
-
-
-def _piece(row: Mapping[str, Any]) -> Piece:
-    return Piece(*(row[name] for name in PIECE))
+    whole: list[Piece] = []
+    for piece in map(piece_of, pieces.to_pylist()):
+        last = whole[-1] if whole else None
+        if last and (last.source_file, last.stop) == (piece.source_file, piece.start):
+            whole[-1] = replace(last, stop=piece.stop)
+        else:
+            whole.append(piece)
+    return whole
 
 
 def _stretch(row: Mapping[str, Any], middle: float, cell: float, share: _Share, config: Config) -> Piece:
     """A part of a piece around a place in it; of a file that is only read from its start, its first rows."""
-    piece, size = _piece(row), row["stop"] - row["start"]
+    piece, size = piece_of(row), row["stop"] - row["start"]
     most = share.text_bytes / share.stretches
     if piece.unit == "rows":
         most = min(share.texts / share.stretches, most * size / max(1, row["stored_bytes"]))
     half = min(cell, max(1, most)) / 2
-    if piece.unit == "rows" and config.source[piece.source].format not in CUT_ANYWHERE:
+    if not reader.seekable(piece, config):
         return replace(piece, start=0, stop=min(piece.stop, max(1, round(2 * half))))
     start = min(max(0, math.floor(middle - half)), size - 1)
     stop = min(size, max(start + 1, math.floor(middle + half)))
@@ -244,7 +229,7 @@ def _stratum(empty: Stratum, seen: Sequence[_Seen], recipe: Recipe, tokenizer: T
     """A stratum with what was seen of it, in the order of its files."""
     seen = sorted(seen, key=lambda each: (each.piece.file, each.piece.start))
     texts = [each.texts for each in seen if len(each.texts)]
-    tokens = joined((_tokens(each, recipe, tokenizer) for each in texts), tokenizer.dtype)
+    tokens = joined((tokenized(each, tokenizer, recipe)[0] for each in texts), tokenizer.dtype)
     return replace(
         empty,
         covered=sum(each.covered for each in seen),
@@ -254,9 +239,3 @@ def _stratum(empty: Stratum, seen: Sequence[_Seen], recipe: Recipe, tokenizer: T
         lengths=tokens.lengths,
         truncated=tokens.truncated,
     )
-
-
-def _tokens(texts: pa.Array, recipe: Recipe, tokenizer: Tokenizer) -> TokenBatch:
-    if recipe.long_text == "truncate":
-        return tokenizer.encode(prefixed(texts, recipe.prefix))
-    return windows(tokenizer, texts, recipe.chunk_overlap, recipe.prefix).tokens

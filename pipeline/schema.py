@@ -125,6 +125,11 @@ CHUNK = pa.schema(
 """Of datasets with a row for each window of a text: which one, and its range of code points."""
 
 
+def total(table: pa.Table, name: str) -> Any:
+    """The sum of a column; 0 where there is nothing to sum."""
+    return pc.sum(table.column(name)).as_py() or 0
+
+
 def structs(lists: pa.ChunkedArray, kind: pa.DataType) -> pa.Table:
     """The structs in all rows' lists (`PIECE` or `REASON` of records), a row each."""
     return pa.Table.from_struct_array(pc.list_flatten(lists).combine_chunks().cast(kind))

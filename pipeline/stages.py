@@ -36,7 +36,7 @@ from pipeline.reader import Part
 from pipeline.recipe import Recipe
 from pipeline.tokenizer import Tokenizer
 from pipeline.watch import Sentry
-from pipeline.windows import Windows, prefixed, room, windows
+from pipeline.windows import Windows, room, tokenized
 
 CELLS = ("rows", "reused", "order", "rejects", "ids", "lengths", "windows", "vectors")
 PASSED_ON = ("rows", "reused", "order", "rejects")
@@ -268,7 +268,7 @@ def _read(
     read = time.perf_counter()
     tokenizer = job.tokenizer()
     hits, misses = tokenizer.cache.hits, tokenizer.cache.misses
-    tokens, windowed = _tokenized(texts, tokenizer, job.recipe)
+    tokens, windowed = tokenized(texts, tokenizer, job.recipe)
     note["pieces"] = [part.consumed() for part in found]
     note["figures"] = {
         "attempt": job.attempt,
@@ -308,14 +308,6 @@ def _reused(job: Job, split_id: str, parts: Sequence[Part], rows: pa.Table) -> t
     for field, column in zip(stored.schema, stored.columns, strict=True):
         reused = reused.append_column(field, column)
     return document_R, reused
-
-
-def _tokenized(texts: pa.Array, tokenizer: Tokenizer, recipe: Recipe) -> tuple[TokenBatch, Windows | None]:
-    """Token ids of each text, or of each window of the texts."""
-    if recipe.long_text == "truncate":
-        return tokenizer.encode(prefixed(texts, recipe.prefix)), None
-    found = windows(tokenizer, texts, recipe.chunk_overlap, recipe.prefix)
-    return found.tokens, found
 
 
 def _with_tokens(rows: pa.Table, tokens: TokenBatch, parts: Windows | None, recipe: Recipe) -> pa.Table:

@@ -14,7 +14,6 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from pipeline import schema
 from pipeline.commit import failed_pieces, reject_reasons
@@ -125,10 +124,10 @@ def standing(dataset: Dataset, now: datetime.datetime | None = None) -> Standing
     if planned is None:
         return Standing(dataset.layout.root, "not started", now)
     plan, shards, complete = Plan.from_bytes(planned), dataset.shards(), dataset.complete()
-    records = _manifest(dataset) if complete else dataset.records(shards)
-    attempts = dataset.attempts()
-    newest = attempts[-1] if attempts else None
+    records = dataset.manifest() if complete else dataset.records(shards)
     ledger = dataset.storage.folder(dataset.layout.ledger)
+    attempts = dataset.attempts(ledger)
+    newest = attempts[-1] if attempts else None
     signs = [info.changed for info in (*shards.values(), *ledger.values()) if info.changed]
     sign = max(signs, default=None)
     return Standing(
@@ -137,7 +136,7 @@ def standing(dataset: Dataset, now: datetime.datetime | None = None) -> Standing
         now=now,
         splits=len(plan.split_ids),
         done=len(shards),
-        figures={name: pc.sum(records.column(name)).as_py() or 0 for name in ("rows", "rejects", "tokens")},
+        figures={name: schema.total(records, name) for name in ("rows", "rejects", "tokens")},
         reject_reasons=reject_reasons(records),
         failed_files=_failed(plan, records, newest),
         rate=_rate(records, newest) if newest else None,
@@ -145,11 +144,6 @@ def standing(dataset: Dataset, now: datetime.datetime | None = None) -> Standing
         last_sign=sign,
         attempts=attempts,
     )
-
-
-def _manifest(dataset: Dataset) -> pa.Table:
-    data = dataset.storage.read(dataset.layout.manifest)
-    return pq.read_table(pa.BufferReader(data), schema=schema.RECORD)
 
 
 def _state(newest: Attempt | None, sign: datetime.datetime | None, now: datetime.datetime) -> str:

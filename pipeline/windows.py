@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 
 from pipeline.batching import TokenBatch
 from pipeline.ragged import Bytes, Ints, text_array, text_bytes
+from pipeline.recipe import Recipe
 from pipeline.tokenizer import Tokenizer, joined
 
 SPACES = " \t\n\r"
@@ -45,6 +46,14 @@ class Windows:
         first = np.r_[True, self.text[1:] != self.text[:-1]] if len(self.text) else np.zeros(0, np.bool_)
         starts = np.flatnonzero(first)
         return np.arange(len(self.text)) - np.repeat(starts, np.diff(np.r_[starts, len(self.text)]))
+
+
+def tokenized(texts: pa.Array, tokenizer: Tokenizer, recipe: Recipe) -> tuple[TokenBatch, Windows | None]:
+    """Token ids of each text, or of each window of the texts."""
+    if recipe.long_text == "truncate":
+        return tokenizer.encode(prefixed(texts, recipe.prefix)), None
+    found = windows(tokenizer, texts, recipe.chunk_overlap, recipe.prefix)
+    return found.tokens, found
 
 
 def windows(tokenizer: Tokenizer, texts: pa.Array, overlap: int, prefix: str = "") -> Windows:

@@ -5,9 +5,9 @@ The only package that imports Ray; what it runs (`stages`, `matching`) does not 
 """
 
 from pipeline.flow.cluster import cluster
-from pipeline.flow.graph import held, run
+from pipeline.flow.graph import run
 from pipeline.flow.probe import refuse_private_output
 from pipeline.flow.shuffle import match
 from pipeline.flow.tasks import spread
 
-__all__ = ["cluster", "held", "match", "refuse_private_output", "run", "spread"]
+__all__ = ["cluster", "match", "refuse_private_output", "run", "spread"]

@@ -9,6 +9,7 @@ from ray.exceptions import RayError
 from pipeline import matching
 from pipeline.flow.cluster import cluster, stopped
 from pipeline.flow.feed import MOST_BLOCKS, feed, set_context
+from pipeline.flow.graph import held
 from pipeline.plan import Plan
 from pipeline.reuse import Base
 from pipeline.stages import Job
@@ -21,6 +22,7 @@ def match(pending: Plan, job: Job, base: Base) -> int:
     """Find what the base has of the pending splits, whatever its files are called; how many documents.
 
     Raises:
+        ResourceError: the cluster can't hold the job that this is for.
         StoppedError: Ray gave up.
     """
     kind = base.document_type()
@@ -33,6 +35,7 @@ def match(pending: Plan, job: Job, base: Base) -> int:
         "num_cpus": job.config.compute.cpus_per_reader,
     }
     with cluster():
+        held(job)  # else the shuffle might wait for ever, or be done for a job that can't be
         set_context(SHUFFLE_BLOCK_BYTES)
         shards = [{"shard": shard} for shard in base.manifest.column("split_id").to_pylist()]
         old = ray.data.from_items(shards, override_num_blocks=min(len(shards), MOST_BLOCKS)).map_batches(

@@ -108,11 +108,6 @@ def made_by(records: pa.Table, attempts: Sequence[str]) -> pa.Table:
     return records.filter(pc.is_in(records["attempt"], pa.array(attempts, pa.string())))
 
 
-def total(records: pa.Table, name: str) -> Any:
-    """Sum of a column."""
-    return pc.sum(records[name]).as_py() or 0
-
-
 def token_lengths(records: pa.Table) -> Ints:
     """Rows by the bucket of `schema.TOKEN_BUCKETS` that their tokens fall into."""
     histograms = records["token_histogram"]

@@ -47,7 +47,7 @@ def over_time(subject: Subject) -> Markup:
 
 def stages(subject: Subject) -> Markup:
     """Where the time went."""
-    seconds = {name: figures.total(subject.made, field) for name, field in figures.STAGES.items()}
+    seconds = {name: schema.total(subject.made, field) for name, field in figures.STAGES.items()}
     whole = sum(seconds.values())
     if not whole:
         return NOTHING
@@ -66,7 +66,7 @@ def stages(subject: Subject) -> Markup:
 def work(subject: Subject) -> Markup:
     """Tokens: what repeats saved, and what padding cost."""
     tokens, computed, padded = (
-        figures.total(subject.made, name) for name in ("tokens", "computed_tokens", "padded_tokens")
+        schema.total(subject.made, name) for name in ("tokens", "computed_tokens", "padded_tokens")
     )
     if not computed:
         return NOTHING

@@ -11,10 +11,10 @@ from dataclasses import dataclass, replace
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline import origins, telemetry
+from pipeline import origins, reader, telemetry
 from pipeline.config import Config
 from pipeline.formats import Piece
-from pipeline.plan import PIECE, Plan
+from pipeline.plan import Plan, piece_of
 from pipeline.report.markup import beginning, message
 
 MOST_PIECES = 500
@@ -81,9 +81,9 @@ def _wanted(
             missing.setdefault(file, []).append(row)
     ours = plan.pieces.filter(pc.is_in(plan.pieces["split_id"], pa.array(splits, pa.string())))
     for planned in ours.to_pylist():
-        piece = Piece(*(planned[name] for name in PIECE))
+        piece = piece_of(planned)
         inside = [row for row in missing.get(piece.source_file, ()) if _holds(piece, numbers[row])]
-        cost = planned["stored_bytes"] if _seekable(config, piece) else piece.size
+        cost = planned["stored_bytes"] if reader.seekable(piece, config) else piece.size
         if inside and cost <= min(left, PIECE_BYTES):
             left -= cost
             yield _Wanted(piece, inside, [numbers[row] for row in inside])
@@ -91,11 +91,6 @@ def _wanted(
 
 def _holds(piece: Piece, place: int) -> bool:
     return piece.start <= place < piece.stop
-
-
-def _seekable(config: Config, piece: Piece) -> bool:
-    """Whether a piece can be read without the rows before it."""
-    return piece.unit == "bytes" or config.source[piece.source].format == "parquet"
 
 
 def _read(config: Config, wanted: _Wanted) -> list[str | None]:

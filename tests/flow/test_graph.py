@@ -9,12 +9,9 @@ import pytest
 from ray.data import DataContext
 
 from pipeline import checkpoint, config, plan
-from pipeline.errors import ResourceError
 from pipeline.flow import watchdog
 from pipeline.flow.feed import feed
-from tests.flow.test_reuse import embed, nightly
 
-__all__ = ["nightly"]
 Job = Callable[..., dict[str, Any]]
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 
@@ -29,14 +26,6 @@ def test_a_flow_has_our_settings_from_its_beginning(
     fed = feed(plan.make(config.parse(job()), checkpoint.resolve(str(tiny)), "digest"), 1 << 20)
     assert fed.context.target_max_block_size == 1 << 20
     assert fed.context.execution_no_progress_timeout_s == -1
-
-
-@pytest.mark.timeout(120)
-def test_a_cluster_too_small_is_refused_before_texts_are_looked_up(nightly: Job) -> None:
-    embed(nightly("dataset"), 0)
-    values = nightly("dataset", compute={"cpus_per_reader": 3}, output={"rows_per_shard": 20})
-    with pytest.raises(ResourceError, match="do not fit at the same time"):
-        embed(values, 1)
 
 
 def test_a_stall_is_told_though_the_cluster_can_not_be_asked(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,7 @@ import pytest
 from pipeline import config, run
 from pipeline.commit import Ending
 from pipeline.dataset import Dataset
-from pipeline.errors import ConfigError, ExitCode
+from pipeline.errors import ConfigError, ExitCode, ResourceError
 from pipeline.series import Series
 from tests.conftest import make_checkpoint, read_dataset, texts
 
@@ -237,3 +237,12 @@ def test_a_shard_with_transient_rejects_is_not_copied(nightly: Job, tmp_path: Pa
     field = manifest.schema.field("transient")
     pq.write_table(manifest.set_column(place, field, transient), base / "manifest.parquet")
     assert counts(embed(nightly(), 1)) == {"copied": 50, "reused": 10, "embedded": 0, "rejects": 0}
+
+
+@pytest.mark.timeout(120)
+def test_a_cluster_too_small_is_refused_before_texts_are_looked_up(nightly: Job, tmp_path: Path) -> None:
+    """They would have to be, for no shard is copied into larger ones; and such a reader finds no node."""
+    embed(nightly("dataset"), 0)
+    output = {"path": str(tmp_path / "series/{run_date}"), "rows_per_shard": 20}
+    with pytest.raises(ResourceError, match="do not fit at the same time"):
+        embed(nightly("dataset", output=output, compute={"cpus_per_reader": 3}), 1)
