@@ -170,6 +170,8 @@ def _rate(records: pa.Table, newest: Attempt) -> Rate | None:
     started = datetime.datetime.fromisoformat(newest["started"]).timestamp()
     since = max(started, last - 60 * RECENT_MINUTES)
     recent = ours.filter(pc.greater_equal(ours.column("written_at"), since))
+    if not recent.num_rows:
+        return None  # the writers' clocks are behind the driver's
     return Rate(max(1.0, last - since), recent.num_rows, pc.sum(recent.column("rows")).as_py())
 
 

@@ -89,6 +89,17 @@ def test_only_the_last_minutes_count_for_the_rate(job: Job) -> None:
     assert found.eta_seconds == 1200
 
 
+def test_a_writer_whose_clock_is_behind_has_no_rate(job: Job) -> None:
+    """Its shards are older than the attempt that made them."""
+    dataset, made = records.planned(job())
+    records.attempted(dataset, "a1")
+    early = records.record(made.split_ids[0].as_py(), rows=10, attempt="a1", written_at=at(-1).timestamp())
+    records.write(dataset, early, attempt="a1")
+    touched(dataset, at(1))
+    found = standing(dataset, at(2))
+    assert (found.state, found.done, found.rate, found.eta_seconds) == ("running", 1, None, None)
+
+
 def test_silence_is_told_and_nothing_more(job: Job) -> None:
     dataset = half_done(job)
     assert standing(dataset, at(9)).state == "running"
