@@ -1,6 +1,6 @@
 """The whole job, files in and shards out, beside its peers: same machine, same texts, same weights.
 
-    python -m benchmarks.whole_job CORPORA [--tokens 10000] [--rounds 5] [--peers PYTHON] [--to FILE]
+    python -m benchmarks.whole_job CORPORA [--tokens 6000] [--rounds 5] [--peers PYTHON] [--to FILE]
 
 Each contender (`benchmarks/contenders/`) is a program of its own, started anew for each run; the rounds
 alternate. Seconds are those of the whole program. What it takes for no work to speak of (four texts, in the
@@ -113,7 +113,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("corpora", type=Path)
-    parser.add_argument("--tokens", type=int, default=10_000)
+    parser.add_argument("--tokens", type=int, default=6_000)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--peers", default=sys.executable, help="the Python of peers' own environment")
     parser.add_argument("--only", nargs="*", default=list(CONTENDERS))
