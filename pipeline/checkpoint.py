@@ -7,7 +7,9 @@ it, and then by torch's reader of bare weights.
 
 import hashlib
 import json
+import random
 import re
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,10 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from huggingface_hub.errors import HfHubHTTPError
 from safetensors import SafetensorError, safe_open
 
-from pipeline.errors import ModelError
+from pipeline.errors import HubBusyError, ModelError
 from pipeline.modules import Modules, read_modules
 
 BUILT_IN = "albert-mini"
@@ -26,6 +28,10 @@ ACTIVATIONS = ("gelu_new", "gelu", "gelu_pytorch_tanh", "relu", "silu", "tanh")
 TOKENIZER_FILES = ("tokenizer.json", "spiece.model", "vocab.txt", "tokenizer_config.json")
 SETTINGS = ("config.json", "modules.json", "sentence_*_config.json", "config_sentence_transformers.json")
 PICKLE = "pytorch_model.bin"
+BUSY, SERVER_ERROR = (408, 425, 429), 500
+"""HTTP status of a Hub that may give later what it does not give now."""
+BUSY_PAUSES_SECONDS = (2.0, 10.0, 30.0)
+"""Before it is asked again, about."""
 INDEX = "model.safetensors.index.json"
 DOWNLOADED = [
     *SETTINGS, *TOKENIZER_FILES, "*.safetensors", INDEX,
@@ -242,16 +248,33 @@ def _fetch(name: str, revision: str | None, more: list[str]) -> tuple[Path, str 
             f"model.name = {name!r}",
             hint="name albert-mini, a folder that is there, or a Hub id such as albert/albert-base-v2",
         )
-    try:
-        folder = snapshot_download(name, revision=revision, allow_patterns=[*DOWNLOADED, *more])
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        reason = str(error).strip().splitlines()[0]
-        hint = "check the name, or put the folder where each node finds it and name that"
-        raise ModelError(
-            "is no folder here, and the Hub does not give it", f"model.name = {name!r}", reason, hint
-        ) from None
-    commit = _COMMIT.search(Path(folder).as_posix())
-    return Path(folder), commit.group(1) if commit else revision
+    folder = _downloaded(name, revision, [*DOWNLOADED, *more])
+    commit = _COMMIT.search(folder.as_posix())
+    return folder, commit.group(1) if commit else revision
+
+
+def _downloaded(name: str, revision: str | None, files: list[str]) -> Path:
+    pauses = iter(BUSY_PAUSES_SECONDS)
+    while True:
+        try:
+            return Path(snapshot_download(name, revision=revision, allow_patterns=files))
+        except Exception as error:  # its client raises what its own libraries raise
+            refused = _not_given(name, error)
+        pause = next(pauses, None) if isinstance(refused, HubBusyError) else None
+        if pause is None:
+            raise refused
+        time.sleep(pause * random.uniform(0.5, 1.5))  # a cluster's processes all ask at the same time
+
+
+def _not_given(name: str, error: Exception) -> ModelError:
+    where, reason = f"model.name = {name!r}", (str(error).strip() or repr(error)).splitlines()[0]
+    elsewhere = "put the folder where each node finds it and name that"
+    answers = [each.response for each in (error, error.__cause__) if isinstance(each, HfHubHTTPError)]
+    if any(answer.status_code in BUSY or answer.status_code >= SERVER_ERROR for answer in answers):
+        hint = f"run again, or {elsewhere}"
+        return HubBusyError("is no folder here, and the Hub has no time for it", where, reason, hint)
+    hint = f"check the name, or {elsewhere}"
+    return ModelError("is no folder here, and the Hub does not give it", where, reason, hint)
 
 
 def _pair(name: str, shape: tuple[int, ...]) -> Iterator[tuple[str, tuple[int, ...]]]:

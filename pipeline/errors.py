@@ -3,6 +3,7 @@
 PipelineError
 ├── ConfigError                 2  the config, or what it names, is wrong; no retry mends it
 │   ├── ModelError              2  the checkpoint or its tokenizer can't be used
+│   │   └── HubBusyError        4  the Hub can't give the checkpoint now; a retry may
 │   ├── ResourceError           2  the machine or cluster can't hold the job
 │   └── SeriesError             2  a series of datasets can't be moved or pruned as asked
 ├── StorageError                4  storage did not answer as it should; a retry may
@@ -13,6 +14,7 @@ PipelineError
 │   └── ReplacedError           -  replace-if lost: the object is no longer the expected version
 ├── SourceError                 3  a source file can't be embedded; the others go on
 │   └── SourceChangedError      3  a source file is no longer the version that was planned
+├── StartError                  -  a replica can't start; the code is its cause's
 ├── CrashError                  3  a split kills each process that touches it; the others go on
 ├── IncompleteError             3  the run ended with failed files or too many rejects
 ├── OtherDatasetError           5  the output belongs to another config
@@ -74,6 +76,12 @@ class ModelError(ConfigError):
     """The checkpoint or its tokenizer can't be used."""
 
 
+class HubBusyError(ModelError):
+    """The Hub has no time for us, or does not answer."""
+
+    exit_code = ExitCode.RETRYABLE
+
+
 class ResourceError(ConfigError):
     """The machine or cluster can't hold the job."""
 
@@ -120,6 +128,20 @@ class SourceError(PipelineError):
 
 class SourceChangedError(SourceError):
     """A source file is no longer the version that was planned."""
+
+
+class StartError(PipelineError):
+    """A replica can't start.
+
+    Args:
+        exit_code: of its cause.
+    """
+
+    def __init__(
+        self, what: str, where: str = "", got: str = "", hint: str = "", exit_code: int = ExitCode.CONFIG
+    ) -> None:
+        super().__init__(what, where, got, hint)
+        self.exit_code = ExitCode(exit_code)
 
 
 class CrashError(PipelineError):

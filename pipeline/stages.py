@@ -13,6 +13,7 @@ import functools
 import itertools
 import json
 import os
+import platform
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -27,7 +28,7 @@ from pipeline import checkpoint, reader, reuse, schema, telemetry, vectors, watc
 from pipeline.batching import TokenBatch
 from pipeline.config import Config
 from pipeline.dataset import Dataset, Identity, ShardRecord
-from pipeline.errors import ExitCode, ModelError, PipelineError
+from pipeline.errors import ExitCode, ModelError, PipelineError, StartError
 from pipeline.formats import Piece
 from pipeline.payload import buffer_to_table, cell, table_to_buffer, uncell
 from pipeline.plan import Split
@@ -39,6 +40,11 @@ from pipeline.watch import Sentry
 from pipeline.windows import Windows, room, tokenized
 
 CELLS = ("rows", "reused", "order", "rejects", "ids", "lengths", "windows", "vectors")
+START = "start"
+"""The stage of a failure that is no split's: the replica could not start."""
+PATIENCE = 0.1
+"""Of the watchdog's time: so long a replica tries to start before it gives up a split."""
+FIRST_PAUSE_SECONDS = 1.0
 PASSED_ON = ("rows", "reused", "order", "rejects")
 
 
@@ -98,7 +104,10 @@ class Job:
 
 @dataclass(frozen=True)
 class Failure:
-    """A split that could not be done, and why."""
+    """A split that could not be done, and why.
+
+    stage: "read", "encode", "write", or `START`.
+    """
 
     split_id: str
     files: tuple[str, ...]
@@ -192,35 +201,51 @@ class _Parts:
 
 
 class Encode:
-    """A replica that stays: token ids in, vectors out."""
+    """A replica that stays: token ids in, vectors out.
+
+    One that can't start says so for the splits that it is given, for raised here it would end the job without
+    its name. It tries again for a while before each: the Hub or a mount may be back soon, and replicas that
+    did start take the other splits meanwhile.
+    """
 
     def __init__(self, job: Job, sentry: Sentry | None = None) -> None:
-        self.sentry, self.ended = sentry, time.perf_counter()
+        self.job, self.sentry, self.ended = job, sentry, time.perf_counter()
+        self.broken = self._start()
+
+    def _start(self) -> StartError | None:
         # torch stays out of the driver and of the readers and writers: 2 s and 300 MB in each.
         from pipeline.encoder import Encoder  # noqa: PLC0415
 
-        self.broken: PipelineError | None = None
-        config = job.config
+        config = self.job.config
         try:
-            replica = job.replica()
+            replica = self.job.replica()
             self.encoder = Encoder(
                 replica,
                 device=config.compute.device,
                 dtype=config.dtype,
                 recipe=Recipe.of(replica, config.model),
                 batch_tokens=config.compute.batch_tokens,
-                threads=job.threads,
+                threads=self.job.threads,
             )
         except PipelineError as error:
-            # Raised here it would end the job without its name; raised for each split it is reported.
-            self.broken = error
+            where = f"{error.where} on {platform.node()}".strip()
+            return StartError(error.what, where, error.got, error.hint, error.exit_code)
         except Exception as error:  # torch raises what it likes
-            self.broken = ModelError(
-                "a replica can't start",
-                config.model.name,
-                repr(error),
-                hint="check the checkpoint's files and the device",
-            )
+            where = f"{config.model.name} on {platform.node()}"
+            hint = "check the checkpoint's files and the device"
+            return StartError("a replica can't start", where, repr(error), hint)
+        return None
+
+    def _start_again(self) -> None:
+        patience = PATIENCE * 60 * self.job.config.compute.watchdog_minutes
+        until, pause = time.monotonic() + patience, FIRST_PAUSE_SECONDS
+        while self.broken and time.monotonic() + pause <= until:
+            time.sleep(pause)
+            telemetry.beat()
+            self.broken = self._start()
+            pause *= 2
+        if self.broken:
+            raise self.broken
 
     def __call__(self, row: pa.Table) -> pa.Table:
         try:
@@ -230,7 +255,7 @@ class Encode:
 
     def _encode(self, split_id: str, note: dict[str, Any], cells: Mapping[str, pa.Buffer]) -> pa.Table:
         if self.broken:
-            raise self.broken
+            self._start_again()
         started = time.perf_counter()
         tokens = _tokens(cells)
         encoded = self.encoder.run(tokens)
@@ -387,6 +412,7 @@ def _guarded(
         with watch.at(sentry, split_id, stage):
             return work(split_id, note, {name: uncell(row.column(name)) for name in present})
     except PipelineError as error:
+        stage = START if isinstance(error, StartError) else stage
         code, message = int(error.exit_code), str(error)
     except Exception as error:  # the boundary: raised further, it would end every other split's job
         trace = "".join(traceback.format_exception(error))

@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,9 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from pipeline import checkpoint
-from pipeline.errors import ModelError
+from pipeline.errors import ExitCode, HubBusyError, ModelError
 from tests.conftest import make_checkpoint
+from tests.hub import hub
 
 
 @pytest.fixture
@@ -106,6 +108,22 @@ def test_a_truncated_weight_file_is_named(folder: Path) -> None:
 def test_a_name_of_nothing_is_refused(name: str) -> None:
     with pytest.raises(ModelError, match="neither a folder|the Hub does not give it"):
         checkpoint.resolve(name)
+
+
+def test_a_busy_hub_is_asked_again_and_then_left_for_the_next_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    answered = hub(monkeypatch, HTTPStatus.TOO_MANY_REQUESTS)
+    with pytest.raises(HubBusyError, match="the Hub has no time for it.*run again") as caught:
+        checkpoint.resolve("some/albert")
+    assert caught.value.exit_code == ExitCode.RETRYABLE
+    assert answered.total() >= 1 + len(checkpoint.BUSY_PAUSES_SECONDS)
+
+
+def test_a_hub_that_was_busy_is_believed_when_it_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    answered = hub(monkeypatch, HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.NOT_FOUND)
+    with pytest.raises(ModelError, match="the Hub does not give it") as caught:
+        checkpoint.resolve("some/albert")
+    assert caught.value.exit_code == ExitCode.CONFIG
+    assert set(answered) == {HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.NOT_FOUND}
 
 
 def test_planning_loads_neither_torch_nor_ray() -> None:

@@ -4,6 +4,7 @@ import ast
 import json
 import shutil
 from collections.abc import Callable
+from http import HTTPStatus
 from pathlib import Path
 
 import pyarrow as pa
@@ -16,6 +17,7 @@ from pipeline.storage import retries
 from tests import records
 from tests.catalogue import entries, provoke
 from tests.conftest import PACKAGED, write_config
+from tests.hub import hub
 from tests.s3.test_errors import CASES as S3_CASES
 
 ENTRIES = entries()
@@ -92,6 +94,10 @@ def nulls(folder: Path, _: pytest.MonkeyPatch) -> None:
         pq.write_table(table, folder / f"corpus/{number}.parquet")
 
 
+def busy_hub(_: Path, patch: pytest.MonkeyPatch) -> None:
+    hub(patch, HTTPStatus.TOO_MANY_REQUESTS)
+
+
 PLAN = "plan job.yaml"
 CASES: dict[str, Case] = {
     "There is no config file": ("plan jib.yaml", nothing),
@@ -120,6 +126,7 @@ CASES: dict[str, Case] = {
     "A carried column is nowhere": (f"{PLAN} --set source.docs.carry=[author]", nothing),
     "Two columns of one name": (f"{PLAN} --set source.docs.carry=[Embedding]", column("Embedding")),
     "A model that nobody has": (f"{PLAN} --set model.name=no/model", nothing),
+    "The Hub has no time": (f"{PLAN} --set model.name=albert/albert-base-v2", busy_hub),
     "More tokens than positions": (f"{PLAN} --set model.max_tokens=4096", nothing),
     "No ALBERT": (f"{PLAN} --set model.name=model", file("model/config.json", '{"model_type": "bert"}')),
     "A model without weights": (f"{PLAN} --set model.name=model", without_weights),

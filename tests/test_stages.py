@@ -1,7 +1,9 @@
 """The stages without Ray: data in, data out, and failures as data."""
 
+import platform
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -11,6 +13,7 @@ from pipeline.dataset import Identity, ShardRecord
 from pipeline.errors import ExitCode
 from pipeline.recipe import Recipe
 from pipeline.stages import Encode, Failure, Job
+from tests.conftest import make_checkpoint
 
 JobValues = Callable[..., dict[str, Any]]
 
@@ -68,7 +71,7 @@ def test_a_failure_passes_the_stages_after_it(job: JobValues) -> None:
 
 
 def test_a_node_with_another_checkpoint_embeds_nothing(job: JobValues) -> None:
-    row, told = first_split(job())
+    row, told = first_split(job(compute={"watchdog_minutes": 0.1}))  # it soon gives up
     for other, message in (
         (replace(told, vector_digest="0" * 64), "another checkpoint than the driver"),
         (replace(told, tokenizer_digest="0" * 64), "another tokenizer than the driver"),
@@ -77,6 +80,21 @@ def test_a_node_with_another_checkpoint_embeds_nothing(job: JobValues) -> None:
         assert isinstance(failure, Failure)
         assert failure.exit_code == ExitCode.CONFIG
         assert message in failure.message
+
+
+def test_a_replica_that_could_not_start_does_so_before_its_next_split(job: JobValues, tmp_path: Path) -> None:
+    """As if a mount came late: the checkpoint is nowhere at first."""
+    model, away = make_checkpoint(tmp_path / "model"), tmp_path / "away"
+    row, told = first_split(job(model={"name": str(model)}, compute={"watchdog_minutes": 0.2}))
+    read = first_read(row, told)
+    model.rename(away)
+    replica = Encode(told)
+    failure = note(stages.write(replica(read), told))
+    assert isinstance(failure, Failure)
+    assert (failure.stage, failure.exit_code) == (stages.START, ExitCode.CONFIG)
+    assert platform.node() in failure.message
+    away.rename(model)
+    assert isinstance(note(stages.write(replica(read), told)), ShardRecord)
 
 
 def test_an_unforeseen_error_is_data_too(job: JobValues) -> None:

@@ -14,6 +14,7 @@ from ray.exceptions import RayError
 from pipeline import stages, telemetry
 from pipeline.config import Compute
 from pipeline.dataset import ShardRecord
+from pipeline.errors import StartError
 from pipeline.flow import metrics
 from pipeline.flow.cluster import cluster, nodes, stopped
 from pipeline.flow.feed import feed
@@ -43,15 +44,17 @@ def run(
         ResourceError: the cluster can't hold a reader, a replica and a writer at the same time.
         StoppedError: Ray gave up.
         StalledError: nobody showed life for too long.
+        StartError: no replica can start.
     """
     with cluster():
         resources = held(job)
-        telemetry.event("starting", splits=len(pending.split_ids), replicas=resources.replicas[1])
+        most = resources.replicas[1]
+        telemetry.event("starting", splits=len(pending.split_ids), replicas=most)
         watchdog = Watchdog(job, job.config.compute.watchdog_minutes * 60)
         graph = _graph(
             feed(pending, BLOCK_BYTES), replace(job, threads=resources.threads), resources, watchdog.sentry
         )
-        yield from _watched(graph, watchdog, len(pending.split_ids), tell or (lambda _: None))
+        yield from _watched(graph, watchdog, len(pending.split_ids), most, tell or (lambda _: None))
 
 
 def held(job: Job) -> Resources:
@@ -64,16 +67,16 @@ def held(job: Job) -> Resources:
 
 
 def _watched(
-    graph: Dataset, watchdog: Watchdog, pending: int, tell: Callable[[Standing], None]
+    graph: Dataset, watchdog: Watchdog, pending: int, replicas: int, tell: Callable[[Standing], None]
 ) -> Iterator[Arrived]:
-    """What comes out of a graph for so many splits.
+    """What comes out of a graph for so many splits, with so many replicas at most.
 
     A thread waits for Ray, so that this one is free to look at the clock, and to stop when it is told to.
     """
     arrivals: queue.SimpleQueue[Arrived | Exception | None] = queue.SimpleQueue()
     threading.Thread(target=_consume, args=(graph, arrivals), daemon=True).start()
     looked = -LOOK_SECONDS
-    done = failed = 0
+    done = failed = unstarted = 0
     while True:
         if time.monotonic() - looked >= LOOK_SECONDS:
             if standing := watchdog.look(pending - done, failed):
@@ -88,8 +91,17 @@ def _watched(
             return
         if isinstance(arrived, Exception):
             raise stopped(arrived) if isinstance(arrived, RayError | RuntimeError) else arrived
-        failed += isinstance(arrived, Failure)
         done += 1
+        if isinstance(arrived, Failure):
+            failed += 1
+            unstarted += arrived.stage == stages.START
+        if unstarted >= replicas and failed == done:
+            raise StartError(
+                "no replica can start",
+                got=arrived.message,
+                hint="mend that, and run again",
+                exit_code=arrived.exit_code,
+            )
         yield arrived
 
 

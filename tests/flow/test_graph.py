@@ -8,9 +8,13 @@ from typing import Any
 import pytest
 from ray.data import DataContext
 
-from pipeline import checkpoint, config, plan
+from pipeline import checkpoint, config, flow, plan, stages
+from pipeline.dataset import ShardRecord
+from pipeline.errors import ExitCode, StartError
 from pipeline.flow import watchdog
 from pipeline.flow.feed import feed
+from pipeline.recipe import Recipe
+from pipeline.stages import Failure
 
 Job = Callable[..., dict[str, Any]]
 pytestmark = pytest.mark.usefixtures("ray_cluster")
@@ -26,6 +30,22 @@ def test_a_flow_has_our_settings_from_its_beginning(
     fed = feed(plan.make(config.parse(job()), checkpoint.resolve(str(tiny)), "digest"), 1 << 20)
     assert fed.context.target_max_block_size == 1 << 20
     assert fed.context.execution_no_progress_timeout_s == -1
+
+
+def test_a_run_whose_replicas_can_not_start_ends_before_all_splits_have_failed(job: Job, tiny: Path) -> None:
+    """Here because the node's checkpoint is another than the driver's."""
+    parsed = config.parse(job(output={"rows_per_shard": 1}, compute={"watchdog_minutes": 0.2}))
+    model = checkpoint.resolve(str(tiny))
+    made = plan.make(parsed, model, "digest")
+    told = stages.Job(
+        config=parsed, columns=made.columns, recipe=Recipe.of(model, parsed.model), revision=None,
+        vector_digest="0" * 64, tokenizer_digest=model.tokenizer_digest, attempt="a",
+    )  # fmt: skip
+    arrived: list[ShardRecord | Failure] = []
+    with pytest.raises(StartError, match="no replica can start.*another checkpoint than") as caught:
+        arrived.extend(flow.run(made, told))
+    assert caught.value.exit_code == ExitCode.CONFIG
+    assert len(arrived) < len(made.split_ids) / 2
 
 
 def test_a_stall_is_told_though_the_cluster_can_not_be_asked(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,35 @@
+"""A Hub that answers every request with a status: what its own client and ours make of it is real."""
+
+import threading
+from collections import Counter
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import pytest
+from huggingface_hub import constants
+
+from pipeline import checkpoint
+
+
+def hub(patch: pytest.MonkeyPatch, *statuses: HTTPStatus) -> Counter[HTTPStatus]:
+    """One that answers so, in turn, and then always as last; what it has answered.
+
+    It is asked as long as the patch lasts, and ends with the process.
+    """
+    answered: Counter[HTTPStatus] = Counter()
+
+    class Answer(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            status = statuses[min(answered.total(), len(statuses) - 1)]
+            answered[status] += 1
+            self.send_error(status)
+
+        def log_message(self, *_: Any) -> None:
+            """No word to the tests' output."""
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Answer)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    patch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{server.server_port}")
+    patch.setattr(checkpoint, "BUSY_PAUSES_SECONDS", (0.01, 0.01))
+    return answered
