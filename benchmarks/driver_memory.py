@@ -1,6 +1,7 @@
-"""Peak memory of the driver at few and at many splits: `python -m benchmarks.driver_memory [20 2000]`.
+"""The driver's memory and CPU at few and at many splits: `python -m benchmarks.driver_memory [20 2000]`.
 
-One row a split, the tiniest checkpoint: what is left is the pipeline's own cost.
+One row a split, the tiniest checkpoint: what is left is the pipeline's own cost. All of it, Ray's daemons and
+workers too, shares this machine's processors; the driver's CPU seconds are those of its process alone.
 """
 
 import json
@@ -16,17 +17,17 @@ import pyarrow.parquet as pq
 from tests.conftest import make_checkpoint
 
 DRIVER = """
-import sys
+import sys, time
 from benchmarks.memory import peak_mib
 from pipeline.cli import main
 code = main(["run", sys.argv[1], "--quiet"])
-print("PEAK", peak_mib())
+print("MEASURED", peak_mib(), time.process_time())
 sys.exit(code)
 """
 
 
-def measure(splits: int, folder: Path, checkpoint: Path) -> tuple[float, float]:
-    """Peak MiB of the driver's process, and seconds, for a job of so many splits."""
+def measure(splits: int, folder: Path, checkpoint: Path) -> tuple[float, float, float]:
+    """Peak MiB and CPU seconds of the driver's process, and seconds, for a job of so many splits."""
     source = folder / f"{splits}.parquet"
     pq.write_table(pa.table({"text": [f"text number {i}" for i in range(splits)]}), source)
     config = folder / f"{splits}.yaml"
@@ -37,21 +38,23 @@ def measure(splits: int, folder: Path, checkpoint: Path) -> tuple[float, float]:
     done = subprocess.run(
         [sys.executable, "-c", DRIVER, str(config)], capture_output=True, text=True, check=True
     )
-    peak = float(done.stdout.rsplit("PEAK", 1)[1])
-    return peak, time.perf_counter() - started
+    peak, cpu = map(float, done.stdout.rsplit("MEASURED", 1)[1].split())
+    return peak, cpu, time.perf_counter() - started
 
 
 def main(sizes: list[int]) -> None:
     """Print a table."""
-    print("| splits | driver's peak MiB | seconds | ms a split above the first row's |\n|---|---|---|---|")
+    print(
+        "| splits | driver's peak MiB | its CPU seconds | seconds | ms a split, the start taken off |\n"
+        "|---|---|---|---|---|"
+    )
     with tempfile.TemporaryDirectory() as name:
         checkpoint = make_checkpoint(Path(name) / "tiny")
-        base_seconds = 0.0
+        *_, start = measure(1, Path(name), checkpoint)
         for splits in sizes:
-            peak, seconds = measure(splits, Path(name), checkpoint)
-            extra = 1000 * (seconds - base_seconds) / splits if base_seconds else 0.0
-            base_seconds = base_seconds or seconds
-            print(f"| {splits:,} | {peak:.0f} | {seconds:.0f} | {extra:.0f} |", flush=True)
+            peak, cpu, seconds = measure(splits, Path(name), checkpoint)
+            each = 1000 * (seconds - start) / splits
+            print(f"| {splits:,} | {peak:.0f} | {cpu:.0f} | {seconds:.0f} | {each:.0f} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -267,12 +267,14 @@ def _downloaded(name: str, revision: str | None, files: list[str]) -> Path:
 
 
 def _not_given(name: str, error: Exception) -> ModelError:
-    where, reason = f"model.name = {name!r}", (str(error).strip() or repr(error)).splitlines()[0]
+    where = f"model.name = {name!r}"
     elsewhere = "put the folder where each node finds it and name that"
     answers = [each.response for each in (error, error.__cause__) if isinstance(each, HfHubHTTPError)]
-    if any(answer.status_code in BUSY or answer.status_code >= SERVER_ERROR for answer in answers):
-        hint = f"run again, or {elsewhere}"
-        return HubBusyError("is no folder here, and the Hub has no time for it", where, reason, hint)
+    for answer in answers:
+        if answer.status_code in BUSY or answer.status_code >= SERVER_ERROR:
+            got, hint = f"HTTP {answer.status_code} {answer.reason_phrase}", f"run again, or {elsewhere}"
+            return HubBusyError("is no folder here, and the Hub has no time for it", where, got, hint)
+    reason = (str(error).strip() or repr(error)).splitlines()[0]
     hint = f"check the name, or {elsewhere}"
     return ModelError("is no folder here, and the Hub does not give it", where, reason, hint)
 

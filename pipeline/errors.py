@@ -77,7 +77,7 @@ class ModelError(ConfigError):
 
 
 class HubBusyError(ModelError):
-    """The Hub has no time for us, or does not answer."""
+    """The Hub has no time for us (429), or fails (5xx)."""
 
     exit_code = ExitCode.RETRYABLE
 

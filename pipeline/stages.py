@@ -107,6 +107,7 @@ class Failure:
     """A split that could not be done, and why.
 
     stage: "read", "encode", "write", or `START`.
+    replica: of such a failure its node and process.
     """
 
     split_id: str
@@ -114,6 +115,7 @@ class Failure:
     stage: str
     exit_code: int
     message: str
+    replica: str = ""
 
 
 def usable_checkpoint(config: Config) -> checkpoint.Checkpoint:
@@ -408,14 +410,16 @@ def _guarded(
     if "failure" in note:
         return _row(split_id, note)
     present = [name for name in CELLS if name in row.column_names and row.column(name).null_count == 0]
+    replica = ""
     try:
         with watch.at(sentry, split_id, stage):
             return work(split_id, note, {name: uncell(row.column(name)) for name in present})
     except PipelineError as error:
-        stage = START if isinstance(error, StartError) else stage
+        if isinstance(error, StartError):
+            stage, replica = START, f"{platform.node()} {os.getpid()}"
         code, message = int(error.exit_code), str(error)
     except Exception as error:  # the boundary: raised further, it would end every other split's job
         trace = "".join(traceback.format_exception(error))
         code, message = int(ExitCode.BUG), f"a bug of ours: {error!r}\n{trace}"
     files = tuple(f"{piece['source']}/{piece['file']}" for piece in note["pieces"])
-    return _row(split_id, {"failure": asdict(Failure(split_id, files, stage, code, message))})
+    return _row(split_id, {"failure": asdict(Failure(split_id, files, stage, code, message, replica))})

@@ -21,6 +21,9 @@ def hub(patch: pytest.MonkeyPatch, *statuses: HTTPStatus) -> Counter[HTTPStatus]
 
     class Answer(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
+            if "/api/models/" not in self.path:  # its client asks for more than models
+                self.send_error(HTTPStatus.NOT_FOUND)
+                return
             status = statuses[min(answered.total(), len(statuses) - 1)]
             answered[status] += 1
             self.send_error(status)
@@ -31,5 +34,7 @@ def hub(patch: pytest.MonkeyPatch, *statuses: HTTPStatus) -> Counter[HTTPStatus]
     server = ThreadingHTTPServer(("127.0.0.1", 0), Answer)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     patch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{server.server_port}")
+    patch.setattr(constants, "HF_HUB_OFFLINE", False)
+    patch.setattr(constants, "HF_HUB_CACHE", "/nowhere")
     patch.setattr(checkpoint, "BUSY_PAUSES_SECONDS", (0.01, 0.01))
     return answered

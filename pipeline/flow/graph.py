@@ -28,6 +28,8 @@ BLOCK_BYTES = 1 << 20
 """A reader's splits go on when this much of them is made: Ray's own 128 MB would keep replicas waiting."""
 LOOK_SECONDS = 2.0
 """How often the watchdog looks, and tells how the stages stand."""
+MOST_FAILURES = 3
+"""Splits that are lost to replicas that can't start, before a run in which none could is ended."""
 
 Arrived = ShardRecord | Failure
 
@@ -48,13 +50,12 @@ def run(
     """
     with cluster():
         resources = held(job)
-        most = resources.replicas[1]
-        telemetry.event("starting", splits=len(pending.split_ids), replicas=most)
+        telemetry.event("starting", splits=len(pending.split_ids), replicas=resources.replicas[1])
         watchdog = Watchdog(job, job.config.compute.watchdog_minutes * 60)
         graph = _graph(
             feed(pending, BLOCK_BYTES), replace(job, threads=resources.threads), resources, watchdog.sentry
         )
-        yield from _watched(graph, watchdog, len(pending.split_ids), most, tell or (lambda _: None))
+        yield from _watched(graph, watchdog, len(pending.split_ids), tell or (lambda _: None))
 
 
 def held(job: Job) -> Resources:
@@ -67,20 +68,22 @@ def held(job: Job) -> Resources:
 
 
 def _watched(
-    graph: Dataset, watchdog: Watchdog, pending: int, replicas: int, tell: Callable[[Standing], None]
+    graph: Dataset, watchdog: Watchdog, pending: int, tell: Callable[[Standing], None]
 ) -> Iterator[Arrived]:
-    """What comes out of a graph for so many splits, with so many replicas at most.
+    """What comes out of a graph for so many splits.
 
     A thread waits for Ray, so that this one is free to look at the clock, and to stop when it is told to.
     """
     arrivals: queue.SimpleQueue[Arrived | Exception | None] = queue.SimpleQueue()
     threading.Thread(target=_consume, args=(graph, arrivals), daemon=True).start()
     looked = -LOOK_SECONDS
-    done = failed = unstarted = 0
+    starts, replicas = _Starts(), 0
+    done = failed = 0
     while True:
         if time.monotonic() - looked >= LOOK_SECONDS:
             if standing := watchdog.look(pending - done, failed):
                 tell(standing)
+                replicas = standing.stages["encode"].places if "encode" in standing.stages else 0
             looked = time.monotonic()
         try:
             arrived = arrivals.get(timeout=LOOK_SECONDS)
@@ -91,18 +94,39 @@ def _watched(
             return
         if isinstance(arrived, Exception):
             raise stopped(arrived) if isinstance(arrived, RayError | RuntimeError) else arrived
+        failed += isinstance(arrived, Failure)
         done += 1
-        if isinstance(arrived, Failure):
-            failed += 1
-            unstarted += arrived.stage == stages.START
-        if unstarted >= replicas and failed == done:
-            raise StartError(
-                "no replica can start",
-                got=arrived.message,
-                hint="mend that, and run again",
-                exit_code=arrived.exit_code,
-            )
+        starts.add(arrived, replicas)
         yield arrived
+
+
+class _Starts:
+    """Which replicas could not start, until one is known to work."""
+
+    def __init__(self) -> None:
+        self._broken: set[str] = set()
+        self._failures = 0
+        self._one_works = False
+
+    def add(self, arrived: Arrived, replicas: int) -> None:
+        """Take in what became of a split.
+
+        Args:
+            replicas: that have been at a split so far.
+
+        Raises:
+            StartError: none of them could start, however often they tried.
+        """
+        if isinstance(arrived, ShardRecord):
+            self._one_works = True
+        elif arrived.stage == stages.START:
+            self._broken.add(arrived.replica)
+            self._failures += 1
+            if not self._one_works and self._failures >= MOST_FAILURES and len(self._broken) >= replicas:
+                hint = "mend that, and run again"
+                raise StartError(
+                    "no replica can start", got=arrived.message, hint=hint, exit_code=arrived.exit_code
+                )
 
 
 def _consume(graph: Dataset, arrivals: "queue.SimpleQueue[Arrived | Exception | None]") -> None:

@@ -5,11 +5,11 @@ Lengths are CSS pixels.
 """
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from pipeline.report.markup import Markup, element, join
-from pipeline.report.quantities import Tick, round_step, short, ticks
+from pipeline.report.quantities import Tick, round_step, ticks
 
 WIDE, HALF, NARROW = 960, 460, 340
 HEIGHT = 240
@@ -94,12 +94,14 @@ class Bar:
 
 @dataclass(frozen=True, kw_only=True)
 class Bars:
-    """Lying bars, one below the other, each with its name and what it says."""
+    """Lying bars, one below the other, each with its name and what it says.
+
+    label: what they show; what each says is added to it.
+    """
 
     label: str
     x_title: str
     bars: Sequence[Bar]
-    told: Callable[[float], str] = short
 
     def draw(self, width: int) -> Markup:
         """As one SVG; long names stand above their bars, others before them."""
@@ -110,9 +112,9 @@ class Bars:
         across = _Scale(
             0, max([bar.value for bar in self.bars] + [0]) or 1, 0 if above else names, width - behind
         )
-        marks = ticks(across.high, 4, self.told)
+        marks = ticks(across.high, 4)
         return _svg(
-            self.label,
+            f"{self.label}: {'; '.join(f'{bar.name} {bar.told}' for bar in self.bars)}.",
             (width, height),
             element("text", self.x_title, class_="unit", x=_number(across.start), y=12),
             *(_upright(across(value), TOP - 4, height - 20) for value, _ in marks),

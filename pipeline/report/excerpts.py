@@ -27,8 +27,7 @@ def rejects(subject: Subject) -> Markup:
         return NOTHING
     whole = sum(reasons.values())
     bars = [Bar(reason, rows, f"{count(rows)} · {share(rows, whole)}") for reason, rows in reasons.items()]
-    parts = "; ".join(f"{bar.name} {bar.told}" for bar in bars)
-    chart = Bars(label=f"Rejected rows by reason: {parts}.", x_title="rows", bars=bars)
+    chart = Bars(label="Rejected rows by reason", x_title="rows", bars=bars)
     transient = subject.summary["transient"]
     sentence = (
         f"{some(whole, 'row')}, {share(whole, subject.summary['documents'])} of the source; "

@@ -56,8 +56,7 @@ def stages(subject: Subject) -> Markup:
         Bar(name, spent, f"{duration(spent)} · {share(spent, whole)}", "idle" if name == idle else "mark")
         for name, spent in seconds.items()
     ]
-    parts = "; ".join(f"{bar.name} {bar.told}" for bar in bars)
-    chart = Bars(label=f"Seconds by stage: {parts}.", x_title="seconds of all processes", bars=bars)
+    chart = Bars(label="Seconds by stage", x_title="seconds of all processes", bars=bars)
     busy = share(seconds["encode"], seconds["encode"] + seconds[idle])
     sentence = f"Replicas encoded {busy} of their time; the rest they waited for a split."
     return section("Where the time went", sentence, both(chart, HALF))
@@ -75,13 +74,12 @@ def work(subject: Subject) -> Markup:
         Bar("computed", computed, count(computed)),
         Bar("with padding", padded, count(padded), "idle"),
     ]
-    parts = "; ".join(f"{bar.name} {bar.told}" for bar in bars)
     why = "texts repeat, or the base has their vectors" if subject.summary.get("base") else "texts repeat"
     sentence = (
         f"{share(tokens - computed, tokens)} of the tokens needed no work, for {why}. "
         f"Padding added {share(padded - computed, computed)} to the rest."
     )
-    chart = Bars(label=f"Tokens: {parts}.", x_title="tokens", bars=bars)
+    chart = Bars(label="Tokens", x_title="tokens", bars=bars)
     return section("Work done, work saved", sentence, both(chart, HALF))
 
 
@@ -182,12 +180,11 @@ def origins(subject: Subject) -> Markup:
             ("embedded", "embedded", "mark"),
         )
     ]  # fmt: skip
-    parts = "; ".join(f"{bar.name} {bar.told}" for bar in bars)
     sentence = (
         f"From {message(summary['base'])}. {some(summary['gone'], 'row')} of it are gone; about "
         f"{duration(summary['encode_seconds_saved'])} of encoding were saved."
     )
-    chart = Bars(label=f"Rows by origin: {parts}.", x_title="rows", bars=bars)
+    chart = Bars(label="Rows by origin", x_title="rows", bars=bars)
     return section("Where the rows came from", sentence, both(chart, HALF))
 
 

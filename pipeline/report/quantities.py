@@ -1,7 +1,6 @@
 """Numbers as a person reads them, and the round ones that stand at an axis."""
 
 import math
-from collections.abc import Callable
 
 Tick = tuple[float, str]
 UNITS = ((86_400.0, "d"), (3_600.0, "h"), (60.0, "min"), (1.0, "s"), (0.001, "ms"))
@@ -45,12 +44,10 @@ def share(part: float, whole: float) -> str:
     return f"{per_cent:.1f} %"
 
 
-def ticks(
-    most: float, about: int = 5, told: Callable[[float], str] = short, least: float = 0.0
-) -> list[Tick]:
+def ticks(most: float, about: int = 5, least: float = 0.0) -> list[Tick]:
     """Round values from 0 to `most`, some `about` of them, `least` apart or more."""
     step = max(round_step(most / about), least)
-    return [(number * step, told(number * step)) for number in range(int(most / step + 1e-9) + 1)]
+    return [(number * step, short(number * step)) for number in range(int(most / step + 1e-9) + 1)]
 
 
 def time_ticks(seconds: float, about: int = 6) -> tuple[str, list[Tick]]:

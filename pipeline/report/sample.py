@@ -108,9 +108,8 @@ def rejected(dataset: Dataset, records: pa.Table) -> list[dict[str, Any]]:
 
 def _reject_files(records: pa.Table) -> Iterator[str]:
     """Of each reason the file of the first shard that has it."""
-    lists = records["reasons"].combine_chunks()
-    shards = pc.list_parent_indices(lists)
-    reasons = pa.Table.from_struct_array(pc.list_flatten(lists).cast(schema.REASON))["reason"]
+    shards = pc.list_parent_indices(records["reasons"].combine_chunks())
+    reasons = schema.structs(records["reasons"], schema.REASON)["reason"]
     files = [
         records["rejects_file"][shards[pc.index(reasons, reason).as_py()].as_py()].as_py()
         for reason in pc.unique(reasons)

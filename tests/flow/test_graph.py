@@ -11,10 +11,11 @@ from ray.data import DataContext
 from pipeline import checkpoint, config, flow, plan, stages
 from pipeline.dataset import ShardRecord
 from pipeline.errors import ExitCode, StartError
-from pipeline.flow import watchdog
+from pipeline.flow import graph, watchdog
 from pipeline.flow.feed import feed
 from pipeline.recipe import Recipe
 from pipeline.stages import Failure
+from tests import records
 
 Job = Callable[..., dict[str, Any]]
 pytestmark = pytest.mark.usefixtures("ray_cluster")
@@ -34,7 +35,7 @@ def test_a_flow_has_our_settings_from_its_beginning(
 
 def test_a_run_whose_replicas_can_not_start_ends_before_all_splits_have_failed(job: Job, tiny: Path) -> None:
     """Here because the node's checkpoint is another than the driver's."""
-    parsed = config.parse(job(output={"rows_per_shard": 1}, compute={"watchdog_minutes": 0.2}))
+    parsed = config.parse(job(compute={"watchdog_minutes": 0.5}))
     model = checkpoint.resolve(str(tiny))
     made = plan.make(parsed, model, "digest")
     told = stages.Job(
@@ -45,7 +46,30 @@ def test_a_run_whose_replicas_can_not_start_ends_before_all_splits_have_failed(j
     with pytest.raises(StartError, match="no replica can start.*another checkpoint than") as caught:
         arrived.extend(flow.run(made, told))
     assert caught.value.exit_code == ExitCode.CONFIG
-    assert len(arrived) < len(made.split_ids) / 2
+    assert len(arrived) == 2
+
+
+def unstarted(replica: str) -> Failure:
+    return Failure("s", ("docs/a",), stages.START, ExitCode.RETRYABLE, "no mount", replica)
+
+
+def test_a_run_goes_on_while_one_replica_may_yet_work() -> None:
+    """It has been given a split, or has made a shard; the other one fails what it takes."""
+    starts = graph._Starts()
+    for _ in range(10):
+        starts.add(unstarted("a 1"), 2)
+    starts.add(records.record("t", rows=1), 2)
+    for _ in range(10):
+        starts.add(unstarted("a 1"), 1)
+
+
+def test_a_run_ends_by_the_cause_when_each_of_its_replicas_has_failed() -> None:
+    starts = graph._Starts()
+    starts.add(unstarted("a 1"), 2)
+    starts.add(unstarted("a 1"), 2)
+    with pytest.raises(StartError, match="no replica can start.*no mount") as caught:
+        starts.add(unstarted("b 2"), 2)
+    assert caught.value.exit_code == ExitCode.RETRYABLE
 
 
 def test_a_stall_is_told_though_the_cluster_can_not_be_asked(monkeypatch: pytest.MonkeyPatch) -> None:
