@@ -17,8 +17,10 @@ A job is one YAML file. Unknown keys are refused, and all mistakes of a file are
 Any field can be set on the command line: `--set section.field=value`, as often as needed.
 
 Fields of `compute`, `reuse`, `quality`, `cost` and `report`, `output.path`, `output.run_date` and all
-`options` may change between a run and its resume. Every other field is part of the dataset's identity: with
-another value the same output is refused (exit code 5).
+`options` may change between a run and its resume; `compute.device` only where `model.dtype` is named, since
+`auto` is another arithmetic on each. Of `model` the content counts (weights, tokenizer, pooling, ...),
+not name or place: without `model.revision` a Hub id may be another model tomorrow. With another value of any
+other field the same output is refused (exit code 5).
 
 Made by `make docs` from `pipeline/config.py`, `sources.py` and `places.py`; do not edit.
 """

@@ -85,7 +85,7 @@ class Model(Section):
 
 
 class Compute(Section):
-    """How the work is spread; never changes a result, so it may differ on resume."""
+    """How the work is spread: it may differ on resume, but for the device with `model.dtype: auto`."""
 
     device: Literal["cpu", "cuda"] = Field("cpu", description="Where the replicas run; one GPU each on cuda.")
     min_replicas: int = Field(1, ge=1, description="Encoder replicas to start with.")
@@ -95,15 +95,14 @@ class Compute(Section):
     cpus_per_replica: float | None = Field(
         None,
         gt=0,
-        description="CPUs of a replica. Default: 0.5 on cuda; on cpu those of the smallest node, "
-        "less what a reader and a writer take.",
+        description="CPUs of a replica. Default: 0.5 on cuda; on cpu those of the smallest node that has two "
+        "or more, less what a reader and a writer take; 1 at least.",
     )
     threads_per_replica: int | None = Field(
         None,
         ge=1,
         description="Micro-batches of a CPU replica at the same time, each on a thread of its own; on cuda "
-        "torch's threads. "
-        "Default: its share of its node's CPUs.",
+        "torch's threads. Default: its share of its node's CPUs; on cuda torch's own.",
     )
     cpus_per_reader: float = Field(0.5, gt=0, description="CPUs that one read-and-tokenise task takes.")
     cpus_per_writer: float = Field(0.25, gt=0, description="CPUs that one write task takes.")
@@ -140,13 +139,14 @@ class Output(Section):
     rows_per_shard: int = Field(
         65_536,
         ge=1,
-        description="Most rows of a split, and so of a shard; with `long_text: chunks` an estimate.",
+        description="Most rows of a split, and so of a shard; an estimate with `long_text: chunks`, and for "
+        "files that are cut by bytes.",
     )
     max_split_bytes: int | None = Field(
         None,
         ge=1,
-        description="Most bytes of text of a split. Default: 64 MB on cuda; on cpu about a minute of the "
-        "model's work.",
+        description="Most bytes of text of a split, 64 MiB at most. Default: 64 MiB on cuda; on cpu about a "
+        "minute of the model's work.",
     )
     keep_rejected_text: bool = Field(True, description="Keep the start of a rejected text in `rejects/`.")
 

@@ -164,7 +164,7 @@ def _check_stores(need: _Need, nodes: Sequence[Node], payload_bytes: float, most
         if node.store_bytes is None or wanted * ROOMY <= node.store_bytes:
             continue
         got = f"{node.store_bytes / 1e9:.1f} GB for {payloads} of {payload_bytes / 1e9:.2f} GB"
-        hint = "raise it (--object-store-memory), or lower output.rows_per_shard or output.max_split_bytes"
+        hint = "raise it (--object-store-memory), or smaller splits (output.max_split_bytes) in a new dataset"
         if wanted > node.store_bytes:
             raise ResourceError("a node's object store does not hold the splits in flight", "", got, hint)
         telemetry.event("replicas may wait: the object store is small", got=got, hint=hint)

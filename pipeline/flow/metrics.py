@@ -1,6 +1,6 @@
 """Metrics for Prometheus, through Ray's own exporter: each is `ray_embed_<name>`, counters end in `_total`.
 
-Counted in the workers, where a split is done; labelled by the dataset. docs/operations.md lists them, and
+Counted in the workers, where a split is done; labelled by the dataset. docs/kubernetes.md lists them, and
 k8s/monitoring/ draws them and warns by them.
 """
 
