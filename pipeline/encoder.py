@@ -6,6 +6,7 @@ out of memory costs a smaller budget, never the job.
 Shapes: N texts, U unique texts, B texts of a micro-batch, T tokens of it, D dimensions.
 """
 
+import platform
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,7 +25,7 @@ from pipeline import telemetry
 from pipeline.albert import Albert
 from pipeline.batching import TokenBatch, micro_batches
 from pipeline.checkpoint import Checkpoint, resolve
-from pipeline.errors import ModelError
+from pipeline.errors import DeviceError, ModelError
 from pipeline.lanes import Lanes, OneByOne
 from pipeline.modules import Dense
 from pipeline.pooling import pool
@@ -96,9 +97,21 @@ class Encoder:
         """A vector for each text, (N, D); of a text for which memory did not suffice, NaN."""
         return self.run(tokens).vectors
 
-    @torch.inference_mode()
     def run(self, tokens: TokenBatch) -> Encoded:
-        """`encode`, and what it took; identical token ids are run once."""
+        """`encode`, and what it took; identical token ids are run once.
+
+        Raises:
+            DeviceError: the device failed; CUDA's errors stay for as long as the process lives.
+        """
+        try:
+            return self._run(tokens)
+        except torch.AcceleratorError as error:
+            where, got = f"{self.device} on {platform.node()}", str(error).partition("\n")[0]
+            hint = "look at the node's GPU: nvidia-smi, dmesg"
+            raise DeviceError("the device failed", where, got, hint) from error
+
+    @torch.inference_mode()
+    def _run(self, tokens: TokenBatch) -> Encoded:
         first_U, which_N = _unique(tokens)
         distinct = _Distinct(tokens, first_U, tokens.lengths[first_U])
         results = _Results(len(first_U), self.dimension, self.device)

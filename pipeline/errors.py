@@ -15,6 +15,7 @@ PipelineError
 ├── SourceError                 3  a source file can't be embedded; the others go on
 │   └── SourceChangedError      3  a source file is no longer the version that was planned
 ├── StartError                  -  a replica can't start; the code is its cause's
+├── DeviceError                 4  a device failed, and fails for as long as its process lives
 ├── CrashError                  3  a split kills each process that touches it; the others go on
 ├── IncompleteError             3  the run ended with failed files or too many rejects
 ├── OtherDatasetError           5  the output belongs to another config
@@ -142,6 +143,12 @@ class StartError(PipelineError):
     ) -> None:
         super().__init__(what, where, got, hint)
         self.exit_code = ExitCode(exit_code)
+
+
+class DeviceError(PipelineError):
+    """A device failed, and fails for as long as its process lives."""
+
+    exit_code = ExitCode.RETRYABLE
 
 
 class CrashError(PipelineError):

@@ -14,6 +14,7 @@ import itertools
 import json
 import os
 import platform
+import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -28,7 +29,7 @@ from pipeline import checkpoint, reader, reuse, schema, telemetry, vectors, watc
 from pipeline.batching import TokenBatch
 from pipeline.config import Config
 from pipeline.dataset import Dataset, Identity, ShardRecord
-from pipeline.errors import ExitCode, ModelError, PipelineError, StartError
+from pipeline.errors import DeviceError, ExitCode, ModelError, PipelineError, StartError
 from pipeline.formats import Piece
 from pipeline.payload import buffer_to_table, cell, table_to_buffer, uncell
 from pipeline.plan import Split
@@ -249,6 +250,13 @@ class Encode:
         if self.broken:
             raise self.broken
 
+    def _end_process(self, error: DeviceError) -> None:
+        """Where a sentry counts who dies at a split: a new process has a new device, here or elsewhere."""
+        if self.sentry:
+            sys.stderr.write(f"{error}\n")  # into the worker's own log
+            sys.stderr.flush()
+            os._exit(int(error.exit_code))
+
     def __call__(self, row: pa.Table) -> pa.Table:
         try:
             return _guarded("encode", row, self._encode, self.sentry)
@@ -260,7 +268,11 @@ class Encode:
             self._start_again()
         started = time.perf_counter()
         tokens = _tokens(cells)
-        encoded = self.encoder.run(tokens)
+        try:
+            encoded = self.encoder.run(tokens)
+        except DeviceError as error:
+            self._end_process(error)
+            raise
         found, too_large = encoded.vectors, encoded.too_large
         if "windows" in cells:
             windows_N = np.frombuffer(cells["windows"], np.int64)

@@ -194,7 +194,7 @@ def at(sentry: Sentry | None, split_id: str, stage: str) -> Iterator[None]:
             raise CrashError(
                 f"{crashes} processes died at this split",
                 f"{split_id} ({stage})",
-                hint="a native crash or too little memory: see the nodes' logs; smaller splits need less",
+                hint="a native crash, a failing device or too little memory: see the nodes' logs",
             )
         with telemetry.signs_of_life(_Rare(lambda: sentry.beat(split_id, stage))):
             yield

@@ -1,5 +1,6 @@
 """The stages without Ray: data in, data out, and failures as data."""
 
+import os
 import platform
 from collections.abc import Callable
 from dataclasses import replace
@@ -7,13 +8,18 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pytest
+import torch
 
 from pipeline import checkpoint, config, plan, stages
 from pipeline.dataset import Identity, ShardRecord
+from pipeline.encoder import Encoder
 from pipeline.errors import ExitCode
 from pipeline.recipe import Recipe
 from pipeline.stages import Encode, Failure, Job
+from pipeline.watch import Watch
 from tests.conftest import make_checkpoint
+from tests.test_watch import Local
 
 JobValues = Callable[..., dict[str, Any]]
 
@@ -95,6 +101,31 @@ def test_a_replica_that_could_not_start_does_so_before_its_next_split(job: JobVa
     assert platform.node() in failure.message
     away.rename(model)
     assert isinstance(note(stages.write(replica(read), told)), ShardRecord)
+
+
+def test_a_process_whose_device_failed_ends_where_that_is_counted(
+    job: JobValues, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """CUDA's errors stay: such a process would fail split after split. No GPU is here to do it for real."""
+    row, told = first_split(job())
+    read = first_read(row, told)
+    watched, alone = Encode(told, Local(Watch(list))), Encode(told)
+
+    def failing(*_: object) -> None:
+        raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered\nand more")
+
+    def ended_at_once(code: int) -> None:
+        raise SystemExit(code)
+
+    monkeypatch.setattr(Encoder, "_run", failing)
+    monkeypatch.setattr(os, "_exit", ended_at_once)
+    with pytest.raises(SystemExit) as ended:
+        watched(read)
+    assert ended.value.code == ExitCode.RETRYABLE
+    assert "the device failed (got CUDA error: an illegal memory access" in capsys.readouterr().err
+    failure = note(stages.write(alone(read), told))
+    assert isinstance(failure, Failure)
+    assert (failure.stage, failure.exit_code) == ("encode", ExitCode.RETRYABLE)
 
 
 def test_an_unforeseen_error_is_data_too(job: JobValues) -> None:
