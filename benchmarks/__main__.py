@@ -24,7 +24,7 @@ SECTIONS = {
     "feeding": ("What reading, tokenizing and writing cost", []),
     "million": ("A million splits", []),
     "nights": ("A resume and a night beside a full run", []),
-    "driver_memory": ("The driver at few and many splits", ["1000", "10000"]),
+    "driver_memory": ("The driver at few and many splits", ["1000", "10000", "100000"]),
 }
 PACKAGES = ("ray", "torch", "transformers", "sentence-transformers", "pyarrow", "pyspark")
 REPEATED = ("whole_job", "efficiency", "simulated", "feeding", "nights")
