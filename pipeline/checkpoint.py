@@ -28,15 +28,15 @@ ACTIVATIONS = ("gelu_new", "gelu", "gelu_pytorch_tanh", "relu", "silu", "tanh")
 TOKENIZER_FILES = ("tokenizer.json", "spiece.model", "vocab.txt", "tokenizer_config.json")
 SETTINGS = ("config.json", "modules.json", "sentence_*_config.json", "config_sentence_transformers.json")
 PICKLE = "pytorch_model.bin"
-BUSY, SERVER_ERROR = (408, 425, 429), 500
-"""HTTP status of a Hub that may give later what it does not give now."""
-BUSY_PAUSES_SECONDS = (2.0, 10.0, 30.0)
-"""Before it is asked again, about."""
 INDEX = "model.safetensors.index.json"
 DOWNLOADED = [
     *SETTINGS, *TOKENIZER_FILES, "*.safetensors", INDEX,
     *(f"[0-9]_*/{name}" for name in ("*.json", "*.safetensors", "spiece.model", "vocab.txt")),
 ]  # fmt: skip
+BUSY, SERVER_ERROR = (408, 425, 429), 500
+"""HTTP status of a Hub that may give later what it does not give now."""
+BUSY_PAUSES_SECONDS = (2.0, 10.0, 30.0)
+"""Before it is asked again, about."""
 _PACKAGED = Path(__file__).parent / "models" / BUILT_IN
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 _COMMIT = re.compile(r"snapshots/([0-9a-f]{40})$")

@@ -250,8 +250,8 @@ def unaccounted(planned: pa.Table, pieces: pa.ChunkedArray, present: set[str]) -
 def _wrong_rows(wanted: pa.Table, done: pa.Table) -> list[tuple[str, str]]:
     """Files cut by rows whose embedded and rejected rows are not the planned ones."""
     wanted = wanted.filter(pc.equal(wanted.column("unit"), "rows"))
-    planned = sum_by(source_files(wanted), pc.subtract(wanted.column("stop"), wanted.column("start")))
-    found = sum_by(source_files(done), pc.add(done.column("rows"), done.column("rejects")))
+    planned = schema.sum_by(source_files(wanted), pc.subtract(wanted.column("stop"), wanted.column("start")))
+    found = schema.sum_by(source_files(done), pc.add(done.column("rows"), done.column("rejects")))
     return [
         (file, f"{rows} rows planned, {found.get(file, 0)} found")
         for file, rows in planned.items()
@@ -280,13 +280,8 @@ def _wrong_bytes(planned: pa.Table, done: pa.Table, torn: set[str]) -> list[tupl
 
 
 def _origins(dataset: Dataset, manifest: pa.Table) -> dict[str, Any]:
-    """Where rows came from: shards copied from the base, vectors reused, or embedded; and what of it is gone.
-
-    A copied shard bears the name of an attempt at another dataset.
-    """
-    ours = manifest.filter(
-        pc.is_in(manifest.column("attempt"), pa.array(dataset.attempt_names(), pa.string()))
-    )
+    """Where rows came from: shards copied from the base, vectors reused, embedded; and what of it is gone."""
+    ours = schema.made_by(manifest, dataset.attempt_names())
     reused, made = schema.total(ours, "reused"), schema.total(ours, "rows")
     origins = {"copied": schema.total(manifest, "rows") - made, "reused": reused, "embedded": made - reused}
     base = dataset.base()
@@ -311,7 +306,7 @@ def counts(manifest: pa.Table) -> dict[str, int]:
 def reject_reasons(manifest: pa.Table) -> dict[str, int]:
     """Rejected rows of all shards by reason, the most frequent first."""
     found = schema.structs(manifest.column("reasons"), schema.REASON)
-    sums = sum_by(found.column("reason"), found.column("rows"))
+    sums = schema.sum_by(found.column("reason"), found.column("rows"))
     return dict(sorted(sums.items(), key=lambda item: (-item[1], item[0])))
 
 
@@ -319,12 +314,6 @@ def _documents(manifest: pa.Table) -> int:
     """Rows of the source, embedded or rejected; with a row for each window the shards have more."""
     pieces = schema.structs(manifest.column("pieces"), schema.PIECE)
     return int(sum(schema.total(pieces, name) for name in ("rows", "rejects")))
-
-
-def sum_by(keys: pa.ChunkedArray, values: pa.ChunkedArray) -> dict[str, int]:
-    """The sum of the values of each key."""
-    sums = pa.table({"key": keys, "value": values}).group_by("key").aggregate([("value", "sum")])
-    return dict(zip(sums.column("key").to_pylist(), sums.column("value_sum").to_pylist(), strict=True))
 
 
 def _refuse_foreign(plan: Plan, shards: Mapping[str, object], where: str) -> None:

@@ -19,11 +19,10 @@ import pyarrow.compute as pc
 from pipeline import cautions, lengths, plan, reuse, sampling, schema
 from pipeline.cautions import Caution
 from pipeline.checkpoint import Checkpoint
-from pipeline.commit import sum_by
 from pipeline.config import Config
 from pipeline.dataset import Dataset, Identity
 from pipeline.lengths import Tokens
-from pipeline.plan import Plan, source_files
+from pipeline.plan import Plan, extent, source_files
 from pipeline.recipe import Recipe
 from pipeline.reuse import Base
 from pipeline.sampling import Sample, Stratum
@@ -303,7 +302,7 @@ def _versions(base: Base) -> dict[str, str]:
 def _rows_of_files(manifest: pa.Table) -> dict[str, int]:
     """Embedded rows of each source file."""
     found = schema.structs(manifest.column("pieces"), schema.PIECE)
-    return sum_by(source_files(found), found.column("rows"))
+    return schema.sum_by(source_files(found), found.column("rows"))
 
 
 def _todo(pending: Plan, spared: Reuse | None) -> Plan:
@@ -341,7 +340,7 @@ def _device(dataset: Dataset) -> str | None:
 def _size(pieces: pa.Table, unit: str) -> int:
     """Rows or bytes of the pieces that are cut by these."""
     part = pieces.filter(pc.equal(pieces.column("unit"), unit).fill_null(False))
-    return int(pc.sum(pc.subtract(part.column("stop"), part.column("start"))).as_py() or 0)
+    return extent(part)
 
 
 def _reuse_fields(found: Reuse | None) -> dict[str, Any] | None:

@@ -134,6 +134,11 @@ class Plan:
         return Plan(pieces.replace_schema_metadata(None), columns, metadata[DIGEST_KEY].decode())
 
 
+def extent(pieces: pa.Table) -> int:
+    """Rows or bytes of pieces that are all cut by the same."""
+    return int(pc.sum(pc.subtract(pieces.column("stop"), pieces.column("start"))).as_py() or 0)
+
+
 def piece_of(row: Mapping[str, Any]) -> Piece:
     """The piece of a row of a plan."""
     return Piece(*(row[name] for name in PIECE))

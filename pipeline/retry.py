@@ -5,10 +5,9 @@ anew, with the vectors that they have; only what was rejected is embedded.
 """
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipeline import commit, telemetry
+from pipeline import commit, schema, telemetry
 from pipeline.commit import Ending
 from pipeline.config import Config, Reuse
 from pipeline.dataset import Dataset
@@ -57,4 +56,4 @@ def _transient(dataset: Dataset) -> int:
     manifest = pq.read_table(
         pa.BufferReader(dataset.storage.read(dataset.layout.manifest)), columns=["transient"]
     )
-    return int(pc.sum(manifest.column("transient")).as_py() or 0)
+    return int(schema.total(manifest, "transient"))

@@ -23,7 +23,7 @@ import pyarrow.compute as pc
 from pipeline import reader, schema, telemetry
 from pipeline.config import Config
 from pipeline.formats import Piece
-from pipeline.plan import BYTES_PER_LINE, piece_of
+from pipeline.plan import BYTES_PER_LINE, extent, piece_of
 from pipeline.ragged import Ints
 from pipeline.reader import Part
 from pipeline.recipe import Recipe
@@ -144,7 +144,7 @@ def _strata(pieces: pa.Table, config: Config) -> Iterator[tuple[Stratum, pa.Tabl
         for unit in ("rows", "bytes"):
             here = pc.and_(pc.equal(pieces.column("source"), name), pc.equal(pieces.column("unit"), unit))
             if (part := pieces.filter(here.fill_null(False))).num_rows:
-                yield Stratum(name, unit, schema.total(part, "stop") - schema.total(part, "start")), part
+                yield Stratum(name, unit, extent(part)), part
 
 
 def _shares(stored: Sequence[int]) -> list[_Share]:

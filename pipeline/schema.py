@@ -3,6 +3,7 @@
 Types are those that Spark, DuckDB, Polars and pyarrow all read (docs/format.md).
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -128,6 +129,17 @@ CHUNK = pa.schema(
 def total(table: pa.Table, name: str) -> Any:
     """The sum of a column; 0 where there is nothing to sum."""
     return pc.sum(table.column(name)).as_py() or 0
+
+
+def sum_by(keys: pa.ChunkedArray, values: pa.ChunkedArray) -> dict[str, int]:
+    """The sum of the values of each key."""
+    sums = pa.table({"key": keys, "value": values}).group_by("key").aggregate([("value", "sum")])
+    return dict(zip(sums.column("key").to_pylist(), sums.column("value_sum").to_pylist(), strict=True))
+
+
+def made_by(records: pa.Table, attempts: Sequence[str]) -> pa.Table:
+    """The records of shards that these attempts made; a copied shard bears the name of an older dataset's."""
+    return records.filter(pc.is_in(records.column("attempt"), pa.array(attempts, pa.string())))
 
 
 def structs(lists: pa.ChunkedArray, kind: pa.DataType) -> pa.Table:

@@ -41,12 +41,12 @@ from pipeline.watch import Sentry
 from pipeline.windows import Windows, room, tokenized
 
 CELLS = ("rows", "reused", "order", "rejects", "ids", "lengths", "windows", "vectors")
+PASSED_ON = ("rows", "reused", "order", "rejects")
 START = "start"
 """The stage of a failure that is no split's: the replica could not start."""
 PATIENCE = 0.1
 """Of the watchdog's time: so long a replica tries to start before it gives up a split."""
 FIRST_PAUSE_SECONDS = 1.0
-PASSED_ON = ("rows", "reused", "order", "rejects")
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,7 @@ class Failure:
     """A split that could not be done, and why.
 
     stage: "read", "encode", "write", or `START`.
-    replica: of such a failure its node and process.
+    process: the node and the process that it failed in.
     """
 
     split_id: str
@@ -116,7 +116,7 @@ class Failure:
     stage: str
     exit_code: int
     message: str
-    replica: str = ""
+    process: str = ""
 
 
 def usable_checkpoint(config: Config) -> checkpoint.Checkpoint:
@@ -422,16 +422,15 @@ def _guarded(
     if "failure" in note:
         return _row(split_id, note)
     present = [name for name in CELLS if name in row.column_names and row.column(name).null_count == 0]
-    replica = ""
     try:
         with watch.at(sentry, split_id, stage):
             return work(split_id, note, {name: uncell(row.column(name)) for name in present})
     except PipelineError as error:
-        if isinstance(error, StartError):
-            stage, replica = START, f"{platform.node()} {os.getpid()}"
+        stage = START if isinstance(error, StartError) else stage
         code, message = int(error.exit_code), str(error)
     except Exception as error:  # the boundary: raised further, it would end every other split's job
         trace = "".join(traceback.format_exception(error))
         code, message = int(ExitCode.BUG), f"a bug of ours: {error!r}\n{trace}"
     files = tuple(f"{piece['source']}/{piece['file']}" for piece in note["pieces"])
-    return _row(split_id, {"failure": asdict(Failure(split_id, files, stage, code, message, replica))})
+    process = f"{platform.node()} {os.getpid()}"
+    return _row(split_id, {"failure": asdict(Failure(split_id, files, stage, code, message, process))})

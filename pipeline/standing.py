@@ -172,7 +172,7 @@ def _rate(records: pa.Table, newest: Attempt) -> Rate | None:
     recent = ours.filter(pc.greater_equal(ours.column("written_at"), since))
     if not recent.num_rows:
         return None  # the writers' clocks are behind the driver's
-    return Rate(max(1.0, last - since), recent.num_rows, pc.sum(recent.column("rows")).as_py())
+    return Rate(max(1.0, last - since), recent.num_rows, schema.total(recent, "rows"))
 
 
 def _moment(seconds: float | None) -> datetime.datetime | None:

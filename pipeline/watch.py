@@ -56,6 +56,9 @@ class StageStanding:
     passed: int
 
 
+NOBODY = StageStanding(0.0, 0, 0, 0, 0.0, 0)
+
+
 @dataclass(frozen=True, slots=True)
 class Standing:
     """How the stages stand that anyone has been at, by their names.

@@ -75,9 +75,9 @@ def test_a_clock_that_is_behind_the_drivers_loses_no_row() -> None:
 
 def test_copied_shards_are_not_the_work_of_this_dataset() -> None:
     every = records({"attempt": "a"}, {"attempt": "of another dataset", "written_at": NOON - 1e6})
-    made = figures.made_by(every, ["a"])
+    made = schema.made_by(every, ["a"])
     assert made["attempt"].to_pylist() == ["a"]
-    assert figures.throughput(figures.made_by(every, ["none of them"]), attempts(a=0)) is None
+    assert figures.throughput(schema.made_by(every, ["none of them"]), attempts(a=0)) is None
 
 
 def test_sizes_fall_into_round_bins() -> None:

@@ -22,7 +22,7 @@ from pipeline.flow.watchdog import RemoteSentry, Watchdog
 from pipeline.plan import Plan
 from pipeline.resources import Resources, fit
 from pipeline.stages import Failure, Job
-from pipeline.watch import Standing
+from pipeline.watch import NOBODY, Standing
 
 BLOCK_BYTES = 1 << 20
 """A reader's splits go on when this much of them is made: Ray's own 128 MB would keep replicas waiting."""
@@ -83,7 +83,7 @@ def _watched(
         if time.monotonic() - looked >= LOOK_SECONDS:
             if standing := watchdog.look(pending - done, failed):
                 tell(standing)
-                replicas = standing.stages["encode"].places if "encode" in standing.stages else 0
+                replicas = standing.stages.get("encode", NOBODY).places
             looked = time.monotonic()
         try:
             arrived = arrivals.get(timeout=LOOK_SECONDS)
@@ -120,7 +120,7 @@ class _Starts:
         if isinstance(arrived, ShardRecord):
             self._one_works = True
         elif arrived.stage == stages.START:
-            self._broken.add(arrived.replica)
+            self._broken.add(arrived.process)
             self._failures += 1
             if not self._one_works and self._failures >= MOST_FAILURES and len(self._broken) >= replicas:
                 hint = "mend that, and run again"

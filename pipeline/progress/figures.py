@@ -13,7 +13,7 @@ from typing import Self
 import pyarrow.compute as pc
 
 from pipeline.dataset import ShardRecord
-from pipeline.plan import Plan
+from pipeline.plan import Plan, extent
 from pipeline.progress.stages import WINDOW_SECONDS, StageLine, Stages
 from pipeline.stages import Failure
 from pipeline.watch import Standing
@@ -44,18 +44,13 @@ class Total:
         units = pc.unique(whole.pending(()).pieces.column("unit")).to_pylist()
         if len(units) != 1:
             return cls(splits, splits - left, "splits", splits, splits - left)
-        amount = _amount(whole)
-        return cls(splits, splits - left, units[0], amount, amount - _amount(pending))
+        amount, amount_left = (extent(plan.pending(()).pieces) for plan in (whole, pending))
+        return cls(splits, splits - left, units[0], amount, amount - amount_left)
 
     @property
     def mean(self) -> float:
         """The amount of a split."""
         return self.amount / self.splits if self.splits else 0.0
-
-
-def _amount(plan: Plan) -> int:
-    pieces = plan.pending(()).pieces
-    return int(pc.sum(pc.subtract(pieces.column("stop"), pieces.column("start"))).as_py() or 0)
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from pipeline.watch import StageStanding, Standing
+from pipeline.watch import NOBODY, StageStanding, Standing
 
 STAGES = ("read", "encode", "write")
 WINDOW_SECONDS = 30.0
@@ -17,7 +17,6 @@ WAITS_FOR = {
     "encode": "waits for the encoder",
     "write": "waits for the writers",
 }
-NOBODY = StageStanding(0.0, 0, 0, 0, 0.0, 0)
 
 
 @dataclass(frozen=True, slots=True)

@@ -81,14 +81,15 @@ def by_source(
         failed: the failed files, as `<source>/<file>`.
     """
     pieces = plan.pieces
-    files = _sums(pieces.group_by("source").aggregate([("file", "count_distinct")]))
+    counted = pieces.group_by("source").aggregate([("file", "count_distinct")])
+    files = dict(zip(*(counted[name].to_pylist() for name in ("source", "file_count_distinct")), strict=True))
     rows = pc.subtract(pieces["stop"], pieces["start"])
     sizes = pa.table({"source": pieces["source"], "rows": rows}).filter(pc.is_valid(rows))
-    planned = _sums(sizes.group_by("source").aggregate([("rows", "sum")]))
+    planned = schema.sum_by(sizes["source"], sizes["rows"])
     cut = pieces.filter(pc.equal(pieces["unit"], "bytes").fill_null(False))
     unknown = set(pc.unique(cut["source"]).to_pylist())
-    done = schema.structs(records["pieces"], schema.PIECE).group_by("source")
-    embedded, rejected = (_sums(done.aggregate([(name, "sum")])) for name in ("rows", "rejects"))
+    done = schema.structs(records["pieces"], schema.PIECE)
+    embedded, rejected = (schema.sum_by(done["source"], done[name]) for name in ("rows", "rejects"))
     fails = [file.partition("/")[0] for file in failed]
     return [
         SourceCounts(
@@ -101,11 +102,6 @@ def by_source(
         )
         for name in names
     ]
-
-
-def made_by(records: pa.Table, attempts: Sequence[str]) -> pa.Table:
-    """The records of shards that these attempts made; a copied shard bears the name of an older dataset's."""
-    return records.filter(pc.is_in(records["attempt"], pa.array(attempts, pa.string())))
 
 
 def token_lengths(records: pa.Table) -> Ints:
@@ -184,12 +180,6 @@ def histogram(values: npt.NDArray[Any], bins: int = 24) -> Histogram:
     counts_B = np.bincount(index - first)
     edges_E = step * np.arange(first, first + len(counts_B) + 1, dtype=np.float64)
     return Histogram(np.asarray(edges_E, np.float64), counts_B.astype(np.int64))
-
-
-def _sums(pairs: pa.Table) -> dict[str, int]:
-    """What was aggregated, by the key."""
-    value = next(name for name in pairs.column_names if name != "source")
-    return dict(zip(pairs["source"].to_pylist(), pairs[value].to_pylist(), strict=True))
 
 
 def _lengths(lists: pa.ChunkedArray) -> Ints:

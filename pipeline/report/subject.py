@@ -7,6 +7,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from pipeline import schema
 from pipeline.config import Config
 from pipeline.dataset import Dataset
 from pipeline.errors import ExitCode
@@ -40,7 +41,7 @@ class Subject:
     @cached_property
     def made(self) -> pa.Table:
         """Records of the shards that attempts at this dataset made, and did not copy."""
-        return figures.made_by(self.records, [each["attempt"] for each in self.attempts])
+        return schema.made_by(self.records, [each["attempt"] for each in self.attempts])
 
     @cached_property
     def throughput(self) -> Throughput | None:

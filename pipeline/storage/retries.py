@@ -1,4 +1,4 @@
-"""The one place that tries again: what may pass by itself, with growing pauses, for two minutes at most."""
+"""The one place that asks storage again: what may pass by itself, growing pauses, two minutes at most."""
 
 import asyncio
 import random

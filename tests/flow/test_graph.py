@@ -49,8 +49,8 @@ def test_a_run_whose_replicas_can_not_start_ends_before_all_splits_have_failed(j
     assert len(arrived) == 2
 
 
-def unstarted(replica: str) -> Failure:
-    return Failure("s", ("docs/a",), stages.START, ExitCode.RETRYABLE, "no mount", replica)
+def unstarted(process: str) -> Failure:
+    return Failure("s", ("docs/a",), stages.START, ExitCode.RETRYABLE, "no mount", process)
 
 
 def test_a_run_goes_on_while_one_replica_may_yet_work() -> None:
