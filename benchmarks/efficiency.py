@@ -5,24 +5,31 @@
 Python's docstrings, a split of so many tokens a file: of some seconds, where by default one takes a minute.
 Random weights of albert-base geometry. Bare: the encoder alone in a process, on the token ids of one split
 after the other. The job: tokens a second from the shard at a quarter of them to that before the last tenth.
-Both with all processors; the rounds alternate.
+Both with all processors; the rounds alternate. Beside the rates: what of the processors the encoder's
+process had meanwhile. On a machine that shares its host rates drift by the minute, and this does not.
 """
 
 import argparse
+import os
 import statistics
 import subprocess
 import sys
 import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from threading import Event, Thread
 
 import numpy as np
+import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from benchmarks.corpora import docstrings
 from benchmarks.encoder import make_model
 from benchmarks.job import run
-from benchmarks.simulated import steady
+from benchmarks.simulated import middle, steady
 from pipeline.checkpoint import resolve
 from pipeline.tokenizer import Tokenizer
 
@@ -40,11 +47,17 @@ splits = [
     for file in sorted(Path(sys.argv[2]).glob("*.parquet"))
 ]
 encoder.encode(splits[0])
-begun = time.perf_counter()
+begun, busy = time.perf_counter(), time.process_time()
 for tokens in splits[1:]:
     encoder.encode(tokens)
-print(sum(int(tokens.lengths.sum()) for tokens in splits[1:]) / (time.perf_counter() - begun))
+seconds, busy = time.perf_counter() - begun, time.process_time() - busy
+print(sum(int(tokens.lengths.sum()) for tokens in splits[1:]) / seconds, busy / seconds / os.cpu_count())
 """
+REPLICA = "ray::MapWorker(MapBatches(Encode))"
+LOOK_SECONDS = 0.5
+
+Measured = tuple[float, float]
+"""Tokens a second, and what of the processors the encoder's process had, 0 to 1."""
 
 
 def corpus(folder: Path, model: Path, tokens: int, splits: int) -> Path:
@@ -61,21 +74,57 @@ def corpus(folder: Path, model: Path, tokens: int, splits: int) -> Path:
     return source
 
 
-def bare(model: Path, source: Path) -> float:
-    """Tokens a second of the encoder alone."""
+def bare(model: Path, source: Path) -> Measured:
+    """The encoder alone."""
     command = [sys.executable, "-c", BARE, str(model), str(source)]
-    return float(subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout)
+    rate, share = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout.split()
+    return float(rate), float(share)
 
 
-def job(model: Path, source: Path, output: Path) -> float:
-    """Tokens a second of a job in its middle."""
+def job(model: Path, source: Path, output: Path) -> Measured:
+    """A job in its middle."""
     values = {
         "source": {"rows": {"path": f"{source}/*.parquet"}},
         "model": {"name": str(model)},
         "output": {"path": str(output), "rows_per_shard": 400},  # small files do not share a split
     }
-    run(values, output.with_suffix(".json"))
-    return steady(pq.read_table(output / "manifest.parquet"), "tokens")
+    with _replica_watched() as looks:
+        run(values, output.with_suffix(".json"))
+    records = pq.read_table(output / "manifest.parquet")
+    begun, ended = middle(records)
+    times, busy = zip(*looks, strict=True)
+    spent = np.interp(ended, times, busy) - np.interp(begun, times, busy)
+    return steady(records, "tokens"), float(spent / (ended - begun) / (os.cpu_count() or 1))
+
+
+@contextmanager
+def _replica_watched() -> Iterator[Sequence[tuple[float, float]]]:
+    """While this lasts: moments, and the seconds that the replica's process had been busy by then."""
+    looks: list[tuple[float, float]] = []
+    over = Event()
+
+    def look() -> None:
+        replica = None
+        while not over.wait(LOOK_SECONDS):
+            try:
+                if replica := replica or _replica():
+                    times = replica.cpu_times()
+                    looks.append((time.time(), times.user + times.system))
+            except psutil.NoSuchProcess:
+                return  # the run is over
+
+    thread = Thread(target=look)
+    thread.start()
+    try:
+        yield looks
+    finally:
+        over.set()
+        thread.join()
+
+
+def _replica() -> psutil.Process | None:
+    ours = psutil.Process().children(recursive=True)
+    return next((each for each in ours if " ".join(each.cmdline()).startswith(REPLICA)), None)
 
 
 def main() -> None:
@@ -84,19 +133,25 @@ def main() -> None:
     parser.add_argument("--splits", type=int, default=10)
     parser.add_argument("--rounds", type=int, default=5)
     told = parser.parse_args()
-    print("| | tokens/s (least to most) | of the bare encoder |\n|---|---|---|")
+    print("| | tokens/s (least to most) | of the bare encoder | of the processors (least to most) |")
+    print("|---|---|---|---|")
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         model = make_model(folder / "model", "albert-mini")
         source = corpus(folder, model, told.tokens, told.splits)
-        alone, whole = [], []
+        alone: list[Measured] = []
+        whole: list[Measured] = []
         for number in range(told.rounds):
             alone.append(bare(model, source))
             whole.append(job(model, source, folder / f"out{number}"))
-        for name, rates in (("bare encoder", alone), ("whole job, in its middle", whole)):
-            median = statistics.median(rates)
-            spread = f"{median:,.0f} ({min(rates):,.0f} to {max(rates):,.0f})"
-            print(f"| {name} | {spread} | {median / statistics.median(alone):.3f} |", flush=True)
+        for name, runs in (("bare encoder", alone), ("whole job, in its middle", whole)):
+            rates, shares = zip(*runs, strict=True)
+            kept = statistics.median(rates) / statistics.median(rate for rate, _ in alone)
+            print(f"| {name} | {_spread(rates, ',.0f')} | {kept:.3f} | {_spread(shares, '.3f')} |")
+
+
+def _spread(values: Sequence[float], form: str) -> str:
+    return f"{statistics.median(values):{form}} ({min(values):{form}} to {max(values):{form}})"
 
 
 if __name__ == "__main__":

@@ -82,11 +82,16 @@ def measure(source: Path, model: Path, output: Path, replicas: int, rate: float)
 
 
 def steady(records: pa.Table, what: str = "rows") -> float:
-    """Rows (or tokens) a second between the shard at a quarter of them and that before the last tenth."""
-    records = records.sort_by("written_at")
+    """Rows (or tokens) a second in the middle of a run."""
+    begun, ended = middle(records)
     times, rows = records["written_at"].to_numpy(), records[what].to_numpy()
-    first, last = len(times) // 4, len(times) - 1 - len(times) // 10
-    return float(rows[first + 1 : last + 1].sum() / (times[last] - times[first]))
+    return float(rows[(times > begun) & (times <= ended)].sum() / (ended - begun))
+
+
+def middle(records: pa.Table) -> tuple[float, float]:
+    """When the shard at a quarter of them was written, and that before the last tenth; Unix seconds."""
+    times = np.sort(records["written_at"].to_numpy())
+    return float(times[len(times) // 4]), float(times[len(times) - 1 - len(times) // 10])
 
 
 def _busy_seconds() -> float:
