@@ -24,10 +24,10 @@ from benchmarks.corpora import docstrings
 from benchmarks.encoder import MIXES, make_model
 from pipeline import checkpoint, config, plan, reader, stages, writer
 from pipeline.dataset import Dataset, Identity
+from pipeline.job import Job
 from pipeline.payload import table_to_buffer
 from pipeline.plan import Split
 from pipeline.recipe import Recipe
-from pipeline.stages import Job
 
 DIMENSION = 768
 ROWS_PER_SPLIT = 20_000

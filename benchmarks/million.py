@@ -40,7 +40,7 @@ from benchmarks.memory import peak_mib
 from pipeline import cli, config, run, telemetry
 from pipeline.cli.entry import GARBAGE
 from pipeline.dataset import Dataset, Identity
-from pipeline.stages import usable_checkpoint
+from pipeline.job import usable_checkpoint
 
 def plan(path):
     parsed = config.load(path)

@@ -24,9 +24,9 @@ from pipeline.errors import (
     StoppedError,
     StorageError,
 )
+from pipeline.job import Failure
 from pipeline.layout import Layout
 from pipeline.plan import Plan, source_files
-from pipeline.stages import Failure
 from pipeline.storage import ObjectInfo
 
 TRIES = 10

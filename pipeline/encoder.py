@@ -120,7 +120,7 @@ class Encoder:
             tries = (self._begin(distinct, text_1)() for _ in range(TRIES_ALONE))
             pooled_1D = next((pooled for pooled in tries if pooled is not None), None)
             if pooled_1D is None:
-                telemetry.event("out of memory for one text", tokens=distinct.size(text_1))
+                telemetry.warn("out of memory for one text", tokens=distinct.size(text_1))
             else:
                 results.add(text_1, pooled_1D, self._attended(distinct.lengths[text_1]))
         vectors_UD, missing_U = results.finish()
@@ -196,7 +196,7 @@ class Encoder:
     def _shrink(self, tokens: int) -> None:
         """Halve the budget, for good: what did not fit once won't fit later."""
         self.batch_tokens = max(1, self.batch_tokens // 2)
-        telemetry.event("out of memory", tokens=tokens, batch_tokens=self.batch_tokens)
+        telemetry.warn("out of memory", tokens=tokens, batch_tokens=self.batch_tokens)
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
 

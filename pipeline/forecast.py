@@ -21,12 +21,12 @@ from pipeline.cautions import Caution
 from pipeline.checkpoint import Checkpoint
 from pipeline.config import Config
 from pipeline.dataset import Dataset, Identity
+from pipeline.job import usable_checkpoint
 from pipeline.lengths import Tokens
 from pipeline.plan import Plan, extent, source_files
 from pipeline.recipe import Recipe
 from pipeline.reuse import Base
 from pipeline.sampling import Sample, Stratum
-from pipeline.stages import usable_checkpoint
 from pipeline.tokenizer import Tokenizer
 
 ROW_BYTES = 40

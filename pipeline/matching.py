@@ -15,8 +15,9 @@ import pyarrow.compute as pc
 
 from pipeline import reader
 from pipeline.dataset import Dataset, parquet_bytes
+from pipeline.job import Job
 from pipeline.reuse import Base
-from pipeline.stages import Job, splits_of
+from pipeline.stages import splits_of
 
 DOCUMENTS_PER_BUCKET = 50_000
 

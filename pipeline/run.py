@@ -19,12 +19,12 @@ from pipeline.commit import Ending
 from pipeline.config import Config
 from pipeline.dataset import Dataset, Identity, Ledger, ShardRecord
 from pipeline.errors import STOPPED, ExitCode, MissingError, OtherDatasetError, PipelineError, StorageError
+from pipeline.job import Failure, Job, usable_checkpoint
 from pipeline.plan import Plan
 from pipeline.progress import Progress, Total
 from pipeline.recipe import Recipe
 from pipeline.reuse import Base
 from pipeline.series import Facts, Series
-from pipeline.stages import Failure, Job, usable_checkpoint
 from pipeline.watch import Standing
 
 

@@ -18,131 +18,32 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline import checkpoint, reader, reuse, schema, telemetry, vectors, watch, writer
+from pipeline import reader, reuse, schema, telemetry, vectors, watch, writer
 from pipeline.batching import TokenBatch
-from pipeline.config import Config
-from pipeline.dataset import Dataset, Identity, ShardRecord
-from pipeline.errors import DeviceError, ExitCode, ModelError, PipelineError, StartError
+from pipeline.dataset import Dataset, ShardRecord
+from pipeline.errors import DeviceError, ExitCode, PipelineError, StartError
 from pipeline.formats import Piece
+from pipeline.job import START, Failure, Job
 from pipeline.payload import buffer_to_table, cell, table_to_buffer, uncell
 from pipeline.plan import Split
 from pipeline.ragged import Ints, bounds
 from pipeline.reader import Part
 from pipeline.recipe import Recipe
-from pipeline.tokenizer import Tokenizer
 from pipeline.watch import Sentry
-from pipeline.windows import Windows, room, tokenized
+from pipeline.windows import Windows, tokenized
 
 CELLS = ("rows", "reused", "order", "rejects", "ids", "lengths", "windows", "vectors")
 PASSED_ON = ("rows", "reused", "order", "rejects")
-START = "start"
-"""The stage of a failure that is no split's: the replica could not start."""
 PATIENCE = 0.1
 """Of the watchdog's time: so long a replica tries to start before it gives up a split."""
 FIRST_PAUSE_SECONDS = 1.0
-
-
-@dataclass(frozen=True)
-class Job:
-    """What every worker is told: the config, the pinned checkpoint, and whose shards these are.
-
-    payload_bytes: of the largest split between two stages.
-    """
-
-    config: Config
-    columns: pa.Schema
-    recipe: Recipe
-    revision: str | None
-    vector_digest: str
-    tokenizer_digest: str
-    attempt: str
-    threads: int | None = None
-    base: str | None = None
-    payload_bytes: int = 0
-
-    def replica(self) -> checkpoint.Checkpoint:
-        """The driver's checkpoint, on this node.
-
-        Raises:
-            ModelError: what this node finds under its name is another.
-        """
-        model = self.config.model
-        found = checkpoint.resolve(model.name, self.revision, allow_pickle=model.allow_pickle)
-        if Identity.of(self.config, found).vector_digest != self.vector_digest:
-            raise ModelError(
-                "this node has another checkpoint than the driver",
-                str(found.folder),
-                hint="put the same files on each node, or name a Hub id",
-            )
-        return found
-
-    def known(self, split_id: str, parts: Sequence[Part], hashes: pa.Array) -> pa.Table | None:
-        """Documents of the base with some of these hashes, `reuse.packed`; None where there are none."""
-        if self.base is None:
-            return None
-        if self.config.reuse.match == "dataset":
-            return reuse.load(Dataset.of(self.config), split_id)
-        files = [part.piece.source_file for part in parts]
-        return reuse.base_of(self.base, self.config.output.options).known(files, hashes)
-
-    def tokenizer(self) -> Tokenizer:
-        """The driver's tokenizer, on this node.
-
-        Raises:
-            ModelError: what this node finds under its name is another.
-        """
-        return _cached_tokenizer(
-            self.config.model.name, self.revision, self.recipe.max_tokens, self.tokenizer_digest
-        )
-
-
-@dataclass(frozen=True)
-class Failure:
-    """A split that could not be done, and why.
-
-    stage: "read", "encode", "write", or `START`.
-    process: the node and the process that it failed in.
-    """
-
-    split_id: str
-    files: tuple[str, ...]
-    stage: str
-    exit_code: int
-    message: str
-    process: str = ""
-
-
-def usable_checkpoint(config: Config) -> checkpoint.Checkpoint:
-    """The checkpoint of a config, with all checked that needs no torch: before any worker is asked for.
-
-    Raises:
-        ModelError: it can't be used.
-    """
-    model = config.model
-    found = checkpoint.resolve(model.name, model.revision, allow_pickle=model.allow_pickle)
-    found.check()
-    recipe = Recipe.of(found, model)
-    _check_room(Tokenizer(found, recipe.max_tokens), recipe)
-    return found
-
-
-def _check_room(tokenizer: Tokenizer, recipe: Recipe) -> None:
-    left = room(tokenizer, recipe.prefix)
-    if 2 * left < tokenizer.limit:
-        hint = "raise it, or shorten the prefix"
-        raise ModelError(
-            "model.prefix leaves too little of model.max_tokens", got=f"{left} tokens", hint=hint
-        )
-    if 2 * recipe.chunk_overlap > left:
-        hint = f"at most half of the {left} tokens that a window has"
-        raise ModelError("model.chunk_overlap is too large", got=str(recipe.chunk_overlap), hint=hint)
 
 
 def feed_row(scan: Sequence[Split]) -> dict[str, str]:
@@ -381,20 +282,6 @@ def _write(split_id: str, note: dict[str, Any], cells: Mapping[str, pa.Buffer], 
     )
     record = writer.write(Dataset.of(job.config), contents, note["figures"])
     return _row(split_id, {"record": asdict(record)})
-
-
-@functools.cache
-def _cached_tokenizer(model: str, revision: str | None, max_tokens: int, digest: str) -> Tokenizer:
-    """One a process: it is expensive to load, and what it has seen makes it faster."""
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # Ray runs as many readers as there are CPUs
-    found = checkpoint.resolve(model, revision)
-    if found.tokenizer_digest != digest:
-        raise ModelError(
-            "this node has another tokenizer than the driver",
-            str(found.folder),
-            hint="put the same files on each node, or name a Hub id",
-        )
-    return Tokenizer(found, max_tokens)
 
 
 def _tokens(cells: Mapping[str, pa.Buffer]) -> TokenBatch:

@@ -2,7 +2,7 @@
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 log = logging.getLogger("pipeline")
@@ -25,7 +25,16 @@ _life: list[Callable[[], None]] = []
 
 def event(name: str, **fields: object) -> None:
     """Log one event as `name key=value ...`."""
-    log.info(" ".join([name, *(f"{key}={value}" for key, value in fields.items())]))
+    log.info(_line(name, fields))
+
+
+def warn(name: str, **fields: object) -> None:
+    """Log an event that people should see even where nobody has set up a log.
+
+    Such are Ray's workers: there Python itself writes warnings, and nothing less, to standard error, which
+    Ray keeps as the worker's log.
+    """
+    log.warning(_line(name, fields))
 
 
 def request(operation: str, path: str) -> None:
@@ -62,3 +71,7 @@ def retry(reason: str) -> None:
     """Count one storage request that is about to be made again."""
     retries[reason] += 1
     log.debug("storage retry reason=%s", reason)
+
+
+def _line(name: str, fields: Mapping[str, object]) -> str:
+    return " ".join([name, *(f"{key}={value}" for key, value in fields.items())])

@@ -12,9 +12,11 @@ import pyarrow.parquet as pq
 from pipeline import checkpoint, commit, config, run, schema, stages
 from pipeline.commit import Ending
 from pipeline.dataset import Dataset, Identity
+from pipeline.job import Failure
+from pipeline.job import Job as Told
 from pipeline.plan import Plan
 from pipeline.recipe import Recipe
-from pipeline.stages import Encode, Failure
+from pipeline.stages import Encode
 from tests.records import NOTHING
 
 Job = Callable[..., dict[str, Any]]
@@ -68,7 +70,7 @@ def embed(values: dict[str, Any], attempt: str = "attempt") -> tuple[Dataset, Pl
     told = {"attempt": attempt, "started": STARTED, "host": "here"}
     dataset.storage.put(dataset.layout.attempt(attempt), json.dumps(told).encode())
     digests = identity.vector_digest, model.tokenizer_digest
-    job = stages.Job(parsed, frozen.columns, Recipe.of(model, parsed.model), None, *digests, attempt)
+    job = Told(parsed, frozen.columns, Recipe.of(model, parsed.model), None, *digests, attempt)
     encode, failures = Encode(job), []
     for scan in frozen.pending(dataset.shards()).scans():
         for read in stages.read(pa.Table.from_pylist([stages.feed_row(scan)]), job):

@@ -16,12 +16,12 @@ from rich.console import Console
 
 from pipeline import schema, telemetry, voice
 from pipeline.dataset import ShardRecord
+from pipeline.job import Failure
 from pipeline.plan import Plan
 from pipeline.progress import Progress, Total, lines, show
 from pipeline.progress.display import display
 from pipeline.progress.figures import Figures, Moment
 from pipeline.progress.stages import Stages
-from pipeline.stages import Failure
 from pipeline.watch import StageStanding, Standing
 from tests import records
 from tests.test_watch import Clock

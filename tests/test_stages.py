@@ -15,8 +15,9 @@ from pipeline import checkpoint, config, plan, stages
 from pipeline.dataset import Identity, ShardRecord
 from pipeline.encoder import Encoder
 from pipeline.errors import ExitCode
+from pipeline.job import START, Failure, Job
 from pipeline.recipe import Recipe
-from pipeline.stages import Encode, Failure, Job
+from pipeline.stages import Encode
 from pipeline.watch import Watch
 from tests.conftest import make_checkpoint
 from tests.test_watch import Local
@@ -97,7 +98,7 @@ def test_a_replica_that_could_not_start_does_so_before_its_next_split(job: JobVa
     replica = Encode(told)
     failure = note(stages.write(replica(read), told))
     assert isinstance(failure, Failure)
-    assert (failure.stage, failure.exit_code) == (stages.START, ExitCode.CONFIG)
+    assert (failure.stage, failure.exit_code) == (START, ExitCode.CONFIG)
     assert platform.node() in failure.message
     away.rename(model)
     assert isinstance(note(stages.write(replica(read), told)), ShardRecord)

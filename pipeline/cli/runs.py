@@ -10,7 +10,7 @@ from pipeline.cli.show import Said, jsonable, printable, show
 from pipeline.commit import Ending
 from pipeline.dataset import Dataset
 from pipeline.errors import ConfigError, ExitCode
-from pipeline.stages import usable_checkpoint
+from pipeline.job import usable_checkpoint
 
 
 def _load(arguments: Namespace) -> config.Config:

@@ -1,6 +1,8 @@
 """The three stages, wired, and what comes out of them."""
 
+import atexit
 import queue
+import signal
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator
@@ -19,9 +21,9 @@ from pipeline.flow import metrics
 from pipeline.flow.cluster import cluster, nodes, stopped
 from pipeline.flow.feed import feed
 from pipeline.flow.watchdog import RemoteSentry, Watchdog
+from pipeline.job import START, Failure, Job
 from pipeline.plan import Plan
 from pipeline.resources import Resources, fit
-from pipeline.stages import Failure, Job
 from pipeline.watch import NOBODY, Standing
 
 BLOCK_BYTES = 1 << 20
@@ -30,6 +32,10 @@ LOOK_SECONDS = 2.0
 """How often the watchdog looks, and tells how the stages stand."""
 MOST_FAILURES = 3
 """Splits that are lost to replicas that can't start, before a run in which none could is ended."""
+
+EXIT_SECONDS = 30
+"""For a replica's exit; then the kernel ends it, for it holds a device. Seen once: Ray's part of it hung when
+the driver had been stopped, and no raylet was left to kill the process."""
 
 Arrived = ShardRecord | Failure
 
@@ -119,7 +125,7 @@ class _Starts:
         """
         if isinstance(arrived, ShardRecord):
             self._one_works = True
-        elif arrived.stage == stages.START:
+        elif arrived.stage == START:
             self._broken.add(arrived.process)
             self._failures += 1
             if not self._one_works and self._failures >= MOST_FAILURES and len(self._broken) >= replicas:
@@ -146,7 +152,7 @@ def _graph(splits: Dataset, job: Job, resources: Resources, sentry: RemoteSentry
     least, most = resources.replicas
     rows = splits.map_batches(read, fn_kwargs=told, num_cpus=compute.cpus_per_reader, **one_split)
     vectors = rows.map_batches(
-        stages.Encode,
+        Encode,
         fn_constructor_kwargs=told,
         compute=ActorPoolStrategy(min_size=least, max_size=most),
         num_cpus=resources.replica_cpus,
@@ -154,6 +160,14 @@ def _graph(splits: Dataset, job: Job, resources: Resources, sentry: RemoteSentry
         **one_split,
     )
     return vectors.map_batches(write, fn_kwargs=told, num_cpus=compute.cpus_per_writer, **one_split)
+
+
+class Encode(stages.Encode):
+    """`stages.Encode`, in a process that gives its device back."""
+
+    def __init__(self, job: Job, sentry: RemoteSentry) -> None:
+        atexit.register(signal.alarm, EXIT_SECONDS)
+        super().__init__(job, sentry)
 
 
 def read(row: pa.Table, job: Job, sentry: RemoteSentry) -> Iterator[pa.Table]:

@@ -13,7 +13,7 @@ from ray.util.metrics import Counter, Gauge
 
 from pipeline import telemetry
 from pipeline.dataset import ShardRecord
-from pipeline.stages import Failure, Job
+from pipeline.job import Failure, Job
 
 COUNTS = {
     "rows": "Rows embedded or reused.",

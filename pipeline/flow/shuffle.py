@@ -10,9 +10,9 @@ from pipeline import matching
 from pipeline.flow.cluster import cluster, stopped
 from pipeline.flow.feed import MOST_BLOCKS, feed, set_context
 from pipeline.flow.graph import held
+from pipeline.job import Job
 from pipeline.plan import Plan
 from pipeline.reuse import Base
-from pipeline.stages import Job
 
 SHUFFLE_BLOCK_BYTES = 128 << 20
 MOST_PARTITIONS = 1000

@@ -14,7 +14,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from pipeline import telemetry
 from pipeline.errors import StalledError
 from pipeline.flow import chatter, metrics
-from pipeline.stages import Job
+from pipeline.job import Job
 from pipeline.watch import Place, Standing, Watch
 
 ANSWER_SECONDS = 30.0
@@ -58,7 +58,11 @@ class Watchdog:
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         options = {"num_cpus": 0, "max_restarts": -1, "max_task_retries": -1, "scheduling_strategy": here}
         self.job, self.limit = job, limit
-        self.sentry = RemoteSentry(ray.remote(Watch).options(**options).remote(_alive))
+
+        def alive() -> Collection[str]:  # in here it travels by value, and brings none of our modules along
+            return {node["NodeID"] for node in ray.nodes() if node["Alive"]}
+
+        self.sentry = RemoteSentry(ray.remote(Watch).options(**options).remote(alive))
 
     def look(self, pending: int, failed: int) -> Standing | None:
         """Look at the clock, and tell how far the run is; how the stages stand, where the watch answers.
@@ -97,10 +101,6 @@ def _told(watch: Any) -> list[str]:
         except Exception as error:  # whatever a cluster says that is not well
             found.append(repr(error))
     return found
-
-
-def _alive() -> Collection[str]:
-    return {node["NodeID"] for node in ray.nodes() if node["Alive"]}
 
 
 @cache

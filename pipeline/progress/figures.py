@@ -13,9 +13,9 @@ from typing import Self
 import pyarrow.compute as pc
 
 from pipeline.dataset import ShardRecord
+from pipeline.job import Failure
 from pipeline.plan import Plan, extent
 from pipeline.progress.stages import WINDOW_SECONDS, StageLine, Stages
-from pipeline.stages import Failure
 from pipeline.watch import Standing
 
 WINDOW_ARRIVALS = 8

@@ -14,10 +14,10 @@ from rich.text import Text
 
 from pipeline import telemetry, voice
 from pipeline.dataset import ShardRecord
+from pipeline.job import Failure
 from pipeline.progress import lines
 from pipeline.progress.display import display
 from pipeline.progress.figures import Figures, Moment, Total
-from pipeline.stages import Failure
 from pipeline.watch import Standing
 
 DRAW_SECONDS = 0.5

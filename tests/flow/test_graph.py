@@ -1,20 +1,25 @@
 """What a flow on Ray begins with, and how it ends where nobody shows life."""
 
+import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from http.client import IncompleteRead
 from pathlib import Path
 from typing import Any
 
 import pytest
+import ray
 from ray.data import DataContext
 
-from pipeline import checkpoint, config, flow, plan, stages
+from pipeline import checkpoint, config, flow, plan, telemetry
 from pipeline.dataset import ShardRecord
 from pipeline.errors import ExitCode, StartError
 from pipeline.flow import graph, watchdog
 from pipeline.flow.feed import feed
+from pipeline.job import START, Failure
+from pipeline.job import Job as Told
 from pipeline.recipe import Recipe
-from pipeline.stages import Failure
 from tests import records
 
 Job = Callable[..., dict[str, Any]]
@@ -38,7 +43,7 @@ def test_a_run_whose_replicas_can_not_start_ends_before_all_splits_have_failed(j
     parsed = config.parse(job(compute={"watchdog_minutes": 0.5}))
     model = checkpoint.resolve(str(tiny))
     made = plan.make(parsed, model, "digest")
-    told = stages.Job(
+    told = Told(
         config=parsed, columns=made.columns, recipe=Recipe.of(model, parsed.model), revision=None,
         vector_digest="0" * 64, tokenizer_digest=model.tokenizer_digest, attempt="a",
     )  # fmt: skip
@@ -49,8 +54,34 @@ def test_a_run_whose_replicas_can_not_start_ends_before_all_splits_have_failed(j
     assert len(arrived) == 2
 
 
+def test_what_a_worker_warns_of_is_in_its_log() -> None:
+    """Nobody sets up a log there; its standard error is the file that Ray keeps."""
+
+    @ray.remote
+    def warned() -> Path:
+        telemetry.warn("out of memory", tokens=4096)
+        return Path("/proc/self/fd/2").readlink()
+
+    assert "out of memory tokens=4096\n" in ray.get(warned.remote()).read_text()
+
+
+HANGING = """
+import atexit, time
+from pipeline.flow import graph
+atexit.register(time.sleep, 600)  # begins later than what is registered after it
+graph.EXIT_SECONDS = 1
+graph.Encode._start = lambda self: None
+graph.Encode(None, None)
+"""
+
+
+def test_a_replica_whose_exit_hangs_gives_its_device_back() -> None:
+    done = subprocess.run([sys.executable, "-c", HANGING], check=False, timeout=60)
+    assert done.returncode == -signal.SIGALRM
+
+
 def unstarted(process: str) -> Failure:
-    return Failure("s", ("docs/a",), stages.START, ExitCode.RETRYABLE, "no mount", process)
+    return Failure("s", ("docs/a",), START, ExitCode.RETRYABLE, "no mount", process)
 
 
 def test_a_run_goes_on_while_one_replica_may_yet_work() -> None:

@@ -194,7 +194,7 @@ def test_a_resume_keeps_to_the_base_of_the_first_driver(nightly: Job, tmp_path: 
     parsed = config.parse(nightly())
     output = config._dated(parsed.output, FIRST + datetime.timedelta(2))
     from pipeline.dataset import Identity
-    from pipeline.stages import usable_checkpoint
+    from pipeline.job import usable_checkpoint
 
     parsed = parsed.model_copy(update={"output": output})
     model = usable_checkpoint(parsed)

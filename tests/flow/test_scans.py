@@ -72,7 +72,7 @@ def test_a_bad_file_among_small_ones_is_named_and_costs_itself(job: Job, tmp_pat
 
 def plan_arguments(parsed: config.Config) -> tuple[Any, ...]:
     from pipeline.dataset import Dataset, Identity
-    from pipeline.stages import usable_checkpoint
+    from pipeline.job import usable_checkpoint
 
     model = usable_checkpoint(parsed)
     return Dataset.of(parsed), Identity.of(parsed, model), model
