@@ -1,28 +1,40 @@
-"""ALBERT's weights and forward pass; the only file that knows transformers' model.
+"""ALBERT (Lan et al. 2019, arXiv:1909.11942): a checkpoint's weights, and its forward pass over packed texts.
 
 Texts lie packed, one behind the other: every matrix product is of real tokens alone. Attention, a twentieth
 of the work, runs on torch's kernel for texts of different lengths where there is one (CUDA, bfloat16);
 elsewhere its inputs are padded to the longest text of the micro-batch, and its output packed again.
 
-Shapes: B texts, T tokens of all of them, L of the longest, H heads, C a head's dimensions, D dimensions.
+The modules bear the names that checkpoints give their weights. Tests hold the vectors against transformers'
+`AlbertModel`. It is not imported here: each replica would start 2 s later (docs/decisions.md).
+
+Shapes: B texts, T tokens of all of them, L of the longest, H heads, C a head's dimensions, E an embedding's,
+D dimensions.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Self
 
 import torch
 from safetensors import safe_open
-from torch.nn.functional import scaled_dot_product_attention
-from transformers import AlbertConfig, AlbertModel, AttentionInterface
-from transformers.masking_utils import AttentionMaskInterface
+from torch import nn
+from torch.nn.functional import pad, scaled_dot_product_attention
 
 from pipeline import onednn
 from pipeline.checkpoint import Checkpoint
 from pipeline.errors import ModelError
 from pipeline.pooling import positions
 
-PACKED = "albert_packed"
+SAME = {"gelu_new": "gelu_pytorch_tanh"}
+"""One function: in one pass instead of eight it is within 2e-6, and 1.2 to 1.4 times as fast on a CPU."""
+ACTIVATIONS = {
+    "gelu_pytorch_tanh": nn.GELU("tanh"),
+    "gelu": nn.GELU(),
+    "relu": nn.ReLU(),
+    "silu": nn.SiLU(),
+    "tanh": nn.Tanh(),
+}
+"""By transformers' names, `SAME` aside."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +56,7 @@ class Packing:
 
     @classmethod
     def of(cls, lengths_B: torch.Tensor, position_T: torch.Tensor, longest: int, varlen: bool) -> Self:
-        edges = torch.nn.functional.pad(lengths_B.cumsum(0), (1, 0))
+        edges = pad(lengths_B.cumsum(0), (1, 0))
         tokens, texts = len(position_T), len(lengths_B)
         if varlen or tokens == texts * longest:
             return cls(edges.int(), longest, varlen)
@@ -57,7 +69,7 @@ class Packing:
         return cls(edges.int(), longest, varlen, spread_BL, real_BL, row_T * longest + position_T)
 
 
-class Albert(torch.nn.Module):
+class Albert(nn.Module):
     """A replica of a checkpoint: packed token ids in, packed token vectors out.
 
     Raises:
@@ -66,34 +78,22 @@ class Albert(torch.nn.Module):
 
     def __init__(self, checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -> None:
         super().__init__()
-        config = AlbertConfig.from_pretrained(checkpoint.folder)
-        if config.hidden_act == "gelu_new":
-            # The same function in one pass instead of eight: within 2e-6, 1.2 to 1.4 times faster on a CPU.
-            config.hidden_act = "gelu_pytorch_tanh"
-        self.varlen = _has_varlen(config, device, dtype)
-        config._attn_implementation = PACKED
+        self.varlen = _has_varlen(checkpoint, device, dtype)
         with torch.device("meta"):
-            self.model = AlbertModel(config, add_pooling_layer=False)
-        self.model.to_empty(device="cpu")
-        self.model.load_state_dict(dict(_tensors(checkpoint)), strict=True)
-        self._fill_buffers()
+            self.embeddings = _Embeddings(checkpoint)
+            self.encoder = _Encoder(checkpoint)
+        self.load_state_dict(dict(_tensors(checkpoint)), strict=True, assign=True)
         self.to(device=device, dtype=dtype).eval().requires_grad_(False)
         if device.type == "cpu" and dtype == torch.float32 and onednn.available():
-            self._prepack(config.hidden_act)
+            self._prepack(_activation(checkpoint))
 
     def _prepack(self, activation: str) -> None:
-        for group in self.model.encoder.albert_layer_groups:
-            for layer in group.albert_layers:
-                if activation in onednn.FUSED:
-                    layer.ffn = onednn.PrepackedLinear(layer.ffn, activation)
-                    layer.activation = torch.nn.Identity()
-        onednn.prepack(self.model)
-
-    def _fill_buffers(self) -> None:
-        """The buffers that no checkpoint stores, left empty by `to_empty`."""
-        embeddings = self.model.embeddings
-        embeddings.position_ids.copy_(torch.arange(embeddings.position_ids.shape[-1]).unsqueeze(0))
-        embeddings.token_type_ids.zero_()
+        layers = [module for module in self.modules() if isinstance(module, _Layer)]
+        for layer in layers:
+            if isinstance(layer.ffn, nn.Linear) and activation in onednn.FUSED:
+                layer.ffn = onednn.PrepackedLinear(layer.ffn, activation)
+                layer.activation = nn.Identity()
+        onednn.prepack(self)
 
     def forward(self, ids_T: torch.Tensor, lengths_B: torch.Tensor, longest: int) -> torch.Tensor:
         """Last hidden state of shape (T, D).
@@ -104,36 +104,111 @@ class Albert(torch.nn.Module):
         """
         position_T = positions(lengths_B, len(ids_T))
         packing = Packing.of(lengths_B, position_T, longest, self.varlen)
-        hidden_1TD: torch.Tensor = self.model(
-            input_ids=ids_T.unsqueeze(0), position_ids=position_T.unsqueeze(0), packing=packing
-        ).last_hidden_state
-        return hidden_1TD.squeeze(0)
+        hidden_TD: torch.Tensor = self.encoder(self.embeddings(ids_T, position_T), packing)
+        return hidden_TD
 
 
-def _has_varlen(config: AlbertConfig, device: torch.device, dtype: torch.dtype) -> bool:
+class _Embeddings(nn.Module):
+    """What a token is, and where in its text; all texts are of the first token type."""
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        super().__init__()
+        size = checkpoint.size("embedding_size")
+        self.word_embeddings = nn.Embedding(checkpoint.size("vocab_size"), size)
+        self.position_embeddings = nn.Embedding(checkpoint.size("max_position_embeddings"), size)
+        self.token_type_embeddings = nn.Embedding(checkpoint.size("type_vocab_size", 2), size)
+        self.LayerNorm = nn.LayerNorm(size, eps=checkpoint.epsilon)
+
+    def forward(self, ids_T: torch.Tensor, position_T: torch.Tensor) -> torch.Tensor:
+        """(T, E)"""
+        words_TE = self.word_embeddings(ids_T) + self.token_type_embeddings.weight[0]
+        normed_TE: torch.Tensor = self.LayerNorm(words_TE + self.position_embeddings(position_T))
+        return normed_TE
+
+
+class _Encoder(nn.Module):
+    """The layers: few that are distinct, in groups, and each group's are used over and over."""
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        super().__init__()
+        self.layers = checkpoint.size("num_hidden_layers")
+        self.embedding_hidden_mapping_in = nn.Linear(
+            checkpoint.size("embedding_size"), checkpoint.size("hidden_size")
+        )
+        groups = range(checkpoint.size("num_hidden_groups", 1))
+        self.albert_layer_groups = nn.ModuleList(_Group(checkpoint) for _ in groups)
+
+    def forward(self, embedded_TE: torch.Tensor, packing: Packing) -> torch.Tensor:
+        """(T, D)"""
+        hidden_TD: torch.Tensor = self.embedding_hidden_mapping_in(embedded_TE)
+        per_group = self.layers / len(self.albert_layer_groups)
+        for number in range(self.layers):
+            hidden_TD = self.albert_layer_groups[int(number / per_group)](hidden_TD, packing)
+        return hidden_TD
+
+
+class _Group(nn.Module):
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        super().__init__()
+        count = checkpoint.size("inner_group_num", 1)
+        self.albert_layers = nn.ModuleList(_Layer(checkpoint) for _ in range(count))
+
+    def forward(self, hidden_TD: torch.Tensor, packing: Packing) -> torch.Tensor:
+        for layer in self.albert_layers:
+            hidden_TD = layer(hidden_TD, packing)
+        return hidden_TD
+
+
+class _Layer(nn.Module):
+    """Attention, then the feed-forward network; each is added to what it was given, and the sum normed."""
+
+    ffn: nn.Linear | onednn.PrepackedLinear
+    activation: nn.Module
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        super().__init__()
+        size, inner = checkpoint.size("hidden_size"), checkpoint.size("intermediate_size")
+        self.attention = _Attention(checkpoint)
+        self.ffn = nn.Linear(size, inner)
+        self.activation = ACTIVATIONS[_activation(checkpoint)]
+        self.ffn_output = nn.Linear(inner, size)
+        self.full_layer_layer_norm = nn.LayerNorm(size, eps=checkpoint.epsilon)
+
+    def forward(self, hidden_TD: torch.Tensor, packing: Packing) -> torch.Tensor:
+        attended_TD = self.attention(hidden_TD, packing)
+        fed_TD = self.ffn_output(self.activation(self.ffn(attended_TD)))
+        normed_TD: torch.Tensor = self.full_layer_layer_norm(fed_TD + attended_TD)
+        return normed_TD
+
+
+class _Attention(nn.Module):
+    """Each token over those of its own text."""
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        super().__init__()
+        size, self.heads = checkpoint.size("hidden_size"), checkpoint.size("num_attention_heads")
+        self.query, self.key, self.value, self.dense = (nn.Linear(size, size) for _ in range(4))
+        self.LayerNorm = nn.LayerNorm(size, eps=checkpoint.epsilon)
+
+    def forward(self, hidden_TD: torch.Tensor, packing: Packing) -> torch.Tensor:
+        shape = (len(hidden_TD), self.heads, -1)
+        query, key, value = (part(hidden_TD).view(shape) for part in (self.query, self.key, self.value))
+        attend = _varlen if packing.varlen else _padded
+        attended_TD = attend(query, key, value, packing).flatten(1)
+        normed_TD: torch.Tensor = self.LayerNorm(hidden_TD + self.dense(attended_TD))
+        return normed_TD
+
+
+def _has_varlen(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -> bool:
     """Whether torch's attention of variable length takes this model (torch.nn.attention.varlen)."""
-    size = config.hidden_size // config.num_attention_heads
+    size = checkpoint.size("hidden_size") // checkpoint.size("num_attention_heads")
     return (
         device.type == "cuda" and dtype in (torch.bfloat16, torch.float16) and size % 8 == 0 and size <= 256
     )
 
 
-def _attend(
-    module: torch.nn.Module,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    attention_mask: torch.Tensor | None,
-    *,
-    packing: Packing,
-    scaling: float | None = None,
-    **_: Any,
-) -> tuple[torch.Tensor, None]:
-    """Attention within each text: (1, H, T, C) each in, (1, T, H, C) out."""
-    del module, attention_mask
-    query_THC, key_THC, value_THC = (tensor[0].transpose(0, 1) for tensor in (query, key, value))
-    attend = _varlen if packing.varlen else _padded
-    return attend(query_THC, key_THC, value_THC, packing, scaling).unsqueeze(0), None
+def _activation(checkpoint: Checkpoint) -> str:
+    return SAME.get(checkpoint.activation, checkpoint.activation)
 
 
 def _varlen(
@@ -141,12 +216,11 @@ def _varlen(
     key_THC: torch.Tensor,
     value_THC: torch.Tensor,
     packing: Packing,
-    scaling: float | None,
 ) -> torch.Tensor:
     from torch.nn.attention.varlen import varlen_attn  # noqa: PLC0415  (CUDA's kernels, only where there are)
 
     edges, longest = packing.edges, packing.longest
-    attended = varlen_attn(query_THC, key_THC, value_THC, edges, edges, longest, longest, scale=scaling)
+    attended = varlen_attn(query_THC, key_THC, value_THC, edges, edges, longest, longest)
     assert isinstance(attended, torch.Tensor)  # a pair only where more is asked for
     return attended
 
@@ -156,23 +230,18 @@ def _padded(
     key_THC: torch.Tensor,
     value_THC: torch.Tensor,
     packing: Packing,
-    scaling: float | None,
 ) -> torch.Tensor:
     """The same on any device, in any dtype."""
     tokens, heads, size = query_THC.shape
     if packing.spread is None or packing.real is None or packing.gather is None:
         shape = (tokens // packing.longest, packing.longest, heads, size)
         query, key, value = (t.reshape(shape).transpose(1, 2) for t in (query_THC, key_THC, value_THC))
-        attended_BHLC = scaled_dot_product_attention(query, key, value, scale=scaling)
+        attended_BHLC = scaled_dot_product_attention(query, key, value)
         return attended_BHLC.transpose(1, 2).reshape(tokens, heads, size)
     query, key, value = (t[packing.spread].transpose(1, 2) for t in (query_THC, key_THC, value_THC))
     mask_B11L = packing.real[:, None, None, :]
-    attended_BHLC = scaled_dot_product_attention(query, key, value, attn_mask=mask_B11L, scale=scaling)
+    attended_BHLC = scaled_dot_product_attention(query, key, value, attn_mask=mask_B11L)
     return attended_BHLC.transpose(1, 2).flatten(0, 1)[packing.gather]
-
-
-AttentionInterface.register(PACKED, _attend)
-AttentionMaskInterface.register(PACKED, lambda *_, **__: None)
 
 
 def _tensors(checkpoint: Checkpoint) -> Iterator[tuple[str, torch.Tensor]]:

@@ -78,13 +78,16 @@ class Checkpoint:
         return config
 
     def _check_geometry(self) -> None:
-        """What transformers would only find out on the replicas."""
-        config, where = self.config, str(self.folder / "config.json")
-        activation = config.get("hidden_act", "gelu_new")
-        if activation not in ACTIVATIONS:
+        """What would otherwise be found out on the replicas."""
+        where = str(self.folder / "config.json")
+        if self.activation not in ACTIVATIONS:
             raise ModelError(
-                "hidden_act is unknown", where, repr(activation), f"one of {', '.join(ACTIVATIONS)}"
+                "hidden_act is unknown", where, repr(self.activation), f"one of {', '.join(ACTIVATIONS)}"
             )
+        if not isinstance(self.epsilon, float) or self.epsilon <= 0:
+            hint = "fetch the checkpoint again"
+            raise ModelError("layer_norm_eps must be a positive number", where, repr(self.epsilon), hint)
+        self.size("num_hidden_layers")
         hidden, heads = self.size("hidden_size"), self.size("num_attention_heads")
         if hidden % heads:
             raise ModelError(
@@ -93,6 +96,16 @@ class Checkpoint:
                 f"{heads} and {hidden}",
                 hint="fetch the checkpoint again",
             )
+
+    @property
+    def activation(self) -> str:
+        """Of the feed-forward network, one of `ACTIVATIONS`."""
+        return str(self.config.get("hidden_act", "gelu_new"))
+
+    @property
+    def epsilon(self) -> float:
+        """What layer norms add to a variance."""
+        return self.config.get("layer_norm_eps", 1e-12)  # type: ignore[no-any-return]
 
     def size(self, key: str, default: int | None = None) -> int:
         """A number of config.json."""

@@ -154,6 +154,8 @@ def test_a_hub_id_is_pinned_to_its_commit(tmp_path: Path, folder: Path) -> None:
     [
         ({"num_attention_heads": 7}, "must divide hidden_size"),
         ({"hidden_act": "foo"}, "hidden_act is unknown"),
+        ({"layer_norm_eps": "small"}, "layer_norm_eps must be a positive number"),
+        ({"num_hidden_layers": 0}, "num_hidden_layers must be a positive integer"),
     ],
 )
 def test_a_geometry_that_no_replica_could_load_is_refused(
