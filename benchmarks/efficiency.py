@@ -17,7 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import Event, Thread
 
@@ -93,6 +93,7 @@ def job(model: Path, source: Path, output: Path) -> Measured:
     records = pq.read_table(output / "manifest.parquet")
     begun, ended = middle(records)
     times, busy = zip(*looks, strict=True)
+    assert times[0] < begun < ended < times[-1] + LOOK_SECONDS, "the replica was not watched all the time"
     spent = np.interp(ended, times, busy) - np.interp(begun, times, busy)
     return steady(records, "tokens"), float(spent / (ended - begun) / (os.cpu_count() or 1))
 
@@ -123,8 +124,11 @@ def _replica_watched() -> Iterator[Sequence[tuple[float, float]]]:
 
 
 def _replica() -> psutil.Process | None:
-    ours = psutil.Process().children(recursive=True)
-    return next((each for each in ours if " ".join(each.cmdline()).startswith(REPLICA)), None)
+    for each in psutil.Process().children(recursive=True):
+        with suppress(psutil.Error):  # it has just ended
+            if " ".join(each.cmdline()).startswith(REPLICA):
+                return each
+    return None
 
 
 def main() -> None:

@@ -253,7 +253,8 @@ def _tensors(checkpoint: Checkpoint) -> Iterator[tuple[str, torch.Tensor]]:
     files = checkpoint.stored()
     for name, stored_name in checkpoint.match({name: shape for name, (_, shape) in files.items()}).items():
         with safe_open(files[stored_name][0], framework="pt") as file:
-            yield name, file.get_tensor(stored_name).float()
+            # A copy: what is read maps the file, which somebody may write anew while this replica lives.
+            yield name, file.get_tensor(stored_name).to(torch.float32, copy=True)
 
 
 def _unpickled(checkpoint: Checkpoint) -> dict[str, torch.Tensor]:

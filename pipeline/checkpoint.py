@@ -7,6 +7,7 @@ it, and then by torch's reader of bare weights.
 
 import hashlib
 import json
+import math
 import random
 import re
 import time
@@ -84,9 +85,9 @@ class Checkpoint:
             raise ModelError(
                 "hidden_act is unknown", where, repr(self.activation), f"one of {', '.join(ACTIVATIONS)}"
             )
-        if not isinstance(self.epsilon, float) or self.epsilon <= 0:
+        if not isinstance(self.epsilon, float) or not 0 < self.epsilon < math.inf:
             hint = "fetch the checkpoint again"
-            raise ModelError("layer_norm_eps must be a positive number", where, repr(self.epsilon), hint)
+            raise ModelError("layer_norm_eps must be a small positive float", where, repr(self.epsilon), hint)
         self.size("num_hidden_layers")
         hidden, heads = self.size("hidden_size"), self.size("num_attention_heads")
         if hidden % heads:

@@ -154,7 +154,8 @@ def test_a_hub_id_is_pinned_to_its_commit(tmp_path: Path, folder: Path) -> None:
     [
         ({"num_attention_heads": 7}, "must divide hidden_size"),
         ({"hidden_act": "foo"}, "hidden_act is unknown"),
-        ({"layer_norm_eps": "small"}, "layer_norm_eps must be a positive number"),
+        ({"layer_norm_eps": "small"}, "layer_norm_eps must be a small positive float"),
+        ({"layer_norm_eps": float("inf")}, "layer_norm_eps must be a small positive float"),
         ({"num_hidden_layers": 0}, "num_hidden_layers must be a positive integer"),
     ],
 )

@@ -130,6 +130,15 @@ def test_attention_matters_in_the_tests(tiny: Path) -> None:
     assert np.abs(encoder.encode(tokenized(tiny, TEXTS)) - wanted).max() > 1e-3
 
 
+def test_a_replica_keeps_its_weights_when_their_file_is_written_anew(tmp_path: Path) -> None:
+    folder = make_checkpoint(tmp_path / "model")
+    tokens, encoder = tokenized(folder, TEXTS), Encoder(folder)
+    wanted = encoder.encode(tokens)
+    with (folder / "model.safetensors").open("r+b") as file:
+        file.write(bytes(file.seek(0, 2) - file.seek(0)))
+    np.testing.assert_array_equal(encoder.encode(tokens), wanted)
+
+
 def test_a_text_that_becomes_nan_keeps_it_to_itself(tiny: Path) -> None:
     texts = ["a good text of words", "another good text of some words", "zebra", "a good word"]
     tokens = tokenized(tiny, texts)

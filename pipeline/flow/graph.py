@@ -166,8 +166,8 @@ class Encode(stages.Encode):
     """`stages.Encode`, in a process that gives its device back."""
 
     def __init__(self, job: Job, sentry: RemoteSentry) -> None:
-        atexit.register(signal.alarm, EXIT_SECONDS)
         super().__init__(job, sentry)
+        atexit.register(signal.alarm, EXIT_SECONDS)
 
 
 def read(row: pa.Table, job: Job, sentry: RemoteSentry) -> Iterator[pa.Table]:
