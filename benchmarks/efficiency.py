@@ -30,6 +30,7 @@ from benchmarks.corpora import docstrings
 from benchmarks.encoder import make_model
 from benchmarks.job import run
 from benchmarks.simulated import middle, steady
+from benchmarks.spread import spread
 from pipeline.checkpoint import resolve
 from pipeline.tokenizer import Tokenizer
 
@@ -151,11 +152,7 @@ def main() -> None:
         for name, runs in (("bare encoder", alone), ("whole job, in its middle", whole)):
             rates, shares = zip(*runs, strict=True)
             kept = statistics.median(rates) / statistics.median(rate for rate, _ in alone)
-            print(f"| {name} | {_spread(rates, ',.0f')} | {kept:.3f} | {_spread(shares, '.3f')} |")
-
-
-def _spread(values: Sequence[float], form: str) -> str:
-    return f"{statistics.median(values):{form}} ({min(values):{form}} to {max(values):{form}})"
+            print(f"| {name} | {spread(rates, ',.0f')} | {kept:.3f} | {spread(shares, '.3f')} |")
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ import pyarrow.parquet as pq
 
 from benchmarks.corpora import docstrings
 from benchmarks.encoder import MIXES, make_model
+from benchmarks.spread import spread
 from pipeline import checkpoint, config, plan, reader, stages, writer
 from pipeline.dataset import Dataset, Identity
 from pipeline.job import Job
@@ -136,7 +137,7 @@ def _print(mix: str, passes: list[Spent], rate: float) -> None:
     for stage in ("read", "tokenize", "write"):
         seconds = [getattr(spent, stage) * 1e6 / spent.rows for spent in passes]
         cpus += statistics.median(seconds) * rate / 1e6
-        cells.append(f"{statistics.median(seconds):.1f} ({min(seconds):.1f} to {max(seconds):.1f})")
+        cells.append(spread(seconds, ".1f"))
     mean = passes[0].text_bytes / passes[0].rows
     print(f"| {mix} | {mean:.0f} | {' | '.join(cells)} | {cpus:.2f} |")
 

@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from benchmarks import job
+from benchmarks.spread import spread
 from jobs.docstrings import write as write_docstrings
 
 ROWS_PER_SHARD = 250
@@ -85,11 +86,10 @@ def main() -> None:
     full = statistics.median(seconds for seconds, _ in found["full"])
     for name, runs in found.items():
         times, summary = [seconds for seconds, _ in runs], runs[0][1]
-        median = statistics.median(times)
         # A summary's `embedded` is that of all attempts at a dataset; a resume's own rows are the run's.
         embedded = summary["run"]["rows"] if name == "resume of half" else summary["embedded"]
         print(
-            f"| {name} | {median:.1f} ({min(times):.1f} to {max(times):.1f}) | {median / full:.2f} "
+            f"| {name} | {spread(times, '.1f')} | {statistics.median(times) / full:.2f} "
             f"| {summary['rows']:,} | {embedded:,} |"
         )
 

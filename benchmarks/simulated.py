@@ -30,6 +30,7 @@ import pyarrow.parquet as pq
 from benchmarks.corpora import docstrings
 from benchmarks.device import RATE, ROWS_PER_SPLIT
 from benchmarks.encoder import make_model
+from benchmarks.spread import spread
 
 LONGEST = 600
 DRIVER = """
@@ -129,7 +130,7 @@ def table(found: Mapping[int, Sequence[Mapping[str, float]]], rate: float) -> st
         median = statistics.median(rates)
         cpu = statistics.median(run["cpu"] / run["rows"] * 1e6 for run in runs)
         lines.append(
-            f"| {replicas} | {replicas * rate:,.0f} | {median:,.0f} ({min(rates):,.0f} to {max(rates):,.0f}) "
+            f"| {replicas} | {replicas * rate:,.0f} | {spread(rates, ',.0f')} "
             f"| {median / (replicas * rate):.3f} | {cpu:.0f} | {cpu * rate / 1e6:.2f} |"
         )
     return "\n".join(lines)

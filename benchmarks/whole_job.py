@@ -29,6 +29,7 @@ from matplotlib import pyplot
 
 from benchmarks import corpora
 from benchmarks.encoder import MIXES, make_model, sentence_transformer, texts_of
+from benchmarks.spread import spread
 from pipeline.checkpoint import resolve
 from pipeline.tokenizer import Tokenizer
 from tests.consumers import java
@@ -180,7 +181,7 @@ def table(found: Sequence[Run]) -> str:
         times, work, tokens = seconds(found, name, mix), working(found, name, mix), runs[0]["tokens"]
         median = statistics.median(times)
         lines.append(
-            f"| {mix} | {name} | {median:.1f} ({min(times):.1f} to {max(times):.1f}) | {median - work:.1f} "
+            f"| {mix} | {name} | {spread(times, '.1f')} | {median - work:.1f} "
             f"| {tokens / median:,.0f} | {tokens / work:,.0f} | {work / working(found, 'ours', mix):.2f} "
             f"| {min(run['cosine'] for run in runs):.6f} |"
         )

@@ -25,16 +25,16 @@ from pipeline.checkpoint import Checkpoint
 from pipeline.errors import ModelError
 from pipeline.pooling import positions
 
-SAME = {"gelu_new": "gelu_pytorch_tanh"}
-"""One function: in one pass instead of eight it is within 2e-6, and 1.2 to 1.4 times as fast on a CPU."""
 ACTIVATIONS = {
+    "gelu_new": nn.GELU("tanh"),
     "gelu_pytorch_tanh": nn.GELU("tanh"),
     "gelu": nn.GELU(),
     "relu": nn.ReLU(),
     "silu": nn.SiLU(),
     "tanh": nn.Tanh(),
 }
-"""By transformers' names, `SAME` aside."""
+"""By transformers' names. Its `gelu_new` is a chain of eight passes; in one it is within 2e-6, and 1.2 to 1.4
+times as fast on a CPU."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +85,7 @@ class Albert(nn.Module):
         self.load_state_dict(dict(_tensors(checkpoint)), strict=True, assign=True)
         self.to(device=device, dtype=dtype).eval().requires_grad_(False)
         if device.type == "cpu" and dtype == torch.float32 and onednn.available():
-            self._prepack(_activation(checkpoint))
+            self._prepack(checkpoint.activation)
 
     def _prepack(self, activation: str) -> None:
         layers = [module for module in self.modules() if isinstance(module, _Layer)]
@@ -170,7 +170,7 @@ class _Layer(nn.Module):
         size, inner = checkpoint.size("hidden_size"), checkpoint.size("intermediate_size")
         self.attention = _Attention(checkpoint)
         self.ffn = nn.Linear(size, inner)
-        self.activation = ACTIVATIONS[_activation(checkpoint)]
+        self.activation = ACTIVATIONS[checkpoint.activation]
         self.ffn_output = nn.Linear(inner, size)
         self.full_layer_layer_norm = nn.LayerNorm(size, eps=checkpoint.epsilon)
 
@@ -205,10 +205,6 @@ def _has_varlen(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype
     return (
         device.type == "cuda" and dtype in (torch.bfloat16, torch.float16) and size % 8 == 0 and size <= 256
     )
-
-
-def _activation(checkpoint: Checkpoint) -> str:
-    return SAME.get(checkpoint.activation, checkpoint.activation)
 
 
 def _varlen(

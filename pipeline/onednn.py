@@ -8,7 +8,12 @@ products 1.1 times as fast, with GELU 1.3 times.
 import torch
 from torch import nn
 
-FUSED = {"gelu_pytorch_tanh": ("gelu", "tanh"), "gelu": ("gelu", "none"), "relu": ("relu", "")}
+FUSED = {
+    "gelu_new": ("gelu", "tanh"),
+    "gelu_pytorch_tanh": ("gelu", "tanh"),
+    "gelu": ("gelu", "none"),
+    "relu": ("relu", ""),
+}
 """What transformers calls an activation, and how oneDNN is asked for it."""
 
 

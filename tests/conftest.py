@@ -62,7 +62,8 @@ def ray_cluster() -> Iterator[None]:
     from pipeline.flow.cluster import KEEP_WORKERS
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv(*KEEP_WORKERS)
+        for name, value in KEEP_WORKERS.items():
+            patch.setenv(name, value)
         ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
     yield
     ray.shutdown()

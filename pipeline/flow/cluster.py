@@ -16,14 +16,14 @@ from pipeline.errors import ExitCode, StoppedError
 from pipeline.flow import chatter
 from pipeline.resources import Node
 
-KEEP_WORKERS = "RAY_idle_worker_killing_time_threshold_ms", "600000"
+KEEP_WORKERS = {"RAY_idle_worker_killing_time_threshold_ms": "600000"}
 """Ray ends a worker that was idle for a second, and each split's write would pay for the start of a new one:
 a second of a processor, which on two cores and with splits of three seconds cost a replica 27 % of its speed.
 Raylets read it; those of a cluster that is there already have their own (k8s/Dockerfile)."""
 UNWATCHED = {"RAY_task_events_report_interval_ms": "0", "RAY_event_stats": "0"}
 """What each process of Ray tells of itself every second is for a dashboard and its state API. A private Ray
 has neither, and of two cores it takes nearly one percent (docs/decisions.md)."""
-PRIVATE = {"RAY_AUTH_MODE": "disabled", KEEP_WORKERS[0]: KEEP_WORKERS[1]} | UNWATCHED
+PRIVATE = {"RAY_AUTH_MODE": "disabled"} | KEEP_WORKERS | UNWATCHED
 """The environment of a private Ray, where the user has set nothing else."""
 UNLIMITED_NODES = 1000
 """Of a group without a limit."""

@@ -32,7 +32,6 @@ LOOK_SECONDS = 2.0
 """How often the watchdog looks, and tells how the stages stand."""
 MOST_FAILURES = 3
 """Splits that are lost to replicas that can't start, before a run in which none could is ended."""
-
 EXIT_SECONDS = 30
 """For a replica's exit; then the kernel ends it, for it holds a device. Seen once: Ray's part of it hung when
 the driver had been stopped, and no raylet was left to kill the process."""

@@ -170,7 +170,7 @@ def test_prometheus_sees_a_job_run(job: Job, corpus: Path, tmp_path: Path) -> No
     rows = [" ", *texts(39), "word " * 2000]  # a reject, and a text that is truncated
     pq.write_table(pa.table({"key": range(41), "text": rows, "topic": ["t"] * 41}), corpus / "3.parquet")
     config = write_config(tmp_path / "job.yaml", job())
-    environment = dict([KEEP_WORKERS]) | {"RAY_metrics_report_interval_ms": "1000"}
+    environment = KEEP_WORKERS | {"RAY_metrics_report_interval_ms": "1000"}
     with ExitStack() as stack:
         ray = stack.enter_context(cluster(tmp_path / "log", environment=environment))
         url = stack.enter_context(prometheus(f"{get_node_ip_address()}:{ray.metrics}", tmp_path))
