@@ -42,8 +42,8 @@ $(PEERS): benchmarks/peers.txt
 bench: $(READY) $(PEERS)  ## side by side with peers, and at scale: writes benchmarks/results.md (hours)
 	$(BIN)/python -m benchmarks $(SECTIONS)
 
-bench-gpu: $(READY)  ## the encoder beside transformers and sentence-transformers, on a GPU
-	$(BIN)/python -m benchmarks.encoder $(CORPORA) --model $(or $(MODEL),albert-mini) --device cuda
+bench-gpu: $(READY)  ## the encoder's share of a GPU's matrix rate, beside sentence-transformers
+	$(BIN)/python -m benchmarks.gpu --model $(or $(MODEL),albert-mini)
 
 CORPORA ?= .corpora
 bench-tokenizer: $(READY)   ## ours beside AutoTokenizer, on texts from Debian's and Python's registries

@@ -29,7 +29,7 @@ SECTIONS = {
 PACKAGES = ("ray", "torch", "transformers", "sentence-transformers", "pyarrow", "pyspark")
 REPEATED = ("whole_job", "efficiency", "simulated", "feeding", "nights")
 """Sections whose runs alternate, round after round; the others' figures hardly differ from run to run."""
-KEPT, PAGE = Path(".bench"), Path("benchmarks/results.md")
+KEPT, PAGE, GPU = Path(".bench"), Path("benchmarks/results.md"), Path("benchmarks/gpu.md")
 PICTURE = KEPT / "whole_job.svg"
 OUTSIDE = (
     "Not among them: NeMo Curator 1.4.0. It installs, but its embedding stages move their model\n"
@@ -75,6 +75,7 @@ def page() -> str:
         parts.append(f"## {title}\n\n{_prose(told)}\n\n{table.read_text()}\n{day}.\n")
         if name == "whole_job":
             parts.append(f"![tokens a second](whole_job.svg)\n\n{OUTSIDE}\n")
+    parts.append(f"## On a GPU\n\n{GPU.read_text()}")
     return "\n".join(parts)
 
 

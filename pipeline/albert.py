@@ -1,26 +1,23 @@
 """ALBERT (Lan et al. 2019, arXiv:1909.11942): a checkpoint's weights, and its forward pass over packed texts.
 
-Texts lie packed, one behind the other: every matrix product is of real tokens alone. Attention, a twentieth
-of the work, runs on torch's kernel for texts of different lengths where there is one (CUDA, bfloat16);
-elsewhere its inputs are padded to the longest text of the micro-batch, and its output packed again.
+Texts lie packed, one behind the other: every matrix product is of real tokens alone. On a GPU in bfloat16 the
+layers make fewer passes over memory (`fused.py`), on a CPU in float32 their weights are laid out once
+(`onednn.py`). The plain layers of this module stand behind both, and are what tests compare with.
 
 The modules bear the names that checkpoints give their weights. Tests hold the vectors against transformers'
 `AlbertModel`. It is not imported here: each replica would start 2 s later (docs/decisions.md).
 
-Shapes: B texts, T tokens of all of them, L of the longest, H heads, C a head's dimensions, E an embedding's,
-D dimensions.
+Shapes: B texts, T tokens of all of them, E an embedding's dimensions, D dimensions.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Self
 
 import torch
 from safetensors import safe_open
 from torch import nn
-from torch.nn.functional import pad, scaled_dot_product_attention
 
-from pipeline import onednn
+from pipeline import fused, onednn
+from pipeline.attention import Packing, attend, has_varlen
 from pipeline.checkpoint import Checkpoint
 from pipeline.errors import ModelError
 from pipeline.pooling import positions
@@ -37,38 +34,6 @@ ACTIVATIONS = {
 times as fast on a CPU."""
 
 
-@dataclass(frozen=True, slots=True)
-class Packing:
-    """Where the texts of a micro-batch lie.
-
-    edges: (B + 1,) int32, where each begins, and the end.  longest: L.
-    spread: (B, L), for each place of a padded batch a token of the same text: its own, or the last.
-    real: (B, L) bool, whether it is its own.  gather: (T,) where in the padded batch each token is.
-    The last three are None where no padding is needed.
-    """
-
-    edges: torch.Tensor
-    longest: int
-    varlen: bool
-    spread: torch.Tensor | None = None
-    real: torch.Tensor | None = None
-    gather: torch.Tensor | None = None
-
-    @classmethod
-    def of(cls, lengths_B: torch.Tensor, position_T: torch.Tensor, longest: int, varlen: bool) -> Self:
-        edges = pad(lengths_B.cumsum(0), (1, 0))
-        tokens, texts = len(position_T), len(lengths_B)
-        if varlen or tokens == texts * longest:
-            return cls(edges.int(), longest, varlen)
-        device = lengths_B.device
-        place_L = torch.arange(longest, device=device)
-        # Of the same text, so that nothing of one text, NaN least of all, ever meets another.
-        spread_BL = torch.minimum(edges[:-1, None] + place_L, edges[1:, None] - 1)
-        row_T = torch.arange(texts, device=device).repeat_interleave(lengths_B, output_size=tokens)
-        real_BL = place_L < lengths_B[:, None]
-        return cls(edges.int(), longest, varlen, spread_BL, real_BL, row_T * longest + position_T)
-
-
 class Albert(nn.Module):
     """A replica of a checkpoint: packed token ids in, packed token vectors out.
 
@@ -78,7 +43,8 @@ class Albert(nn.Module):
 
     def __init__(self, checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -> None:
         super().__init__()
-        self.varlen = _has_varlen(checkpoint, device, dtype)
+        heads = checkpoint.size("num_attention_heads")
+        self.varlen = has_varlen(checkpoint.size("hidden_size") // heads, device, dtype)
         with torch.device("meta"):
             self.embeddings = _Embeddings(checkpoint)
             self.encoder = _Encoder(checkpoint)
@@ -86,6 +52,15 @@ class Albert(nn.Module):
         self.to(device=device, dtype=dtype).eval().requires_grad_(False)
         if device.type == "cpu" and dtype == torch.float32 and onednn.available():
             self._prepack(checkpoint.activation)
+        if self.varlen:
+            self._fuse(checkpoint.activation)
+
+    def _fuse(self, activation: str) -> None:
+        for group in self.encoder.albert_layer_groups:
+            assert isinstance(group, _Group)
+            group.albert_layers = nn.ModuleList(
+                fused.quickest(layer, activation) for layer in group.albert_layers
+            )
 
     def _prepack(self, activation: str) -> None:
         layers = [module for module in self.modules() if isinstance(module, _Layer)]
@@ -193,51 +168,9 @@ class _Attention(nn.Module):
     def forward(self, hidden_TD: torch.Tensor, packing: Packing) -> torch.Tensor:
         shape = (len(hidden_TD), self.heads, -1)
         query, key, value = (part(hidden_TD).view(shape) for part in (self.query, self.key, self.value))
-        attend = _varlen if packing.varlen else _padded
         attended_TD = attend(query, key, value, packing).flatten(1)
         normed_TD: torch.Tensor = self.LayerNorm(hidden_TD + self.dense(attended_TD))
         return normed_TD
-
-
-def _has_varlen(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether torch's attention of variable length takes this model (torch.nn.attention.varlen)."""
-    size = checkpoint.size("hidden_size") // checkpoint.size("num_attention_heads")
-    return (
-        device.type == "cuda" and dtype in (torch.bfloat16, torch.float16) and size % 8 == 0 and size <= 256
-    )
-
-
-def _varlen(
-    query_THC: torch.Tensor,
-    key_THC: torch.Tensor,
-    value_THC: torch.Tensor,
-    packing: Packing,
-) -> torch.Tensor:
-    from torch.nn.attention.varlen import varlen_attn  # noqa: PLC0415  (CUDA's kernels, only where there are)
-
-    edges, longest = packing.edges, packing.longest
-    attended = varlen_attn(query_THC, key_THC, value_THC, edges, edges, longest, longest)
-    assert isinstance(attended, torch.Tensor)  # a pair only where more is asked for
-    return attended
-
-
-def _padded(
-    query_THC: torch.Tensor,
-    key_THC: torch.Tensor,
-    value_THC: torch.Tensor,
-    packing: Packing,
-) -> torch.Tensor:
-    """The same on any device, in any dtype."""
-    tokens, heads, size = query_THC.shape
-    if packing.spread is None or packing.real is None or packing.gather is None:
-        shape = (tokens // packing.longest, packing.longest, heads, size)
-        query, key, value = (t.reshape(shape).transpose(1, 2) for t in (query_THC, key_THC, value_THC))
-        attended_BHLC = scaled_dot_product_attention(query, key, value)
-        return attended_BHLC.transpose(1, 2).reshape(tokens, heads, size)
-    query, key, value = (t[packing.spread].transpose(1, 2) for t in (query_THC, key_THC, value_THC))
-    mask_B11L = packing.real[:, None, None, :]
-    attended_BHLC = scaled_dot_product_attention(query, key, value, attn_mask=mask_B11L)
-    return attended_BHLC.transpose(1, 2).flatten(0, 1)[packing.gather]
 
 
 def _tensors(checkpoint: Checkpoint) -> Iterator[tuple[str, torch.Tensor]]:

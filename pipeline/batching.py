@@ -27,7 +27,7 @@ class TokenBatch:
 
 
 def micro_batches(
-    lengths: npt.NDArray[np.int64], budget: int, stretch: float = 2.0
+    lengths: npt.NDArray[np.int64], budget: int, stretch: float = 2.0, most: float = np.inf
 ) -> Iterator[npt.NDArray[np.int64]]:
     """Cut texts into batches of like length, longest first.
 
@@ -37,6 +37,7 @@ def micro_batches(
 
     Args:
         lengths: (texts,) tokens of each text, at least one.
+        most: texts of a batch.
 
     Yields:
         (batch,) indices into `lengths`; together each index once.
@@ -47,6 +48,6 @@ def micro_batches(
     while start < len(order):
         longest = int(lengths[order[start]])
         fit = int(np.searchsorted(sums, sums[start] - longest + budget, "right")) - start
-        count = max(1, int(min(fit, stretch * budget / longest)))
+        count = max(1, int(min(fit, stretch * budget / longest, most)))
         yield order[start : start + count]
         start += count

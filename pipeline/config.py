@@ -95,7 +95,7 @@ class Compute(Section):
     cpus_per_replica: float | None = Field(
         None,
         gt=0,
-        description="CPUs of a replica. Default: 0.5 on cuda; on cpu those of the smallest node that has two "
+        description="CPUs of a replica. Default: 1 on cuda; on cpu those of the smallest node that has two "
         "or more, less what a reader and a writer take; 1 at least.",
     )
     threads_per_replica: int | None = Field(

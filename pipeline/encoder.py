@@ -9,6 +9,7 @@ Shapes: N texts, U unique texts, B texts of a micro-batch, T tokens of it, D dim
 import platform
 from collections import deque
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from torch.nn.functional import normalize
 
 from pipeline import telemetry
 from pipeline.albert import Albert
+from pipeline.attention import AMPERE
 from pipeline.batching import TokenBatch, micro_batches
 from pipeline.checkpoint import Checkpoint, resolve
 from pipeline.errors import DeviceError, ModelError
@@ -37,6 +39,12 @@ CPU_BATCH_TOKENS = 512
 STRETCH = 2.0
 """Most padded places that attention may need, over `batch_tokens`: for texts of very unlike lengths."""
 CUDA_BATCH_TOKENS = 65_536
+MAX_TEXTS = 65_535
+"""Texts of a micro-batch on a GPU: the grid of torch's attention kernel has no more places on that axis."""
+RESULTS_SHARE = 0.25
+"""Of a GPU's free memory, the most that the vectors of a split may take. More go to the host in parts."""
+MAX_AGAIN = 64
+"""Texts of a split that are computed again because their vectors are not finite."""
 TRIES_ALONE = 3
 """How often a text that fills the memory alone is tried, before it is given up."""
 ACTIVATION_BYTES = 32
@@ -85,10 +93,13 @@ class Encoder:
         threads: int | None = None,
     ) -> None:
         checkpoint = model if isinstance(model, Checkpoint) else resolve(str(model))
-        self.recipe = recipe or Recipe.of(checkpoint)
-        self.device = torch.device(device)
+        self.checkpoint, self.recipe = checkpoint, recipe or Recipe.of(checkpoint)
+        self.device, self.dtype = torch.device(device), getattr(torch, dtype)
+        _require_dtype(self.device, self.dtype)
         self.lanes = _lanes(self.device, threads)
-        self.model = Albert(checkpoint, self.device, getattr(torch, dtype))
+        with self._on_device():
+            self.model = Albert(checkpoint, self.device, self.dtype)
+        self.exact: Albert | None = self.model if self.dtype == torch.float32 else None
         self.dense = [_layer(dense, self.device) for dense in self.recipe.dense]
         self.dimension = self.recipe.dimension(checkpoint)
         self.batch_tokens = batch_tokens or _default_budget(self.device, checkpoint.size("hidden_size"))
@@ -104,8 +115,11 @@ class Encoder:
             DeviceError: the device failed; CUDA's errors stay for as long as the process lives.
         """
         try:
-            return self._run(tokens)
-        except torch.AcceleratorError as error:
+            with self._on_device():
+                return self._run(tokens)
+        except RuntimeError as error:
+            if not _device_failed(error, self.device):
+                raise
             where, got = f"{self.device} on {platform.node()}", str(error).partition("\n")[0]
             hint = "look at the node's GPU: nvidia-smi, dmesg"
             raise DeviceError("the device failed", where, got, hint) from error
@@ -114,7 +128,7 @@ class Encoder:
     def _run(self, tokens: TokenBatch) -> Encoded:
         first_U, which_N = _unique(tokens)
         distinct = _Distinct(tokens, first_U, tokens.lengths[first_U])
-        results = _Results(len(first_U), self.dimension, self.device)
+        results = _Results(len(first_U), self.dimension, self._home(len(first_U) + len(which_N)))
         # Alone they can't be made smaller; once the others are done there may be room.
         for text_1 in self._run_batches(distinct, results):
             tries = (self._begin(distinct, text_1)() for _ in range(TRIES_ALONE))
@@ -123,11 +137,29 @@ class Encoder:
                 telemetry.warn("out of memory for one text", tokens=distinct.size(text_1))
             else:
                 results.add(text_1, pooled_1D, self._attended(distinct.lengths[text_1]))
-        vectors_UD, missing_U = results.finish()
+        self._again(distinct, results)
+        missing_U = results.missing
         computed = int(distinct.lengths[~missing_U].sum())
         if len(first_U) == len(which_N):  # all distinct: already in order
-            return Encoded(vectors_UD, computed, results.padded, missing_U)
-        return Encoded(vectors_UD[which_N], computed, results.padded, missing_U[which_N])
+            return Encoded(self._to_host(results.vectors), computed, results.padded, missing_U)
+        vectors_ND = results.vectors[_moved(which_N, results.vectors.device)]
+        return Encoded(self._to_host(vectors_ND), computed, results.padded, missing_U[which_N])
+
+    def _again(self, distinct: "_Distinct", results: "_Results") -> None:
+        """Computes texts whose vectors are not finite once more: each alone, in float32.
+
+        In bfloat16 a value can overflow that float32 holds, and a device can err once.
+        """
+        strange = results.not_finite()
+        if not len(strange):
+            return
+        telemetry.warn("vectors that are not finite", texts=len(strange), again=min(len(strange), MAX_AGAIN))
+        if self.exact is None:
+            self.exact = Albert(self.checkpoint, self.device, torch.float32)
+        for text_1 in strange[:MAX_AGAIN, None]:
+            pooled_1D = self._attempt(distinct, text_1, self.exact)
+            if pooled_1D is not None:
+                results.replace(text_1, pooled_1D)
 
     def _run_batches(self, distinct: "_Distinct", results: "_Results") -> list[Ints]:
         """Run all in micro-batches; texts that were too large even alone, each in an array of its own."""
@@ -159,7 +191,7 @@ class Encoder:
     def _cut(self, lengths_U: Ints, chosen: Ints) -> list[Ints]:
         """Micro-batches of the chosen texts."""
         stretch = np.inf if self.model.varlen else STRETCH
-        batches = micro_batches(lengths_U[chosen], self.batch_tokens, stretch)
+        batches = micro_batches(lengths_U[chosen], self.batch_tokens, stretch, MAX_TEXTS)
         return [chosen[batch] for batch in batches]
 
     def _begin(self, distinct: "_Distinct", batch_B: Ints) -> Callable[[], torch.Tensor | None]:
@@ -167,31 +199,48 @@ class Encoder:
         return self.lanes.begin(self._attempt, distinct, batch_B)
 
     @torch.inference_mode()
-    def _attempt(self, distinct: "_Distinct", batch_B: Ints) -> torch.Tensor | None:
+    def _attempt(
+        self, distinct: "_Distinct", batch_B: Ints, model: Albert | None = None
+    ) -> torch.Tensor | None:
         """(B, D) on the device; None where memory did not suffice."""
         try:
-            return self._forward(distinct.ids(batch_B), distinct.lengths[batch_B])
+            return self._forward(model or self.model, distinct.ids(batch_B), distinct.lengths[batch_B])
         except RuntimeError as error:  # torch.OutOfMemoryError among them
             # Handled by the caller, when the traceback no longer keeps the batch's tensors alive.
             if not _is_out_of_memory(error):
                 raise
             return None
 
-    def _forward(self, ids_T: Ints, lengths_B: Ints) -> torch.Tensor:
+    def _forward(self, model: Albert, ids_T: Ints, lengths_B: Ints) -> torch.Tensor:
         """(B, D) on the device. Nothing here waits for the device, so that it never waits for us."""
-        lengths = self._to_device(lengths_B)
-        hidden_TD = self.model(self._to_device(ids_T), lengths, int(lengths_B.max()))
+        lengths = _moved(lengths_B, self.device)
+        hidden_TD = model(_moved(ids_T, self.device), lengths, int(lengths_B.max()))
         pooled_BD = pool(hidden_TD, lengths, self.recipe.pooling)
         for layer in self.dense:
             pooled_BD = layer(pooled_BD)
         pooled_BD = pooled_BD[:, : self.dimension]
         return normalize(pooled_BD, dim=-1) if self.recipe.normalize else pooled_BD
 
-    def _to_device(self, values: Ints) -> torch.Tensor:
-        tensor = torch.from_numpy(values)
+    def _on_device(self) -> AbstractContextManager[object]:
+        """Makes the replica's GPU this thread's current one: that is where kernels start."""
+        return torch.cuda.device(self.device) if self.device.type == "cuda" else nullcontext()
+
+    def _home(self, texts: int) -> torch.device:
+        """Returns where so many vectors are gathered: on the GPU if it has the room."""
         if self.device.type == "cuda":
-            return tensor.pin_memory().to(self.device, non_blocking=True)
-        return tensor
+            free, _ = torch.cuda.mem_get_info(self.device)
+            if 4 * texts * self.dimension > RESULTS_SHARE * free:
+                return torch.device("cpu")
+        return self.device
+
+    def _to_host(self, vectors: torch.Tensor) -> npt.NDArray[np.float32]:
+        """Waits for the device; the array keeps the memory that the copy went into."""
+        if vectors.device.type == "cpu":
+            return vectors.numpy()
+        host = _pinned(vectors.shape)
+        host.copy_(vectors, non_blocking=True)
+        torch.cuda.current_stream(self.device).synchronize()
+        return host.numpy()
 
     def _shrink(self, tokens: int) -> None:
         """Halve the budget, for good: what did not fit once won't fit later."""
@@ -220,32 +269,78 @@ class _Distinct:
 
 
 class _Results:
-    """Vectors on the host, in the order in which they come; put in the order of the texts at the end."""
+    """The vectors of U texts, in their order: (U, D) float32 where they are gathered, NaN where none came.
 
-    def __init__(self, texts: int, dimension: int, device: torch.device) -> None:
-        # In pinned memory the copies run beside the next micro-batch.
-        self._on_gpu = device.type == "cuda"
-        self._vectors = torch.empty((texts, dimension), pin_memory=self._on_gpu)
-        self._came: list[Ints] = []
-        self._filled = self.padded = 0
+    missing: (U,) for which texts none came.  padded: tokens that attention ran over for them.
+    """
+
+    def __init__(self, texts: int, dimension: int, home: torch.device) -> None:
+        self.vectors = torch.full((texts, dimension), torch.nan, device=home)
+        self.missing = np.ones(texts, np.bool_)
+        self.padded = 0
 
     def add(self, batch_B: Ints, pooled_BD: torch.Tensor, padded: int) -> None:
-        stop = self._filled + len(batch_B)
-        self._vectors[self._filled : stop].copy_(pooled_BD, non_blocking=True)
-        self._came.append(batch_B)
+        self.replace(batch_B, pooled_BD)
+        self.missing[batch_B] = False
         self.padded += padded
-        self._filled = stop
 
-    def finish(self) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]]:
-        """(U, D), NaN where none came; and (U,) where none came."""
-        if self._on_gpu:
-            torch.cuda.synchronize()
-        came = np.concatenate(self._came) if self._came else np.zeros(0, np.int64)
-        vectors = np.full(self._vectors.shape, np.nan, np.float32)
-        vectors[came] = self._vectors[: self._filled].numpy()
-        missing = np.ones(len(vectors), np.bool_)
-        missing[came] = False
-        return vectors, missing
+    def replace(self, batch_B: Ints, pooled_BD: torch.Tensor) -> None:
+        home = self.vectors.device
+        self.vectors.index_copy_(0, _moved(batch_B, home), pooled_BD.to(home))
+
+    def not_finite(self) -> Ints:
+        """Returns the texts for which a vector came that is not finite."""
+        finite_U = torch.isfinite(self.vectors).all(dim=1).cpu().numpy()
+        return np.flatnonzero(~finite_U & ~self.missing)
+
+
+def _moved(values: Ints, device: torch.device) -> torch.Tensor:
+    tensor = torch.from_numpy(values)
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
+
+
+def _pinned(shape: torch.Size) -> torch.Tensor:
+    """Returns memory that a GPU copies into at full speed, or plain memory where there is none."""
+    try:
+        return torch.empty(shape, pin_memory=True)
+    except RuntimeError as error:  # a limit of the node or the pod on locked memory
+        telemetry.warn("no pinned memory", reason=str(error).partition("\n")[0])
+        return torch.empty(shape)
+
+
+def _require_dtype(device: torch.device, dtype: torch.dtype) -> None:
+    """Prepares a GPU's products in bfloat16.
+
+    Raises:
+        ModelError: the GPU has no arithmetic for it.
+    """
+    if device.type != "cuda" or dtype != torch.bfloat16:
+        return
+    # A vector should not depend on how cuBLAS cuts a product.
+    torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
+    found = torch.cuda.get_device_capability(device)
+    if found < AMPERE:
+        name, got = torch.cuda.get_device_name(device), "compute capability {}.{}".format(*found)
+        raise ModelError("the GPU can't compute in bfloat16", name, got, hint="set model.dtype: float32")
+
+
+def _device_failed(error: RuntimeError, device: torch.device) -> bool:
+    """Tells a failed device from a fault of the program.
+
+    cuBLAS, cuDNN and the driver raise plain RuntimeErrors. After an illegal access or a lost GPU a matrix
+    product is often the first to notice; then each later call fails as well.
+    """
+    if isinstance(error, torch.AcceleratorError):
+        return True
+    if device.type != "cuda":
+        return False
+    if any(library in str(error) for library in ("CUBLAS_STATUS_", "CUDNN_STATUS_")):
+        return True
+    try:
+        torch.cuda.synchronize(device)
+    except RuntimeError:
+        return True
+    return False
 
 
 def _lanes(device: torch.device, threads: int | None) -> Lanes | OneByOne:

@@ -11,7 +11,7 @@ from pipeline import telemetry
 from pipeline.config import Compute
 from pipeline.errors import ResourceError
 
-GPU_REPLICA_CPUS = 0.5
+GPU_REPLICA_CPUS = 1.0
 PAYLOADS_PER_REPLICA = 4
 """Splits in the object store at the same time: one that is read, one that waits, one in the replica, one that
 is written."""

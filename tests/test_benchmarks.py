@@ -22,3 +22,13 @@ def test_a_million_splits_in_small() -> None:
     asked = [int(re.sub(",", "", row[-2])) for row in rows]
     assert asked[0] > 300
     assert max(asked[1:]) < 60, "a resume asks for shards by the folder, not one by one"
+
+
+def test_the_gpu_benchmark_in_small_without_a_gpu() -> None:
+    command = [sys.executable, "-m", "benchmarks.gpu", "--device", "cpu", "--side", "256", "--tokens", "400"]
+    done = subprocess.run([*command, "--rounds", "1"], cwd=ROOT, capture_output=True, text=True, check=True)
+    rows = [
+        line for line in done.stdout.splitlines() if re.match(r"\| .*(titles|docstrings|articles) \|", line)
+    ]
+    assert len(rows) == 9 + 3 + 3, done.stdout
+    assert all(float(row.split("|")[-2]) > 0.999 for row in rows), rows

@@ -13,9 +13,12 @@ import torch
 from transformers import AlbertModel, AutoTokenizer
 
 from pipeline import albert, checkpoint, telemetry
-from pipeline.batching import TokenBatch
+from pipeline import encoder as module
+from pipeline.attention import has_varlen
+from pipeline.batching import TokenBatch, micro_batches
 from pipeline.config import Model
 from pipeline.encoder import Encoder
+from pipeline.errors import ModelError
 from pipeline.recipe import Recipe
 from pipeline.tokenizer import Tokenizer
 from tests.conftest import make_checkpoint
@@ -124,9 +127,9 @@ def test_attention_matters_in_the_tests(tiny: Path) -> None:
     """Else all of them would pass without it."""
     encoder = Encoder(tiny)
     wanted = encoder.encode(tokenized(tiny, TEXTS))
-    for module in encoder.model.modules():
-        if isinstance(module, albert._Attention):
-            module.query.forward = torch.zeros_like  # type: ignore[method-assign]
+    for each in encoder.model.modules():
+        if isinstance(each, albert._Attention):
+            each.query.forward = torch.zeros_like  # type: ignore[method-assign]
     assert np.abs(encoder.encode(tokenized(tiny, TEXTS)) - wanted).max() > 1e-3
 
 
@@ -312,3 +315,81 @@ def test_a_pickle_is_read_only_where_allowed_and_only_bare_weights(tiny: Path, t
         torch.save(content, folder / "pytorch_model.bin")
         with pytest.raises(checkpoint.ModelError, match=message):
             Encoder(checkpoint.resolve(str(folder), allow_pickle=True))
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "CUDA error: CUBLAS_STATUS_EXECUTION_FAILED when calling `cublasGemmEx(...)`",
+        "cuDNN error: CUDNN_STATUS_INTERNAL_ERROR",
+        "CUDA driver error: unspecified launch failure",
+    ],
+)
+def test_a_failed_library_is_a_failed_device(
+    tiny: Path, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The calls of CUDA are patched: no device can be made to fail so."""
+
+    def dead(_: torch.device) -> None:
+        raise RuntimeError("CUDA error: unspecified launch failure")
+
+    monkeypatch.setattr(torch.cuda, "synchronize", dead)
+    error = RuntimeError(message)
+    assert module._device_failed(error, torch.device("cuda"))
+    assert not module._device_failed(error, torch.device("cpu"))
+
+
+def test_a_fault_of_the_program_is_not_a_failed_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda _: None)
+    error = RuntimeError("The size of tensor a (3) must match the size of tensor b (4)")
+    assert not module._device_failed(error, torch.device("cuda"))
+
+
+def test_a_gpu_without_bfloat16_says_what_to_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (7, 5))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "Tesla T4")
+    with pytest.raises(ModelError, match=r"Tesla T4.*7\.5.*model.dtype: float32"):
+        module._require_dtype(torch.device("cuda"), torch.bfloat16)
+    module._require_dtype(torch.device("cuda"), torch.float32)
+    assert not has_varlen(64, torch.device("cuda"), torch.bfloat16)
+
+
+def nan_for(model: albert.Albert, text: np.ndarray[Any, Any], times: int = 10**9) -> None:
+    """Let the model give NaN for a text, so many times: as a device that errs, or a value that overflows."""
+    forward, left = model.forward, [times]
+
+    def failing(ids: torch.Tensor, lengths: torch.Tensor, longest: int) -> torch.Tensor:
+        hidden = forward(ids, lengths, longest)
+        for stop, length in zip(lengths.cumsum(0).tolist(), lengths.tolist(), strict=True):
+            if left[0] and np.array_equal(ids[stop - length : stop].numpy(), text):
+                left[0] -= 1
+                hidden[stop - length : stop] = torch.nan
+        return hidden
+
+    model.forward = failing  # type: ignore[method-assign]
+
+
+def test_a_vector_that_is_not_finite_is_computed_again_in_float32(
+    tiny: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    tokens = tokenized(tiny, [*TEXTS, "an unlucky text"])
+    exact, encoder = Encoder(tiny).encode(tokens), Encoder(tiny, dtype="bfloat16")
+    nan_for(encoder.model, tokens.ids[tokens.offsets[-2] :])
+    with caplog.at_level(logging.WARNING, "pipeline"):
+        found = encoder.encode(tokens)
+    np.testing.assert_allclose(found[-1], exact[-1], atol=1e-5)
+    assert np.isfinite(found).all()
+    assert "not finite" in caplog.text
+
+
+def test_a_device_that_errs_once_costs_no_row(tiny: Path) -> None:
+    tokens = tokenized(tiny, [*TEXTS, "an unlucky text"])
+    encoder = Encoder(tiny)
+    wanted = encoder.encode(tokens)
+    nan_for(encoder.model, tokens.ids[tokens.offsets[-2] :], times=1)
+    np.testing.assert_allclose(encoder.encode(tokens), wanted, atol=1e-5)
+
+
+def test_no_micro_batch_has_more_texts_than_a_grid_has_places() -> None:
+    sizes = [len(batch) for batch in micro_batches(np.full(70_000, 3), 1 << 20, np.inf, module.MAX_TEXTS)]
+    assert sizes == [65_535, 4_465]

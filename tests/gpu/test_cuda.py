@@ -7,7 +7,10 @@ import numpy as np
 import pytest
 import torch
 
+from pipeline import kernels
+from pipeline.batching import TokenBatch
 from pipeline.encoder import Encoder
+from pipeline.fused import FusedLayer
 from tests.conftest import make_checkpoint
 from tests.test_encoder import GEOMETRIES, TEXTS, tokenized
 
@@ -50,3 +53,47 @@ def test_a_capped_memory_costs_budget_and_no_row(base: Path) -> None:
     assert encoder.batch_tokens < budget
     assert not encoded.too_large.any()
     assert np.isfinite(encoded.vectors).all()
+
+
+def test_layers_are_fused_and_near_the_plain_ones(base: Path) -> None:
+    encoder = Encoder(base, device="cuda", dtype="bfloat16")
+    (group,) = encoder.model.encoder.albert_layer_groups
+    (layer,) = group.albert_layers  # type: ignore[union-attr, misc]
+    assert isinstance(layer, FusedLayer)
+    assert layer.with_kernels == kernels.LOADED
+    assert layer.epilogue
+
+
+def test_kernels_equal_torch() -> None:
+    if not kernels.LOADED:
+        pytest.skip("Triton is not installed")
+    torch.manual_seed(0)
+    for heads, size, lengths in (
+        (12, 64, [1, 3, 16]), (12, 26, [5, 9, 60, 64]), (2, 128, [127, 128, 1]), (12, 64, [90, 300, 1, 512]),
+    ):  # fmt: skip
+        qkv = torch.randn(sum(lengths), 3 * heads * size, device="cuda", dtype=torch.bfloat16)
+        edges = torch.tensor([0, *lengths], device="cuda").cumsum(0).int()
+        found = kernels.attention(qkv, heads, edges, max(lengths)).float()
+        for start, length in zip(edges.tolist(), lengths, strict=False):
+            own = qkv[start : start + length].float().view(length, 3, heads, size)
+            parts = (part.transpose(0, 1) for part in own.unbind(1))
+            wanted = torch.nn.functional.scaled_dot_product_attention(*parts).transpose(0, 1).flatten(1)
+            off = (found[start : start + length] - wanted).norm() / wanted.norm()
+            assert off < 0.01, (heads, size, length)
+
+
+def test_more_texts_than_a_grid_has_places(base: Path) -> None:
+    generator = np.random.default_rng(0)
+    ids = generator.integers(5, 16_000, 3 * 70_000).astype(np.uint16)
+    tokens = TokenBatch(ids, np.arange(0, len(ids) + 1, 3), np.zeros(70_000, np.bool_))
+    encoder = Encoder(base, device="cuda", dtype="bfloat16", batch_tokens=1 << 18)
+    assert np.isfinite(encoder.encode(tokens)).all()
+
+
+def test_where_vectors_are_gathered_changes_nothing(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tokens = tokenized(base, [*MANY, *MANY[:100]])
+    encoder = Encoder(base, device="cuda", dtype="bfloat16")
+    on_device = encoder.encode(tokens)
+    monkeypatch.setattr("pipeline.encoder.RESULTS_SHARE", 0)
+    np.testing.assert_array_equal(encoder.encode(tokens), on_device)
+    np.testing.assert_array_equal(on_device[-100:], on_device[:100])

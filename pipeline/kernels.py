@@ -1,0 +1,162 @@
+"""Two Triton kernels for a GPU: residual and LayerNorm, and attention over packed texts.
+
+torch's own operators for both are what tests compare with. They take more passes over memory:
+
+- `add_norm`: for `LayerNorm(x + residual)` torch reads three tensors and writes two, an addition and a norm.
+  Here two are read and one is written, and the sum stays in float32.
+- `attention`: softmax(Q K^T / sqrt(C)) V of each text on its own (Vaswani et al. 2017, arXiv:1706.03762). A
+  program takes a tile of queries of one text and one head and walks over the text's keys, with the running
+  maximum and sum of "online" softmax (Milakov and Gimelshein 2018, arXiv:1805.02867), as flash-attention does
+  (Dao et al. 2022, arXiv:2205.14135). Its tiles follow the longest text of the micro-batch: torch's kernel
+  always computes 128 x 128 scores, though a title has 20 tokens. It reads queries, keys and values where the
+  joint product has left them.
+
+Triton comes with torch's CUDA wheels and needs a C compiler on the node (docs/operations.md). Where it is
+missing, `LOADED` is false and nothing here may be called.
+
+Shapes: B texts, T tokens of all of them, H heads, C a head's dimensions, D = H * C.
+"""
+
+# mypy: disable-error-code="no-untyped-def,untyped-decorator"
+
+from dataclasses import dataclass
+
+import torch
+
+try:
+    import triton
+    import triton.language as tl
+
+    LOADED = True
+except ImportError:  # torch's CPU builds bring none
+    LOADED = False
+
+LOG2_E = 1.4426950408889634
+"""`exp2(x * LOG2_E)` is `exp(x)`, and what the hardware has."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tile:
+    """How attention is cut: queries and keys of a tile, and the warps and stages of a program."""
+
+    queries: int
+    keys: int
+    warps: int
+    stages: int = 2
+
+
+TILES = (Tile(16, 16, 1), Tile(32, 32, 1), Tile(64, 64, 2))
+"""For texts of at most so many tokens: the quickest of thirteen on an H100 (benchmarks/gpu.md)."""
+LONG = Tile(64, 64, 4, 3)
+"""For longer texts."""
+
+
+def tile_for(longest: int) -> Tile:
+    """Chooses the tile for a micro-batch whose longest text has so many tokens."""
+    return next((tile for tile in TILES if longest <= tile.keys), LONG)
+
+
+if LOADED:
+
+    @triton.jit
+    def _add_norm(  # noqa: PLR0913, PLR0917
+        x,
+        residual,
+        weight,
+        bias,
+        out,
+        tokens,
+        epsilon,
+        D: tl.constexpr,
+        BLOCK: tl.constexpr,
+        ROWS: tl.constexpr,
+    ):
+        row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+        column = tl.arange(0, BLOCK)
+        mask = (row[:, None] < tokens) & (column[None, :] < D)
+        place = row[:, None].to(tl.int64) * D + column[None, :]
+        total = tl.load(x + place, mask, 0).to(tl.float32) + tl.load(residual + place, mask, 0).to(tl.float32)
+        centred = tl.where(mask, total - (tl.sum(total, 1) / D)[:, None], 0.0)
+        scale = 1.0 / tl.sqrt(tl.sum(centred * centred, 1) / D + epsilon)
+        gain = tl.load(weight + column, column < D, 0).to(tl.float32)
+        shift = tl.load(bias + column, column < D, 0).to(tl.float32)
+        normed = centred * scale[:, None] * gain[None, :] + shift[None, :]
+        tl.store(out + place, normed.to(out.dtype.element_ty), mask)
+
+    @triton.jit
+    def _attention(  # noqa: PLR0913, PLR0917
+        qkv,
+        edges,
+        out,
+        scale,
+        tiles,
+        H: tl.constexpr,
+        C: tl.constexpr,
+        BLOCK: tl.constexpr,
+        M: tl.constexpr,
+        N: tl.constexpr,
+    ):
+        head, tile = tl.program_id(0) % H, tl.program_id(0) // H % tiles
+        text = tl.program_id(0) // H // tiles
+        start = tl.load(edges + text).to(tl.int64)
+        length = (tl.load(edges + text + 1) - start).to(tl.int32)
+        if tile * M >= length:
+            return
+        query_place = tile * M + tl.arange(0, M)
+        dimension = tl.arange(0, BLOCK)
+        inside = (query_place[:, None] < length) & (dimension[None, :] < C)
+        row = (start + query_place)[:, None]
+        query = tl.load(qkv + row * (3 * H * C) + head * C + dimension[None, :], inside, 0.0)
+        greatest = tl.full((M,), float("-inf"), tl.float32)
+        total = tl.zeros((M,), tl.float32)
+        attended = tl.zeros((M, BLOCK), tl.float32)
+        for first in range(0, length, N):
+            key_place = first + tl.arange(0, N)
+            mask = (key_place[:, None] < length) & (dimension[None, :] < C)
+            place = (start + key_place)[:, None] * (3 * H * C) + (H + head) * C + dimension[None, :]
+            key = tl.load(qkv + place, mask, 0.0)
+            value = tl.load(qkv + place + H * C, mask, 0.0)
+            scores = tl.dot(query, tl.trans(key)) * scale
+            scores = tl.where(key_place[None, :] < length, scores, float("-inf"))
+            new_greatest = tl.maximum(greatest, tl.max(scores, 1))
+            weights = tl.exp2(scores - new_greatest[:, None])
+            shrink = tl.exp2(greatest - new_greatest)
+            total = total * shrink + tl.sum(weights, 1)
+            attended = attended * shrink[:, None] + tl.dot(weights.to(value.dtype), value)
+            greatest = new_greatest
+        attended = attended / total[:, None]
+        tl.store(
+            out + row * (H * C) + head * C + dimension[None, :], attended.to(out.dtype.element_ty), inside
+        )
+
+
+def add_norm(x_TD: torch.Tensor, residual_TD: torch.Tensor, norm: torch.nn.LayerNorm) -> torch.Tensor:
+    """Returns `norm(x + residual)`, (T, D)."""
+    tokens, size = x_TD.shape
+    out_TD = torch.empty_like(x_TD)
+    rows = 4 if size <= 1024 else 1
+    _add_norm[(triton.cdiv(tokens, rows),)](
+        x_TD, residual_TD, norm.weight, norm.bias, out_TD, tokens, norm.eps,
+        D=size, BLOCK=triton.next_power_of_2(size), ROWS=rows, num_warps=4,
+    )  # fmt: skip
+    return out_TD
+
+
+def attention(qkv_TD3: torch.Tensor, heads: int, edges: torch.Tensor, longest: int) -> torch.Tensor:
+    """Returns what each token attends to, (T, D).
+
+    Args:
+        qkv_TD3: (T, 3 D), contiguous: queries, keys and values of all heads, side by side.
+        edges: (B + 1,) int32, where each text begins, and the end.
+        longest: tokens of the longest text.
+    """
+    tokens, width = qkv_TD3.shape
+    size, tile = width // 3 // heads, tile_for(longest)
+    out_TD = torch.empty((tokens, width // 3), dtype=qkv_TD3.dtype, device=qkv_TD3.device)
+    tiles = triton.cdiv(longest, tile.queries)
+    _attention[((len(edges) - 1) * tiles * heads,)](
+        qkv_TD3, edges, out_TD, size**-0.5 * LOG2_E, tiles,
+        H=heads, C=size, BLOCK=max(16, triton.next_power_of_2(size)), M=tile.queries, N=tile.keys,
+        num_warps=tile.warps, num_stages=tile.stages,
+    )  # fmt: skip
+    return out_TD
