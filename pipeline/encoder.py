@@ -128,7 +128,7 @@ class Encoder:
     def _run(self, tokens: TokenBatch) -> Encoded:
         first_U, which_N = _unique(tokens)
         distinct = _Distinct(tokens, first_U, tokens.lengths[first_U])
-        results = _Results(len(first_U), self.dimension, self._home(len(first_U) + len(which_N)))
+        results = self._results(len(first_U), len(which_N))
         # Alone they can't be made smaller; once the others are done there may be room.
         for text_1 in self._run_batches(distinct, results):
             tries = (self._begin(distinct, text_1)() for _ in range(TRIES_ALONE))
@@ -142,8 +142,8 @@ class Encoder:
         computed = int(distinct.lengths[~missing_U].sum())
         if len(first_U) == len(which_N):  # all distinct: already in order
             return Encoded(self._to_host(results.vectors), computed, results.padded, missing_U)
-        vectors_ND = results.vectors[_moved(which_N, results.vectors.device)]
-        return Encoded(self._to_host(vectors_ND), computed, results.padded, missing_U[which_N])
+        vectors_ND = self._to_host(results.of(which_N))
+        return Encoded(vectors_ND, computed, results.padded, missing_U[which_N])
 
     def _again(self, distinct: "_Distinct", results: "_Results") -> None:
         """Computes texts whose vectors are not finite once more: each alone, in float32.
@@ -154,8 +154,11 @@ class Encoder:
         if not len(strange):
             return
         telemetry.warn("vectors that are not finite", texts=len(strange), again=min(len(strange), MAX_AGAIN))
-        if self.exact is None:
-            self.exact = Albert(self.checkpoint, self.device, torch.float32)
+        try:
+            self.exact = self.exact or Albert(self.checkpoint, self.device, torch.float32)
+        except torch.OutOfMemoryError:
+            telemetry.warn("no memory for the model in float32")
+            return
         for text_1 in strange[:MAX_AGAIN, None]:
             pooled_1D = self._attempt(distinct, text_1, self.exact)
             if pooled_1D is not None:
@@ -225,13 +228,16 @@ class Encoder:
         """Makes the replica's GPU this thread's current one: that is where kernels start."""
         return torch.cuda.device(self.device) if self.device.type == "cuda" else nullcontext()
 
-    def _home(self, texts: int) -> torch.device:
-        """Returns where so many vectors are gathered: on the GPU if it has the room."""
+    def _results(self, distinct: int, texts: int) -> "_Results":
+        """Returns where vectors are gathered: on the GPU if it has room for them, in both orders."""
         if self.device.type == "cuda":
             free, _ = torch.cuda.mem_get_info(self.device)
-            if 4 * texts * self.dimension > RESULTS_SHARE * free:
-                return torch.device("cpu")
-        return self.device
+            if 4 * (distinct + texts) * self.dimension <= RESULTS_SHARE * free:
+                try:
+                    return _Results(distinct, self.dimension, self.device)
+                except torch.OutOfMemoryError:  # of what this process may take
+                    pass
+        return _Results(distinct, self.dimension, torch.device("cpu"))
 
     def _to_host(self, vectors: torch.Tensor) -> npt.NDArray[np.float32]:
         """Waits for the device; the array keeps the memory that the copy went into."""
@@ -287,6 +293,13 @@ class _Results:
     def replace(self, batch_B: Ints, pooled_BD: torch.Tensor) -> None:
         home = self.vectors.device
         self.vectors.index_copy_(0, _moved(batch_B, home), pooled_BD.to(home))
+
+    def of(self, which_N: Ints) -> torch.Tensor:
+        """Returns (N, D): the vectors of texts that may repeat."""
+        try:
+            return self.vectors[_moved(which_N, self.vectors.device)]
+        except torch.OutOfMemoryError:
+            return self.vectors.cpu()[torch.from_numpy(which_N)]
 
     def not_finite(self) -> Ints:
         """Returns the texts for which a vector came that is not finite."""
