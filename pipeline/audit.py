@@ -59,11 +59,10 @@ class Expected:
     def of(cls, identity: Identity, columns: pa.Schema) -> Self:
         """From whose dataset it is and the carried columns of its plan; no checkpoint is asked for."""
         model = {name.removeprefix("model."): value for name, value in identity.vector_fields.items()}
-        vector, dimension = identity.stored_vectors()
         return cls(
             columns=identity.shard_schema(columns),
-            vector=vector,
-            dimension=dimension,
+            vector=model["vector"],
+            dimension=identity.dimension,
             normalized=model["normalize"],
             max_tokens=None if model["long_text"] == "mean_of_chunks" else model["max_tokens"],
         )

@@ -123,7 +123,7 @@ def commit(
 
 
 def finished(dataset: Dataset) -> Ending | None:
-    """The ending of a dataset that is complete; None where it is not.
+    """The ending of a dataset that is complete; None where it is not, or is being removed.
 
     A driver that slept while its dataset was removed and made anew may leave a `_SUCCESS` that means another:
     then the summary is missing, or is of another claim.
@@ -134,8 +134,9 @@ def finished(dataset: Dataset) -> Ending | None:
         ending = committed(dataset)
     except MissingError:
         return None
-    claim = ending.summary.get("claim")  # none: of an older version of this program
-    return ending if claim in (None, dataset.claimed()) else None
+    held = dataset.claimed()
+    claim = ending.summary.get("claim", held)  # none: of an older version of this program
+    return ending if held is not None and claim == held else None
 
 
 def committed(dataset: Dataset) -> Ending:
@@ -301,7 +302,7 @@ def _write_failed(case: _Case, failures: Sequence[Failure]) -> None:
     if identity is None:
         raise StoppedError("was removed while a run was at work at it", dataset.layout.root, hint="run again")
     messages = {failure.split_id: failure.message for failure in failures}
-    vector, dimension = identity.stored_vectors()
+    vector, dimension = str(identity.vector_fields["model.vector"]), identity.dimension
     rows = schema.rows_schema(plan.columns, "chunk" in identity.shard_schema(plan.columns).names)
     figures = {
         "attempt": str(case.run.get("attempt", "")),

@@ -87,17 +87,23 @@ class Identity:
     def dataset_digest(self) -> str:
         return _digest({**self.vector_fields, **self.dataset_fields})
 
-    def stored_vectors(self) -> tuple[str, int]:
-        """How vectors are stored, and how many dimensions they have; no checkpoint is asked for."""
-        model = {name.removeprefix("model."): value for name, value in self.vector_fields.items()}
-        pooled = model["config.hidden_size"] * len(model["pooling"].split("+"))
-        width = model["dense"][-1]["outputs"] if model["dense"] else pooled
-        return model["vector"], model["truncate_dim"] or width
+    @property
+    def dimension(self) -> int:
+        """The length of a vector."""
+        model = self.vector_fields
+        pooled = model["model.config.hidden_size"] * len(model["model.pooling"].split("+"))
+        width = model["model.dense"][-1]["outputs"] if model["model.dense"] else pooled
+        return int(model["model.truncate_dim"] or width)
 
     def shard_schema(self, columns: pa.Schema) -> pa.Schema:
-        """The schema of every shard; `columns` are the carried ones of the plan."""
+        """Returns the schema of every shard; asks no checkpoint.
+
+        Args:
+            columns: the plan's id and carried columns.
+        """
         rows = schema.rows_schema(columns, chunked=self.vector_fields["model.long_text"] == "chunks")
-        return schema.shard_schema(rows, vectors.stored_fields(*self.stored_vectors()))
+        kind = self.vector_fields["model.vector"]
+        return schema.shard_schema(rows, vectors.stored_fields(kind, self.dimension))
 
     def to_bytes(self, config: Config, base: str | None = None, claim: str = "") -> bytes:
         """As dataset.json.
@@ -312,12 +318,12 @@ class Dataset:
         return found
 
     def claimed(self) -> str | None:
-        """The claim that the dataset stands under, whoever's it is; None where nobody's."""
+        """The claim that the dataset stands under, whoever's it is; None where nobody's, or being removed."""
         try:
             content = json.loads(self.storage.read(self.layout.identity))
         except MissingError:
             return None
-        return str(content.get("claim", ""))
+        return None if content.get(BEING_REMOVED) else str(content.get("claim", ""))
 
     def begin_removal(self) -> bool:
         """Say in dataset.json that the dataset is being removed, so that no run begins or commits here.

@@ -17,7 +17,15 @@ from pipeline.checkpoint import Checkpoint
 from pipeline.commit import Ending
 from pipeline.config import Config
 from pipeline.dataset import Dataset, Identity, Ledger, ShardRecord
-from pipeline.errors import STOPPED, ExitCode, MissingError, OtherDatasetError, PipelineError, StorageError
+from pipeline.errors import (
+    STOPPED,
+    ExitCode,
+    MissingError,
+    OtherDatasetError,
+    PipelineError,
+    StoppedError,
+    StorageError,
+)
 from pipeline.job import Failure, Job, usable_checkpoint, versions
 from pipeline.plan import Plan
 from pipeline.progress import Progress, Total
@@ -127,7 +135,11 @@ def moved_sources(config: Config, frozen: Plan) -> list[str]:
 
 def _unless_moved(config: Config, dataset: Dataset, ending: Ending) -> Ending:
     """The ending of a dataset that was complete before, if the source is still as it was planned."""
-    moved = moved_sources(config, Plan.from_bytes(dataset.plan() or b""))
+    planned = dataset.plan()
+    if planned is None:
+        hint = "run again when it is gone"
+        raise StoppedError("is being removed: it has no plan any more", dataset.layout.root, hint=hint)
+    moved = moved_sources(config, Plan.from_bytes(planned))
     if not moved:
         return ending
     reason = f"complete, but the source has moved on: {len(moved)} files differ, {moved[0]} among them"

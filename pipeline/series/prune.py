@@ -83,6 +83,8 @@ def prune(series: Members, limits: Limits, dry_run: bool, now: datetime.datetime
         newer = sum(date > member.date for date in dates) if member.run_date else 0
         if reason := needed.get(member.name) or limits.reason_to_keep(member, newer):
             fates.append(Fate(member.name, False, reason))
+            if member.being_removed and member.complete and not dry_run:  # by a prune that was killed
+                series.dataset(member.name).end_removal()
         else:
             why = f"{'' if member.complete else 'unfinished; '}{newer} newer ones are complete"
             fates.append(_prune(series, member, why, dry_run, now - YOUNG))
@@ -130,7 +132,7 @@ def _in_use(
 
 
 def _remove(series: Members, name: str, young: datetime.datetime) -> str | None:
-    """Remove a dataset's files in their order.
+    """Remove a dataset's files in their order, and none but those that were listed.
 
     Returns:
         why not, where somebody has come to it since we looked; then it is as it was.
@@ -150,7 +152,8 @@ def _remove(series: Members, name: str, young: datetime.datetime) -> str | None:
         list(pool.map(storage.remove, sorted(paths)))
     _sweep(series, layout)
     for path in last:
-        storage.remove(path)
+        if layout.name(path) in found:
+            storage.remove(path)
     for folder in layout.folders:
         storage.remove_empty_folder(folder)
     telemetry.event("dataset removed", dataset=layout.root, files=len(paths) + len(last))
@@ -160,7 +163,8 @@ def _remove(series: Members, name: str, young: datetime.datetime) -> str | None:
 def _taken_away(series: Members, name: str, found: Mapping[str, ObjectInfo]) -> str | None:
     """Take `_SUCCESS` away; put it back, and say why, where readers have come to follow the dataset."""
     layout, storage = series.layout.dataset(name), series.storage
-    storage.remove(layout.success)
+    if layout.name(layout.success) in found:
+        storage.remove(layout.success)
     # Whoever rolls back looks for _SUCCESS again after LATEST.json is written: one of us sees the other.
     if not _followed(series, name):
         return None
