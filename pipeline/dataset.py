@@ -7,8 +7,9 @@ LIST is the truth; the ledger saves reading footers, and nothing is lost with it
 import dataclasses
 import json
 import re
+import secrets
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from hashlib import sha256
@@ -18,10 +19,17 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipeline import schema, storage, telemetry
+from pipeline import schema, storage, telemetry, vectors
 from pipeline.checkpoint import Checkpoint
 from pipeline.config import Config
-from pipeline.errors import ExistsError, MissingError, OtherDatasetError, StorageError
+from pipeline.errors import (
+    ExistsError,
+    MissingError,
+    OtherDatasetError,
+    ReplacedError,
+    StoppedError,
+    StorageError,
+)
 from pipeline.layout import Layout
 from pipeline.places import Options
 from pipeline.recipe import Recipe
@@ -30,6 +38,8 @@ OPERATIONAL = re.compile(
     r"(compute|quality|report|reuse|cost|output\.(path|run_date|options)|source\.[^.]+\.options)(\.|$)"
 )
 """Config that never changes a shard, and so may differ when resuming. What is not listed counts."""
+BEING_REMOVED = "being_removed"
+"""The field of dataset.json by which a prune keeps everybody else away."""
 FLUSH_SECONDS = 60
 FOOTER_THREADS = 32
 ARCHITECTURE = {
@@ -77,10 +87,34 @@ class Identity:
     def dataset_digest(self) -> str:
         return _digest({**self.vector_fields, **self.dataset_fields})
 
-    def to_bytes(self, config: Config, base: str | None = None) -> bytes:
-        """As dataset.json; `base` is the path of the dataset whose vectors may be reused."""
+    @property
+    def dimension(self) -> int:
+        """The length of a vector."""
+        model = self.vector_fields
+        pooled = model["model.config.hidden_size"] * len(model["model.pooling"].split("+"))
+        width = model["model.dense"][-1]["outputs"] if model["model.dense"] else pooled
+        return int(model["model.truncate_dim"] or width)
+
+    def shard_schema(self, columns: pa.Schema) -> pa.Schema:
+        """Returns the schema of every shard; asks no checkpoint.
+
+        Args:
+            columns: the plan's id and carried columns.
+        """
+        rows = schema.rows_schema(columns, chunked=self.vector_fields["model.long_text"] == "chunks")
+        kind = self.vector_fields["model.vector"]
+        return schema.shard_schema(rows, vectors.stored_fields(kind, self.dimension))
+
+    def to_bytes(self, config: Config, base: str | None = None, claim: str = "") -> bytes:
+        """As dataset.json.
+
+        Args:
+            base: the path of the dataset whose vectors may be reused.
+            claim: tells this dataset from one that stood here before, was removed, and is made anew.
+        """
         content = {
             "format_version": schema.FORMAT_VERSION,
+            "claim": claim,
             "base": base,
             "vector_digest": self.vector_digest,
             "dataset_digest": self.dataset_digest,
@@ -118,35 +152,43 @@ class Identity:
 
 @dataclass(frozen=True, kw_only=True)
 class ShardRecord:
-    """What is known of one shard (`schema.RECORD`); kept in its footer, in the ledger and in the manifest."""
+    """What is known of one shard (`schema.RECORD`); kept in its footer, in the ledger and in the manifest.
+
+    What has a default may be missing in the footer of another version of this program.
+    """
 
     split_id: str
     rows: int
-    reused: int
     rejects: int
-    transient: int
-    tokens: int
-    computed_tokens: int
-    padded_tokens: int
-    truncated: int
-    token_histogram: Sequence[int]
-    reasons: Sequence[Mapping[str, Any]]
-    text_bytes: int
-    read_bytes: int
     content_digest: str
-    rejects_file: str | None
     pieces: Sequence[Mapping[str, Any]]
-    read_seconds: float
-    tokenize_seconds: float
-    encode_seconds: float
-    idle_seconds: float
-    written_at: float
-    cache_hits: int
-    cache_misses: int
-    attempt: str
+    reused: int = 0
+    transient: int = 0
+    tokens: int = 0
+    computed_tokens: int = 0
+    padded_tokens: int = 0
+    truncated: int = 0
+    token_histogram: Sequence[int] = ()
+    reasons: Sequence[Mapping[str, Any]] = ()
+    text_bytes: int = 0
+    read_bytes: int = 0
+    rejects_file: str | None = None
+    read_seconds: float = 0.0
+    tokenize_seconds: float = 0.0
+    encode_seconds: float = 0.0
+    idle_seconds: float = 0.0
+    written_at: float = 0.0
+    cache_hits: int = 0
+    cache_misses: int = 0
+    attempt: str = ""
     storage_retries: int = 0
     write_seconds: float = 0.0
     file_bytes: int = 0
+    dataset_digest: str = ""
+    vector_digest: str = ""
+    columns_digest: str = ""
+    device: str = ""
+    software: str = ""
 
     def to_json(self) -> str:
         """For the footer, which can't know of its own write: how large, how long, how often tried."""
@@ -154,7 +196,8 @@ class ShardRecord:
 
     @classmethod
     def from_footer(cls, metadata: Mapping[bytes, bytes] | None, info: storage.ObjectInfo) -> Self:
-        """From a shard's footer.
+        """From a shard's footer, whichever version of this program wrote it: fields that we do not know are
+        passed over, and those that it does not know have their defaults.
 
         Raises:
             OtherDatasetError: no shard of ours has such a footer.
@@ -164,7 +207,21 @@ class ShardRecord:
             raise OtherDatasetError(
                 "is no shard of ours: its footer has no record", info.path, hint="move it away"
             )
-        return cls(**(json.loads(text) | {"file_bytes": info.size}))
+        content = json.loads(text) | {"file_bytes": info.size}
+        fields = dataclasses.fields(cls)
+        lacking = [
+            field.name
+            for field in fields
+            if field.default is dataclasses.MISSING and field.name not in content
+        ]
+        if lacking:
+            raise OtherDatasetError(
+                "is no shard of ours: its footer's record is incomplete",
+                info.path,
+                f"no {', '.join(lacking)}",
+                hint="move it away",
+            )
+        return cls(**{field.name: content[field.name] for field in fields if field.name in content})
 
 
 class Dataset:
@@ -216,16 +273,87 @@ class Dataset:
         found = json.loads(self.storage.read(self.layout.identity)).get("base")
         return str(found) if found else None
 
-    def claim(self, identity: Identity, config: Config, base: str | None = None) -> None:
+    def claim(self, identity: Identity, config: Config, base: str | None = None) -> bool:
         """Make the dataset this identity's, or find that it is.
+
+        Returns:
+            whether it was nobody's until now.
 
         Raises:
             OtherDatasetError: it is another's.
+            StoppedError: it is being removed.
         """
+        ours = identity.to_bytes(config, base, secrets.token_hex(8))
         try:
-            self.storage.put_if_absent(self.layout.identity, identity.to_bytes(config, base))
+            self.storage.put_if_absent(self.layout.identity, ours)
         except ExistsError:
             self.refuse_other(identity)
+            self.held(identity.dataset_digest)
+            return False
+        return True
+
+    def held(self, dataset_digest: str, claim: str | None = None) -> str:
+        """The claim that the dataset stands under.
+
+        Args:
+            dataset_digest: whose it must be.  claim: the one that it must be, if any.
+
+        Raises:
+            OtherDatasetError: it is another's.
+            StoppedError: it was removed, or is being removed; it may be there anew.
+        """
+        root = self.layout.root
+        try:
+            content = json.loads(self.storage.read(self.layout.identity))
+        except MissingError:
+            raise StoppedError("was removed while a run was at work at it", root, hint="run again") from None
+        if content.get(BEING_REMOVED):
+            hint = "run again when that has ended; if it was stopped, prune again, or remove what is left"
+            raise StoppedError("is being removed", root, hint=hint)
+        if content.get("dataset_digest") != dataset_digest:
+            raise OtherDatasetError("was claimed by another config", root, hint="use a new output.path")
+        found = str(content.get("claim", ""))
+        if claim is not None and found != claim:
+            raise StoppedError("was removed and made anew while a run was at work", root, hint="run again")
+        return found
+
+    def claimed(self) -> str | None:
+        """The claim that the dataset stands under, whoever's it is; None where nobody's, or being removed."""
+        try:
+            content = json.loads(self.storage.read(self.layout.identity))
+        except MissingError:
+            return None
+        return None if content.get(BEING_REMOVED) else str(content.get("claim", ""))
+
+    def begin_removal(self) -> bool:
+        """Say in dataset.json that the dataset is being removed, so that no run begins or commits here.
+
+        Returns:
+            False where somebody else has just changed it.
+        """
+        return self._retold(lambda content: content | {BEING_REMOVED: secrets.token_hex(8)})
+
+    def end_removal(self) -> bool:
+        """Take back what `begin_removal` said; as there."""
+        return self._retold(
+            lambda content: {name: value for name, value in content.items() if name != BEING_REMOVED}
+        )
+
+    def _retold(self, change: Callable[[dict[str, Any]], dict[str, Any]]) -> bool:
+        """Replace dataset.json by what `change` makes of it, over the version that it has seen."""
+        path = self.layout.identity
+        version, data = self.storage.version(path), b""
+        if version is None:
+            return False
+        try:
+            content = change(json.loads(self.storage.read(path)))
+            data = (json.dumps(content, indent=2, sort_keys=True) + "\n").encode()
+            self.storage.replace(path, data, version)
+        except ReplacedError:  # by a rival; or by us, the answer lost, and the repetition refused
+            return self.storage.exists(path) and self.storage.read(path) == data
+        except MissingError:
+            return False
+        return True
 
     def plan(self) -> bytes | None:
         """The frozen plan."""
@@ -271,7 +399,7 @@ class Dataset:
             data = pool.map(
                 self.storage.read, [info.path for name, info in files if name.endswith(".parquet")]
             )
-            ledger = [pq.read_table(pa.BufferReader(each), schema=schema.RECORD) for each in data]
+            ledger = [read_records(each) for each in data]
             known = pa.concat_tables([schema.RECORD.empty_table(), *ledger])
             # A record of another size is of a shard that was removed and made anew.
             there = pc.take(sizes, pc.index_in(known.column("split_id"), wanted))
@@ -283,8 +411,7 @@ class Dataset:
 
     def manifest(self) -> pa.Table:
         """The record of each shard (`schema.RECORD`) of a complete dataset."""
-        data = self.storage.read(self.layout.manifest)
-        return pq.read_table(pa.BufferReader(data), schema=schema.RECORD)
+        return read_records(self.storage.read(self.layout.manifest))
 
     def attempts(self, ledger: Mapping[str, storage.ObjectInfo] | None = None) -> list[dict[str, Any]]:
         """What each attempt left of itself, oldest first.
@@ -302,10 +429,19 @@ class Dataset:
         return [name.removesuffix(".json") for name in names if name.endswith(".json")]
 
     def footer(self, info: storage.ObjectInfo) -> ShardRecord:
-        """The record in a shard's footer."""
+        """The record in a shard's footer; its columns are those that the file really has."""
+        columns, metadata = self._footer(info)
+        record = ShardRecord.from_footer(metadata, info)
+        return dataclasses.replace(record, columns_digest=schema.columns_digest(columns))
+
+    def columns(self, info: storage.ObjectInfo) -> pa.Schema:
+        """The schema of a shard."""
+        return self._footer(info)[0]
+
+    def _footer(self, info: storage.ObjectInfo) -> tuple[pa.Schema, Mapping[bytes, bytes] | None]:
         with self.storage.open(info.path) as file:
             try:
-                metadata = pq.read_metadata(file).metadata
+                found = pq.read_metadata(file)
             except pa.ArrowInvalid as error:
                 raise StorageError(
                     "is damaged: a shard whose footer can't be read",
@@ -313,7 +449,7 @@ class Dataset:
                     str(error),
                     hint="remove it and run again: it is made anew",
                 ) from None
-        return ShardRecord.from_footer(metadata, info)
+        return found.schema.to_arrow_schema().remove_metadata(), found.metadata
 
 
 class Ledger:
@@ -347,6 +483,19 @@ class Ledger:
 def to_table(records: Sequence[ShardRecord]) -> pa.Table:
     """Records as a table of `schema.RECORD`."""
     return pa.Table.from_pylist([dataclasses.asdict(record) for record in records], schema=schema.RECORD)
+
+
+def read_records(data: bytes) -> pa.Table:
+    """Records (`schema.RECORD`) of a Parquet file of ours, whichever version of this program wrote it."""
+    found = pq.read_table(pa.BufferReader(data), schema=schema.RECORD)
+    defaults = {field.name: field.default for field in dataclasses.fields(ShardRecord)}
+    for at, field in enumerate(schema.RECORD):
+        default = defaults[field.name]
+        missing = found.column(at).null_count == found.num_rows > 0 and not field.nullable
+        if missing and default is not dataclasses.MISSING:
+            column = pa.array([default] * found.num_rows, field.type)
+            found = found.set_column(at, field, column)
+    return found
 
 
 def parquet_bytes(table: pa.Table) -> bytes:

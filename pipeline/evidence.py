@@ -12,7 +12,6 @@ from functools import cached_property
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from pipeline import config, schema
 from pipeline.audit import Expected, Finding, brief
@@ -96,8 +95,7 @@ class Evidence:
         """The record of each shard."""
         if self.finished:
             with self._readable("complete", "manifest.parquet"):
-                data = self.dataset.storage.read(self.dataset.layout.manifest)
-                return pq.read_table(pa.BufferReader(data)).select(schema.RECORD.names).cast(schema.RECORD)
+                return self.dataset.manifest()
         return None
 
     @cached_property

@@ -2,15 +2,19 @@
 
 import functools
 import os
+import platform
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 
 import pyarrow as pa
 
+import pipeline
 from pipeline import checkpoint, reuse
 from pipeline.config import Config
 from pipeline.dataset import Dataset, Identity
 from pipeline.errors import ModelError
+from pipeline.places import Options
 from pipeline.reader import Part
 from pipeline.recipe import Recipe
 from pipeline.tokenizer import Tokenizer
@@ -25,6 +29,7 @@ class Job:
     """What every worker is told: the config, the pinned checkpoint, and whose shards these are.
 
     payload_bytes: of the largest split between two stages.
+    dataset_digest, claim: whose shards these are; where there is none, nobody is asked.
     """
 
     config: Config
@@ -37,6 +42,29 @@ class Job:
     threads: int | None = None
     base: str | None = None
     payload_bytes: int = 0
+    dataset_digest: str = ""
+    claim: str | None = None
+
+    def dataset(self) -> Dataset:
+        """The job's dataset, to be written to.
+
+        Raises:
+            StoppedError: it was removed, or is being removed.
+            OtherDatasetError: it is another's.
+        """
+        dataset = Dataset.of(self.config)
+        if self.dataset_digest:
+            _refuse_lost(dataset.layout.root, self.config.output.options, self.dataset_digest, self.claim)
+        return dataset
+
+    def origin(self) -> dict[str, str]:
+        """What a shard's record says of whose it is, and of what made it."""
+        return {
+            "dataset_digest": self.dataset_digest,
+            "vector_digest": self.vector_digest,
+            "device": self.config.compute.device,
+            "software": ", ".join(f"{name} {versions()[name]}" for name in ("albert-embed", "torch")),
+        }
 
     def replica(self) -> checkpoint.Checkpoint:
         """The driver's checkpoint, on this node.
@@ -102,6 +130,19 @@ def usable_checkpoint(config: Config) -> checkpoint.Checkpoint:
     recipe = Recipe.of(found, model)
     _check_room(Tokenizer(found, recipe.max_tokens), recipe)
     return found
+
+
+@functools.cache
+def versions() -> dict[str, str]:
+    """Of this program, and of what decides about its results and its speed; as this process has them."""
+    others = {name: version(name) for name in ("ray", "torch", "pyarrow")}
+    return {"albert-embed": pipeline.__version__, "python": platform.python_version(), **others}
+
+
+@functools.lru_cache(maxsize=1)
+def _refuse_lost(root: str, options: Options, dataset_digest: str, claim: str | None) -> None:
+    """Asked once a process: who was at work when the dataset was removed, is of a run that can't commit."""
+    Dataset(root, options).held(dataset_digest, claim)
 
 
 def _check_room(tokenizer: Tokenizer, recipe: Recipe) -> None:

@@ -7,19 +7,26 @@ import platform
 import secrets
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
-from importlib.metadata import version
+from dataclasses import replace
 from typing import Any
 
 import pyarrow as pa
 
-import pipeline
 from pipeline import commit, flow, plan, report, reuse, telemetry
 from pipeline.checkpoint import Checkpoint
 from pipeline.commit import Ending
 from pipeline.config import Config
 from pipeline.dataset import Dataset, Identity, Ledger, ShardRecord
-from pipeline.errors import STOPPED, ExitCode, MissingError, OtherDatasetError, PipelineError, StorageError
-from pipeline.job import Failure, Job, usable_checkpoint
+from pipeline.errors import (
+    STOPPED,
+    ExitCode,
+    MissingError,
+    OtherDatasetError,
+    PipelineError,
+    StoppedError,
+    StorageError,
+)
+from pipeline.job import Failure, Job, usable_checkpoint, versions
 from pipeline.plan import Plan
 from pipeline.progress import Progress, Total
 from pipeline.recipe import Recipe
@@ -39,13 +46,15 @@ def run(config: Config, quiet: bool = False) -> Ending:
     config = config.absolute()  # not before: where things lie is no part of the identity
     dataset = Dataset.of(config)
     dataset.refuse_unconditional()
-    if dataset.refuse_other(identity) and dataset.complete():
-        ending = _already_complete(config, dataset)
-    else:
-        flow.refuse_private_output(config.output.path, config.output.options)
-        frozen = frozen_plan(config, dataset, identity, model)
-        base = reuse.adopted(dataset, identity, config.output.options)
-        ending = _attempt(dataset, frozen, _job(config, model, identity, frozen, base), identity, quiet)
+    if dataset.refuse_other(identity) and (done := commit.finished(dataset)):
+        # Before the sources are looked at, which may be gone, or closed to us.
+        _let_readers_follow(config, dataset)
+        commit.sweep(dataset)
+        return _unless_moved(config, dataset, done)
+    flow.refuse_private_output(config.output.path, config.output.options)
+    frozen = frozen_plan(config, dataset, identity, model)
+    base = reuse.adopted(dataset, identity, config.output.options)
+    ending = _attempt(dataset, frozen, _job(config, model, identity, frozen, base), identity, quiet)
     if dataset.complete():
         _let_readers_follow(config, dataset)
     return ending
@@ -61,10 +70,14 @@ def frozen_plan(config: Config, dataset: Dataset, identity: Identity, model: Che
     found = dataset.plan()
     # Claimed only once a plan could be made: a mistake in the config must not leave a dataset behind.
     made = None if found else plan.make(config, model, identity.dataset_digest)
-    dataset.claim(identity, config, reuse.chosen(config) if made else None)
+    anew = dataset.claim(identity, config, reuse.chosen(config) if made else None)
     if made:
         found = dataset.freeze(made.to_bytes())
         telemetry.event("plan frozen", splits=len(made.split_ids))
+    elif anew and found:  # the dataset was removed after we had read its plan
+        found = dataset.freeze(found)
+    if anew and dataset.complete():  # of one that was removed: its driver slept, and was late
+        dataset.storage.remove(dataset.layout.success)
     frozen = Plan.from_bytes(found or b"")
     if frozen.dataset_digest != identity.dataset_digest:
         raise OtherDatasetError(
@@ -74,15 +87,19 @@ def frozen_plan(config: Config, dataset: Dataset, identity: Identity, model: Che
 
 
 def _attempt(dataset: Dataset, frozen: Plan, job: Job, identity: Identity, quiet: bool) -> Ending:
-    with _recorded(dataset, job.attempt) as ended:
+    about = {"versions": versions(), "device": job.config.compute.device}
+    with _recorded(dataset, job.attempt, about) as ended:
+        # Only now, when the attempt can be seen: a prune looks for it after it has said that it removes.
+        claim = dataset.held(frozen.dataset_digest)
+        job = replace(job, claim=claim)
         present = dataset.shards()
         pending = frozen.pending(present)
         failures, figures = _flow(dataset, frozen, pending, job, identity, quiet)
-        told = {"attempt": job.attempt, "versions": _versions()} | figures
+        told = {"attempt": job.attempt, "versions": versions()} | figures
         # Where none was missing none has come since: listing a million once is enough.
         whole = None if len(pending.split_ids) else present
         tell = _report(dataset, frozen, job.config)
-        ending = commit.commit(dataset, frozen, failures, job.config.quality, told, tell, whole)
+        ending = commit.commit(dataset, frozen, failures, job.config.quality, told, tell, whole, claim)
         ended |= {"code": int(ending.code), "reason": ending.reason, "summary": ending.summary}
     return ending
 
@@ -92,15 +109,10 @@ def _report(dataset: Dataset, frozen: Plan, config: Config) -> commit.Report:
 
     def made(ending: Ending, records: pa.Table) -> bytes | None:
         about = ending.code, ending.reason, ending.summary
-        return report.attempted(report.Subject(config, dataset, frozen, *about, records))
+        page = report.attempted(report.Subject(config, dataset, frozen, *about, records))
+        return page and page + commit.mark(ending)
 
     return made
-
-
-def _versions() -> dict[str, str]:
-    """Of this program, and of what decides about its results and its speed; as the driver has them."""
-    others = {name: version(name) for name in ("ray", "torch", "pyarrow")}
-    return {"albert-embed": pipeline.__version__, "python": platform.python_version(), **others}
 
 
 def _let_readers_follow(config: Config, dataset: Dataset) -> None:
@@ -121,9 +133,13 @@ def moved_sources(config: Config, frozen: Plan) -> list[str]:
     return sorted("/".join(key) for key in now.keys() | planned.keys() if now.get(key) != planned.get(key))
 
 
-def _already_complete(config: Config, dataset: Dataset) -> Ending:
-    ending = commit.committed(dataset)
-    moved = moved_sources(config, Plan.from_bytes(dataset.plan() or b""))
+def _unless_moved(config: Config, dataset: Dataset, ending: Ending) -> Ending:
+    """The ending of a dataset that was complete before, if the source is still as it was planned."""
+    planned = dataset.plan()
+    if planned is None:
+        hint = "run again when it is gone"
+        raise StoppedError("is being removed: it has no plan any more", dataset.layout.root, hint=hint)
+    moved = moved_sources(config, Plan.from_bytes(planned))
     if not moved:
         return ending
     reason = f"complete, but the source has moved on: {len(moved)} files differ, {moved[0]} among them"
@@ -138,6 +154,7 @@ def _job(config: Config, model: Checkpoint, identity: Identity, frozen: Plan, ba
         recipe=Recipe.of(model, config.model),
         revision=model.revision,
         vector_digest=identity.vector_digest,
+        dataset_digest=identity.dataset_digest,
         tokenizer_digest=model.tokenizer_digest,
         attempt=f"{_now():%Y%m%dT%H%M%SZ}-{secrets.token_hex(4)}",
         base=base.path if base else None,
@@ -216,7 +233,7 @@ def _match(dataset: Dataset, pending: Plan, job: Job, base: Base) -> None:
 
 
 @contextmanager
-def _recorded(dataset: Dataset, attempt: str) -> Iterator[dict[str, Any]]:
+def _recorded(dataset: Dataset, attempt: str, about: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     """Leave beside the ledger when an attempt started and how it ended, for `status` to tell."""
     path = dataset.layout.attempt(attempt)
     record: dict[str, Any] = {
@@ -224,6 +241,7 @@ def _recorded(dataset: Dataset, attempt: str) -> Iterator[dict[str, Any]]:
         "started": _now().isoformat(timespec="seconds"),
         "host": platform.node(),
         "pid": os.getpid(),
+        **about,
     }
     dataset.storage.put(path, _json(record))
     try:

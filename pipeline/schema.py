@@ -3,7 +3,9 @@
 Types are those that Spark, DuckDB, Polars and pyarrow all read (docs/format.md).
 """
 
-from collections.abc import Sequence
+import json
+from collections.abc import Iterable, Sequence
+from hashlib import blake2b
 from typing import Any
 
 import pyarrow as pa
@@ -105,6 +107,11 @@ RECORD = pa.schema(
         pa.field("cache_misses", pa.int64(), nullable=False),
         pa.field("storage_retries", pa.int64(), nullable=False),
         pa.field("attempt", pa.string(), nullable=False),
+        pa.field("dataset_digest", pa.string(), nullable=False),
+        pa.field("vector_digest", pa.string(), nullable=False),
+        pa.field("columns_digest", pa.string(), nullable=False),
+        pa.field("device", pa.string(), nullable=False),
+        pa.field("software", pa.string(), nullable=False),
     ]
 )
 """The shard record: a row of the ledger and of the manifest, and what a shard's footer tells of it.
@@ -113,6 +120,8 @@ reused: rows whose vectors an older dataset had.  transient: rejects that may be
 tokens: of all rows; computed_tokens: those that the model ran; padded_tokens: those that attention ran over.
 token_histogram: rows by their `n_tokens`, up to the last bucket of `TOKEN_BUCKETS` that has any.
 idle_seconds: what the replica waited for the split.  written_at: seconds since 1970, UTC.
+dataset_digest, vector_digest: as in dataset.json; columns_digest: of the shard's schema.  device: where the
+vectors were made.  software: this program's version, and torch's.  An older version left these five empty.
 """
 
 
@@ -166,6 +175,27 @@ def shard_schema(rows: pa.Schema, vectors: list[pa.Field]) -> pa.Schema:
     at = rows.get_field_index(SHARD_TAIL.names[0])
     fields = list(rows)
     return pa.schema([*fields[:at], *vectors, *fields[at:]])
+
+
+def columns_digest(columns: pa.Schema) -> str:
+    """16 hex digits that tell a shard's schema: names, types, and whether nulls may be, in order."""
+    return blake2b(json.dumps(_fields(columns)).encode(), digest_size=8).hexdigest()
+
+
+def _fields(fields: Iterable[pa.Field]) -> list[Any]:
+    return [[field.name, _told(field.type), field.nullable] for field in fields]
+
+
+def _told(kind: Any) -> Any:
+    """A type without what its lists call their items: Parquet calls them otherwise than Arrow."""
+    types = pa.types
+    if types.is_struct(kind):
+        return _fields(kind)
+    if types.is_map(kind):
+        return ["map", _told(kind.key_type), _told(kind.item_type)]
+    if types.is_fixed_size_list(kind):
+        return ["list", kind.list_size, _told(kind.value_type)]
+    return ["list", _told(kind.value_type)] if types.is_list(kind) else str(kind)
 
 
 def readable_type(kind: Any) -> Any:

@@ -27,7 +27,7 @@ import pyarrow.compute as pc
 
 from pipeline import reader, reuse, schema, telemetry, vectors, watch, writer
 from pipeline.batching import TokenBatch
-from pipeline.dataset import Dataset, ShardRecord
+from pipeline.dataset import ShardRecord
 from pipeline.errors import DeviceError, ExitCode, PipelineError, StartError
 from pipeline.formats import Piece
 from pipeline.job import START, Failure, Job
@@ -280,7 +280,7 @@ def _write(split_id: str, note: dict[str, Any], cells: Mapping[str, pa.Buffer], 
         reused=buffer_to_table(cells["reused"]) if "reused" in cells else None,
         order=np.frombuffer(cells["order"], np.int64) if "order" in cells else None,
     )
-    record = writer.write(Dataset.of(job.config), contents, note["figures"])
+    record = writer.write(job.dataset(), contents, note["figures"] | job.origin())
     return _row(split_id, {"record": asdict(record)})
 
 

@@ -154,6 +154,7 @@ def _record(
         reasons=_reasons(rejects),
         written_at=round(time.time(), 3),
         content_digest=content_digest(table),
+        columns_digest=schema.columns_digest(table.schema),
         rejects_file=rejects_file,
         pieces=_counted(contents.pieces, table, rejects),
         **figures,

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline import schema, storage
-from pipeline.dataset import Dataset
+from pipeline.dataset import BEING_REMOVED, Dataset
 from pipeline.errors import MissingError
 from pipeline.layout import SeriesLayout, without_retry
 from pipeline.places import Options
@@ -22,7 +22,7 @@ class Member:
     """A dataset of a series.
 
     run_date: None where its name is no date.  created: None where the storage does not tell.
-    base: the name of the dataset that it reuses vectors of.
+    base: the name of the dataset that it reuses vectors of.  being_removed: a prune has begun with it.
     """
 
     name: str
@@ -30,6 +30,7 @@ class Member:
     complete: bool
     created: datetime.datetime | None
     base: str | None
+    being_removed: bool = False
 
     @property
     def date(self) -> datetime.date:
@@ -77,7 +78,12 @@ class Members:
             return None
         complete = self.storage.exists(layout.success)
         return Member(
-            name=name, run_date=_date_in(name), complete=complete, created=created, base=_base(content)
+            name=name,
+            run_date=_date_in(name),
+            complete=complete,
+            created=created,
+            base=_base(content),
+            being_removed=BEING_REMOVED in content,
         )
 
 

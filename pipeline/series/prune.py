@@ -2,10 +2,13 @@
 
 Killed at any point, the next call goes on: `_SUCCESS` goes first, so that what is half gone is never taken
 for complete; `dataset.json` goes last, so that it is found again. What is not ours in a folder stays.
+
+Before anything goes, dataset.json says so: a run that begins later refuses, one that began before has left a
+young record of its attempt, and is left alone.
 """
 
 import datetime
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -14,9 +17,11 @@ from pipeline.errors import SeriesError, StorageError
 from pipeline.layout import Layout
 from pipeline.series.latest import Latest
 from pipeline.series.members import THREADS, Member, Members, complete
+from pipeline.storage import ObjectInfo
 
 YOUNG = datetime.timedelta(days=1)
 """What changed within it may belong to a run that is still at work."""
+FOLLOWED = "readers have come to follow it"
 
 
 @dataclass(frozen=True)
@@ -78,6 +83,8 @@ def prune(series: Members, limits: Limits, dry_run: bool, now: datetime.datetime
         newer = sum(date > member.date for date in dates) if member.run_date else 0
         if reason := needed.get(member.name) or limits.reason_to_keep(member, newer):
             fates.append(Fate(member.name, False, reason))
+            if member.being_removed and member.complete and not dry_run:  # by a prune that was killed
+                series.dataset(member.name).end_removal()
         else:
             why = f"{'' if member.complete else 'unfinished; '}{newer} newer ones are complete"
             fates.append(_prune(series, member, why, dry_run, now - YOUNG))
@@ -102,43 +109,68 @@ def _prune(series: Members, member: Member, why: str, dry_run: bool, young: date
     """Remove a dataset, unless somebody turns out to be at it."""
     layout = series.layout.dataset(member.name)
     found = series.storage.below(layout.root)
-    times = [info.changed for info in found.values() if info.changed]
-    if len(times) < len(found):  # it may have been a moment ago
-        return Fate(member.name, False, "the storage does not tell when it changed")
-    if any(time > young for time in times):
-        return Fate(member.name, False, "changed within a day")
+    # What says that it is being removed was written by a prune, which was killed.
+    if reason := _in_use(found, layout, young, but_identity=member.being_removed):
+        return Fate(member.name, False, reason)
     left = sorted(name for name in found if not layout.is_ours(name))
-    ours = [layout.below(name) for name in found if layout.is_ours(name)]
-    if not dry_run and not _remove(series, member.name, ours):
-        return Fate(member.name, False, "readers have come to follow it")
+    if not dry_run and (reason := _remove(series, member.name, young)):
+        return Fate(member.name, False, reason)
     return Fate(member.name, True, why, left)
 
 
-def _remove(series: Members, name: str, paths: Sequence[str]) -> bool:
-    """Remove a dataset's files in their order.
+def _in_use(
+    found: Mapping[str, ObjectInfo], layout: Layout, young: datetime.datetime, but_identity: bool
+) -> str | None:
+    """Why what was found in a dataset may belong to a run that is still at work."""
+    looked_at = [
+        info for name, info in found.items() if not but_identity or name != layout.name(layout.identity)
+    ]
+    times = [info.changed for info in looked_at if info.changed]
+    if len(times) < len(looked_at):  # it may have been a moment ago
+        return "the storage does not tell when it changed"
+    return "changed within a day" if any(time > young for time in times) else None
+
+
+def _remove(series: Members, name: str, young: datetime.datetime) -> str | None:
+    """Remove a dataset's files in their order, and none but those that were listed.
 
     Returns:
-        False where readers have come to follow it since we looked; then it is as it was.
+        why not, where somebody has come to it since we looked; then it is as it was.
     """
-    layout, storage = series.layout.dataset(name), series.storage
+    dataset, layout, storage = series.dataset(name), series.layout.dataset(name), series.storage
     if _followed(series, name):
-        return False
-    storage.remove(layout.success)
-    # Whoever rolls back looks for _SUCCESS again after LATEST.json is written: one of us sees the other.
-    if _followed(series, name):
-        if layout.success in paths:
-            storage.put_if_absent(layout.success, b"")
-        return False
+        return FOLLOWED
+    if not dataset.begin_removal():
+        return "somebody has just changed it"
+    found = storage.below(layout.root)
+    if reason := _in_use(found, layout, young, but_identity=True) or _taken_away(series, name, found):
+        dataset.end_removal()
+        return reason
     last = (layout.plan, layout.identity)
+    paths = {layout.below(name) for name in found if layout.is_ours(name)} - {layout.success, *last}
     with ThreadPoolExecutor(THREADS) as pool:
-        list(pool.map(storage.remove, set(paths) - {layout.success, *last}))
+        list(pool.map(storage.remove, sorted(paths)))
     _sweep(series, layout)
     for path in last:
-        storage.remove(path)
+        if layout.name(path) in found:
+            storage.remove(path)
     for folder in layout.folders:
         storage.remove_empty_folder(folder)
-    telemetry.event("dataset removed", dataset=layout.root, files=len(paths))
-    return True
+    telemetry.event("dataset removed", dataset=layout.root, files=len(paths) + len(last))
+    return None
+
+
+def _taken_away(series: Members, name: str, found: Mapping[str, ObjectInfo]) -> str | None:
+    """Take `_SUCCESS` away; put it back, and say why, where readers have come to follow the dataset."""
+    layout, storage = series.layout.dataset(name), series.storage
+    if layout.name(layout.success) in found:
+        storage.remove(layout.success)
+    # Whoever rolls back looks for _SUCCESS again after LATEST.json is written: one of us sees the other.
+    if not _followed(series, name):
+        return None
+    if layout.name(layout.success) in found:
+        storage.put_if_absent(layout.success, b"")
+    return FOLLOWED
 
 
 def _followed(series: Members, name: str) -> bool:

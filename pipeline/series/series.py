@@ -56,17 +56,24 @@ class Series(Members):
             SeriesError: there is no series, or no such dataset, or it is not complete, or damaged.
             StoppedError: rivals kept changing LATEST.json, or the dataset is just being removed.
         """
-        before, members = self._followed(), self.datasets()
-        target = self._named(to, members) if to else self._predecessor(before, members)
+        followed, members = self._followed(), self.datasets()
+        target = self._named(to, members) if to else self._predecessor(followed, members)
         dataset = self.dataset(target.name)
         self._refuse_damaged(dataset.layout)
         older = complete(members, before=target.date)
         previous = older[-1].name if older else None
         after = Latest.at(target.name, target.date, Facts.of(dataset), previous, pinned=True)
-        self._swap(lambda _: after)
+        displaced = followed
+
+        def taken_back(latest: Latest | None) -> Latest:
+            nonlocal displaced
+            displaced = latest or followed  # a night may have moved it on since we looked
+            return after
+
+        self._swap(taken_back)
         # A prune that had looked at LATEST.json before we wrote it has removed _SUCCESS; a later one sees us.
         if not dataset.complete():
-            self._swap(lambda latest: before if latest == after else None)
+            self._swap(lambda latest: displaced if latest == after else None)
             raise StoppedError("is being removed", dataset.layout.root, hint="name another")
         return after
 
