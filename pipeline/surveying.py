@@ -271,7 +271,7 @@ def main(answers_to: int) -> None:
             found: list[Surveyed] | PipelineError = _look(chunk, sources)
         except PipelineError as error:
             found = error
-        except MemoryError:
+        except (MemoryError, RuntimeError):  # the latter: no memory for a thread
             os._exit(OUT_OF_MEMORY)  # whoever asked has each file looked at alone
         counts = telemetry.requests, telemetry.retries, telemetry.read_bytes
         pickle.dump(_Answer(found, *(count.copy() for count in counts)), answers)

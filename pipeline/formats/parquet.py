@@ -197,6 +197,8 @@ def _open(file: pa.NativeFile, size: int) -> pq.ParquetFile:
         return pq.ParquetFile(
             file, coerce_int96_timestamp_unit="us", pre_buffer=True, page_checksum_verification=True
         )
+    except MemoryError:
+        raise  # an Arrow exception, too
     except (pa.ArrowException, OSError) as error:
         raise SourceError(
             "is no whole Parquet file",
@@ -244,6 +246,8 @@ def _readable(found: Sequence[pa.ChunkedArray], columns: pa.Schema) -> list[pa.C
         options = pc.CastOptions(target_type=field.type, allow_time_truncate=True)
         try:
             arrays.append(_storage(column).cast(options=options))
+        except MemoryError:
+            raise
         except pa.ArrowException as error:
             raise SourceError(
                 f"column {field.name!r} can't be carried", got=first_line(error), hint="do not carry it"
