@@ -63,8 +63,8 @@ class PipelineError(Exception):
 
 def printable(text: str) -> str:
     """What a file or a library said, without what could steer a terminal or break a log, and not too long."""
-    shown = "".join(character if character.isprintable() else "\ufffd" for character in text)
-    return shown if len(shown) <= LONGEST_SHOWN else f"{shown[:LONGEST_SHOWN]}…"
+    shown = "".join(each if each.isprintable() else "\ufffd" for each in text[:LONGEST_SHOWN])
+    return shown if len(text) <= LONGEST_SHOWN else f"{shown}…"
 
 
 class ConfigError(PipelineError):

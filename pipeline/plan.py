@@ -278,7 +278,8 @@ def cut(spans: Sequence[Span], max_rows: int, max_bytes: float) -> Iterator[Rang
         if parts <= 1:
             run = span
             continue
-        edges = [span.start + (span.stop - span.start) * part // parts for part in range(parts + 1)]
+        size = span.stop - span.start
+        edges = (span.start + size * part // parts for part in range(parts + 1))
         for start, stop in itertools.pairwise(edges):
             yield Range(start, stop, weight(span) / parts, span.stored_bytes / parts, span.start)
     if run is not None:
@@ -395,12 +396,12 @@ def _rows(
         row = {"source": name, "file": file, "version": info.version, "size": info.size}
         if isinstance(survey, SourceError):
             yield row | {"error": str(survey)}
-        elif ranges := list(cut(survey.spans, *caps)):
-            files.append((row, survey, ranges))
+        elif survey.spans:
+            files.append((row, survey))
         else:
             yield row | {"unit": survey.unit, "start": 0, "stop": 0}
     scan, last = -1, None
-    for number, (key, split) in enumerate(_splits(files)):
+    for number, (key, split) in enumerate(_splits(files, caps)):
         scan, last = scan + (key is None or key != last), key
         ids = {"split": number, "split_id": split_id(dataset_digest, [piece for piece, _ in split])}
         for piece, part in split:
@@ -409,7 +410,7 @@ def _rows(
 
 
 def _splits(
-    files: Iterable[tuple[dict[str, Any], Survey, list[Range]]],
+    files: Iterable[tuple[dict[str, Any], Survey]], caps: tuple[int, int]
 ) -> Iterator[tuple[object, list[tuple[Piece, Range]]]]:
     """Splits, each with the key of its scan, None where it is read alone.
 
@@ -418,15 +419,16 @@ def _splits(
     changes disturbs its own group, and at most the next.
     """
     group: list[tuple[Piece, Range]] = []
-    for row, survey, ranges in files:
-        parts = [(Piece(**row, unit=survey.unit, start=part.start, stop=part.stop), part) for part in ranges]
-        piece, first = parts[0]
+    for row, survey in files:
+        parts = _parts(row, survey, caps)
+        (piece, first), *second = itertools.islice(parts, 2)
         filled = sum(part.weight for _, part in group)
-        if group and (len(parts) > 1 or filled + first.weight > 1 or group[0][0].source != piece.source):
+        if group and (second or filled + first.weight > 1 or group[0][0].source != piece.source):
             yield None, group
             group = []
-        if len(parts) > 1:
-            yield from ((_scan(survey, *part), [part]) for part in parts)
+        if second:
+            whole = itertools.chain([(piece, first)], second, parts)
+            yield from ((_scan(survey, *part), [part]) for part in whole)
             continue
         group.append((piece, first))
         if _share(piece) * GROUP_FILL < first.weight:
@@ -434,6 +436,12 @@ def _splits(
             group = []
     if group:
         yield None, group
+
+
+def _parts(row: Mapping[str, Any], survey: Survey, caps: tuple[int, int]) -> Iterator[tuple[Piece, Range]]:
+    """What splits take of a file, one after the other: it may be cut into a great many."""
+    for part in cut(survey.spans, *caps):
+        yield Piece(**row, unit=survey.unit, start=part.start, stop=part.stop), part
 
 
 def _scan(survey: Survey, piece: Piece, part: Range) -> object:

@@ -1,10 +1,12 @@
 """Pieces become documents: each file is read in one pass, and what can't be read costs itself alone.
 
-Memory: the documents of the pieces that were asked for and not yet taken; a file's other rows pass by.
+Memory: the documents of the pieces that were asked for and not yet taken; a file's other rows pass by. Of
+several files, which share a split, all documents up to a bound.
 """
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from heapq import heappop, heappush
 from itertools import groupby
 from typing import Any
 
@@ -14,6 +16,7 @@ from pipeline import formats
 from pipeline.config import Config
 from pipeline.errors import SourceError
 from pipeline.formats import Documents, Piece
+from pipeline.formats.bounds import MOST_READ
 
 CUT_ANYWHERE = ("parquet", "text-files")
 """Formats of which a stretch of rows is read without all rows before it."""
@@ -29,6 +32,12 @@ class Part:
     stop: int = 0
     error: Exception | None = None
 
+    @property
+    def size(self) -> int:
+        """Bytes of memory that its documents take, about."""
+        documents = self.documents
+        return documents.texts.nbytes + documents.rows.nbytes + documents.rejects.nbytes if documents else 0
+
     def consumed(self) -> dict[str, Any]:
         """As a piece of the shard record, but for its counts."""
         return {
@@ -42,8 +51,9 @@ class Part:
 
 def parts(pieces: Sequence[Piece], config: Config, columns: pa.Schema) -> Iterator[Part]:
     """What becomes of each piece, in order; those of one file that follow each other are read in one pass."""
-    for _, run in groupby(pieces, lambda piece: piece.source_file):
-        yield from _of_file(list(run), config, columns)
+    runs = [list(run) for _, run in groupby(pieces, lambda piece: piece.source_file)]
+    found = (part for run in runs for part in _of_file(run, config, columns))
+    yield from found if len(runs) < 2 else _together(found)
 
 
 def seekable(piece: Piece, config: Config) -> bool:
@@ -62,6 +72,34 @@ def usable(found: Sequence[Part]) -> Sequence[Documents]:
     if others or len(errors) == len(found):
         raise (others or errors)[0]
     return [part.documents for part in found if part.documents]
+
+
+def _together(found: Iterator[Part]) -> list[Part]:
+    """The parts of files that share a split; where it can't hold them all, without those that expanded most.
+
+    Sizes of compressed files are guesses when splits are made. So the others, which are as large as one would
+    guess, stay.
+    """
+    kept: list[Part] = []
+    expanded: list[tuple[float, int]] = []  # a heap: minus how much, and the place in `kept`
+    size = 0
+    for part in found:
+        heappush(expanded, (-part.size / max(1, part.piece.size), len(kept)))
+        kept.append(part)
+        size += part.size
+        while size > MOST_READ:
+            _, at = heappop(expanded)
+            size -= kept[at].size
+            kept[at] = Part(kept[at].piece, error=_expanded(kept[at]))
+    return kept
+
+
+def _expanded(part: Part) -> SourceError:
+    return SourceError(
+        "expands to more than its split may hold",
+        got=f"{part.piece.size} bytes become {part.size}",
+        hint="store it uncompressed if all that is content, or leave it out",
+    )
 
 
 def _of_file(pieces: Sequence[Piece], config: Config, columns: pa.Schema) -> Iterator[Part]:

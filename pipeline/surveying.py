@@ -4,11 +4,15 @@ A few small files of text are looked at here. Many, or large ones, are by proces
 request costs a millisecond of Python, and counting the rows of what can't be cut costs much more, so one
 process would leave all processors but one idle. Parquet always is by another process, for what is in a footer
 can end the one that looks at it (an abort in native code): so it is a failed file like any other.
+
+Memory: what the formats' own readers hold is bounded. The other processes have a limit besides, for native
+code allocates what a file tells it to; a file that needs more on its own is a failed one.
 """
 
 import os
 import pickle
 import queue
+import resource
 import signal
 import subprocess
 import sys
@@ -28,7 +32,7 @@ from pipeline.errors import (
     SourceError,
     StoppedError,
 )
-from pipeline.formats import Survey, file_name
+from pipeline.formats import Survey, file_name, memory
 from pipeline.places import protocol_of
 from pipeline.sources import Source
 
@@ -43,6 +47,12 @@ FEW_FILES, FEW_BYTES = 256, 256 << 20
 MOST_PROCESSES = 16
 CRASHES = [-each for each in (signal.SIGABRT, signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL)]
 """How a native library ends its process. Any other end is not the file's: a kill for want of memory, say."""
+MOST_MEMORY = 3 << 30
+"""Of a process that looks at files, many of them side by side."""
+MUCH_MEMORY = 1 << 30
+"""What looks at one file and has so much when it is killed, was killed for want of memory."""
+OUT_OF_MEMORY = 75
+"""The exit code of a process that could have no more."""
 STDERR = 2
 
 
@@ -56,11 +66,27 @@ class _Answer(NamedTuple):
 
 
 class _DiedError(Exception):
-    """The process ended instead of an answer, with this code: of a signal, below zero."""
+    """The process ended instead of an answer, with this code: of a signal, below zero.
 
-    def __init__(self, code: int) -> None:
+    Args:
+        memory: the most bytes that it had.
+    """
+
+    def __init__(self, code: int, memory: int) -> None:
         self.code = code
+        self.for_memory = code == OUT_OF_MEMORY or (code == -signal.SIGKILL and memory > MUCH_MEMORY)
         super().__init__(f"signal {-code}" if code < 0 else f"exit code {code}")
+
+    @property
+    def error(self) -> SourceError | None:
+        """What is wrong with the only file that it looked at; None where it ended for another reason."""
+        hint = "make it anew, or leave it out"
+        if self.for_memory:
+            got = f"more than {MOST_MEMORY >> 20} MiB" if self.code == OUT_OF_MEMORY else str(self)
+            return SourceError("takes too much memory to be looked at", got=got, hint=hint)
+        if self.code in CRASHES:
+            return SourceError("ends the process that looks at it", got=str(self), hint=hint)
+        return None
 
 
 def survey(listed: Sequence[Listed], sources: Mapping[str, Source]) -> list[Surveyed]:
@@ -157,17 +183,14 @@ class _Process:
             self._start()
             if len(chunk) > 1:
                 return [answer for each in chunk for answer in self.survey([each])]
-            if death.code not in CRASHES:
+            if death.error is None:
                 raise StoppedError(
                     "a process that looks at the source's files was ended",
                     chunk[0][1].path,
                     str(death),
                     "give the driver more memory if it was killed for it, and run again",
                 ) from None
-            error = SourceError(
-                "ends the process that looks at it", got=str(death), hint="make it anew, or leave it out"
-            )
-            return [_Answer([error], Counter(), Counter(), Counter())]
+            return [_Answer([death.error], Counter(), Counter(), Counter())]
 
     def end(self) -> None:
         """Have none any more."""
@@ -182,11 +205,21 @@ class _Process:
             self.process.stdin.flush()
             answer: _Answer = pickle.load(self.answers)
         except (OSError, EOFError, pickle.UnpicklingError):
-            code = self.process.wait()
+            code, most = self._ended()
             if not self.wanted:
                 raise
-            raise _DiedError(code) from None
+            raise _DiedError(code, most) from None
         return answer
+
+    def _ended(self) -> tuple[int, int]:
+        """The code that the process ended with, and the most bytes of memory that it had."""
+        try:
+            _, status, used = os.wait4(self.process.pid, 0)
+        except ChildProcessError:  # `end` has seen it
+            return self.process.wait(), 0
+        self.process.returncode = os.waitstatus_to_exitcode(status)
+        ours = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # what it begins with, before `exec`
+        return self.process.returncode, 1024 * used.ru_maxrss if used.ru_maxrss > ours else 0
 
     def _start(self) -> None:
         """Start the process; it imports what this one would, whatever lies in the working directory."""
@@ -228,6 +261,7 @@ def main(answers_to: int) -> None:
     """What such a process does: answer chunks, through this descriptor, until there is nobody who asks."""
     chunks, answers = sys.stdin.buffer, os.fdopen(answers_to, "wb")
     sources = pickle.load(chunks)
+    memory.limit(MOST_MEMORY)
     while True:
         try:
             chunk = pickle.load(chunks)
@@ -237,6 +271,8 @@ def main(answers_to: int) -> None:
             found: list[Surveyed] | PipelineError = _look(chunk, sources)
         except PipelineError as error:
             found = error
+        except (MemoryError, RuntimeError):  # the latter: no memory for a thread
+            os._exit(OUT_OF_MEMORY)  # whoever asked has each file looked at alone
         counts = telemetry.requests, telemetry.retries, telemetry.read_bytes
         pickle.dump(_Answer(found, *(count.copy() for count in counts)), answers)
         answers.flush()

@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from pipeline import storage
 from pipeline.errors import MissingError, ReplacedError, SourceChangedError, SourceError
-from pipeline.formats import files, jsonl, parquet, separated, text
+from pipeline.formats import files, jsonl, memory, parquet, separated, text
 from pipeline.formats.documents import Documents, sift
 from pipeline.formats.piece import Piece, Raw, Span, Survey
 from pipeline.sources import Source
@@ -64,7 +64,8 @@ def survey(info: storage.ObjectInfo, name: str, source: Source) -> Survey:
         found = files.survey(None, name, info.size, source)
     else:
         known = info if source.format == "parquet" else None  # it begins at its end
-        with storage.connect(info.path, source.options).open(info.path, known) as file:
+        opened = storage.connect(info.path, source.options).open(info.path, known)
+        with memory.turns(), opened as file:
             found = _FORMATS[source.format].survey(file, name, info.size, source)
     fields = [*found.columns, *(pa.field(key, pa.string()) for key in keys)]
     return replace(found, columns=pa.schema(fields))

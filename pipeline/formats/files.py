@@ -11,7 +11,7 @@ from pipeline.formats.piece import LONGEST_DOCUMENT, Piece, Raw, Span, Survey
 from pipeline.sources import Source
 
 INFLATED = 4
-"""What text usually has over its compressed size: sizes splits, and nothing else."""
+"""What text usually has over its compressed size: sizes splits, and nothing else; `reader` bounds them."""
 
 
 def survey(_: None, name: str, size: int, source: Source) -> Survey:
@@ -23,7 +23,7 @@ def survey(_: None, name: str, size: int, source: Source) -> Survey:
 def read(file: pa.NativeFile, pieces: Sequence[Piece], source: Source, _: pa.Schema) -> Iterator[Raw]:
     """The file as its only row; one that is too long for a document is a fault."""
     data = bytearray()
-    for block in blocks(file, compression(pieces[0].file, source)):
+    for block in blocks(file, compression(pieces[0].file, source), pieces[0].size):
         data += block
         if len(data) > LONGEST_DOCUMENT:
             break

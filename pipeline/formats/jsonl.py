@@ -2,6 +2,8 @@
 
 Carried columns have the types that samples show: 64-bit integers, floats, booleans; all else are strings, and
 what is no string is then carried as JSON. A value that does not fit rejects its row.
+
+Memory: the objects of one line at a time, for they take many times its bytes; of the others what is wanted.
 """
 
 import json
@@ -12,15 +14,19 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.errors import SourceError
-from pipeline.formats import lines
+from pipeline.formats import bounds, lines, memory
 from pipeline.formats.compression import compression
-from pipeline.formats.piece import Piece, Raw, Survey
-from pipeline.formats.values import column_of, strings_of
+from pipeline.formats.piece import MOST_NAMES, Piece, Raw, Survey, named
+from pipeline.formats.values import MISFIT, column_of, strings_of, text_of
 from pipeline.sources import Source
 
 SAMPLED_ROWS = 2000
 BLOCK_ROWS = 4096
 MISSING = object()
+STRUCTURE = (b",", b"[", b"{")
+"""What each value of a line comes behind."""
+Outline = tuple[Sequence[str], dict[str, Any]]
+"""The names in an object; and its text and carried cells, without what is inside of them."""
 
 
 def survey(file: pa.NativeFile, name: str, size: int, source: Source) -> Survey:
@@ -39,12 +45,10 @@ def survey(file: pa.NativeFile, name: str, size: int, source: Source) -> Survey:
         sampled = [
             lines.split(np.frombuffer(each, np.uint8), first=not at)[0] for at, each in enumerate(data)
         ]
-    objects = [found for texts in sampled for found in _sampled(texts)]
+    objects = [found for texts in sampled for found in _sampled(_binary(texts), source)]
     if not objects and not method and spans:  # no line is as short as a sample
-        content, fault = _object(lines.first_line(file), "replace")
-        objects = [] if fault else [content]
-    lines_of = (texts.cast(pa.large_binary()).to_pylist() for texts in sampled)
-    blank = not objects and not any(line.strip() for found in lines_of for line in found)
+        objects = list(_sampled([lines.first_line(file)], source))
+    blank = not objects and not any(line.strip() for texts in sampled for line in _binary(texts))
     columns = pa.schema([]) if blank else _columns(objects, source)
     return Survey("rows" if method else "bytes", columns, spans, streamed=bool(method), loose=True)
 
@@ -64,20 +68,38 @@ def _parsed(found: lines.Lines, source: Source, columns: pa.Schema) -> Raw:
 
 def _table(lines_N: pa.Array, source: Source, columns: pa.Schema) -> pa.Table:
     """As `Raw.of` takes it."""
-    parsed = [_object(line, source.encoding_errors) for line in lines_N.cast(pa.large_binary()).to_pylist()]
-    objects, faults = [content for content, _ in parsed], [fault for _, fault in parsed]
-    cells = [_at(content, source.text_column) for content in objects]
-    texts = strings_of([cell if isinstance(cell, str) else None for cell in cells])
-    _fault(faults, "not_text", [at for at, cell in enumerate(cells) if not isinstance(cell, str | None)])
+    texts: list[str | None] = []
+    faults: list[str] = []
+    kinds = {name: columns.field(name).type for name in source.fields if name in columns.names}
+    cells: dict[str, list[Any]] = {name: [] for name in kinds}
+    for line in _binary(lines_N):
+        content, fault = _object(line, source.encoding_errors)
+        text = _at(content, source.text_column)
+        texts.append(text if isinstance(text, str) else None)
+        faults.append(fault or ("" if isinstance(text, str | None) else "not_text"))
+        for name, kind in kinds.items():
+            cells[name].append(_cell(_at(content, source.fields[name]), kind))
     carried = {}
-    for name, path in source.fields.items():
-        if name not in columns.names:
-            continue
-        cells = [_at(content, path) for content in objects]
-        carried[name], misfits = column_of(cells, columns.field(name).type)
+    for name, kind in kinds.items():
+        carried[name], misfits = column_of(cells[name], kind)
         _fault(faults, "carried_type", misfits)
-    arrays = [texts, pa.array(faults, pa.string()), *carried.values()]
+    arrays = [strings_of(texts), pa.array(faults, pa.string()), *carried.values()]
     return pa.Table.from_arrays(arrays, names=["", "", *carried])
+
+
+def _cell(value: Any, kind: pa.DataType) -> Any:
+    """A value as a column takes it, without what is inside of it."""
+    if not isinstance(value, dict | list):
+        return value
+    try:
+        return text_of(value) if pa.types.is_string(kind) else MISFIT
+    except RecursionError:
+        return MISFIT
+
+
+def _binary(texts: pa.Array) -> list[bytes]:
+    found: list[bytes] = texts.cast(pa.large_binary()).to_pylist()
+    return found
 
 
 def _fault(faults: list[str], fault: str, rows: Sequence[int]) -> None:
@@ -89,6 +111,8 @@ def _object(line: bytes, errors: str) -> tuple[Any, str]:
     """What a line holds, and why it can't be read, if it can't."""
     if not line.strip():
         return None, "blank"
+    if len(line) > bounds.MOST_VALUES < sum(map(line.count, STRUCTURE)):
+        return None, "too_long"
     try:
         content = json.loads(line.decode(errors="replace" if errors == "replace" else "strict"))
     except UnicodeDecodeError:
@@ -109,24 +133,33 @@ def _at(content: Any, path: str | None, missing: Any = None) -> Any:
     return content
 
 
-def _sampled(texts: pa.Array) -> Iterator[Any]:
-    for line in texts.slice(0, SAMPLED_ROWS).cast(pa.large_binary()).to_pylist():
+def _sampled(found: Sequence[bytes], source: Source) -> Iterator[Outline]:
+    for line in found[:SAMPLED_ROWS]:
+        if len(line) > memory.SMALL:
+            memory.take_turn()
         content, fault = _object(line, "replace")
         if not fault:
-            yield content
+            yield _outline(content, source)
 
 
-def _columns(objects: Sequence[Any], source: Source) -> pa.Schema:
+def _outline(content: Any, source: Source) -> Outline:
+    paths = {"": source.text_column, **source.fields}
+    cells = {name: _at(content, path, MISSING) for name, path in paths.items()}
+    # Whatever is inside of a value, it is a string in the shards.
+    scalars = {name: "" if isinstance(cell, str | dict | list) else cell for name, cell in cells.items()}
+    return list(content)[:MOST_NAMES], scalars
+
+
+def _columns(objects: Sequence[Outline], source: Source) -> pa.Schema:
     if not objects:
         raise SourceError("holds no JSON objects, a line each", hint="check the format")
-    if all(_at(content, source.text_column, MISSING) is MISSING for content in objects):
-        names = ", ".join(dict.fromkeys(key for content in objects[:20] for key in content))
+    if all(cells[""] is MISSING for _, cells in objects):
+        names = named(list(dict.fromkeys(name for names, _ in objects[:20] for name in names)))
         raise SourceError(
             "has no such column", got=f"{source.text_column!r} among {names}", hint="check text_column"
         )
     found = {
-        name: [cell for content in objects if (cell := _at(content, path, MISSING)) is not MISSING]
-        for name, path in source.fields.items()
+        name: [cells[name] for _, cells in objects if cells[name] is not MISSING] for name in source.fields
     }
     return pa.schema([pa.field(name, _type(cells)) for name, cells in found.items() if cells])
 

@@ -15,15 +15,17 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from pipeline.errors import SourceError
+from pipeline.formats import bounds, memory
 from pipeline.formats.compression import blocks
-from pipeline.formats.piece import LONGEST_DOCUMENT, Piece, Span, in_ranges
+from pipeline.formats.piece import LONGEST_DOCUMENT, Piece, Span
+from pipeline.formats.ranges import in_ranges
 
 LF, CR = 10, 13
 MARK = b"\xef\xbb\xbf"
 OTHER_MARKS = (b"\xff\xfe", b"\xfe\xff")
 SAMPLES, SAMPLE_BYTES = 8, 1 << 16
-TAIL, CHUNK = 1 << 14, 1 << 16
-"""What is read beyond a range for the end of its last line, and again where that is not enough."""
+TAIL, CHUNK, MOST_CHUNK = 1 << 14, 1 << 16, 8 << 20
+"""What is read beyond a range for the end of its last line; where that is not enough, more and more."""
 SPAN_ROWS, SPAN_BYTES = 1024, 1 << 18
 """How finely a streamed file's rows are known: splits are made of such spans."""
 
@@ -64,7 +66,7 @@ def counted(file: pa.NativeFile, size: int, method: str) -> tuple[tuple[Span, ..
     first: list[pa.Array] = []
 
     def counts() -> Iterator[tuple[int, int]]:
-        for texts in streamed(file, method):
+        for texts in streamed(file, method, size):
             first.extend([] if first else [texts])
             yield len(texts), _nbytes(texts)
 
@@ -73,7 +75,11 @@ def counted(file: pa.NativeFile, size: int, method: str) -> tuple[tuple[Span, ..
 
 
 def row_spans(counts: Iterable[tuple[int, int]], size: int) -> tuple[Span, ...]:
-    """Spans of rows from (rows, bytes) of a stream's blocks; its stored size is laid to them by bytes."""
+    """Spans of rows from (rows, bytes) of a stream's blocks; its stored size is laid to them by bytes.
+
+    Raises:
+        SourceError: it has more rows than a file of that size may.
+    """
     spans: list[tuple[int, int, int]] = []
     start = rows = text_bytes = 0
     for more_rows, more_bytes in counts:
@@ -81,6 +87,7 @@ def row_spans(counts: Iterable[tuple[int, int]], size: int) -> tuple[Span, ...]:
         if rows >= SPAN_ROWS or text_bytes >= SPAN_BYTES:
             spans.append((start, start + rows, text_bytes))
             start, rows, text_bytes = start + rows, 0, 0
+            bounds.refuse_rows(start, size)
     if rows:
         spans.append((start, start + rows, text_bytes))
     all_bytes = max(1, sum(text_bytes for *_, text_bytes in spans))
@@ -99,26 +106,29 @@ def read(file: pa.NativeFile, pieces: Sequence[Piece], method: str | None) -> It
     if pieces[0].unit == "bytes":
         yield from (_range(file, piece) for piece in pieces)
         return
-    tables = (pa.table({"line": texts}) for texts in streamed(file, method))
+    tables = (pa.table({"line": texts}) for texts in streamed(file, method, pieces[0].size))
     for piece, table in in_ranges(tables, pieces):
         positions = pa.array(np.arange(piece.start, piece.stop, dtype=np.int64))
         yield Lines(table.column("line").combine_chunks(), positions, piece.start, piece.stop)
 
 
-def streamed(file: pa.NativeFile, method: str | None) -> Iterator[pa.Array]:
+def streamed(file: pa.NativeFile, method: str | None, size: int) -> Iterator[pa.Array]:
     """All lines of a file, a block at a time."""
-    tail, first = b"", True
-    for block in blocks(file, method):
-        if first:
-            refuse_other_encodings(tail + block)
+    tail: list[bytes] = []
+    start, held, first = b"", 0, True
+    for block in blocks(file, method, size):
+        if len(start) < len(MARK):
+            start += block[: len(MARK)]
+            refuse_other_encodings(start)
         end = block.rfind(b"\n") + 1
         if end:
-            yield split(np.frombuffer(tail + block[:end], np.uint8), first)[0]
-            tail, first = b"", False
-        tail += block[end:]
-        refuse_longer(len(tail))
-    if tail:
-        yield split(np.frombuffer(tail, np.uint8), first)[0]
+            yield split(np.frombuffer(b"".join([*tail, block[:end]]), np.uint8), first)[0]
+            tail, held, first = [], 0, False
+        tail.append(block[end:])
+        held += len(block) - end
+        refuse_longer(held)
+    if held:
+        yield split(np.frombuffer(b"".join(tail), np.uint8), first)[0]
 
 
 def split(data: npt.NDArray[np.uint8], first: bool) -> tuple[pa.Array, npt.NDArray[np.int64]]:
@@ -150,7 +160,8 @@ def _range(file: pa.NativeFile, piece: Piece) -> Lines:
     """The lines that start in a range of bytes; as a rule by one request, which reads a little further."""
     base = max(piece.start - 1, 0)  # a line that starts with the range follows a LF right before
     file.seek(base)
-    data: bytes = file.read(piece.stop - base + TAIL)
+    data: bytes | bytearray = file.read(piece.stop - base + TAIL)
+    further = _chunks(file)
 
     def first_from(position: int) -> int:
         """Where the first line begins that starts at or after a position."""
@@ -161,26 +172,40 @@ def _range(file: pa.NativeFile, piece: Piece) -> Lines:
         while (found := data.find(b"\n", at)) < 0:
             at = len(data)
             refuse_longer(base + at - position)
-            if not (more := file.read(CHUNK)):
+            if not (more := next(further, b"")):
                 return piece.size
+            data = data if isinstance(data, bytearray) else bytearray(data)
             data += more
         return base + found + 1
 
     start = first_from(piece.start)
     stop = max(start, first_from(piece.stop))
+    bounds.refuse_crowded(data.count(b"\n", start - base, stop - base))
     texts, starts = split(np.frombuffer(data, np.uint8)[start - base : stop - base], first=start == 0)
     return Lines(texts, pa.array(starts + start), start, stop)
 
 
+def _chunks(file: pa.NativeFile) -> Iterator[bytes]:
+    """What follows in a file; larger and larger, for a long line should not take many requests."""
+    size = CHUNK
+    while chunk := file.read(size):
+        yield chunk
+        size = min(2 * size, MOST_CHUNK)
+
+
 def first_line(file: pa.NativeFile) -> bytes:
     """The first line of a plain file, without its end."""
-    data = b""
     file.seek(0)
-    while b"\n" not in data and (chunk := file.read(CHUNK)):
+    data = bytearray()
+    for chunk in _chunks(file):
         data += chunk
+        if b"\n" in chunk:
+            break
         refuse_longer(len(data))
+        if len(data) > memory.SMALL:
+            memory.take_turn()
     refuse_other_encodings(data)
-    return data.split(b"\n", 1)[0].removesuffix(b"\r")
+    return bytes(data.split(b"\n", 1)[0].removesuffix(b"\r"))
 
 
 def refuse_longer(size: int) -> None:
@@ -194,7 +219,7 @@ def refuse_longer(size: int) -> None:
         )
 
 
-def refuse_other_encodings(start: bytes) -> None:
+def refuse_other_encodings(start: bytes | bytearray) -> None:
     if start.startswith(OTHER_MARKS):
         raise SourceError("is UTF-16", got="its byte order mark", hint="convert it to UTF-8")
 

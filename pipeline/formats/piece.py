@@ -1,15 +1,16 @@
 """What a source file is cut into, and what comes out of a piece of it."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self
 
 import pyarrow as pa
 
-from pipeline.errors import SourceError
-
 LONGEST_DOCUMENT = 64 << 20
 """Bytes of a line, a field or a file that is one document; more is no document but a mistake."""
+
+
+MOST_NAMES, LONGEST_NAME = 100, 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,35 +88,6 @@ class Raw:
         return cls(texts, carried, positions, start, stop, faults)
 
 
-def in_ranges(
-    tables: Iterable[pa.Table], pieces: Sequence[Piece], first: int = 0
-) -> Iterator[tuple[Piece, pa.Table]]:
-    """For each piece, in order, its rows out of a stream of tables; no table is read after the last row.
-
-    Args:
-        first: the number of the stream's first row.
-
-    Raises:
-        SourceError: the stream ends before a piece does.
-    """
-    stream, position = iter(tables), first
-    table: pa.Table | None = None
-    for piece in pieces:
-        kept: list[pa.Table] = []
-        while True:
-            if table is not None:
-                begin, end = max(piece.start - position, 0), min(piece.stop - position, table.num_rows)
-                if begin < end:
-                    kept.append(table.slice(begin, end - begin))
-                if piece.stop <= position + table.num_rows:
-                    break
-                position += table.num_rows
-            table = next(stream, None)
-            if table is None:
-                found = sum(part.num_rows for part in kept)
-                raise SourceError(
-                    "has fewer rows than it had",
-                    got=f"{found} of {piece.stop - piece.start}",
-                    hint="make it anew, or leave it out",
-                )
-        yield piece, pa.concat_tables(kept)
+def named(columns: Sequence[str]) -> str:
+    """Some columns' names, for a message; there may be many, and long ones."""
+    return ", ".join(name[:LONGEST_NAME] for name in columns[:MOST_NAMES])

@@ -5,27 +5,33 @@ once when planning and streamed in one scan, its rows numbered from 0 behind the
 file is cut like lines of text, a row a line, and a row's position is its byte offset. Blank lines are no
 rows.
 
-A row with more or fewer fields than there are columns is rejected; so is one that can't be read.
+A row with more or fewer fields than there are columns is rejected; so is one that can't be read, or does not
+end.
+
+Memory: one row with all its fields; of the others what is wanted.
 """
 
 import csv
-from collections.abc import Iterable, Iterator, Sequence
-from itertools import chain, islice
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import chain
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from pipeline.errors import SourceError
-from pipeline.formats import lines
+from pipeline.formats import bounds, lines
 from pipeline.formats.compression import blocks, compression
-from pipeline.formats.piece import LONGEST_DOCUMENT, Piece, Raw, Survey, in_ranges
+from pipeline.formats.piece import LONGEST_DOCUMENT, Piece, Raw, Survey, named
+from pipeline.formats.ranges import in_ranges
 from pipeline.formats.values import strings_of
 from pipeline.sources import Source
 
 Row = list[str] | None
 """The fields of a row; None where it can't be read."""
-BLOCK_ROWS = 4096
+Wanted = Sequence[str] | None
+"""Of a row the text and the carried fields; None where it can't be read, or has not the file's columns."""
+BLOCK_ROWS, BLOCK_BYTES = 4096, 1 << 20
 ESCAPE = "surrogateescape"
 """How bytes that are no UTF-8 pass through Python's reader."""
 END = "\ue000end-of-the-file\ue000"
@@ -45,7 +51,7 @@ def survey(file: pa.NativeFile, name: str, size: int, source: Source) -> Survey:
     if method is None and not source.csv.newlines_in_fields:
         columns = _columns(_header(file, source), source)
         return Survey("bytes", columns, lines.byte_span(size, list(lines.samples(file, size))))
-    rows = _rows(file, method, source)
+    rows = _rows(file, method, size, source)
     names = _names(rows, source)
     if not names:
         return Survey("rows", pa.schema([]), ())
@@ -60,46 +66,77 @@ def read(file: pa.NativeFile, pieces: Sequence[Piece], source: Source, _: pa.Sch
         for found in lines.read(file, pieces, None):
             yield _raw_of_lines(found, names, source)
         return
-    rows = _rows(file, compression(pieces[0].file, source), source)
+    rows = _rows(file, compression(pieces[0].file, source), pieces[0].size, source)
     names = _names(rows, source)
-    blocks_of_rows = iter(lambda: list(islice(rows, BLOCK_ROWS)), [])
-    tables = (_table(block, names, source) for block in blocks_of_rows)
-    for piece, table in in_ranges(tables, pieces):
+    for piece, table in in_ranges(_tables(rows, names, source), pieces):
         positions = pa.array(np.arange(piece.start, piece.stop, dtype=np.int64))
         yield Raw.of(table, positions, piece.start, piece.stop)
 
 
 def _raw_of_lines(found: lines.Lines, names: Sequence[str], source: Source) -> Raw:
-    texts = [line.decode("utf-8", ESCAPE) for line in found.texts.cast(pa.large_binary()).to_pylist()]
+    """A few lines at a time: as Python's objects their fields take many times their bytes."""
+    starts = range(0, len(found.texts), BLOCK_ROWS)
+    binary = (found.texts.slice(start, BLOCK_ROWS).cast(pa.large_binary()) for start in starts)
+    texts = ([line.decode("utf-8", ESCAPE) for line in block.to_pylist()] for block in binary)
+    rows = chain.from_iterable(_a_row_a_line(block, source) for block in texts)
+    kept: list[int] = []
     header = found.start == 0 and source.csv.names is None
-    rows = _a_row_a_line(texts, source)[header:]
-    kept = [at for at, row in enumerate(rows) if row != []]
-    positions = found.positions.slice(int(header)).take(pa.array(kept, pa.int64()))
-    table = _table([rows[at] for at in kept], names, source)
+    tables = list(_tables(_kept(rows, header, kept), names, source))
+    table = pa.concat_tables(tables or [_table([], names, source)])
+    positions = found.positions.take(pa.array(kept, pa.int64()))
     return Raw.of(table, positions, found.start, found.stop)
 
 
-def _table(rows: Sequence[Row], names: Sequence[str], source: Source) -> pa.Table:
+def _kept(rows: Iterable[Row], header: bool, kept: list[int]) -> Iterator[Row]:
+    """The rows but the header and blank lines; the places of those that stay go into `kept`."""
+    for at, row in enumerate(rows):
+        if row != [] and not (header and at == 0):
+            kept.append(at)
+            yield row
+
+
+def _tables(rows: Iterable[Row], names: Sequence[str], source: Source) -> Iterator[pa.Table]:
+    """Some rows after the other, as `_table` makes them."""
+    block: list[Wanted] = []
+    size, wanted = 0, _wanted(names, source)
+    for row in rows:
+        block.append(found := wanted(row))
+        size += sum(map(len, found)) if found else 0
+        if len(block) == BLOCK_ROWS or size >= BLOCK_BYTES:
+            yield _table(block, names, source)
+            block, size = [], 0
+    if block:
+        yield _table(block, names, source)
+
+
+def _wanted(names: Sequence[str], source: Source) -> Callable[[Row], Wanted]:
+    """What takes from a row what is wanted of it."""
+    carried = [path for path in source.fields.values() if path in names]
+    places, count = [names.index(path) for path in (source.text_column or "", *carried)], len(names)
+
+    def wanted(row: Row) -> Wanted:
+        return [row[place] for place in places] if row and len(row) == count else None
+
+    return wanted
+
+
+def _table(rows: Sequence[Wanted], names: Sequence[str], source: Source) -> pa.Table:
     """As `Raw.of` takes it, with the carried columns that the file has."""
-    whole = [row if row is not None and len(row) == len(names) else None for row in rows]
-
-    def column(path: str) -> pa.Array:
-        place = names.index(path)
-        return strings_of([row[place] if row else None for row in whole], ESCAPE)
-
-    faults = pa.array(["invalid_csv" if row is None else "" for row in whole], pa.string())
-    carried = {name: column(path) for name, path in source.fields.items() if path in names}
-    return pa.Table.from_arrays(
-        [column(source.text_column or ""), faults, *carried.values()], names=["", "", *carried]
-    )
+    carried = [name for name, path in source.fields.items() if path in names]
+    columns = [
+        strings_of([row[place] if row else None for row in rows], ESCAPE) for place in range(1 + len(carried))
+    ]
+    faults = pa.array(["invalid_csv" if row is None else "" for row in rows], pa.string())
+    return pa.Table.from_arrays([columns[0], faults, *columns[1:]], names=["", "", *carried])
 
 
-def _rows(file: pa.NativeFile, method: str | None, source: Source) -> Iterator[Row]:
+def _rows(file: pa.NativeFile, method: str | None, size: int, source: Source) -> Iterator[Row]:
     """All rows of a file, the first among them; blank lines left out behind it."""
-    texts = chain(_text_lines(blocks(file, method)), [END])
-    reader = csv.reader(texts, **_dialect(source))
+    fed = _Fed(_text_lines(blocks(file, method, size)), source.csv.delimiter or "")
+    reader = csv.reader(fed, **_dialect(source))
     first = True
     while True:
+        fed.begin_row()
         try:
             row: Row = next(reader)
         except StopIteration:
@@ -115,20 +152,52 @@ def _rows(file: pa.NativeFile, method: str | None, source: Source) -> Iterator[R
         first = False
 
 
+class _Fed:
+    """Lines for Python's reader, and a mark behind the last; none any more for a row that does not end.
+
+    The reader bounds each field of a row, and not the row. It begins another one after an error.
+    """
+
+    def __init__(self, texts: Iterator[str], delimiter: str) -> None:
+        self._texts, self._delimiter = chain(texts, [END]), delimiter
+        self.begin_row()
+
+    def begin_row(self) -> None:
+        """The next line is the first of a row."""
+        self._size = self._fields = 0
+
+    def __iter__(self) -> Iterator[str]:
+        return self
+
+    def __next__(self) -> str:
+        text = next(self._texts)
+        self._size += len(text)
+        if self._size > bounds.MOST_VALUES:  # so many fields have at least so many characters
+            self._fields += text.count(self._delimiter)
+        if self._size > LONGEST_DOCUMENT + 1 or self._fields > bounds.MOST_VALUES:
+            raise csv.Error("the row does not end")
+        return text
+
+
 def _text_lines(data: Iterable[bytes]) -> Iterator[str]:
     """Lines with their ends, which may stand in a field."""
-    tail, first = b"", True
+    tail: list[bytes] = []
+    start, held, first = b"", 0, True
     for block in data:
-        if first:
-            lines.refuse_other_encodings(block)
-        *whole, rest = (tail + block).split(b"\n")
-        for line in whole:
-            yield _decoded(line, first) + "\n"
-            first = False
-        tail = rest
-        lines.refuse_longer(len(tail))
-    if tail:
-        yield _decoded(tail, first)
+        if len(start) < len(lines.MARK):
+            start += block[: len(lines.MARK)]
+            lines.refuse_other_encodings(start)
+        end = block.rfind(b"\n") + 1
+        if end:
+            for line in b"".join([*tail, block[: end - 1]]).split(b"\n"):
+                yield _decoded(line, first) + "\n"
+                first = False
+            tail, held = [], 0
+        tail.append(block[end:])
+        held += len(block) - end
+        lines.refuse_longer(held)
+    if held:
+        yield _decoded(b"".join(tail), first)
 
 
 def _decoded(line: bytes, first: bool) -> str:
@@ -138,14 +207,21 @@ def _decoded(line: bytes, first: bool) -> str:
 def _a_row_a_line(texts: Sequence[str], source: Source) -> list[Row]:
     """Rows of lines: where one has a quote that is not closed in it, each line is read on its own."""
     try:
-        rows: list[Row] = list(csv.reader([*texts, END], **_dialect(source)))
+        crowded = any(_crowded(text, source) for text in texts)
+        rows: list[Row] = [] if crowded else list(csv.reader([*texts, END], **_dialect(source)))
     except csv.Error:
         rows = []
     whole = len(rows) == len(texts) + 1 and rows[-1] == [END]
     return rows[:-1] if whole else [_alone(text, source) for text in texts]
 
 
+def _crowded(text: str, source: Source) -> bool:
+    return len(text) > bounds.MOST_VALUES < text.count(source.csv.delimiter or "")
+
+
 def _alone(text: str, source: Source) -> Row:
+    if _crowded(text, source):
+        return None
     reader = csv.reader((text, END), **_dialect(source))
     try:
         row = next(reader)
@@ -174,7 +250,7 @@ def _columns(names: Sequence[str], source: Source) -> pa.Schema:
         if name and name not in names:
             raise SourceError(
                 "has no such column",
-                got=f"{name!r} among {', '.join(names)}",
+                got=f"{name!r} among {named(names)}",
                 hint="check text_column, id_column and csv",
             )
     for name in (source.text_column, *source.fields.values()):

@@ -8,6 +8,8 @@ import numpy as np
 import pyarrow as pa
 
 MISFITS = (pa.ArrowException, TypeError, OverflowError)
+MISFIT = object()
+"""What fits into no column."""
 
 
 def strings_of(values: Sequence[str | None], errors: str = "surrogatepass") -> pa.Array:
@@ -29,7 +31,8 @@ def column_of(values: Sequence[Any], kind: pa.DataType) -> tuple[pa.Array, list[
     Into a string fits anything: what is none is written as JSON.
     """
     if pa.types.is_string(kind):
-        return strings_of([None if value is None else _text(value) for value in values]), []
+        texts = [None if value is None or value is MISFIT else text_of(value) for value in values]
+        return strings_of(texts), [at for at, value in enumerate(values) if value is MISFIT]
     try:
         if _alike(values, kind):
             return pa.array(values, kind), []
@@ -40,7 +43,8 @@ def column_of(values: Sequence[Any], kind: pa.DataType) -> tuple[pa.Array, list[
     return pa.array(kept, kind), np.flatnonzero(np.logical_not(fit)).tolist()
 
 
-def _text(value: Any) -> str:
+def text_of(value: Any) -> str:
+    """A value as a column of strings has it."""
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
