@@ -18,10 +18,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipeline import schema, storage, telemetry
+from pipeline import parsing, schema, storage, telemetry
 from pipeline.checkpoint import Checkpoint
 from pipeline.config import Config
-from pipeline.errors import ExistsError, MissingError, OtherDatasetError, StorageError
+from pipeline.errors import DamagedError, ExistsError, MissingError, OtherDatasetError, StorageError
 from pipeline.layout import Layout
 from pipeline.places import Options
 from pipeline.recipe import Recipe
@@ -96,8 +96,9 @@ class Identity:
 
         Raises:
             OtherDatasetError: it is not of this version of the format.
+            DamagedError: it is no dataset.json.
         """
-        content = json.loads(data)
+        content = parsing.json_object(data, where)
         if content.get("format_version") != schema.FORMAT_VERSION:
             got = f"format version {content.get('format_version')}"
             raise OtherDatasetError(
@@ -106,7 +107,8 @@ class Identity:
                 got,
                 hint="use that version, or a new output.path",
             )
-        return cls(content["vector_fields"], content["dataset_fields"])
+        with parsing.damage(where):
+            return cls(dict(content["vector_fields"]), dict(content["dataset_fields"]))
 
     def differences(self, other: "Identity") -> list[str]:
         """`field: theirs, ours` for each field that differs."""
@@ -158,13 +160,18 @@ class ShardRecord:
 
         Raises:
             OtherDatasetError: no shard of ours has such a footer.
+            DamagedError: it has one that can't be read.
         """
         text = (metadata or {}).get(schema.RECORD_KEY)
         if text is None:
             raise OtherDatasetError(
                 "is no shard of ours: its footer has no record", info.path, hint="move it away"
             )
-        return cls(**(json.loads(text) | {"file_bytes": info.size}))
+        told = parsing.json_object(text, info.path)
+        with parsing.damage(info.path):
+            record = cls(**(told | {"file_bytes": info.size}))
+            to_table([record])  # each value is of its type
+            return record
 
 
 class Dataset:
@@ -213,7 +220,8 @@ class Dataset:
 
     def base(self) -> str | None:
         """The path of the dataset whose vectors this one may reuse: what its first driver chose."""
-        found = json.loads(self.storage.read(self.layout.identity)).get("base")
+        data = self.storage.read(self.layout.identity)
+        found = parsing.json_object(data, self.layout.identity).get("base")
         return str(found) if found else None
 
     def claim(self, identity: Identity, config: Config, base: str | None = None) -> None:
@@ -268,11 +276,8 @@ class Dataset:
         sizes = pa.array([info.size for info in shards.values()], pa.int64())
         files = sorted(self.storage.folder(self.layout.ledger).items())
         with ThreadPoolExecutor(FOOTER_THREADS) as pool:
-            data = pool.map(
-                self.storage.read, [info.path for name, info in files if name.endswith(".parquet")]
-            )
-            ledger = [pq.read_table(pa.BufferReader(each), schema=schema.RECORD) for each in data]
-            known = pa.concat_tables([schema.RECORD.empty_table(), *ledger])
+            paths = [info.path for name, info in files if name.endswith(".parquet")]
+            known = pa.concat_tables([schema.RECORD.empty_table(), *pool.map(self._told, paths)])
             # A record of another size is of a shard that was removed and made anew.
             there = pc.take(sizes, pc.index_in(known.column("split_id"), wanted))
             holds = pc.equal(there, known.column("file_bytes")).fill_null(False)
@@ -281,10 +286,21 @@ class Dataset:
             read = pool.map(lambda split_id: self.footer(shards[split_id]), rest.to_pylist())
             return pa.concat_tables([known, to_table(list(read))])
 
+    def _told(self, path: str) -> pa.Table:
+        """The records in a file of the ledger; none where it can't be read, for footers say the same."""
+        try:
+            return parsing.table(self.storage.read(path), schema.RECORD, path)
+        except DamagedError as error:
+            telemetry.event("a file of the ledger is passed over", reason=str(error))
+            return schema.RECORD.empty_table()
+
     def manifest(self) -> pa.Table:
-        """The record of each shard (`schema.RECORD`) of a complete dataset."""
-        data = self.storage.read(self.layout.manifest)
-        return pq.read_table(pa.BufferReader(data), schema=schema.RECORD)
+        """The record of each shard (`schema.RECORD`) of a complete dataset.
+
+        Raises:
+            DamagedError: it can't be read.
+        """
+        return parsing.table(self.storage.read(self.layout.manifest), schema.RECORD, self.layout.manifest)
 
     def attempts(self, ledger: Mapping[str, storage.ObjectInfo] | None = None) -> list[dict[str, Any]]:
         """What each attempt left of itself, oldest first.
@@ -294,7 +310,8 @@ class Dataset:
         """
         files = self.storage.folder(self.layout.ledger) if ledger is None else ledger
         names = sorted(name for name in files if name.endswith(".json"))
-        return [json.loads(self.storage.read(files[name].path)) for name in names]
+        paths = [files[name].path for name in names]
+        return [parsing.json_object(self.storage.read(path), path) for path in paths]
 
     def attempt_names(self) -> list[str]:
         """All attempts at this dataset."""
