@@ -17,12 +17,12 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
-from pipeline import schema, vectors, writer
+from pipeline import parsing, schema, vectors, writer
 from pipeline.dataset import Dataset, Identity, ShardRecord
-from pipeline.errors import MissingError, OtherDatasetError, StorageError
+from pipeline.errors import DamagedError, MissingError, OtherDatasetError, StorageError
 from pipeline.formats import Piece
+from pipeline.parsing import brief
 from pipeline.ragged import Ints
 from pipeline.storage import ObjectInfo
 
@@ -105,6 +105,8 @@ def audit_shard(shard: Shard) -> Audited:
         troubles, contents = _audit(dataset, shard, dataset.storage.read(path))
     except MissingError:
         troubles = [("shards", "is gone since it was listed")]
+    except DamagedError as error:
+        troubles = [("checksums", f"can't be read: {brief(error)}")]
     except StorageError:
         raise
     except Exception as error:  # the boundary: damaged bytes make Arrow, NumPy and JSON raise what they like
@@ -113,20 +115,14 @@ def audit_shard(shard: Shard) -> Audited:
     return Audited(shard.split_id, findings, contents)
 
 
-def brief(error: Exception) -> str:
-    """An error in one short line."""
-    lines = str(error).strip().splitlines()
-    text = lines[0] if isinstance(error, pa.ArrowException | OSError) and lines else repr(error)
-    return text if len(text) <= 200 else f"{text[:199]}…"
-
-
 def _audit(dataset: Dataset, shard: Shard, data: bytes) -> tuple[list[Trouble], Mapping[str, Any] | None]:
-    rows = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True).read()
-    rows = rows.combine_chunks()  # once: each check would copy all vectors to do it
-    rows.validate(full=True)
-    if not rows.schema.equals(shard.expected.columns, check_metadata=False):
+    path, wanted = dataset.layout.shard(shard.split_id), shard.expected.columns
+    parquet = parsing.opened(pa.BufferReader(data), path, page_checksum_verification=True)
+    if not parquet.schema_arrow.equals(wanted, check_metadata=False):
         # Of other columns nothing further can be asked.
-        return [("schema", _difference(rows.schema, shard.expected.columns))], None
+        return [("schema", parsing.difference(parquet.schema_arrow, wanted))], None
+    rows = parquet.read().combine_chunks()  # once: each check would copy all vectors to do it
+    rows.validate(full=True)
     footer, troubles = _footer(dataset, shard, rows)
     record = footer or shard.recorded or {}
     rejects, more = _rejects(dataset, shard.split_id, record)
@@ -150,23 +146,12 @@ def _audit(dataset: Dataset, shard: Shard, data: bytes) -> tuple[list[Trouble], 
     return troubles, contents
 
 
-def _difference(found: pa.Schema, wanted: pa.Schema) -> str:
-    """Where two schemas part, in a few words."""
-    for field in wanted:
-        if found.names.count(field.name) != 1:
-            return f"column {field.name!r} is {'missing' if field.name not in found.names else 'there twice'}"
-        if not found.field(field.name).equals(field):
-            return f"column {field.name!r} is {found.field(field.name)}, not {field}"
-    extra = [name for name in found.names if name not in wanted.names]
-    return f"column {extra[0]!r} does not belong here" if extra else "its columns are in another order"
-
-
 def _footer(dataset: Dataset, shard: Shard, rows: pa.Table) -> tuple[dict[str, Any] | None, list[Trouble]]:
     """The record in the shard's footer."""
     info = ObjectInfo(dataset.layout.shard(shard.split_id), 0, "")
     try:
         return asdict(ShardRecord.from_footer(rows.schema.metadata, info)), []
-    except (OtherDatasetError, TypeError, ValueError):
+    except (OtherDatasetError, DamagedError):
         return None, [("manifest", "its footer has no record of ours")]
 
 
@@ -180,13 +165,17 @@ def _rejects(dataset: Dataset, split_id: str, record: Mapping[str, Any]) -> tupl
         ] if count else []
     try:
         data = dataset.storage.read(dataset.layout.rejects_file(name))
-        found = pq.read_table(pa.BufferReader(data), page_checksum_verification=True)
+        file = parsing.opened(pa.BufferReader(data), name, page_checksum_verification=True)
+        if not file.schema_arrow.equals(schema.REJECTS, check_metadata=False):
+            what = parsing.difference(file.schema_arrow, schema.REJECTS)
+            return none, [("rejects", f"rejects/{name}: {what}")]
+        found = file.read()
     except MissingError:
         return none, [("rejects", f"rejects/{name} is missing")]
-    except (pa.ArrowException, OSError, ValueError) as error:
+    except OtherDatasetError as error:
+        return none, [("rejects", error.finding)]
+    except (DamagedError, pa.ArrowException, OSError, ValueError, TypeError) as error:
         return none, [("rejects", f"rejects/{name} can't be read: {brief(error)}")]
-    if not found.schema.equals(schema.REJECTS, check_metadata=False):
-        return none, [("rejects", f"rejects/{name}: {_difference(found.schema, schema.REJECTS)}")]
     troubles = []
     if dataset.layout.rejects(split_id, blake2b(data, digest_size=8).hexdigest()).rsplit("/", 1)[-1] != name:
         troubles.append(("rejects", f"rejects/{name} is not what its name digests"))

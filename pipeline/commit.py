@@ -20,6 +20,7 @@ from pipeline import schema, telemetry, writer
 from pipeline.config import Quality
 from pipeline.dataset import Dataset, parquet_bytes, read_records
 from pipeline.errors import (
+    DamagedError,
     ExitCode,
     IncompleteError,
     MissingError,
@@ -186,7 +187,7 @@ def _commit(case: _Case, shards: Mapping[str, ObjectInfo] | None) -> Ending | No
     reconcile(plan.pieces, records.column("pieces"), set(shards))
     manifest = _There.at(dataset, dataset.layout.manifest)
     if adopted := _alike(manifest.data, records):
-        records = read_records(manifest.data)
+        records = read_records(manifest.data, dataset.layout.manifest)
     facts = _facts(dataset, plan, records, failed)
     code, reason = _verdict(failures, failed, facts, case.quality)
     if code is ExitCode.DONE and failures:
@@ -357,8 +358,8 @@ def _refuse_unfit(dataset: Dataset, plan: Plan, records: pa.Table, shards: Mappi
 def _alike(data: bytes, records: pa.Table) -> bool:
     """Whether a manifest that is there says the same as these records, but for what no footer knows."""
     try:
-        found = read_records(data).drop_columns(UNKNOWN)
-    except (pa.ArrowException, OSError):
+        found = read_records(data, "manifest").drop_columns(UNKNOWN)
+    except DamagedError:  # or there is none
         return False
     return bool(found.equals(records.drop_columns(UNKNOWN)))
 

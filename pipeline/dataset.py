@@ -19,10 +19,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipeline import schema, storage, telemetry, vectors
+from pipeline import parsing, schema, storage, telemetry, vectors
 from pipeline.checkpoint import Checkpoint
 from pipeline.config import Config
 from pipeline.errors import (
+    DamagedError,
     ExistsError,
     MissingError,
     OtherDatasetError,
@@ -130,8 +131,9 @@ class Identity:
 
         Raises:
             OtherDatasetError: it is not of this version of the format.
+            DamagedError: it is no dataset.json.
         """
-        content = json.loads(data)
+        content = parsing.json_object(data, where)
         if content.get("format_version") != schema.FORMAT_VERSION:
             got = f"format version {content.get('format_version')}"
             raise OtherDatasetError(
@@ -140,7 +142,8 @@ class Identity:
                 got,
                 hint="use that version, or a new output.path",
             )
-        return cls(content["vector_fields"], content["dataset_fields"])
+        with parsing.damage(where):
+            return cls(dict(content["vector_fields"]), dict(content["dataset_fields"]))
 
     def differences(self, other: "Identity") -> list[str]:
         """`field: theirs, ours` for each field that differs."""
@@ -201,13 +204,14 @@ class ShardRecord:
 
         Raises:
             OtherDatasetError: no shard of ours has such a footer.
+            DamagedError: it has one that can't be read.
         """
         text = (metadata or {}).get(schema.RECORD_KEY)
         if text is None:
             raise OtherDatasetError(
                 "is no shard of ours: its footer has no record", info.path, hint="move it away"
             )
-        content = json.loads(text) | {"file_bytes": info.size}
+        content = parsing.json_object(text, info.path) | {"file_bytes": info.size}
         fields = dataclasses.fields(cls)
         lacking = [
             field.name
@@ -221,7 +225,10 @@ class ShardRecord:
                 f"no {', '.join(lacking)}",
                 hint="move it away",
             )
-        return cls(**{field.name: content[field.name] for field in fields if field.name in content})
+        with parsing.damage(info.path):
+            record = cls(**{field.name: content[field.name] for field in fields if field.name in content})
+            to_table([record])  # each value is of its type
+            return record
 
 
 class Dataset:
@@ -270,7 +277,8 @@ class Dataset:
 
     def base(self) -> str | None:
         """The path of the dataset whose vectors this one may reuse: what its first driver chose."""
-        found = json.loads(self.storage.read(self.layout.identity)).get("base")
+        data = self.storage.read(self.layout.identity)
+        found = parsing.json_object(data, self.layout.identity).get("base")
         return str(found) if found else None
 
     def claim(self, identity: Identity, config: Config, base: str | None = None) -> bool:
@@ -304,7 +312,7 @@ class Dataset:
         """
         root = self.layout.root
         try:
-            content = json.loads(self.storage.read(self.layout.identity))
+            content = parsing.json_object(self.storage.read(self.layout.identity), self.layout.identity)
         except MissingError:
             raise StoppedError("was removed while a run was at work at it", root, hint="run again") from None
         if content.get(BEING_REMOVED):
@@ -320,7 +328,7 @@ class Dataset:
     def claimed(self) -> str | None:
         """The claim that the dataset stands under, whoever's it is; None where nobody's, or being removed."""
         try:
-            content = json.loads(self.storage.read(self.layout.identity))
+            content = parsing.json_object(self.storage.read(self.layout.identity), self.layout.identity)
         except MissingError:
             return None
         return None if content.get(BEING_REMOVED) else str(content.get("claim", ""))
@@ -346,7 +354,7 @@ class Dataset:
         if version is None:
             return False
         try:
-            content = change(json.loads(self.storage.read(path)))
+            content = change(parsing.json_object(self.storage.read(path), path))
             data = (json.dumps(content, indent=2, sort_keys=True) + "\n").encode()
             self.storage.replace(path, data, version)
         except ReplacedError:  # by a rival; or by us, the answer lost, and the repetition refused
@@ -396,11 +404,8 @@ class Dataset:
         sizes = pa.array([info.size for info in shards.values()], pa.int64())
         files = sorted(self.storage.folder(self.layout.ledger).items())
         with ThreadPoolExecutor(FOOTER_THREADS) as pool:
-            data = pool.map(
-                self.storage.read, [info.path for name, info in files if name.endswith(".parquet")]
-            )
-            ledger = [read_records(each) for each in data]
-            known = pa.concat_tables([schema.RECORD.empty_table(), *ledger])
+            paths = [info.path for name, info in files if name.endswith(".parquet")]
+            known = pa.concat_tables([schema.RECORD.empty_table(), *pool.map(self._told, paths)])
             # A record of another size is of a shard that was removed and made anew.
             there = pc.take(sizes, pc.index_in(known.column("split_id"), wanted))
             holds = pc.equal(there, known.column("file_bytes")).fill_null(False)
@@ -409,9 +414,21 @@ class Dataset:
             read = pool.map(lambda split_id: self.footer(shards[split_id]), rest.to_pylist())
             return pa.concat_tables([known, to_table(list(read))])
 
+    def _told(self, path: str) -> pa.Table:
+        """The records in a file of the ledger; none where it can't be read, for footers say the same."""
+        try:
+            return read_records(self.storage.read(path), path)
+        except DamagedError as error:
+            telemetry.event("a file of the ledger is passed over", reason=str(error))
+            return schema.RECORD.empty_table()
+
     def manifest(self) -> pa.Table:
-        """The record of each shard (`schema.RECORD`) of a complete dataset."""
-        return read_records(self.storage.read(self.layout.manifest))
+        """The record of each shard (`schema.RECORD`) of a complete dataset.
+
+        Raises:
+            DamagedError: it can't be read.
+        """
+        return read_records(self.storage.read(self.layout.manifest), self.layout.manifest)
 
     def attempts(self, ledger: Mapping[str, storage.ObjectInfo] | None = None) -> list[dict[str, Any]]:
         """What each attempt left of itself, oldest first.
@@ -421,7 +438,8 @@ class Dataset:
         """
         files = self.storage.folder(self.layout.ledger) if ledger is None else ledger
         names = sorted(name for name in files if name.endswith(".json"))
-        return [json.loads(self.storage.read(files[name].path)) for name in names]
+        paths = [files[name].path for name in names]
+        return [parsing.json_object(self.storage.read(path), path) for path in paths]
 
     def attempt_names(self) -> list[str]:
         """All attempts at this dataset."""
@@ -485,16 +503,22 @@ def to_table(records: Sequence[ShardRecord]) -> pa.Table:
     return pa.Table.from_pylist([dataclasses.asdict(record) for record in records], schema=schema.RECORD)
 
 
-def read_records(data: bytes) -> pa.Table:
-    """Records (`schema.RECORD`) of a Parquet file of ours, whichever version of this program wrote it."""
-    found = pq.read_table(pa.BufferReader(data), schema=schema.RECORD)
+def read_records(data: bytes, where: str) -> pa.Table:
+    """Records (`schema.RECORD`) of a Parquet file of ours, whichever version of this program wrote it.
+
+    Raises:
+        DamagedError: it is none, or lacks a column that every version writes.
+    """
+    parquet = parsing.opened(pa.BufferReader(data), where)
+    there = pa.schema([field for field in schema.RECORD if field.name in parquet.schema_arrow.names])
+    found = parsing.columns(parquet, there, where)
     defaults = {field.name: field.default for field in dataclasses.fields(ShardRecord)}
     for at, field in enumerate(schema.RECORD):
-        default = defaults[field.name]
-        missing = found.column(at).null_count == found.num_rows > 0 and not field.nullable
-        if missing and default is not dataclasses.MISSING:
-            column = pa.array([default] * found.num_rows, field.type)
-            found = found.set_column(at, field, column)
+        if field.name in found.column_names:
+            continue
+        if defaults[field.name] is dataclasses.MISSING:
+            raise DamagedError("lacks a column", where, field.name, hint="remove the file")
+        found = found.add_column(at, field, pa.array([defaults[field.name]] * found.num_rows, field.type))
     return found
 
 

@@ -10,6 +10,7 @@ PipelineError
 │   ├── MissingError            2  the object or bucket does not exist
 │   ├── DeniedError             2  credentials are missing, wrong or too weak
 │   │   └── CredentialsError    2  they are missing, wrong or past their time, whatever they are asked for
+│   ├── DamagedError            2  a file of a dataset is not what it should be
 │   ├── ExistsError             -  put-if-absent lost: the object is there already
 │   └── ReplacedError           -  replace-if lost: the object is no longer the expected version
 ├── SourceError                 3  a source file can't be embedded; the others go on
@@ -111,6 +112,12 @@ class DeniedError(StorageError):
 
 class CredentialsError(DeniedError):
     """Storage does not take the credentials at all."""
+
+
+class DamagedError(StorageError):
+    """A file of a dataset is not what it should be."""
+
+    exit_code = ExitCode.CONFIG
 
 
 class ExistsError(StorageError):

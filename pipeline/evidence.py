@@ -4,20 +4,19 @@ A file that can't be read, or should be there and is not, is a finding; what it 
 or empty. Failures of storage pass through.
 """
 
-import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
 import pyarrow as pa
 
-from pipeline import config, schema
-from pipeline.audit import Expected, Finding, brief
+from pipeline import config, parsing
+from pipeline.audit import Expected, Finding
 from pipeline.config import Config
 from pipeline.dataset import Dataset, Identity
-from pipeline.errors import ConfigError, MissingError, PipelineError
+from pipeline.errors import ConfigError, DamagedError, MissingError, PipelineError
 from pipeline.layout import Layout
 from pipeline.plan import Plan
 
@@ -49,7 +48,8 @@ class Evidence:
             raise MissingError("there is no dataset here", layout.root, hint=hint) from None
         with self._readable("identity", "dataset.json"):
             identity = Identity.from_bytes(data, layout.identity)
-            return dict(json.loads(data)) if identity.dataset_digest else {}  # it can be digested
+            found = parsing.json_object(data, layout.identity)
+            return found if identity.dataset_digest else {}  # it can be digested
         return {}
 
     @cached_property
@@ -73,8 +73,7 @@ class Evidence:
     def plan(self) -> Plan | None:
         """The frozen plan."""
         with self._readable("complete", "plan.parquet"):
-            plan = Plan.from_bytes(self.dataset.storage.read(self.dataset.layout.plan))
-            return replace(plan, pieces=plan.pieces.select(schema.PLAN.names).cast(schema.PLAN))
+            return Plan.from_bytes(self.dataset.storage.read(self.dataset.layout.plan))
         return None
 
     @cached_property
@@ -116,7 +115,8 @@ class Evidence:
         """summary.json; empty where there is none to be read."""
         if self.finished:
             with self._readable("complete", "summary.json"):
-                summary = dict(json.loads(self.dataset.storage.read(self.dataset.layout.summary)))
+                path = self.dataset.layout.summary
+                summary = parsing.json_object(self.dataset.storage.read(path), path)
                 return summary | {"failed_files": dict(summary["failed_files"])}
         return {}
 
@@ -139,12 +139,14 @@ class Evidence:
 
     @contextmanager
     def _readable(self, check: str, where: str) -> Iterator[None]:
-        """What a damaged file makes a library raise is a finding; our own errors are storage's, or final."""
+        """What a damaged file makes a library raise is a finding; our other errors are final."""
         try:
             yield
         except MissingError:
             self.add(check, where, "is missing")
+        except DamagedError as error:
+            self.add(check, where, f"can't be read: {parsing.brief(error)}")
         except PipelineError:
             raise
         except Exception as error:  # the boundary: damaged bytes make Arrow and JSON raise what they like
-            self.add(check, where, f"can't be read: {brief(error)}")
+            self.add(check, where, f"can't be read: {parsing.brief(error)}")

@@ -3,6 +3,8 @@
 import re
 from dataclasses import dataclass
 
+from pipeline.errors import OtherDatasetError
+
 _OURS = re.compile(
     r"(dataset\.json|plan\.parquet|manifest\.parquet|summary\.json|report\.html"
     r"|data/(part-[^/]+\.parquet|_SUCCESS)"
@@ -10,6 +12,7 @@ _OURS = re.compile(
     r"|rejects/part-[^/]+\.parquet"
     r"|ledger/[^/]+(-\d{5}\.parquet|\.json))"
 )
+_REJECTS = re.compile(r"part-[0-9a-f]+-[0-9a-f]+\.parquet")
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,10 +53,19 @@ class Layout:
         return f"{self.data}/_SUCCESS"
 
     def rejects(self, split_id: str, digest: str) -> str:
-        return self.rejects_file(f"part-{split_id}-{digest}.parquet")
+        return f"{self.root}/rejects/part-{split_id}-{digest}.parquet"
 
     def rejects_file(self, name: str) -> str:
-        """The reject file that a shard's record names."""
+        """The reject file that a shard's record names.
+
+        Raises:
+            OtherDatasetError: no file of ours has such a name, which might lead anywhere.
+        """
+        if not _REJECTS.fullmatch(name):
+            hint = "do not use this dataset: it reaches for files that are not its own"
+            raise OtherDatasetError(
+                "is no name of a file of rejects", f"{self.root}/rejects", repr(name), hint
+            )
         return f"{self.root}/rejects/{name}"
 
     @property

@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipeline import schema, storage, surveying, telemetry
+from pipeline import parsing, schema, storage, surveying, telemetry
 from pipeline.checkpoint import Checkpoint
 from pipeline.config import Config
 from pipeline.errors import ConfigError, SourceError
@@ -126,12 +126,19 @@ class Plan:
         return bytes(sink.getvalue())
 
     @staticmethod
-    def from_bytes(data: bytes) -> "Plan":
-        """From plan.parquet."""
-        pieces = pq.read_table(pa.BufferReader(data))
-        metadata = pieces.schema.metadata
-        columns = pa.ipc.read_schema(pa.py_buffer(bytes.fromhex(metadata[COLUMNS_KEY].decode())))
-        return Plan(pieces.replace_schema_metadata(None), columns, metadata[DIGEST_KEY].decode())
+    def from_bytes(data: bytes, where: str = "plan.parquet") -> "Plan":
+        """From plan.parquet.
+
+        Raises:
+            DamagedError: it is none.
+        """
+        parquet = parsing.opened(pa.BufferReader(data), where)
+        pieces = parsing.columns(parquet, schema.PLAN, where)
+        with parsing.damage(where):
+            told = parquet.metadata.metadata
+            columns = pa.ipc.read_schema(pa.py_buffer(bytes.fromhex(told[COLUMNS_KEY].decode())))
+            parsing.refuse_extensions(columns)
+            return Plan(pieces, columns, told[DIGEST_KEY].decode())
 
 
 def extent(pieces: pa.Table) -> int:

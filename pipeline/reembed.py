@@ -18,9 +18,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
-from pipeline import audit, checkpoint, origins, schema, vectors
+from pipeline import audit, checkpoint, origins, parsing, schema, vectors
 from pipeline.audit import Finding, Trouble
 from pipeline.checkpoint import Checkpoint
 from pipeline.config import Config
@@ -92,7 +91,8 @@ def reembed_shard(sample: Sample) -> Compared:
     """
     dataset = Dataset(sample.root)
     path = dataset.layout.shard(sample.split_id)
-    rows = _draw(sample, pq.read_table(pa.BufferReader(dataset.storage.read(path))))
+    shard = parsing.opened(pa.BufferReader(dataset.storage.read(path)), path).read()
+    rows = _draw(sample, shard.replace_schema_metadata(None))
     drawn = _with_texts(sample, rows)
     told_N = drawn.documents.column("text_hash").take(pa.array(drawn.document))
     same_N = pc.equal(drawn.rows.column("text_hash"), told_N).fill_null(False).to_numpy()

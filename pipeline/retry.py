@@ -4,9 +4,6 @@ A committed shard is never written again. So shards without such rejects are cop
 anew, with the vectors that they have; only what was rejected is embedded.
 """
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from pipeline import commit, schema, telemetry
 from pipeline.commit import Ending
 from pipeline.config import Config, Reuse
@@ -53,7 +50,4 @@ def retry_rejects(config: Config, to: str | None = None, quiet: bool = False) ->
 
 
 def _transient(dataset: Dataset) -> int:
-    manifest = pq.read_table(
-        pa.BufferReader(dataset.storage.read(dataset.layout.manifest)), columns=["transient"]
-    )
-    return int(schema.total(manifest, "transient"))
+    return int(schema.total(dataset.manifest(), "transient"))

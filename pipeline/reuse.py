@@ -18,9 +18,8 @@ from typing import Any, TypeVar
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
-from pipeline import schema, telemetry
+from pipeline import parsing, schema, telemetry
 from pipeline.config import Config
 from pipeline.dataset import Dataset, Identity, ShardRecord
 from pipeline.errors import (
@@ -95,8 +94,9 @@ class Base:
         return hashes is not None and bool(pc.any(pc.is_in(hashes, wanted)).as_py())
 
     def _read(self, shard: str, names: Sequence[str]) -> pa.Table:
-        with self.dataset.storage.open(self.dataset.layout.shard(shard)) as file:
-            parquet = pq.ParquetFile(file, page_checksum_verification=True)
+        path = self.dataset.layout.shard(shard)
+        with self.dataset.storage.open(path) as file:
+            parquet = parsing.opened(file, path, page_checksum_verification=True)
             return parquet.read([name for name in names if name in parquet.schema_arrow.names])
 
 
@@ -166,7 +166,8 @@ def copyable(base: Base, identity: Identity, pending: Plan) -> list[dict[str, An
         differing = identity.differences(found) if found else ["it is gone"]
         telemetry.event("no shard is copied", base=base.path, reason="; ".join(differing[:3]))
         return []
-    if Plan.from_bytes(base.dataset.plan() or b"").columns != pending.columns:
+    theirs = _unless_damaged(lambda: Plan.from_bytes(base.dataset.plan() or b""), base.path)
+    if theirs is None or theirs.columns != pending.columns:
         telemetry.event("no shard is copied", base=base.path, reason="the columns' types differ")
         return []
     same = base.manifest.filter(pc.is_in(base.manifest.column("split_id"), pending.split_ids))
@@ -235,8 +236,9 @@ def matched(known: pa.Table, hashes: pa.Array) -> tuple[Ints, pa.Table]:
 
 def load(dataset: Dataset, split_id: str) -> pa.Table | None:
     """The documents that matching the whole dataset found for a split; None where it found none."""
+    path = dataset.layout.matches(split_id)
     try:
-        data = dataset.storage.read(dataset.layout.matches(split_id))
+        data = dataset.storage.read(path)
     except MissingError:
         return None
-    return pq.read_table(pa.BufferReader(data))
+    return parsing.opened(pa.BufferReader(data), path).read()

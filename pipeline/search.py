@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from pipeline import origins, plan, telemetry, vectors
+from pipeline import origins, parsing, plan, telemetry, vectors
+from pipeline.audit import Expected
 from pipeline.checkpoint import Checkpoint
 from pipeline.config import Config
 from pipeline.dataset import Dataset, Identity
@@ -44,24 +44,34 @@ def search(config: Config, checkpoint: Checkpoint, query: str, count: int) -> li
     Raises:
         MissingError: there is no dataset.
         OtherDatasetError: it was made by another config, so its vectors mean something else.
+        DamagedError: a shard has other columns than it should.
     """
-    dataset = Dataset.of(config)
-    if not dataset.refuse_other(Identity.of(config, checkpoint)):
+    dataset, identity = Dataset.of(config), Identity.of(config, checkpoint)
+    if not dataset.refuse_other(identity):
         raise MissingError("there is no dataset here", config.output.path, hint="run the config first")
     shards = dataset.shards()
     if not dataset.complete():
         telemetry.event("searching what is there", shards=len(shards))
+    wanted = _columns(dataset, identity) if shards else pa.schema([])
     query_D = embed(config, checkpoint, query)
     best: list[Hit] = []
     rows = 0
     for info in shards.values():
-        shard = pq.read_table(pa.BufferReader(dataset.storage.read(info.path)))
+        parquet = parsing.opened(pa.BufferReader(dataset.storage.read(info.path)), info.path)
+        parsing.refuse_other(parquet, wanted, info.path)
+        shard = parsing.columns(parquet, wanted, info.path)
         rows += shard.num_rows
         found = _nearest(shard, query_D, count)
         best = heapq.nlargest(count, itertools.chain(best, found), key=lambda hit: hit.score)
     if rows > MANY_ROWS:
         telemetry.event("every vector was read: load the shards into an index to search often", rows=rows)
     return best
+
+
+def _columns(dataset: Dataset, identity: Identity) -> pa.Schema:
+    """Of every shard."""
+    frozen = plan.Plan.from_bytes(dataset.plan() or b"", dataset.layout.plan)
+    return Expected.of(identity, frozen.columns).columns
 
 
 def embed(config: Config, checkpoint: Checkpoint, text: str) -> npt.NDArray[np.float32]:
@@ -78,7 +88,7 @@ def embed(config: Config, checkpoint: Checkpoint, text: str) -> npt.NDArray[np.f
 
 def source_text(config: Config, planned: plan.Plan, row: Mapping[str, Any]) -> str | None:
     """The text of a row, from its source; None where that is gone or has changed."""
-    name, file = row["source_file"].split("/", 1)
+    name, _, file = row["source_file"].partition("/")
     source, place = config.source.get(name), row["source_row"]
     found = planned.piece(name, file, place)
     if source is None or found is None:

@@ -123,7 +123,8 @@ def standing(dataset: Dataset, now: datetime.datetime | None = None) -> Standing
     planned = dataset.plan() if dataset.identity() else None
     if planned is None:
         return Standing(dataset.layout.root, "not started", now)
-    plan, shards, complete = Plan.from_bytes(planned), dataset.shards(), dataset.complete()
+    plan = Plan.from_bytes(planned, dataset.layout.plan)
+    shards, complete = dataset.shards(), dataset.complete()
     records = dataset.manifest() if complete else dataset.records(shards)
     ledger = dataset.storage.folder(dataset.layout.ledger)
     attempts = dataset.attempts(ledger)

@@ -191,7 +191,7 @@ def test_of_a_large_shard_only_the_beginning_is_read(tmp_path: Path, monkeypatch
     monkeypatch.setattr(sample, "SHARD_BYTES", 2 << 20)
     stored = path.stat().st_size
     told = {"split_id": "s", "rows": 20_000, "file_bytes": stored}
-    rows = sample._rows(dataset, told, 100, ["embedding", "source_file", "source_row"])
+    rows = sample._rows(dataset, told, 100, pa.table(columns).schema)
     places = rows["source_row"].to_pylist()
     assert (len(places), places[0]) == (100, 0)
     assert 1500 < places[-1] < 2100

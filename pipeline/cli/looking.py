@@ -278,7 +278,7 @@ def report(arguments: Namespace) -> Said:
     found = dataset.plan()
     if found is None:
         raise MissingError("there is no dataset here", job.output.path, hint="run the config first")
-    frozen = Plan.from_bytes(found)
+    frozen = Plan.from_bytes(found, dataset.layout.plan)
     ending, records = commit.standing(dataset, frozen)
     about = ending.code, ending.reason, ending.summary
     subject = pages.Subject(job, dataset, frozen, *about, records)

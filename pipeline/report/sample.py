@@ -12,11 +12,12 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
-from pipeline import schema, vectors
+from pipeline import parsing, schema, vectors
+from pipeline.audit import Expected
 from pipeline.config import Config
 from pipeline.dataset import Dataset
+from pipeline.errors import MissingError
 from pipeline.plan import Plan
 from pipeline.report.markup import beginning
 from pipeline.report.texts import texts
@@ -71,9 +72,9 @@ def drawn(config: Config, dataset: Dataset, plan: Plan, records: pa.Table) -> Sa
         return None
     whole = sum(record["rows"] for record in chosen)
     wanted = [-(-config.report.samples * record["rows"] // whole) for record in chosen]
-    columns = [*OURS, *_cheap(plan.columns)]
+    expected = _expected(dataset, plan)
     with ThreadPoolExecutor(THREADS) as pool:
-        parts = list(pool.map(lambda record, rows: _rows(dataset, record, rows, columns), chosen, wanted))
+        parts = list(pool.map(lambda record, rows: _rows(dataset, record, rows, expected), chosen, wanted))
     rows = pa.concat_tables(parts).slice(0, config.report.samples)
     kind = rows.schema.field("embedding").type
     # Bits beyond the last dimension are all zero, and so of no weight.
@@ -88,6 +89,14 @@ def drawn(config: Config, dataset: Dataset, plan: Plan, records: pa.Table) -> Sa
     )
 
 
+def _expected(dataset: Dataset, plan: Plan) -> pa.Schema:
+    """The columns of every shard."""
+    identity = dataset.identity()
+    if identity is None:
+        raise MissingError("is missing", dataset.layout.identity, hint="put back the one that the run wrote")
+    return Expected.of(identity, plan.columns).columns
+
+
 def rejected(dataset: Dataset, records: pa.Table) -> list[dict[str, Any]]:
     """Some rejects of each reason, as rows of `schema.REJECTS`.
 
@@ -96,14 +105,18 @@ def rejected(dataset: Dataset, records: pa.Table) -> list[dict[str, Any]]:
     """
     names = list(_reject_files(records))
     with ThreadPoolExecutor(THREADS) as pool:
-        data = pool.map(dataset.storage.read, map(dataset.layout.rejects_file, names))
-        tables = [pq.read_table(pa.BufferReader(each), schema=schema.REJECTS) for each in data]
+        tables = list(pool.map(lambda name: _rejects(dataset, name), names))
     found = pa.concat_tables([schema.REJECTS.empty_table(), *tables])
     shown: list[dict[str, Any]] = []
     for reason in pc.unique(found["reason"]).to_pylist():
         some = found.filter(pc.equal(found["reason"], reason))
         shown += some.slice(0, EXAMPLES).to_pylist()
     return shown
+
+
+def _rejects(dataset: Dataset, name: str) -> pa.Table:
+    path = dataset.layout.rejects_file(name)
+    return parsing.table(dataset.storage.read(path), schema.REJECTS, path)
 
 
 def _reject_files(records: pa.Table) -> Iterator[str]:
@@ -124,15 +137,21 @@ def _chosen(records: pa.Table) -> list[dict[str, Any]]:
     return list(chosen.to_pylist())
 
 
-def _rows(dataset: Dataset, record: Mapping[str, Any], wanted: int, columns: Sequence[str]) -> pa.Table:
-    """Rows of one shard, evenly spaced in its first `SHARD_BYTES`."""
+def _rows(dataset: Dataset, record: Mapping[str, Any], wanted: int, expected: pa.Schema) -> pa.Table:
+    """Rows of one shard, evenly spaced in its first `SHARD_BYTES`; what is not cheap to show is left out.
+
+    Raises:
+        DamagedError: it has other columns than the dataset's shards.
+    """
+    cheap = _cheap(expected)
     most = max(wanted, SHARD_BYTES * record["rows"] // max(record["file_bytes"], 1))
     taken, seen = [], 0
-    with dataset.storage.open(dataset.layout.shard(record["split_id"])) as file:
+    path = dataset.layout.shard(record["split_id"])
+    with dataset.storage.open(path) as file:
         # Buffered: what follows the last batch is not read.
-        shard = pq.ParquetFile(file, buffer_size=BUFFER_BYTES, pre_buffer=False)
-        there = [name for name in columns if name in shard.schema_arrow.names]
-        for batch in shard.iter_batches(BATCH_ROWS, columns=there):
+        shard = parsing.opened(file, path, buffer_size=BUFFER_BYTES, pre_buffer=False)
+        parsing.refuse_other(shard, expected, path)
+        for batch in shard.iter_batches(BATCH_ROWS, columns=cheap):
             taken.append(batch)
             seen += batch.num_rows
             if seen >= most:
@@ -142,11 +161,13 @@ def _rows(dataset: Dataset, record: Mapping[str, Any], wanted: int, columns: Seq
 
 
 def _cheap(columns: pa.Schema) -> list[str]:
-    """Carried columns whose values can be told in a few characters."""
+    """Ours that a sample needs, and carried columns whose values can be told in a few characters."""
     kinds = (
         pa.types.is_string, pa.types.is_boolean, pa.types.is_integer, pa.types.is_date, pa.types.is_decimal,
     )  # fmt: skip
-    return [field.name for field in columns if any(is_kind(field.type) for is_kind in kinds)]
+    carried = [field for field in columns if field.name not in schema.reserved_names()]
+    short = [field.name for field in carried if any(is_kind(field.type) for is_kind in kinds)]
+    return [*(name for name in OURS if name in columns.names), *short]
 
 
 def _carried(config: Config, rows: pa.Table) -> list[str]:

@@ -5,10 +5,9 @@ import datetime
 from collections.abc import Callable, Iterable
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from pipeline import telemetry
-from pipeline.errors import MissingError, ReplacedError, SeriesError, StoppedError
+from pipeline import parsing, schema, telemetry
+from pipeline.errors import DamagedError, MissingError, ReplacedError, SeriesError, StoppedError
 from pipeline.layout import Layout
 from pipeline.series import prune
 from pipeline.series.latest import Facts, Latest
@@ -16,6 +15,8 @@ from pipeline.series.members import Member, Members, complete
 
 TRIES = 30
 """Each that is lost is a rival's that took effect."""
+COMPARED = pa.schema([schema.RECORD.field(name) for name in ("split_id", "file_bytes")])
+"""What of the manifest a listing must agree with."""
 
 
 class Series(Members):
@@ -186,9 +187,9 @@ class Series(Members):
     def _refuse_damaged(self, layout: Layout) -> None:
         """Compare the manifest with what a LIST says."""
         try:
-            manifest = pq.read_table(pa.BufferReader(self.storage.read(layout.manifest)))
-            ids, sizes = (manifest.column(name).to_pylist() for name in ("split_id", "file_bytes"))
-        except (MissingError, pa.ArrowInvalid, KeyError) as error:
+            manifest = parsing.table(self.storage.read(layout.manifest), COMPARED, layout.manifest)
+            ids, sizes = (column.to_pylist() for column in manifest.columns)
+        except (MissingError, DamagedError) as error:
             raise SeriesError(
                 "is damaged: its manifest can't be read",
                 layout.root,

@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 import pyarrow as pa
 
 from pipeline import telemetry
-from pipeline.errors import MissingError
+from pipeline.errors import DamagedError, MissingError
 from pipeline.storage.failures import named_errors
 from pipeline.storage.objects import NamedFile, ObjectInfo, Storage
 
@@ -78,7 +78,11 @@ class LocalStorage(Storage):
         return ObjectInfo(info["name"], status.st_size, f"{status.st_size}-{status.st_mtime_ns}", changed)
 
     def _open(self, path: str, known: ObjectInfo | None) -> pa.NativeFile:  # noqa: ARG002  (asks nobody)
-        return pa.PythonFile(NamedFile(Path(self.strip(path)).open("rb"), path), mode="r")
+        return pa.PythonFile(NamedFile(_regular(self.strip(path)), path), mode="r")
+
+    def _read(self, path: str) -> bytes:
+        with _regular(self.strip(path)) as file:
+            return file.read()
 
     def _put(self, path: str, data: bytes) -> None:
         target = Path(self.strip(path))
@@ -135,6 +139,23 @@ def _entry(path: Path) -> dict[str, Any] | None:
         return {"name": str(path), "broken": True} if path.is_symlink() else None
     except OSError:  # links in a circle, no right to look: it is told where the entry is made
         return {"name": str(path)}
+
+
+def _regular(path: str) -> BinaryIO:
+    """A file to read: a pipe would keep its reader waiting, and a device may never end.
+
+    Raises:
+        DamagedError: it is something else.
+    """
+    file = open(path, "rb", opener=_without_waiting)  # noqa: SIM115  (the caller's; pathlib has no opener)
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise DamagedError("can't be read", path, "no regular file", "put a file in its place")
+    return file
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK)
 
 
 def _refuse(error: OSError) -> None:
