@@ -9,7 +9,7 @@ import contextlib
 import datetime
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,10 +19,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline import checkpoint, config, dataset, job, plan, run, stages, storage, telemetry, writer
+from pipeline import checkpoint, config, job, plan, run, stages, storage, telemetry, writer
 from pipeline.commit import Ending
 from pipeline.config import Config
-from pipeline.dataset import Dataset, Identity
+from pipeline.dataset import Identity
 from pipeline.errors import ExitCode
 from pipeline.job import Failure, Job
 from pipeline.layout import Layout
@@ -286,15 +286,15 @@ def table(folder: Path) -> Iterator[Table]:
         assert len(made.split_ids) == SPLITS, made.pieces
         shared = Table(made, model, {}, folder, World({}, 0.0))
         _fix(patch, shared)
-        told = replace(shared.job(wanted))
+        told = shared.job(wanted)
         for split in made.splits():
             row = pa.table({name: [value] for name, value in stages.feed_row([split]).items()})
             for read in stages.read(row, told):
-                shared.encoded[split[0]] = _encoded(read, told.recipe.dimension(model))
+                shared.encoded[split[0]] = encoded(read, told.recipe.dimension(model))
         yield shared
 
 
-def _encoded(row: pa.Table, dimension: int) -> pa.Table:
+def encoded(row: pa.Table, dimension: int) -> pa.Table:
     """What a replica would make of a split that was read: vectors of length 1."""
 
     def work(split_id: str, note: dict[str, Any], cells: Any) -> pa.Table:
@@ -315,7 +315,7 @@ def _encoded(row: pa.Table, dimension: int) -> pa.Table:
 class _Quiet:
     """Progress that nobody looks at."""
 
-    figures = SimpleNamespace(sums=lambda: {})
+    figures = SimpleNamespace(sums=dict)
 
     def __init__(self, *_: Any) -> None: ...
 
@@ -365,6 +365,3 @@ def _fix(patch: pytest.MonkeyPatch, shared: Table) -> None:
             shared.world.here.asked = True
 
     patch.setattr(job, "_refuse_lost", once, raising=False)
-
-
-_ = asdict, dataset, Dataset

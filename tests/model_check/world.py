@@ -63,7 +63,7 @@ class World:
         self.counts = {path: stored.count for path, stored in objects.items()}
         self.actors: list[Actor] = []
         self.here = threading.local()
-        self.watch: list[Callable[[str, str, "World"], None]] = []
+        self.watch: list[Callable[[str, str, World], None]] = []
         self.decide: Callable[[Actor | None], tuple[Actor, str] | None] | None = None
         self.abandoned = False
         self.done = threading.Semaphore(0)
