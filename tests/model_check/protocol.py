@@ -111,10 +111,8 @@ class Table:
         date = datetime.date.fromisoformat(night)
         return Actor(name, lambda: series.advance(night, date, Facts.of(series.dataset(night))))
 
-    def setting(
-        self, *actors: Actor, without: Callable[[str], bool] = lambda name: False
-    ) -> dict[str, Stored]:
-        """What the actors leave behind, one after the other, long ago; without the names that are not wanted."""
+    def setting(self, *actors: Actor, without: Callable[[str], bool] = lambda _: False) -> dict[str, Stored]:
+        """What the actors leave behind, one after the other, long ago; without the paths that are unwanted."""
         self.world = World({}, OLD.timestamp())
         for actor in actors:
             self.world.here.actor = None
@@ -167,7 +165,7 @@ class Watcher:
         self.sealed: dict[str, bytes] | None = None
         self.held(table.world)
 
-    def __call__(self, operation: str, path: str, world: World) -> None:
+    def __call__(self, path: str, world: World) -> None:
         actor = world.actor
         if path == f"{SHOWN}/LATEST.json" and actor:
             self._followed(json.loads(world.objects[path].data), actor)
@@ -219,9 +217,9 @@ def ends(world: World) -> list[str]:
     layout = Layout(f"{SHOWN}/{OURS}")
     if layout.success in world.objects and layout.identity in world.objects and not _being_removed(world):
         wrong += _whole(world, layout)
-    if layout.success in world.objects and layout.identity not in world.objects:
-        if not any(actor.dead for actor in world.actors):
-            wrong.append("_SUCCESS stands in what was removed")
+    gone = layout.success in world.objects and layout.identity not in world.objects
+    if gone and not any(actor.dead for actor in world.actors):
+        wrong.append("_SUCCESS stands in what was removed")
     return wrong + _readers(world)
 
 
@@ -346,7 +344,7 @@ def _fix(patch: pytest.MonkeyPatch, shared: Table) -> None:
     patch.setattr(run, "Progress", _Quiet)
     patch.setattr(run, "_now", lambda: NOW)
     patch.setattr(run.report, "attempted", lambda subject: f"page {int(subject.code)}".encode())
-    patch.setattr("secrets.token_hex", lambda size: shared.world.draw(size))
+    patch.setattr("secrets.token_hex", lambda size: shared.world.draw(size))  # noqa: PLW0108  (worlds change)
     patch.setattr(writer, "time", SimpleNamespace(time=lambda: 0.0, perf_counter=lambda: 0.0))
     fixed = SimpleNamespace(now=lambda _: NOW)
     patch.setattr(
