@@ -112,7 +112,7 @@ class Table:
         return Actor(name, lambda: series.advance(night, date, Facts.of(series.dataset(night))))
 
     def setting(self, *actors: Actor, without: Callable[[str], bool] = lambda _: False) -> dict[str, Stored]:
-        """What the actors leave behind, one after the other, long ago; without the paths that are unwanted."""
+        """What the actors leave behind, one after the other, long ago; but for unwanted paths."""
         self.world = World({}, OLD.timestamp())
         for actor in actors:
             self.world.here.actor = None

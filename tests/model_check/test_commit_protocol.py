@@ -4,7 +4,7 @@ The project's own code runs over a storage in memory, where each request is a po
 go on, the process may die, or the answer may be lost (`world`); what must hold is in `protocol`, who meets at
 what in `scenarios`:
 
-- a complete dataset has each row once, or names the file that failed; manifest and summary are those of its shards;
+- a complete dataset has each row once, or names the file that failed; manifest and summary are of its shards;
 - nothing changes after `_SUCCESS`, unless a prune has said that it removes the dataset;
 - runs never take readers back, and a rollback that fails leaves them no further back than a night took them;
 - wherever a process dies, one undisturbed run makes the dataset complete, with exact rows.
@@ -37,8 +37,8 @@ def told(name: str, bounds: Bounds, found: Found) -> str:
     """What was explored, and what was found, with the schedule that shows it."""
     kinds = f", one of {', '.join(bounds.faults)}" if bounds.faults else ""
     line = (
-        f"{name}, {bounds.preemptions} preemptions{kinds}: {found.schedules} schedules, {found.states} states, "
-        f"{found.requests} requests, {found.ends} ends{', cut short' if found.cut_short else ''}"
+        f"{name}, {bounds.preemptions} preemptions{kinds}: {found.schedules} schedules, "
+        f"{found.states} states, {found.requests} requests, {found.ends} ends{', cut short' if found.cut_short else ''}"
     )
     wrong = (f"{what}:\n    " + "\n    ".join(trace) for what, trace in found.violations.items())
     return "\n".join([line, *wrong])
