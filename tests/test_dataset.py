@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from pipeline import checkpoint, config, plan, run
+from pipeline import dataset as dataset_module
 from pipeline.dataset import Dataset, Identity, Ledger
 from pipeline.errors import OtherDatasetError, StorageError
 from tests.test_writer import contents, write
@@ -102,3 +103,36 @@ def test_a_ledger_that_cannot_be_written_keeps_its_records(
     assert ledger.waiting == [record]
     ledger.flush()
     assert ledger.waiting == []
+
+
+def test_our_own_versions_count_from_2_on(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Datasets made before there were versions are of version 1, and their digests stay."""
+    first, parsed, _ = identity(job())
+    assert not {name for name in first.vector_fields if name in dataset_module.OWN}
+    monkeypatch.setitem(dataset_module.OWN, "model.arithmetic", 2)
+    second, _, _ = identity(job())
+    assert second.vector_digest != first.vector_digest
+    assert second.differences(first) == ["model.arithmetic: 1 there, 2 here"]
+    dataset = Dataset(parsed.output.path)
+    dataset.claim(first, parsed)
+    with pytest.raises(OtherDatasetError, match="model.arithmetic: 1 there, 2 here"):
+        dataset.refuse_other(second)
+
+
+def test_a_large_plan_is_the_one_that_storage_has(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A rival's parts came between ours, and both were told that they had won."""
+    monkeypatch.setattr(dataset_module, "LARGE_PLAN_BYTES", 3)
+    dataset = Dataset(str(job()["output"]["path"]))
+
+    def won(path: str, data: bytes) -> None:
+        dataset.storage.put(path, b"a rival's")
+
+    monkeypatch.setattr(dataset.storage, "put_if_absent", won)
+    assert dataset.freeze(b"ours") == b"a rival's"
+
+
+def test_only_who_claims_what_was_nobodys_is_told_so(job: Job) -> None:
+    base, parsed, _ = identity(job())
+    dataset = Dataset(parsed.output.path)
+    assert dataset.claim(base, parsed)
+    assert not dataset.claim(base, parsed)

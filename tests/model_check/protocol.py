@@ -9,7 +9,7 @@ import contextlib
 import datetime
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,10 +19,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline import checkpoint, config, dataset, job, plan, run, stages, storage, telemetry, writer
+from pipeline import checkpoint, config, job, plan, run, stages, storage, telemetry, writer
 from pipeline.commit import Ending
 from pipeline.config import Config
-from pipeline.dataset import Dataset, Identity
+from pipeline.dataset import Identity
 from pipeline.errors import ExitCode
 from pipeline.job import Failure, Job
 from pipeline.layout import Layout
@@ -111,10 +111,8 @@ class Table:
         date = datetime.date.fromisoformat(night)
         return Actor(name, lambda: series.advance(night, date, Facts.of(series.dataset(night))))
 
-    def setting(
-        self, *actors: Actor, without: Callable[[str], bool] = lambda name: False
-    ) -> dict[str, Stored]:
-        """What the actors leave behind, one after the other, long ago; without the names that are not wanted."""
+    def setting(self, *actors: Actor, without: Callable[[str], bool] = lambda _: False) -> dict[str, Stored]:
+        """What the actors leave behind, one after the other, long ago; but for unwanted paths."""
         self.world = World({}, OLD.timestamp())
         for actor in actors:
             self.world.here.actor = None
@@ -167,7 +165,7 @@ class Watcher:
         self.sealed: dict[str, bytes] | None = None
         self.held(table.world)
 
-    def __call__(self, operation: str, path: str, world: World) -> None:
+    def __call__(self, path: str, world: World) -> None:
         actor = world.actor
         if path == f"{SHOWN}/LATEST.json" and actor:
             self._followed(json.loads(world.objects[path].data), actor)
@@ -219,9 +217,9 @@ def ends(world: World) -> list[str]:
     layout = Layout(f"{SHOWN}/{OURS}")
     if layout.success in world.objects and layout.identity in world.objects and not _being_removed(world):
         wrong += _whole(world, layout)
-    if layout.success in world.objects and layout.identity not in world.objects:
-        if not any(actor.dead for actor in world.actors):
-            wrong.append("_SUCCESS stands in what was removed")
+    gone = layout.success in world.objects and layout.identity not in world.objects
+    if gone and not any(actor.dead for actor in world.actors):
+        wrong.append("_SUCCESS stands in what was removed")
     return wrong + _readers(world)
 
 
@@ -286,15 +284,15 @@ def table(folder: Path) -> Iterator[Table]:
         assert len(made.split_ids) == SPLITS, made.pieces
         shared = Table(made, model, {}, folder, World({}, 0.0))
         _fix(patch, shared)
-        told = replace(shared.job(wanted))
+        told = shared.job(wanted)
         for split in made.splits():
             row = pa.table({name: [value] for name, value in stages.feed_row([split]).items()})
             for read in stages.read(row, told):
-                shared.encoded[split[0]] = _encoded(read, told.recipe.dimension(model))
+                shared.encoded[split[0]] = encoded(read, told.recipe.dimension(model))
         yield shared
 
 
-def _encoded(row: pa.Table, dimension: int) -> pa.Table:
+def encoded(row: pa.Table, dimension: int) -> pa.Table:
     """What a replica would make of a split that was read: vectors of length 1."""
 
     def work(split_id: str, note: dict[str, Any], cells: Any) -> pa.Table:
@@ -315,7 +313,7 @@ def _encoded(row: pa.Table, dimension: int) -> pa.Table:
 class _Quiet:
     """Progress that nobody looks at."""
 
-    figures = SimpleNamespace(sums=lambda: {})
+    figures = SimpleNamespace(sums=dict)
 
     def __init__(self, *_: Any) -> None: ...
 
@@ -346,7 +344,7 @@ def _fix(patch: pytest.MonkeyPatch, shared: Table) -> None:
     patch.setattr(run, "Progress", _Quiet)
     patch.setattr(run, "_now", lambda: NOW)
     patch.setattr(run.report, "attempted", lambda subject: f"page {int(subject.code)}".encode())
-    patch.setattr("secrets.token_hex", lambda size: shared.world.draw(size))
+    patch.setattr("secrets.token_hex", lambda size: shared.world.draw(size))  # noqa: PLW0108  (worlds change)
     patch.setattr(writer, "time", SimpleNamespace(time=lambda: 0.0, perf_counter=lambda: 0.0))
     fixed = SimpleNamespace(now=lambda _: NOW)
     patch.setattr(
@@ -365,6 +363,3 @@ def _fix(patch: pytest.MonkeyPatch, shared: Table) -> None:
             shared.world.here.asked = True
 
     patch.setattr(job, "_refuse_lost", once, raising=False)
-
-
-_ = asdict, dataset, Dataset

@@ -63,7 +63,7 @@ class World:
         self.counts = {path: stored.count for path, stored in objects.items()}
         self.actors: list[Actor] = []
         self.here = threading.local()
-        self.watch: list[Callable[[str, str, "World"], None]] = []
+        self.watch: list[Callable[[str, World], None]] = []
         self.decide: Callable[[Actor | None], tuple[Actor, str] | None] | None = None
         self.abandoned = False
         self.done = threading.Semaphore(0)
@@ -86,7 +86,7 @@ class World:
             raise
         if operation in WRITES:
             for look in self.watch:
-                look(operation, path, self)
+                look(path, self)
         me.history = hash((me.history, operation, path, kind, repr(result)))
         if kind == "lost":
             raise TimeoutError("the answer is lost")
