@@ -2,15 +2,15 @@
 
 import functools
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import pyarrow as pa
 
 from pipeline import checkpoint, reuse
 from pipeline.config import Config
 from pipeline.dataset import Dataset, Identity
-from pipeline.errors import ModelError
+from pipeline.errors import CrashError, ExitCode, ModelError, SourceChangedError, UnseenError
 from pipeline.reader import Part
 from pipeline.recipe import Recipe
 from pipeline.tokenizer import Tokenizer
@@ -25,6 +25,7 @@ class Job:
     """What every worker is told: the config, the pinned checkpoint, and whose shards these are.
 
     payload_bytes: of the largest split between two stages.
+    without: files that the driver found changed or gone; splits are done without them.
     """
 
     config: Config
@@ -37,6 +38,7 @@ class Job:
     threads: int | None = None
     base: str | None = None
     payload_bytes: int = 0
+    without: Mapping[str, SourceChangedError] = field(default_factory=dict)
 
     def replica(self) -> checkpoint.Checkpoint:
         """The driver's checkpoint, on this node.
@@ -78,8 +80,10 @@ class Job:
 class Failure:
     """A split that could not be done, and why.
 
+    files: whose fault it is, or all of the split where that can't be told.
     stage: "read", "encode", "write", or `START`.
     process: the node and the process that it failed in.
+    kind: the name of the error's class.
     """
 
     split_id: str
@@ -88,6 +92,16 @@ class Failure:
     exit_code: int
     message: str
     process: str = ""
+    kind: str = ""
+
+    @property
+    def is_of_files(self) -> bool:
+        """Whether `quality.allow_failed_files` may speak of it.
+
+        A crash is of the machine as well; and what one worker did not see is no word about a file.
+        """
+        uncertain = (CrashError.__name__, UnseenError.__name__)
+        return self.exit_code == ExitCode.INCOMPLETE and self.kind not in uncertain
 
 
 def usable_checkpoint(config: Config) -> checkpoint.Checkpoint:

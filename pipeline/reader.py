@@ -3,7 +3,8 @@
 Memory: the documents of the pieces that were asked for and not yet taken; a file's other rows pass by.
 """
 
-from collections.abc import Iterator, Sequence
+import platform
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
@@ -12,11 +13,24 @@ import pyarrow as pa
 
 from pipeline import formats
 from pipeline.config import Config
-from pipeline.errors import SourceError
+from pipeline.errors import (
+    CredentialsError,
+    DeniedError,
+    ExitCode,
+    MissingError,
+    ReplacedError,
+    SourceChangedError,
+    SourceError,
+    SourceGoneError,
+    UnseenError,
+)
 from pipeline.formats import Documents, Piece
 
 CUT_ANYWHERE = ("parquet", "text-files")
 """Formats of which a stretch of rows is read without all rows before it."""
+UNSEEN = (SourceChangedError, MissingError, DeniedError, ReplacedError)
+"""What may be this node's view of a file alone, or pass."""
+NONE: Mapping[str, SourceChangedError] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,10 +54,22 @@ class Part:
         }
 
 
-def parts(pieces: Sequence[Piece], config: Config, columns: pa.Schema) -> Iterator[Part]:
-    """What becomes of each piece, in order; those of one file that follow each other are read in one pass."""
-    for _, run in groupby(pieces, lambda piece: piece.source_file):
-        yield from _of_file(list(run), config, columns)
+def parts(
+    pieces: Sequence[Piece],
+    config: Config,
+    columns: pa.Schema,
+    without: Mapping[str, SourceChangedError] = NONE,
+) -> Iterator[Part]:
+    """What becomes of each piece, in order; those of one file that follow each other are read in one pass.
+
+    Args:
+        without: files that the driver found changed or gone.
+    """
+    for file, run in groupby(pieces, lambda piece: piece.source_file):
+        if file in without:
+            yield from (Part(piece, error=without[file]) for piece in run)
+        else:
+            yield from _of_file(list(run), config, columns)
 
 
 def seekable(piece: Piece, config: Config) -> bool:
@@ -56,9 +82,13 @@ def usable(found: Sequence[Part]) -> Sequence[Documents]:
 
     Raises:
         Exception: what stopped a piece, unless it is the file's own fault and others can be embedded.
+        UnseenError: files are not seen here. A shard without them would stay so when they are seen again.
     """
     errors = [part.error for part in found if part.error]
-    others = [error for error in errors if not isinstance(error, SourceError)]
+    others = [error for error in errors if not isinstance(error, SourceError | UnseenError)]
+    unseen = [part for part in found if isinstance(part.error, UnseenError)]
+    if unseen and not others:
+        raise _unseen(unseen)
     if others or len(errors) == len(found):
         raise (others or errors)[0]
     return [part.documents for part in found if part.documents]
@@ -75,5 +105,23 @@ def _of_file(pieces: Sequence[Piece], config: Config, columns: pa.Schema) -> Ite
                 raw = next(raws)
                 documents = formats.sift(raw, piece, columns, keep_text, replace_errors)
             except Exception as found:
-                error = found
+                error = _as_seen_here(found, piece)
         yield Part(piece, error=error) if error else Part(piece, documents, raw.start, raw.stop)
+
+
+def _as_seen_here(error: Exception, piece: Piece) -> Exception:
+    """An error, but for those that are no fact of the file's while only this node has seen them."""
+    if not isinstance(error, UNSEEN) or isinstance(error, CredentialsError):
+        return error
+    where, got = f"{piece.source_file} on {platform.node()}", getattr(error, "finding", "")
+    changed = isinstance(error, SourceChangedError) and not isinstance(error, SourceGoneError)
+    code = ExitCode.INCOMPLETE if changed else ExitCode.RETRYABLE
+    return UnseenError("is not seen there as it was planned", where, got, "run again", exit_code=code)
+
+
+def _unseen(parts: Sequence[Part]) -> UnseenError:
+    """The first part's error, with the files of all."""
+    files = dict.fromkeys(part.piece.source_file for part in parts)
+    errors = [part.error for part in parts if isinstance(part.error, UnseenError)]
+    first, code = errors[0], max(error.exit_code for error in errors)
+    return UnseenError(first.what, first.where, first.got, first.hint, list(files), code)

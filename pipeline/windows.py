@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.batching import TokenBatch
+from pipeline.errors import TokenizerError
 from pipeline.ragged import Bytes, Ints, text_array, text_bytes
 from pipeline.recipe import Recipe
 from pipeline.tokenizer import Tokenizer, joined
@@ -49,11 +50,28 @@ class Windows:
 
 
 def tokenized(texts: pa.Array, tokenizer: Tokenizer, recipe: Recipe) -> tuple[TokenBatch, Windows | None]:
-    """Token ids of each text, or of each window of the texts."""
+    """Token ids of each text, or of each window of the texts.
+
+    Raises:
+        TokenizerError: the tokenizer can't cut one of them.
+    """
     if recipe.long_text == "truncate":
         return tokenizer.encode(prefixed(texts, recipe.prefix)), None
     found = windows(tokenizer, texts, recipe.chunk_overlap, recipe.prefix)
     return found.tokens, found
+
+
+def uncut(texts: pa.Array, tokenizer: Tokenizer, recipe: Recipe) -> list[int]:
+    """Which of the texts can't be tokenized; found by halves, for the others are many."""
+    try:
+        tokenized(texts, tokenizer, recipe)
+    except TokenizerError:
+        if len(texts) == 1:
+            return [0]
+        half = len(texts) // 2
+        behind = uncut(texts.slice(half), tokenizer, recipe)
+        return uncut(texts.slice(0, half), tokenizer, recipe) + [half + each for each in behind]
+    return []
 
 
 def windows(tokenizer: Tokenizer, texts: pa.Array, overlap: int, prefix: str = "") -> Windows:
