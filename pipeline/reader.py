@@ -21,7 +21,6 @@ from pipeline.errors import (
     ReplacedError,
     SourceChangedError,
     SourceError,
-    SourceGoneError,
     UnseenError,
 )
 from pipeline.formats import Documents, Piece
@@ -82,16 +81,41 @@ def usable(found: Sequence[Part]) -> Sequence[Documents]:
 
     Raises:
         Exception: what stopped a piece, unless it is the file's own fault and others can be embedded.
-        UnseenError: files are not seen here. A shard without them would stay so when they are seen again.
     """
     errors = [part.error for part in found if part.error]
-    others = [error for error in errors if not isinstance(error, SourceError | UnseenError)]
-    unseen = [part for part in found if isinstance(part.error, UnseenError)]
-    if unseen and not others:
-        raise _unseen(unseen)
+    others = [error for error in errors if not isinstance(error, SourceError)]
     if others or len(errors) == len(found):
         raise (others or errors)[0]
     return [part.documents for part in found if part.documents]
+
+
+def refuse_unseen(found: Sequence[Part], without: Mapping[str, SourceChangedError]) -> None:
+    """Refuse a split with files that this process does not see as they were planned.
+
+    That may be its node's view alone, or pass; and a shard that was made without a file stays without it.
+
+    Args:
+        without: files that the driver found changed or gone.
+
+    Raises:
+        UnseenError: there are others; all are named.
+    """
+    unseen = {
+        part.piece.source_file: part.error
+        for part in found
+        if isinstance(part.error, UNSEEN) and not isinstance(part.error, CredentialsError)
+    }
+    files = [file for file in unseen if file not in without]
+    if files:
+        changed = all(type(unseen[file]) is SourceChangedError for file in files)
+        raise UnseenError(
+            "is not seen there as it was planned",
+            f"{files[0]} on {platform.node()}",
+            unseen[files[0]].finding,
+            "run again",
+            files,
+            ExitCode.INCOMPLETE if changed else ExitCode.RETRYABLE,
+        )
 
 
 def _of_file(pieces: Sequence[Piece], config: Config, columns: pa.Schema) -> Iterator[Part]:
@@ -105,23 +129,5 @@ def _of_file(pieces: Sequence[Piece], config: Config, columns: pa.Schema) -> Ite
                 raw = next(raws)
                 documents = formats.sift(raw, piece, columns, keep_text, replace_errors)
             except Exception as found:
-                error = _as_seen_here(found, piece)
+                error = found
         yield Part(piece, error=error) if error else Part(piece, documents, raw.start, raw.stop)
-
-
-def _as_seen_here(error: Exception, piece: Piece) -> Exception:
-    """An error, but for those that are no fact of the file's while only this node has seen them."""
-    if not isinstance(error, UNSEEN) or isinstance(error, CredentialsError):
-        return error
-    where, got = f"{piece.source_file} on {platform.node()}", getattr(error, "finding", "")
-    changed = isinstance(error, SourceChangedError) and not isinstance(error, SourceGoneError)
-    code = ExitCode.INCOMPLETE if changed else ExitCode.RETRYABLE
-    return UnseenError("is not seen there as it was planned", where, got, "run again", exit_code=code)
-
-
-def _unseen(parts: Sequence[Part]) -> UnseenError:
-    """The first part's error, with the files of all."""
-    files = dict.fromkeys(part.piece.source_file for part in parts)
-    errors = [part.error for part in parts if isinstance(part.error, UnseenError)]
-    first, code = errors[0], max(error.exit_code for error in errors)
-    return UnseenError(first.what, first.where, first.got, first.hint, list(files), code)

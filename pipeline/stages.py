@@ -36,10 +36,10 @@ from pipeline.errors import (
     NonFiniteError,
     PipelineError,
     StartError,
-    TokenizerError,
     UnseenError,
 )
 from pipeline.formats import Piece
+from pipeline.formats.documents import KEPT_CHARACTERS
 from pipeline.job import START, Failure, Job
 from pipeline.payload import buffer_to_table, cell, table_to_buffer, uncell
 from pipeline.plan import Split
@@ -48,7 +48,7 @@ from pipeline.reader import Part
 from pipeline.recipe import Recipe
 from pipeline.tokenizer import Tokenizer
 from pipeline.watch import Sentry
-from pipeline.windows import Windows, tokenized, uncut
+from pipeline.windows import Windows, cut, tokenized
 
 CELLS = ("rows", "reused", "order", "rejects", "ids", "lengths", "windows", "vectors")
 PASSED_ON = ("rows", "reused", "order", "rejects")
@@ -223,12 +223,38 @@ class Encode:
         self.works = True
 
 
+class _Meter:
+    """What reading and tokenizing a split takes, from here on."""
+
+    def __init__(self) -> None:
+        self.started, self.retries = time.perf_counter(), telemetry.retries.total()
+        self.read_bytes = telemetry.read_bytes.total()
+
+    def tokenizer(self, job: Job) -> Tokenizer:
+        """The job's, when all is read; loading it is a part of tokenizing."""
+        self.read = time.perf_counter()
+        tokenizer = job.tokenizer()
+        self.hits, self.misses = tokenizer.cache.hits, tokenizer.cache.misses
+        return tokenizer
+
+    def figures(self, tokenizer: Tokenizer) -> dict[str, float]:
+        """As the shard record has them."""
+        return {
+            "read_bytes": telemetry.read_bytes.total() - self.read_bytes,
+            "read_seconds": self.read - self.started,
+            "tokenize_seconds": time.perf_counter() - self.read,
+            "cache_hits": tokenizer.cache.hits - self.hits,
+            "cache_misses": tokenizer.cache.misses - self.misses,
+            "storage_retries": telemetry.retries.total() - self.retries,
+        }
+
+
 def _read(
     split_id: str, note: dict[str, Any], _: Mapping[str, pa.Buffer], parts: _Parts, job: Job
 ) -> pa.Table:
-    started, retries = time.perf_counter(), telemetry.retries.total()
-    read_before = telemetry.read_bytes.total()
+    meter = _Meter()
     found = parts.take()
+    reader.refuse_unseen(found, job.without)
     documents = reader.usable(found)
     texts = pa.chunked_array([part.texts for part in documents], pa.large_string()).combine_chunks()
     rows = pa.concat_tables([part.rows for part in documents])
@@ -236,23 +262,14 @@ def _read(
     document_R, reused = _reused(job, split_id, found, rows)
     new_N = np.setdiff1d(np.arange(len(texts)), document_R)
     texts, rows = texts.take(pa.array(new_N)), rows.take(pa.array(new_N))
-    read = time.perf_counter()
-    tokenizer = job.tokenizer()
-    hits, misses = tokenizer.cache.hits, tokenizer.cache.misses
-    (tokens, windowed), cut_N = _cut(texts, tokenizer, job.recipe)
-    rejects = [*(part.rejects for part in documents), _rejected(texts, rows, ~cut_N, job)]
-    rows, new_N = rows.filter(pa.array(cut_N)), new_N[cut_N]
+    tokenizer = meter.tokenizer(job)
+    (tokens, windowed), cut_N = cut(texts, lambda some: tokenized(some, tokenizer, job.recipe))
+    rejects = [part.rejects for part in documents]
+    if not cut_N.all():
+        rejects.append(_rejected(texts, rows, ~cut_N, job))
+        rows, new_N = rows.filter(pa.array(cut_N)), new_N[cut_N]
     note["pieces"] = [part.consumed() for part in found]
-    note["figures"] = {
-        "attempt": job.attempt,
-        "text_bytes": text_bytes,
-        "read_bytes": telemetry.read_bytes.total() - read_before,
-        "read_seconds": read - started,
-        "tokenize_seconds": time.perf_counter() - read,
-        "cache_hits": tokenizer.cache.hits - hits,
-        "cache_misses": tokenizer.cache.misses - misses,
-        "storage_retries": telemetry.retries.total() - retries,
-    }
+    note["figures"] = {"attempt": job.attempt, "text_bytes": text_bytes} | meter.figures(tokenizer)
     rows = _with_tokens(rows, tokens, windowed, job.recipe)
     final = schema.rows_schema(job.columns, job.recipe.chunked)
     averaged = job.recipe.long_text == "mean_of_chunks"
@@ -270,23 +287,11 @@ def _read(
     )
 
 
-def _cut(
-    texts: pa.Array, tokenizer: Tokenizer, recipe: Recipe
-) -> tuple[tuple[TokenBatch, Windows | None], npt.NDArray[np.bool_]]:
-    """The tokens of all texts that can be cut, and (N,) which these are."""
-    cut_N = np.ones(len(texts), np.bool_)
-    try:
-        return tokenized(texts, tokenizer, recipe), cut_N
-    except TokenizerError as error:
-        telemetry.warn("texts that can't be tokenized", reason=error)
-    cut_N[uncut(texts, tokenizer, recipe)] = False
-    return tokenized(texts.filter(pa.array(cut_N)), tokenizer, recipe), cut_N
-
-
 def _rejected(texts: pa.Array, rows: pa.Table, which_N: npt.NDArray[np.bool_], job: Job) -> pa.Table:
     """The rejects of texts that can't be tokenized: by this tokenizer, never."""
     which = pa.array(which_N)
-    rows, texts = rows.filter(which), texts.filter(which).cast(pa.string())
+    rows = rows.filter(which)
+    texts = pc.utf8_slice_codeunits(texts.filter(which), 0, KEPT_CHARACTERS).cast(pa.string())
     rejects = {
         "source_file": rows.column("source_file"),
         "source_row": rows.column("source_row"),

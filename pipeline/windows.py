@@ -7,14 +7,16 @@ characters, each part a window of its own.
 Shapes: N texts, W windows, K words of one text.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline import telemetry
 from pipeline.batching import TokenBatch
 from pipeline.errors import TokenizerError
 from pipeline.ragged import Bytes, Ints, text_array, text_bytes
@@ -49,7 +51,12 @@ class Windows:
         return np.arange(len(self.text)) - np.repeat(starts, np.diff(np.r_[starts, len(self.text)]))
 
 
-def tokenized(texts: pa.Array, tokenizer: Tokenizer, recipe: Recipe) -> tuple[TokenBatch, Windows | None]:
+Tokens = tuple[TokenBatch, Windows | None]
+"""Of each text, or of each window of the texts."""
+Tokenize = Callable[[pa.Array], Tokens]
+
+
+def tokenized(texts: pa.Array, tokenizer: Tokenizer, recipe: Recipe) -> Tokens:
     """Token ids of each text, or of each window of the texts.
 
     Raises:
@@ -61,16 +68,27 @@ def tokenized(texts: pa.Array, tokenizer: Tokenizer, recipe: Recipe) -> tuple[To
     return found.tokens, found
 
 
-def uncut(texts: pa.Array, tokenizer: Tokenizer, recipe: Recipe) -> list[int]:
-    """Which of the texts can't be tokenized; found by halves, for the others are many."""
+def cut(texts: pa.Array, tokenize: Tokenize) -> tuple[Tokens, npt.NDArray[np.bool_]]:
+    """The tokens of those texts that can be cut, and (N,) which these are: as a rule all."""
+    cut_N = np.ones(len(texts), np.bool_)
     try:
-        tokenized(texts, tokenizer, recipe)
+        return tokenize(texts), cut_N
+    except TokenizerError as error:
+        telemetry.warn("texts that can't be tokenized", reason=error)
+    cut_N[_uncut(texts, tokenize)] = False
+    return tokenize(texts.filter(pa.array(cut_N))), cut_N
+
+
+def _uncut(texts: pa.Array, tokenize: Tokenize) -> list[int]:
+    """Which texts can't be cut; found by halves, for the others are many."""
+    try:
+        tokenize(texts)
     except TokenizerError:
         if len(texts) == 1:
             return [0]
         half = len(texts) // 2
-        behind = uncut(texts.slice(half), tokenizer, recipe)
-        return uncut(texts.slice(0, half), tokenizer, recipe) + [half + each for each in behind]
+        behind = _uncut(texts.slice(half), tokenize)
+        return _uncut(texts.slice(0, half), tokenize) + [half + each for each in behind]
     return []
 
 
