@@ -13,7 +13,7 @@ from dataclasses import replace
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline import formats, storage
+from pipeline import formats, storage, telemetry
 from pipeline.config import Config
 from pipeline.dataset import ShardRecord
 from pipeline.errors import (
@@ -39,6 +39,7 @@ def settled(pending: Plan, job: Job, flow: Flow) -> Generator[ShardRecord | Fail
     unseen: list[Failure] = []
     for arrived in flow(pending, job):
         if isinstance(arrived, Failure) and arrived.kind == UnseenError.__name__:
+            telemetry.event("split not seen", split=arrived.split_id, reason=arrived.message)
             unseen.append(arrived)
         else:
             yield arrived
