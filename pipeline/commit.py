@@ -526,7 +526,9 @@ def _verdict(
     codes = {ExitCode(failure.exit_code) for failure in failures}
     if failed:
         codes.add(ExitCode.INCOMPLETE)
-    if codes - {ExitCode.INCOMPLETE} or (failed and not quality.allow_failed_files):
+    if quality.allow_failed_files:
+        failed = {file: each.message for each in failures if not each.is_of_files for file in each.files}
+    if codes - {ExitCode.INCOMPLETE} or failed:
         code = next(code for code in WORST_FIRST if code in codes)
         if code is not ExitCode.INCOMPLETE:
             reasons = [failure.message for failure in failures if failure.exit_code == code]

@@ -196,7 +196,11 @@ class Quality(Section):
     max_reject_fraction: float = Field(
         0.5, ge=0, le=1, description="Rejected rows over all rows, above which the run is not done."
     )
-    allow_failed_files: bool = Field(False, description="Commit although files failed; they are listed.")
+    allow_failed_files: bool = Field(
+        False,
+        description="Commit although files failed; they are listed. Covers no split that kills its process, "
+        "and no file that is there when the driver looks.",
+    )
 
 
 class Cost(Section):

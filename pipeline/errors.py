@@ -3,6 +3,7 @@
 PipelineError
 ├── ConfigError                 2  the config, or what it names, is wrong; no retry mends it
 │   ├── ModelError              2  the checkpoint or its tokenizer can't be used
+│   │   ├── TokenizerError      2  the tokenizer can't cut a text
 │   │   └── HubBusyError        4  the Hub can't give the checkpoint now; a retry may
 │   ├── ResourceError           2  the machine or cluster can't hold the job
 │   └── SeriesError             2  a series of datasets can't be moved or pruned as asked
@@ -12,11 +13,15 @@ PipelineError
 │   │   └── CredentialsError    2  they are missing, wrong or past their time, whatever they are asked for
 │   ├── DamagedError            2  a file of a dataset is not what it should be
 │   ├── ExistsError             -  put-if-absent lost: the object is there already
-│   └── ReplacedError           -  replace-if lost: the object is no longer the expected version
+│   ├── ReplacedError           -  replace-if lost: the object is no longer the expected version
+│   └── UnseenError             4  a worker does not see a source file as it was planned; others may
 ├── SourceError                 3  a source file can't be embedded; the others go on
 │   └── SourceChangedError      3  a source file is no longer the version that was planned
+│       └── SourceGoneError     3  there is no such source file any more
 ├── StartError                  -  a replica can't start; the code is its cause's
+├── OutputError                 -  nothing can be written any more; the code is its cause's
 ├── DeviceError                 4  a device failed, and fails for as long as its process lives
+│   └── NonFiniteError          4  it, or the checkpoint, gives NaN or infinity for many texts
 ├── CrashError                  3  a split kills each process that touches it; the others go on
 ├── IncompleteError             3  the run ended with failed files or too many rejects
 ├── OtherDatasetError           5  the output belongs to another config
@@ -24,11 +29,19 @@ PipelineError
     └── StalledError            4  nobody showed life for too long
 """
 
+from collections.abc import Sequence
 from enum import IntEnum
 
 LONGEST_SHOWN = 500
 STOPPED = "stopped; run again to resume"
 """Why a run ended that was told to (SIGTERM, Ctrl-C)."""
+
+
+ENDS = (KeyboardInterrupt, SystemExit, GeneratorExit)
+"""What a boundary that lets nothing through lets through: the process, or the task, is told to end.
+
+Ray cancels a task by the first. A panic of a library in Rust is neither an `Exception` nor one of these.
+"""
 
 
 class ExitCode(IntEnum):
@@ -76,6 +89,10 @@ class ConfigError(PipelineError):
 
 class ModelError(ConfigError):
     """The checkpoint or its tokenizer can't be used."""
+
+
+class TokenizerError(ModelError):
+    """The tokenizer can't cut a text."""
 
 
 class HubBusyError(ModelError):
@@ -128,6 +145,29 @@ class ReplacedError(StorageError):
     """Replace-if lost: the object is no longer the expected version."""
 
 
+class UnseenError(StorageError):
+    """A worker does not see source files as they were planned.
+
+    That may be its node's fault, or pass: only the driver, when it has looked itself, calls a file gone.
+
+    Args:
+        files: all of them that it asked for, `<source>/<file>`.
+        exit_code: what it would come to if the driver saw the same.
+    """
+
+    def __init__(
+        self,
+        what: str,
+        where: str = "",
+        got: str = "",
+        hint: str = "",
+        files: Sequence[str] = (),
+        exit_code: int = ExitCode.RETRYABLE,
+    ) -> None:
+        super().__init__(what, where, got, hint)
+        self.files, self.exit_code = tuple(files), ExitCode(exit_code)
+
+
 class SourceError(PipelineError):
     """A source file can't be embedded."""
 
@@ -138,8 +178,12 @@ class SourceChangedError(SourceError):
     """A source file is no longer the version that was planned."""
 
 
-class StartError(PipelineError):
-    """A replica can't start.
+class SourceGoneError(SourceChangedError):
+    """There is no such source file any more."""
+
+
+class CausedError(PipelineError):
+    """What follows from another error.
 
     Args:
         exit_code: of its cause.
@@ -152,10 +196,22 @@ class StartError(PipelineError):
         self.exit_code = ExitCode(exit_code)
 
 
+class StartError(CausedError):
+    """A replica can't start."""
+
+
+class OutputError(CausedError):
+    """Nothing can be written any more."""
+
+
 class DeviceError(PipelineError):
     """A device failed, and fails for as long as its process lives."""
 
     exit_code = ExitCode.RETRYABLE
+
+
+class NonFiniteError(DeviceError):
+    """A device, or the checkpoint, gives NaN or infinity for many texts."""
 
 
 class CrashError(PipelineError):

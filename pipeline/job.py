@@ -3,8 +3,8 @@
 import functools
 import os
 import platform
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from importlib.metadata import version
 
 import pyarrow as pa
@@ -13,7 +13,7 @@ import pipeline
 from pipeline import checkpoint, reuse
 from pipeline.config import Config
 from pipeline.dataset import Dataset, Identity
-from pipeline.errors import ModelError
+from pipeline.errors import CrashError, ExitCode, ModelError, SourceChangedError, UnseenError
 from pipeline.places import Options
 from pipeline.reader import Part
 from pipeline.recipe import Recipe
@@ -30,6 +30,7 @@ class Job:
 
     payload_bytes: of the largest split between two stages.
     dataset_digest, claim: whose shards these are; where there is none, nobody is asked.
+    without: files that the driver found changed or gone; splits are done without them.
     """
 
     config: Config
@@ -44,6 +45,7 @@ class Job:
     payload_bytes: int = 0
     dataset_digest: str = ""
     claim: str | None = None
+    without: Mapping[str, SourceChangedError] = field(default_factory=dict)
 
     def dataset(self) -> Dataset:
         """The job's dataset, to be written to.
@@ -106,8 +108,10 @@ class Job:
 class Failure:
     """A split that could not be done, and why.
 
+    files: whose fault it is, or all of the split where that can't be told.
     stage: "read", "encode", "write", or `START`.
     process: the node and the process that it failed in.
+    kind: the name of the error's class.
     """
 
     split_id: str
@@ -116,6 +120,16 @@ class Failure:
     exit_code: int
     message: str
     process: str = ""
+    kind: str = ""
+
+    @property
+    def is_of_files(self) -> bool:
+        """Whether `quality.allow_failed_files` may speak of it.
+
+        A crash is of the machine as well; and what one worker did not see is no word about a file.
+        """
+        uncertain = (CrashError.__name__, UnseenError.__name__)
+        return self.exit_code == ExitCode.INCOMPLETE and self.kind not in uncertain
 
 
 def usable_checkpoint(config: Config) -> checkpoint.Checkpoint:

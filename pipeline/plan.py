@@ -93,6 +93,11 @@ class Plan:
         rows = self.pieces.filter(pc.and_(here, inside).fill_null(False)).to_pylist()
         return piece_of(rows[0]) if rows else None
 
+    def first_of(self, source: str) -> Piece | None:
+        """The first piece that is of a source."""
+        at = pc.index(self.pieces.column("source"), source).as_py()
+        return piece_of(self.pieces.slice(at, 1).to_pylist()[0]) if at >= 0 else None
+
     def pending(self, present: Iterable[str]) -> "Plan":
         """The part of the plan whose shards are not there yet."""
         missing = pc.invert(pc.is_in(self.pieces.column("split_id"), pa.array(list(present), pa.string())))

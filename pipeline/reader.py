@@ -4,7 +4,8 @@ Memory: the documents of the pieces that were asked for and not yet taken; a fil
 several files, which share a split, all documents up to a bound.
 """
 
-from collections.abc import Iterator, Sequence
+import platform
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from heapq import heappop, heappush
 from itertools import groupby
@@ -14,12 +15,24 @@ import pyarrow as pa
 
 from pipeline import formats
 from pipeline.config import Config
-from pipeline.errors import SourceError
+from pipeline.errors import (
+    CredentialsError,
+    DeniedError,
+    ExitCode,
+    MissingError,
+    ReplacedError,
+    SourceChangedError,
+    SourceError,
+    UnseenError,
+)
 from pipeline.formats import Documents, Piece
 from pipeline.formats.bounds import MOST_READ
 
 CUT_ANYWHERE = ("parquet", "text-files")
 """Formats of which a stretch of rows is read without all rows before it."""
+UNSEEN = (SourceChangedError, MissingError, DeniedError, ReplacedError)
+"""What may be this node's view of a file alone, or pass."""
+NONE: Mapping[str, SourceChangedError] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,10 +62,27 @@ class Part:
         }
 
 
-def parts(pieces: Sequence[Piece], config: Config, columns: pa.Schema) -> Iterator[Part]:
-    """What becomes of each piece, in order; those of one file that follow each other are read in one pass."""
-    runs = [list(run) for _, run in groupby(pieces, lambda piece: piece.source_file)]
-    found = (part for run in runs for part in _of_file(run, config, columns))
+def parts(
+    pieces: Sequence[Piece],
+    config: Config,
+    columns: pa.Schema,
+    without: Mapping[str, SourceChangedError] = NONE,
+) -> Iterator[Part]:
+    """What becomes of each piece, in order; those of one file that follow each other are read in one pass.
+
+    Args:
+        without: files that the driver found changed or gone.
+    """
+    runs = [(file, list(run)) for file, run in groupby(pieces, lambda piece: piece.source_file)]
+    found = (
+        part
+        for file, run in runs
+        for part in (
+            (Part(piece, error=without[file]) for piece in run)
+            if file in without
+            else _of_file(run, config, columns)
+        )
+    )
     yield from found if len(runs) < 2 else _together(found)
 
 
@@ -100,6 +130,35 @@ def _expanded(part: Part) -> SourceError:
         got=f"{part.piece.size} bytes become {part.size}",
         hint="store it uncompressed if all that is content, or leave it out",
     )
+
+
+def refuse_unseen(found: Sequence[Part], without: Mapping[str, SourceChangedError]) -> None:
+    """Refuse a split with files that this process does not see as they were planned.
+
+    That may be its node's view alone, or pass; and a shard that was made without a file stays without it.
+
+    Args:
+        without: files that the driver found changed or gone.
+
+    Raises:
+        UnseenError: there are others; all are named.
+    """
+    unseen = {
+        part.piece.source_file: part.error
+        for part in found
+        if isinstance(part.error, UNSEEN) and not isinstance(part.error, CredentialsError)
+    }
+    files = [file for file in unseen if file not in without]
+    if files:
+        changed = all(type(unseen[file]) is SourceChangedError for file in files)
+        raise UnseenError(
+            "is not seen there as it was planned",
+            f"{files[0]} on {platform.node()}",
+            unseen[files[0]].finding,
+            "run again",
+            files,
+            ExitCode.INCOMPLETE if changed else ExitCode.RETRYABLE,
+        )
 
 
 def _of_file(pieces: Sequence[Piece], config: Config, columns: pa.Schema) -> Iterator[Part]:

@@ -30,7 +30,7 @@ from pipeline.ragged import Ints
 from pipeline.recipe import Recipe
 from pipeline.tokenizer import Tokenizer
 from pipeline.vectors import Vectors
-from pipeline.windows import tokenized
+from pipeline.windows import cut, tokenized
 
 LEAST_COSINE = {"float32": 0.9999, "bfloat16": 0.999}
 """Between a vector and its text's, by the arithmetic that made it (docs/decisions.md)."""
@@ -231,16 +231,17 @@ class _Model:
 
     def embed(self, texts: pa.Array) -> _Fresh:
         """What the rows of these documents should be; vectors as they are before they are stored."""
-        recipe, numbers = self.recipe, np.arange(len(texts))
-        tokens, parts = tokenized(texts, self.tokenizer, recipe)
+        recipe = self.recipe
+        (tokens, parts), cut_N = cut(texts, lambda some: tokenized(some, self.tokenizer, recipe))
+        numbers = np.flatnonzero(cut_N)
         lengths_W, vectors_WD = tokens.lengths, self.encoder.encode(tokens)
         if parts is None:
             return _Fresh(numbers, lengths_W, vectors_WD, {})
         if recipe.chunked:
-            cut = {"chunk": parts.numbers, "char_start": parts.char_start, "char_stop": parts.char_stop}
-            return _Fresh(parts.text, lengths_W, vectors_WD, cut)
-        tokens_N = np.bincount(parts.text, lengths_W, len(texts)).astype(np.int64)
-        windows_N = np.bincount(parts.text, minlength=len(texts))
+            window = {"chunk": parts.numbers, "char_start": parts.char_start, "char_stop": parts.char_stop}
+            return _Fresh(numbers[parts.text], lengths_W, vectors_WD, window)
+        tokens_N = np.bincount(parts.text, lengths_W, len(numbers)).astype(np.int64)
+        windows_N = np.bincount(parts.text, minlength=len(numbers))
         means_ND = vectors.mean_of_windows(vectors_WD, lengths_W, windows_N, recipe.normalize)
         return _Fresh(numbers, tokens_N, means_ND, {})
 

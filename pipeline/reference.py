@@ -6,7 +6,8 @@ and so cuts 3.14 in three). `vocab.txt` is BERT WordPiece (the Chinese ALBERTs).
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from tokenizers import Tokenizer as Backend
 
 from pipeline import telemetry
 from pipeline.checkpoint import Checkpoint
-from pipeline.errors import ModelError
+from pipeline.errors import ENDS, ModelError
 
 PROBES = (
     "A quick brown fox jumps over 3.14 lazy dogs.",
@@ -48,9 +49,9 @@ def load_backend(folder: Path) -> Backend:
         if path.exists():
             try:
                 return build(path, settings)
-            except ModelError:
+            except (ModelError, *ENDS):
                 raise
-            except Exception as error:  # the parsers of three libraries raise bare Exceptions
+            except BaseException as error:  # the parsers of three libraries raise bare Exceptions, and panics
                 raise ModelError(
                     "the tokenizer can't be read", str(path), str(error), hint="fetch it again"
                 ) from error
@@ -59,6 +60,24 @@ def load_backend(folder: Path) -> Backend:
         str(folder),
         hint="put the checkpoint's tokenizer there",
     )
+
+
+@contextmanager
+def named_failures(what: str, where: str, kind: type[ModelError] = ModelError) -> Iterator[None]:
+    """Turn what the tokenizers library raises into an error of ours."""
+    try:
+        yield
+    except BaseException as error:
+        if not _is_of_library(error):
+            raise
+        raise kind(
+            what, where, str(error) or repr(error), "mend tokenizer.json, or fetch it again"
+        ) from error
+
+
+def _is_of_library(error: BaseException) -> bool:
+    """It raises bare Exceptions; and its panics, as pyo3 hands them on, are no Exceptions at all."""
+    return type(error) is Exception or type(error).__name__ == "PanicException"
 
 
 def _settings(folder: Path) -> Mapping[str, Any]:

@@ -28,7 +28,7 @@ from pipeline.ragged import Ints
 from pipeline.reader import Part
 from pipeline.recipe import Recipe
 from pipeline.tokenizer import Tokenizer, joined
-from pipeline.windows import tokenized
+from pipeline.windows import cut, tokenized
 
 STRETCHES = 16
 MOST_TEXTS = 2_000
@@ -229,13 +229,16 @@ def _stratum(empty: Stratum, seen: Sequence[_Seen], recipe: Recipe, tokenizer: T
     """A stratum with what was seen of it, in the order of its files."""
     seen = sorted(seen, key=lambda each: (each.piece.file, each.piece.start))
     texts = [each.texts for each in seen if len(each.texts)]
-    tokens = joined((tokenized(each, tokenizer, recipe)[0] for each in texts), tokenizer.dtype)
+    cuts = [cut(each, lambda some: tokenized(some, tokenizer, recipe)) for each in texts]
+    tokens = joined((found for (found, _), _ in cuts), tokenizer.dtype)
+    failed = Counter(tokenizer_failed=sum(int((~cut_N).sum()) for _, cut_N in cuts))
+    texts = [each.filter(pa.array(cut_N)) for each, (_, cut_N) in zip(texts, cuts, strict=True)]
     return replace(
         empty,
         covered=sum(each.covered for each in seen),
         texts=sum(map(len, texts)),
-        text_bytes=sum(pc.sum(pc.binary_length(each)).as_py() for each in texts),
-        rejects=Counter(reason for each in seen for reason in each.reasons),
+        text_bytes=sum(pc.sum(pc.binary_length(each)).as_py() or 0 for each in texts),
+        rejects=Counter(reason for each in seen for reason in each.reasons) + failed,
         lengths=tokens.lengths,
         truncated=tokens.truncated,
     )

@@ -22,22 +22,33 @@ from dataclasses import asdict
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline import reader, reuse, schema, telemetry, vectors, watch, writer
 from pipeline.batching import TokenBatch
 from pipeline.dataset import ShardRecord
-from pipeline.errors import DeviceError, ExitCode, PipelineError, StartError
+from pipeline.errors import (
+    ENDS,
+    DeviceError,
+    ExitCode,
+    NonFiniteError,
+    PipelineError,
+    StartError,
+    UnseenError,
+)
 from pipeline.formats import Piece
+from pipeline.formats.documents import KEPT_CHARACTERS
 from pipeline.job import START, Failure, Job
 from pipeline.payload import buffer_to_table, cell, table_to_buffer, uncell
 from pipeline.plan import Split
 from pipeline.ragged import Ints, bounds
 from pipeline.reader import Part
 from pipeline.recipe import Recipe
+from pipeline.tokenizer import Tokenizer
 from pipeline.watch import Sentry
-from pipeline.windows import Windows, tokenized
+from pipeline.windows import Windows, cut, tokenized
 
 CELLS = ("rows", "reused", "order", "rejects", "ids", "lengths", "windows", "vectors")
 PASSED_ON = ("rows", "reused", "order", "rejects")
@@ -71,7 +82,8 @@ def result(note: str) -> ShardRecord | Failure:
 def read(row: pa.Table, job: Job, sentry: Sentry | None = None) -> Iterator[pa.Table]:
     """Read and tokenise the splits of a scan, one after the other."""
     splits = splits_of(row)
-    parts = _Parts(reader.parts([piece for _, pieces in splits for piece in pieces], job.config, job.columns))
+    wanted = [piece for _, pieces in splits for piece in pieces]
+    parts = _Parts(reader.parts(wanted, job.config, job.columns, job.without))
     for split_id, pieces in splits:
         parts.ask_for(len(pieces))
         entering = _row(split_id, {"pieces": [asdict(piece) for piece in pieces]})
@@ -114,6 +126,7 @@ class Encode:
 
     def __init__(self, job: Job, sentry: Sentry | None = None) -> None:
         self.job, self.sentry, self.ended = job, sentry, time.perf_counter()
+        self.works = False
         self.broken = self._start()
 
     def _start(self) -> StartError | None:
@@ -134,7 +147,9 @@ class Encode:
         except PipelineError as error:
             where = f"{error.where} on {platform.node()}".strip()
             return StartError(error.what, where, error.got, error.hint, error.exit_code)
-        except Exception as error:  # torch raises what it likes
+        except ENDS:
+            raise
+        except BaseException as error:  # torch raises what it likes, and safetensors panics
             where = f"{config.model.name} on {platform.node()}"
             hint = "check the checkpoint's files and the device"
             return StartError("a replica can't start", where, repr(error), hint)
@@ -154,7 +169,7 @@ class Encode:
     def _end_process(self, error: DeviceError) -> None:
         """Where a sentry counts who dies at a split: a new process has a new device, here or elsewhere."""
         if self.sentry:
-            sys.stderr.write(f"{error}\n")  # into the worker's own log
+            telemetry.warn("the process ends", reason=error)
             sys.stderr.flush()
             os._exit(int(error.exit_code))
 
@@ -187,17 +202,59 @@ class Encode:
             "encode_seconds": time.perf_counter() - started,
             "idle_seconds": started - self.ended,
         }
+        self._check(found, too_large)
         note["dimension"] = found.shape[1]
         note["too_large"] = np.flatnonzero(too_large).tolist()
         return _row(split_id, note, **{name: cells.get(name) for name in PASSED_ON}, vectors=found)
+
+    def _check(self, found: vectors.Vectors, too_large: npt.NDArray[np.bool_]) -> None:
+        """Refuse a split of which too much is not finite; a device that did better before has gone bad.
+
+        Raises:
+            NonFiniteError: its vectors are not for the writer.
+        """
+        where = f"{self.job.config.compute.device} on {platform.node()}"
+        try:
+            vectors.non_finite(found, too_large, where)
+        except NonFiniteError as error:
+            if self.works:
+                self._end_process(error)
+            raise
+        self.works = True
+
+
+class _Meter:
+    """What reading and tokenizing a split takes, from here on."""
+
+    def __init__(self) -> None:
+        self.started, self.retries = time.perf_counter(), telemetry.retries.total()
+        self.read_bytes = telemetry.read_bytes.total()
+
+    def tokenizer(self, job: Job) -> Tokenizer:
+        """The job's, when all is read; loading it is a part of tokenizing."""
+        self.read = time.perf_counter()
+        tokenizer = job.tokenizer()
+        self.hits, self.misses = tokenizer.cache.hits, tokenizer.cache.misses
+        return tokenizer
+
+    def figures(self, tokenizer: Tokenizer) -> dict[str, float]:
+        """As the shard record has them."""
+        return {
+            "read_bytes": telemetry.read_bytes.total() - self.read_bytes,
+            "read_seconds": self.read - self.started,
+            "tokenize_seconds": time.perf_counter() - self.read,
+            "cache_hits": tokenizer.cache.hits - self.hits,
+            "cache_misses": tokenizer.cache.misses - self.misses,
+            "storage_retries": telemetry.retries.total() - self.retries,
+        }
 
 
 def _read(
     split_id: str, note: dict[str, Any], _: Mapping[str, pa.Buffer], parts: _Parts, job: Job
 ) -> pa.Table:
-    started, retries = time.perf_counter(), telemetry.retries.total()
-    read_before = telemetry.read_bytes.total()
+    meter = _Meter()
     found = parts.take()
+    reader.refuse_unseen(found, job.without)
     documents = reader.usable(found)
     texts = pa.chunked_array([part.texts for part in documents], pa.large_string()).combine_chunks()
     rows = pa.concat_tables([part.rows for part in documents])
@@ -205,21 +262,14 @@ def _read(
     document_R, reused = _reused(job, split_id, found, rows)
     new_N = np.setdiff1d(np.arange(len(texts)), document_R)
     texts, rows = texts.take(pa.array(new_N)), rows.take(pa.array(new_N))
-    read = time.perf_counter()
-    tokenizer = job.tokenizer()
-    hits, misses = tokenizer.cache.hits, tokenizer.cache.misses
-    tokens, windowed = tokenized(texts, tokenizer, job.recipe)
+    tokenizer = meter.tokenizer(job)
+    (tokens, windowed), cut_N = cut(texts, lambda some: tokenized(some, tokenizer, job.recipe))
+    rejects = [part.rejects for part in documents]
+    if not cut_N.all():
+        rejects.append(_rejected(texts, rows, ~cut_N, job))
+        rows, new_N = rows.filter(pa.array(cut_N)), new_N[cut_N]
     note["pieces"] = [part.consumed() for part in found]
-    note["figures"] = {
-        "attempt": job.attempt,
-        "text_bytes": text_bytes,
-        "read_bytes": telemetry.read_bytes.total() - read_before,
-        "read_seconds": read - started,
-        "tokenize_seconds": time.perf_counter() - read,
-        "cache_hits": tokenizer.cache.hits - hits,
-        "cache_misses": tokenizer.cache.misses - misses,
-        "storage_retries": telemetry.retries.total() - retries,
-    }
+    note["figures"] = {"attempt": job.attempt, "text_bytes": text_bytes} | meter.figures(tokenizer)
     rows = _with_tokens(rows, tokens, windowed, job.recipe)
     final = schema.rows_schema(job.columns, job.recipe.chunked)
     averaged = job.recipe.long_text == "mean_of_chunks"
@@ -230,11 +280,26 @@ def _read(
         rows=table_to_buffer(rows.select(final.names).cast(final)),
         reused=table_to_buffer(reused) if reused else None,
         order=np.concatenate([document_E, document_R]) if reused else None,
-        rejects=table_to_buffer(pa.concat_tables([part.rejects for part in documents])),
+        rejects=table_to_buffer(pa.concat_tables(rejects)),
         ids=tokens.ids,
         lengths=tokens.lengths,
         windows=np.bincount(windowed.text, minlength=rows.num_rows) if windowed and averaged else None,
     )
+
+
+def _rejected(texts: pa.Array, rows: pa.Table, which_N: npt.NDArray[np.bool_], job: Job) -> pa.Table:
+    """The rejects of texts that can't be tokenized: by this tokenizer, never."""
+    which = pa.array(which_N)
+    rows = rows.filter(which)
+    texts = pc.utf8_slice_codeunits(texts.filter(which), 0, KEPT_CHARACTERS).cast(pa.string())
+    rejects = {
+        "source_file": rows.column("source_file"),
+        "source_row": rows.column("source_row"),
+        "reason": pa.repeat(pa.scalar("tokenizer_failed"), len(texts)),
+        "permanent": pa.repeat(pa.scalar(True), len(texts)),
+        "text": texts if job.config.output.keep_rejected_text else pa.nulls(len(texts), pa.string()),
+    }
+    return pa.Table.from_pydict(rejects, schema=schema.REJECTS)
 
 
 def _reused(job: Job, split_id: str, parts: Sequence[Part], rows: pa.Table) -> tuple[Ints, pa.Table | None]:
@@ -315,9 +380,14 @@ def _guarded(
     except PipelineError as error:
         stage = START if isinstance(error, StartError) else stage
         code, message = int(error.exit_code), str(error)
-    except Exception as error:  # the boundary: raised further, it would end every other split's job
+        kind, files = type(error).__name__, error.files if isinstance(error, UnseenError) else ()
+    except ENDS:
+        raise
+    except BaseException as error:  # the boundary: raised further, it would end every other split's job
         trace = "".join(traceback.format_exception(error))
         code, message = int(ExitCode.BUG), f"a bug of ours: {error!r}\n{trace}"
-    files = tuple(f"{piece['source']}/{piece['file']}" for piece in note["pieces"])
+        kind, files = type(error).__name__, ()
+    files = files or tuple(f"{piece['source']}/{piece['file']}" for piece in note["pieces"])
     process = f"{platform.node()} {os.getpid()}"
-    return _row(split_id, {"failure": asdict(Failure(split_id, files, stage, code, message, process))})
+    failure = Failure(split_id, files, stage, code, message, process, kind)
+    return _row(split_id, {"failure": asdict(failure)})

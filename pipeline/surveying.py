@@ -16,6 +16,7 @@ import resource
 import signal
 import subprocess
 import sys
+import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -31,6 +32,7 @@ from pipeline.errors import (
     PipelineError,
     SourceError,
     StoppedError,
+    StorageError,
 )
 from pipeline.formats import Survey, file_name, memory
 from pipeline.places import protocol_of
@@ -54,6 +56,8 @@ MUCH_MEMORY = 1 << 30
 OUT_OF_MEMORY = 75
 """The exit code of a process that could have no more."""
 STDERR = 2
+PAUSES = (0.2, 1.0, 3.0)
+"""Seconds before a file that is not given is asked for again."""
 
 
 class _Answer(NamedTuple):
@@ -135,17 +139,38 @@ def _look(listed: Sequence[Listed], sources: Mapping[str, Source]) -> list[Surve
 
 
 def _survey(info: storage.ObjectInfo, source: Source) -> Surveyed:
+    """How a file can be cut; one that is refused, or not there, is asked for again.
+
+    Raises:
+        StorageError: it stays so. That may pass all the same, and what a plan says of a file is for good.
+    """
+    for pause in PAUSES:
+        try:
+            return _look_at(info, source)
+        except CredentialsError:
+            raise  # of all files, and no pause mends them
+        except (MissingError, DeniedError):
+            time.sleep(pause)
+    try:
+        return _look_at(info, source)
+    except MissingError as error:
+        hint = "run again: it is listed anew"
+        raise StorageError("is gone since it was listed", info.path, error.got, hint) from error
+    except DeniedError as error:
+        if isinstance(error, CredentialsError):
+            raise
+        hint = "run again, if that may pass; else check its rights, or leave it out of the source's path"
+        raise StorageError("is listed, but may not be read", info.path, error.got, hint) from error
+
+
+def _look_at(info: storage.ObjectInfo, source: Source) -> Surveyed:
+    if info.version == storage.BROKEN_LINK:
+        return SourceError("is a link that leads nowhere", hint="mend it, or leave it out")
     try:
         info.path.encode()
         return formats.survey(info, file_name(source, info), source)
     except UnicodeEncodeError:
         return SourceError("its name is not UTF-8", hint="rename it")
-    except MissingError:
-        return SourceError("is gone since it was listed", hint="make a new dataset, if it should be in it")
-    except CredentialsError:
-        raise  # of all files: were it the file's, a plan made while a token expires would be frozen so
-    except DeniedError as error:
-        return SourceError("may not be read", got=str(error), hint="check its rights")
     except SourceError as error:
         return error
     except (PipelineError, MemoryError):

@@ -10,6 +10,7 @@ Shapes: N texts, W words, T token ids.
 """
 
 from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager
 from itertools import chain, pairwise
 from typing import Any
 
@@ -22,8 +23,9 @@ from tokenizers import Tokenizer as Backend
 from pipeline import telemetry
 from pipeline.batching import TokenBatch
 from pipeline.checkpoint import Checkpoint
+from pipeline.errors import TokenizerError
 from pipeline.ragged import Bytes, Ints, bounds, interleave, text_array, text_bytes
-from pipeline.reference import PROBES, check_vocabulary, load_backend
+from pipeline.reference import PROBES, check_vocabulary, load_backend, named_failures
 from pipeline.shortcut import Cutter, obstacle
 from pipeline.words import LONGEST, Spans, WordCache, Words, counts, distinct, split
 
@@ -64,16 +66,18 @@ class Tokenizer:
         cache_words: int = 1 << 21,
         cache_bytes: int = 64 << 20,
     ) -> None:
-        self.backend = load_backend(checkpoint.folder)
-        check_vocabulary(self.backend, checkpoint)
+        self.name = checkpoint.name
         self.max_tokens = max_tokens
         self.dtype = np.dtype(np.uint16 if checkpoint.size("vocab_size") <= 1 << 16 else np.int32)
-        self.before, self.after = _frame(self.backend)
-        self.limit = max_tokens - len(self.before) - len(self.after)
         self.cache = WordCache(self.dtype, cache_words, cache_bytes)
-        self.backend.no_padding()
-        self.backend.enable_truncation(max_tokens)
-        why = obstacle(self.backend) or self._first_difference()
+        self.backend = load_backend(checkpoint.folder)
+        with named_failures("the tokenizer fails at our probes", str(checkpoint.folder)):
+            check_vocabulary(self.backend, checkpoint)
+            self.before, self.after = _frame(self.backend)
+            self.limit = max_tokens - len(self.before) - len(self.after)
+            self.backend.no_padding()
+            self.backend.enable_truncation(max_tokens)
+            why = obstacle(self.backend) or self._first_difference()
         self.by_words = why is None
         if why:
             telemetry.event("tokenizer.slow", model=checkpoint.name, reason=why)
@@ -92,22 +96,33 @@ class Tokenizer:
         return "probes differ"
 
     def encode(self, texts: pa.Array | pa.ChunkedArray) -> TokenBatch:
-        """Token ids of each text; `texts` are strings without nulls."""
+        """Token ids of each text; `texts` are strings without nulls.
+
+        Raises:
+            TokenizerError: the tokenizer can't cut one of them.
+        """
         parts: list[TokenBatch] = []
         for chunk in texts.chunks if isinstance(texts, pa.ChunkedArray) else [texts]:
-            if self.by_words:
-                parts += self._by_words(chunk, BYTES_PER_TOKEN * self.max_tokens)
-            else:
-                parts += [self._as_it_is(block) for block in _blocks(chunk, BLOCK_BYTES)]
+            with self._failing_texts():
+                if self.by_words:
+                    parts += self._by_words(chunk, BYTES_PER_TOKEN * self.max_tokens)
+                else:
+                    parts += [self._as_it_is(block) for block in _blocks(chunk, BLOCK_BYTES)]
         return joined(parts, self.dtype)
+
+    def _failing_texts(self) -> AbstractContextManager[None]:
+        return named_failures("the tokenizer can't cut a text", self.name, TokenizerError)
 
     def bare(self, text: str) -> list[int]:
         """All ids of a text, without special tokens, by the real tokenizer."""
         if not self.by_words:
             self.backend.no_truncation()
-        ids: list[int] = self.backend.encode(text, add_special_tokens=False).ids
-        if not self.by_words:
-            self.backend.enable_truncation(self.max_tokens)
+        try:
+            with self._failing_texts():
+                ids: list[int] = self.backend.encode(text, add_special_tokens=False).ids
+        finally:
+            if not self.by_words:
+                self.backend.enable_truncation(self.max_tokens)
         return ids
 
     def words(self, text_B: Bytes) -> tuple[Ints, Ints, Ints]:
@@ -118,7 +133,8 @@ class Tokenizer:
         text = text_array(text_B, np.zeros(1, np.int64), np.array([len(text_B)]))
         words, _ = split(text)
         starts = words.starts - 1  # behind the space that `split` puts before each text
-        return counts(self._spans(words)), starts, starts + words.lengths
+        with self._failing_texts():
+            return counts(self._spans(words)), starts, starts + words.lengths
 
     def _as_it_is(self, texts: pa.Array) -> TokenBatch:
         """By the real tokenizer, whole texts."""

@@ -7,7 +7,11 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from pipeline.errors import NonFiniteError
+
 Vectors = npt.NDArray[np.float32]
+FEW, FEW_OF_ALL = 8, 0.005
+"""So many vectors that are not finite may be their texts' fault: fewer, or no larger a part of a split."""
 
 
 def stored_fields(kind: str, dimension: int) -> list[pa.Field]:
@@ -68,6 +72,23 @@ def unit(vectors_ND: Vectors) -> Vectors:
     lengths_N1 = np.linalg.norm(vectors_ND, axis=1, keepdims=True).astype(np.float32)
     scaled_ND: Vectors = vectors_ND / np.maximum(lengths_N1, np.float32(1e-12))
     return scaled_ND
+
+
+def non_finite(vectors_ND: Vectors, but_N: npt.NDArray[np.bool_], where: str) -> npt.NDArray[np.bool_]:
+    """(N,) which vectors hold NaN or infinity.
+
+    Args:
+        but_N: (N,) those that were never computed.
+
+    Raises:
+        NonFiniteError: they are too many for their texts to be at fault.
+    """
+    bad_N = np.asarray(~np.isfinite(vectors_ND).all(axis=1))
+    wrong, computed = int((bad_N & ~but_N).sum()), int((~but_N).sum())
+    if wrong >= FEW and wrong > FEW_OF_ALL * computed:
+        hint = "look at the node's device; where others say the same, at the checkpoint's weights"
+        raise NonFiniteError("the model gives NaN or infinity", where, f"{wrong} of {computed} vectors", hint)
+    return bad_N
 
 
 def mean_of_windows(

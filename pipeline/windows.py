@@ -7,15 +7,18 @@ characters, each part a window of its own.
 Shapes: N texts, W windows, K words of one text.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline import telemetry
 from pipeline.batching import TokenBatch
+from pipeline.errors import TokenizerError
 from pipeline.ragged import Bytes, Ints, text_array, text_bytes
 from pipeline.recipe import Recipe
 from pipeline.tokenizer import Tokenizer, joined
@@ -48,12 +51,45 @@ class Windows:
         return np.arange(len(self.text)) - np.repeat(starts, np.diff(np.r_[starts, len(self.text)]))
 
 
-def tokenized(texts: pa.Array, tokenizer: Tokenizer, recipe: Recipe) -> tuple[TokenBatch, Windows | None]:
-    """Token ids of each text, or of each window of the texts."""
+Tokens = tuple[TokenBatch, Windows | None]
+"""Of each text, or of each window of the texts."""
+Tokenize = Callable[[pa.Array], Tokens]
+
+
+def tokenized(texts: pa.Array, tokenizer: Tokenizer, recipe: Recipe) -> Tokens:
+    """Token ids of each text, or of each window of the texts.
+
+    Raises:
+        TokenizerError: the tokenizer can't cut one of them.
+    """
     if recipe.long_text == "truncate":
         return tokenizer.encode(prefixed(texts, recipe.prefix)), None
     found = windows(tokenizer, texts, recipe.chunk_overlap, recipe.prefix)
     return found.tokens, found
+
+
+def cut(texts: pa.Array, tokenize: Tokenize) -> tuple[Tokens, npt.NDArray[np.bool_]]:
+    """The tokens of those texts that can be cut, and (N,) which these are: as a rule all."""
+    cut_N = np.ones(len(texts), np.bool_)
+    try:
+        return tokenize(texts), cut_N
+    except TokenizerError as error:
+        telemetry.warn("texts that can't be tokenized", reason=error)
+    cut_N[_uncut(texts, tokenize)] = False
+    return tokenize(texts.filter(pa.array(cut_N))), cut_N
+
+
+def _uncut(texts: pa.Array, tokenize: Tokenize) -> list[int]:
+    """Which texts can't be cut; found by halves, for the others are many."""
+    try:
+        tokenize(texts)
+    except TokenizerError:
+        if len(texts) == 1:
+            return [0]
+        half = len(texts) // 2
+        behind = _uncut(texts.slice(half), tokenize)
+        return _uncut(texts.slice(0, half), tokenize) + [half + each for each in behind]
+    return []
 
 
 def windows(tokenizer: Tokenizer, texts: pa.Array, overlap: int, prefix: str = "") -> Windows:

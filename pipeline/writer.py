@@ -49,6 +49,7 @@ def write(dataset: Dataset, contents: Contents, figures: Mapping[str, Any]) -> S
 
     Raises:
         StorageError: storage failed; nothing is committed.
+        NonFiniteError: so many vectors are not finite that a device or the checkpoint must be at fault.
     """
     started = time.perf_counter()
     contents = _reject_non_finite(contents)
@@ -94,23 +95,25 @@ def content_digest(shard: pa.Table) -> str:
 def _reject_non_finite(contents: Contents) -> Contents:
     """A vector with NaN or infinity is no vector: its document is rejected, the others stay.
 
-    Of a document in windows, none stays where one is bad.
+    Of a document in windows, none stays where one is bad. Another device, or more memory, may do better: no
+    such reject is permanent.
     """
-    bad = np.logical_not(np.isfinite(contents.vectors).all(axis=1))
+    none = np.zeros(len(contents.vectors), np.bool_)
+    too_large = none if contents.too_large is None else contents.too_large
+    bad = vectors.non_finite(contents.vectors, too_large, contents.split_id)
     if not bad.any():
         return contents
     documents = contents.rows.select(["source_file", "source_row"]).to_pandas()
     document_N = documents.groupby(["source_file", "source_row"], sort=False).ngroup().to_numpy()
     bad_documents, first = np.unique(document_N[bad], return_index=True)
     first = np.flatnonzero(bad)[first]
-    too_large = np.zeros(len(bad), np.bool_) if contents.too_large is None else contents.too_large
     large = np.isin(bad_documents, document_N[too_large])
     rejected = contents.rows.take(pa.array(first))
     rejects = {
         "source_file": rejected.column("source_file"),
         "source_row": rejected.column("source_row"),
         "reason": pa.array(np.where(large, "out_of_memory", "non_finite_vector").tolist(), pa.string()),
-        "permanent": pa.array(~large),
+        "permanent": pa.repeat(pa.scalar(False), len(first)),
         "text": pa.nulls(len(first), pa.string()),
     }
     kept = ~np.isin(document_N, bad_documents)

@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -49,9 +49,13 @@ class Cluster:
             time.sleep(1)
         raise TimeoutError(f"no Ray at {self.url}:\n{self.log.read_text()[-3000:]}")
 
-    def add_worker(self, cpus: float) -> subprocess.Popen[bytes]:
-        """Start a worker, and wait until it has joined."""
-        worker = self._start(cpus, f"--address={self.gcs}")
+    def add_worker(self, cpus: float, under: Sequence[str] = ()) -> subprocess.Popen[bytes]:
+        """Start a worker, and wait until it has joined.
+
+        Args:
+            under: a command that starts it.
+        """
+        worker = self._start(cpus, f"--address={self.gcs}", under=under)
         for _ in range(90):
             if self._alive() == len(self.nodes):
                 return worker
@@ -108,7 +112,7 @@ class Cluster:
         self._given += found
         return found
 
-    def _start(self, cpus: float, *arguments: str) -> subprocess.Popen[bytes]:
+    def _start(self, cpus: float, *arguments: str, under: Sequence[str] = ()) -> subprocess.Popen[bytes]:
         ports = ("dashboard-agent-listen-port", "dashboard-agent-grpc-port", "metrics-export-port",
                  "node-manager-port", "object-manager-port", "runtime-env-agent-port")  # fmt: skip
         given = dict(zip(ports, self._ports(len(ports)), strict=True))
@@ -117,7 +121,7 @@ class Cluster:
         options += [f"--num-cpus={cpus:g}", f"--object-store-memory={STORE_BYTES}", "--memory=2000000000"]
         with self.log.open("ab") as log:
             node = subprocess.Popen(
-                [RAY, "start", "--block", "--disable-usage-stats", *arguments, *options],
+                [*under, RAY, "start", "--block", "--disable-usage-stats", *arguments, *options],
                 stdout=log, stderr=log, env=self.environment,
             )  # fmt: skip
         self.nodes.append(node)

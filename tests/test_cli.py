@@ -8,7 +8,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+from tokenizers import Regex, models, pre_tokenizers
+from tokenizers import Tokenizer as Backend
 
 from pipeline import cli
 from pipeline.cli import examples
@@ -16,6 +20,7 @@ from pipeline.cli.entry import COMMANDS
 from pipeline.cli.show import byte_size, duration, show_lines
 from pipeline.errors import ExitCode
 from tests.conftest import write_config
+from tests.test_stages import CATASTROPHIC, with_tokenizer
 
 Job = Callable[..., dict[str, Any]]
 
@@ -239,3 +244,32 @@ def test_durations_are_told_in_the_unit_that_reads_best(seconds: float, said: st
 )
 def test_bytes_are_told_in_the_largest_unit(count: float, said: str) -> None:
     assert byte_size(count) == said
+
+
+def test_a_panic_in_rust_has_its_last_line_too(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The tokenizers library's own, which is no `Exception`."""
+
+    def panicking(_: object) -> None:
+        backend = Backend(models.WordLevel({"a": 0}, "a"))
+        backend.pre_tokenizer = pre_tokenizers.Split(Regex("(a+a+)+b"), "isolated")
+        backend.encode("a" * 40 + "c")
+
+    monkeypatch.setitem(COMMANDS, "completion", (panicking, "panics"))
+    assert cli.main(["completion", "bash"]) == ExitCode.BUG
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith("exit 1: a bug of ours: PanicException(")
+
+
+def test_a_plan_estimates_around_texts_that_can_not_be_tokenized(
+    job: Job, corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    split = {"type": "Split", "pattern": {"Regex": "(a+a+)+b"}, "behavior": "Isolated", "invert": False}
+    model = with_tokenizer(tmp_path / "model", pre_tokenizer=split)
+    lines = [CATASTROPHIC, *["a text"] * 19]
+    pq.write_table(pa.table({"key": range(20), "text": lines, "topic": ["t"] * 20}), corpus / "0.parquet")
+    path = write_config(tmp_path / "job.yaml", job(model={"name": str(model)}))
+    assert cli.main(["plan", str(path), "--json"]) == ExitCode.DONE
+    shown = json.loads(capsys.readouterr().out)
+    assert shown["counted_rows"] == 60

@@ -15,11 +15,11 @@ from transformers import AutoTokenizer
 
 from jobs import docstrings
 from pipeline import checkpoint
-from pipeline.errors import ModelError
+from pipeline.errors import ModelError, TokenizerError
 from pipeline.reference import load_backend
 from pipeline.tokenizer import Tokenizer
 from tests.conftest import PACKAGED
-from tests.tokenizers_of import make_folder, real_folder, wordpiece
+from tests.tokenizers_of import edited, make_folder, real_folder, wordpiece
 
 
 def google(processor: SentencePieceProcessor, text: str, lower: bool = True) -> list[int]:
@@ -114,3 +114,38 @@ def test_a_folder_of_vocab_txt_is_bert_wordpiece(tmp_path: Path) -> None:
     (tmp_path / "tokenizer_config.json").write_text(json.dumps({"do_lower_case": True}))
     tokens = load_backend(where.folder).encode("Hello, 你好 Café unknown").tokens
     assert tokens == ["[CLS]", "hello", ",", "你", "好", "cafe", "un", "##know", "##n", "[SEP]"]
+
+
+NOWHERE = {
+    "type": "TemplateProcessing",
+    "single": [{"SpecialToken": {"id": "[NOWHERE]", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}],
+    "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}],
+    "special_tokens": {},
+}
+
+
+@pytest.mark.parametrize(
+    ("parts", "message"),
+    [
+        ({"normalizer": {"type": "Precompiled", "precompiled_charsmap": "YWJjZA=="}}, "can't be read"),
+        ({"post_processor": NOWHERE}, "the tokenizer fails at our probes"),
+    ],
+)
+def test_a_tokenizer_that_panics_is_a_model_that_is_refused(
+    tmp_path: Path, parts: dict[str, object], message: str
+) -> None:
+    """In the library's Rust, whose panics are no `Exception`."""
+    with pytest.raises(ModelError, match=message) as raised:
+        Tokenizer(edited(tmp_path / "model", **parts))
+    assert type(raised.value.__cause__).__name__ == "PanicException"
+
+
+def test_a_text_that_can_not_be_cut_is_told_and_spoils_no_other(tmp_path: Path) -> None:
+    split = {"type": "Split", "pattern": {"Regex": "(a+a+)+b"}, "behavior": "Isolated", "invert": False}
+    tokenizer = Tokenizer(edited(tmp_path / "model", pre_tokenizer=split), max_tokens=8)
+    deadly, fine = "a" * 40 + "c", "hello, " * 20
+    before = tokenizer.encode(pa.array([fine])).ids.tolist()
+    for ask in (lambda: tokenizer.encode(pa.array([fine, deadly])), lambda: tokenizer.bare(deadly)):
+        with pytest.raises(TokenizerError, match="can't cut a text .got Onig.*retry-limit"):
+            ask()
+        assert tokenizer.encode(pa.array([fine])).ids.tolist() == before

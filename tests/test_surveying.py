@@ -15,7 +15,7 @@ import pytest
 from botocore.exceptions import ClientError
 
 from pipeline import config, plan, surveying, telemetry
-from pipeline.errors import CredentialsError, SourceError, StoppedError, StorageError
+from pipeline.errors import CredentialsError, ExitCode, SourceError, StoppedError, StorageError
 from pipeline.storage.failures import named_errors
 
 TWO_NUMBERS, ONE_NUMBER = 0x26, 0x16
@@ -166,3 +166,60 @@ def test_credentials_past_their_time_are_no_files_fault(
     parsed = config.parse(job())
     with pytest.raises(CredentialsError, match="check the credentials"):
         surveying._look(plan.listing(parsed), parsed.source)
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(surveying, "PAUSES", (0.0, 0.0))
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_file_that_is_gone_for_a_moment_is_asked_for_again(
+    job: Job, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parsed = config.parse(job())
+    listed = plan.listing(parsed)
+    (corpus / "1.parquet").rename(tmp_path / "away")
+
+    def back(_: float) -> None:
+        if (tmp_path / "away").exists():
+            (tmp_path / "away").rename(corpus / "1.parquet")
+
+    monkeypatch.setattr(surveying.time, "sleep", back)
+    found = surveying._look(listed, parsed.source)
+    assert [isinstance(each, SourceError) for each in found] == [False] * 3
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_file_that_stays_away_ends_the_planning_and_is_not_frozen(job: Job, corpus: Path) -> None:
+    parsed = config.parse(job())
+    listed = plan.listing(parsed)
+    (corpus / "1.parquet").unlink()
+    with pytest.raises(StorageError, match=r"1\.parquet: is gone since it was listed.*run again") as raised:
+        surveying._look(listed, parsed.source)
+    assert raised.value.exit_code == ExitCode.RETRYABLE
+
+
+@pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize("times", [1, 99])
+def test_a_refusal_of_one_file_is_not_frozen(job: Job, monkeypatch: pytest.MonkeyPatch, times: int) -> None:
+    """By S3's words; root, who tests, is refused nothing on a file system."""
+    left, look = [times], surveying.formats.survey
+
+    def refuse(info: Any, *rest: Any) -> Any:
+        with named_errors(info.path):
+            if info.path.endswith("1.parquet") and left[0]:
+                left[0] -= 1
+                denied = PermissionError("Access Denied")
+                raise denied from ClientError({"Error": {"Code": "AccessDenied"}}, "GetObject")
+        return look(info, *rest)
+
+    monkeypatch.setattr(surveying.formats, "survey", refuse)
+    parsed = config.parse(job())
+    if times == 1:
+        found = surveying._look(plan.listing(parsed), parsed.source)
+        assert [isinstance(each, SourceError) for each in found] == [False] * 3
+        return
+    with pytest.raises(StorageError, match=r"1\.parquet: is listed, but may not be read") as raised:
+        surveying._look(plan.listing(parsed), parsed.source)
+    assert raised.value.exit_code == ExitCode.RETRYABLE

@@ -12,6 +12,7 @@ import pytest
 from pipeline import schema, telemetry, writer
 from pipeline.commit import reject_reasons
 from pipeline.dataset import Dataset, ShardRecord, to_table
+from pipeline.errors import ExitCode, NonFiniteError
 from pipeline.vectors import stored_fields
 from pipeline.writer import Contents
 
@@ -25,7 +26,7 @@ def contents(vectors: np.ndarray, rejected: int = 0) -> Contents:
             "id": [f"r{i}" for i in range(count)],
             "n_tokens": pa.array(range(count), pa.int32()),
             "truncated": [i == 0 for i in range(count)],
-            "text_hash": [bytes([i]) * 16 for i in range(count)],
+            "text_hash": [i.to_bytes(16) for i in range(count)],
             "source_file": ["docs/f"] * count,
             "source_row": pa.array(range(count), pa.int64()),
         }
@@ -67,7 +68,7 @@ def test_of_a_document_in_windows_none_stays_where_one_is_bad(tmp_path: Path) ->
     assert table.column("source_row").to_pylist() == [0]
     rejects = pq.read_table(tmp_path / "rejects").sort_by("source_row").to_pylist()
     told = [(row["source_row"], row["reason"], row["permanent"]) for row in rejects]
-    assert told == [(1, "non_finite_vector", True), (2, "out_of_memory", False)]
+    assert told == [(1, "non_finite_vector", False), (2, "out_of_memory", False)]
     assert (record.rows, record.rejects) == (1, 2)
     assert record.pieces == [piece | {"rows": 1, "rejects": 2}]
 
@@ -121,7 +122,36 @@ def test_a_vector_that_is_not_finite_rejects_its_row_alone(tmp_path: Path, bad: 
     assert (record.rows, record.rejects) == (2, 1)
     assert pq.read_table(tmp_path / "data" / "part-s0.parquet")["source_row"].to_pylist() == [0, 2]
     rejects = pq.read_table(tmp_path / "rejects" / str(record.rejects_file)).to_pylist()
-    assert [(row["source_row"], row["reason"]) for row in rejects] == [(1, "non_finite_vector")]
+    told = [(row["source_row"], row["reason"], row["permanent"]) for row in rejects]
+    assert told == [(1, "non_finite_vector", False)]
+    assert record.transient == 1  # so that the next night, or `retry-rejects`, tries it again
+
+
+@pytest.mark.parametrize(("rows", "bad"), [(8, 8), (120, 48), (1000, 8), (1599, 8)])
+def test_so_many_vectors_that_are_not_finite_are_a_devices_fault(tmp_path: Path, rows: int, bad: int) -> None:
+    vectors = np.ones((rows, 2))
+    vectors[:bad, 0] = np.nan
+    with pytest.raises(NonFiniteError, match=f"NaN or infinity .got {bad} of {rows} vectors") as raised:
+        write(tmp_path, contents(vectors))
+    assert raised.value.exit_code == ExitCode.RETRYABLE
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("rows", "bad"), [(7, 7), (1600, 8), (2000, 10)])
+def test_a_few_are_rejects(tmp_path: Path, rows: int, bad: int) -> None:
+    vectors = np.ones((rows, 2))
+    vectors[:bad, 0] = np.inf
+    record = write(tmp_path, contents(vectors))
+    assert (record.rows, record.transient) == (rows - bad, bad)
+
+
+def test_texts_that_did_not_fit_are_no_devices_fault(tmp_path: Path) -> None:
+    """Their vectors are NaN for want of any; of the twenty that there are, seven are not finite."""
+    vectors = np.full((100, 2), np.nan)
+    vectors[80:93] = 1.0
+    record = write(tmp_path, replace(contents(vectors), too_large=np.arange(100) < 80))
+    reasons = [{"reason": "non_finite_vector", "rows": 7}, {"reason": "out_of_memory", "rows": 80}]
+    assert (record.rows, record.reasons) == (13, reasons)
 
 
 def test_the_second_writer_takes_the_record_of_the_first(tmp_path: Path) -> None:

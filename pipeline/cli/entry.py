@@ -65,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             traceback.print_exc(file=voice.stream)
     except (KeyboardInterrupt, SystemExit):
         code, reason = ExitCode.RETRYABLE, STOPPED
-    except Exception as error:  # the last boundary: a bug still ends with its code and one line
+    except BaseException as error:  # the last boundary: a bug, and a panic in Rust, end with one line too
         traceback.print_exc(file=voice.stream)
         code, reason = ExitCode.BUG, f"a bug of ours: {error!r}"
     sys.stdout.flush()

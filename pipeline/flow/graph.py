@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pyarrow as pa
@@ -14,10 +15,11 @@ from ray.data import ActorPoolStrategy, Dataset
 from ray.exceptions import RayError
 
 from pipeline import stages, telemetry
+from pipeline.absence import settled
 from pipeline.config import Compute
 from pipeline.dataset import ShardRecord
-from pipeline.errors import StartError
-from pipeline.flow import metrics
+from pipeline.errors import ExitCode, ModelError, NonFiniteError, OutputError, PipelineError, StartError
+from pipeline.flow import metrics, probe
 from pipeline.flow.cluster import cluster, nodes, stopped
 from pipeline.flow.feed import feed
 from pipeline.flow.watchdog import RemoteSentry, Watchdog
@@ -32,6 +34,9 @@ LOOK_SECONDS = 2.0
 """How often the watchdog looks, and tells how the stages stand."""
 MOST_FAILURES = 3
 """Splits that are lost to replicas that can't start, before a run in which none could is ended."""
+MOST_FAILED_WRITES, WRITE_SECONDS = 5, 60
+"""So many writes fail in a row, and for so long, before a run is ended: a full disk, an expired token."""
+OUTPUT_CODES = (ExitCode.CONFIG, ExitCode.RETRYABLE)
 EXIT_SECONDS = 30
 """For a replica's exit; then the kernel ends it, for it holds a device. Seen once: Ray's part of it hung when
 the driver had been stopped, and no raylet was left to kill the process."""
@@ -52,15 +57,24 @@ def run(
         StoppedError: Ray gave up.
         StalledError: nobody showed life for too long.
         StartError: no replica can start.
+        ModelError: the checkpoint gives no finite vectors.
+        OutputError: nothing can be written any more.
     """
     with cluster():
         resources = held(job)
-        telemetry.event("starting", splits=len(pending.split_ids), replicas=resources.replicas[1])
-        watchdog = Watchdog(job, job.config.compute.watchdog_minutes * 60)
-        graph = _graph(
-            feed(pending, BLOCK_BYTES), replace(job, threads=resources.threads), resources, watchdog.sentry
-        )
-        yield from _watched(graph, watchdog, len(pending.split_ids), tell or (lambda _: None))
+        probe.refuse_blind_nodes(pending, job.config)
+        yield from settled(pending, job, partial(_run, resources=resources, tell=tell or (lambda _: None)))
+
+
+def _run(
+    pending: Plan, job: Job, resources: Resources, tell: Callable[[Standing], None]
+) -> Iterator[Arrived]:
+    telemetry.event("starting", splits=len(pending.split_ids), replicas=resources.replicas[1])
+    watchdog = Watchdog(job, job.config.compute.watchdog_minutes * 60)
+    graph = _graph(
+        feed(pending, BLOCK_BYTES), replace(job, threads=resources.threads), resources, watchdog.sentry
+    )
+    return _watched(graph, watchdog, len(pending.split_ids), tell)
 
 
 def held(job: Job) -> Resources:
@@ -79,10 +93,10 @@ def _watched(
 
     A thread waits for Ray, so that this one is free to look at the clock, and to stop when it is told to.
     """
-    arrivals: queue.SimpleQueue[Arrived | Exception | None] = queue.SimpleQueue()
+    arrivals: queue.SimpleQueue[Arrived | BaseException | None] = queue.SimpleQueue()
     threading.Thread(target=_consume, args=(graph, arrivals), daemon=True).start()
     looked = -LOOK_SECONDS
-    starts, replicas = _Starts(), 0
+    starts, writes, replicas = _Starts(), _Writes(), 0
     done = failed = 0
     while True:
         if time.monotonic() - looked >= LOOK_SECONDS:
@@ -97,16 +111,17 @@ def _watched(
         if arrived is None:
             watchdog.look(pending - done, failed)
             return
-        if isinstance(arrived, Exception):
+        if isinstance(arrived, BaseException):
             raise stopped(arrived) if isinstance(arrived, RayError | RuntimeError) else arrived
         failed += isinstance(arrived, Failure)
         done += 1
         starts.add(arrived, replicas)
+        writes.add(arrived)
         yield arrived
 
 
 class _Starts:
-    """Which replicas could not start, until one is known to work."""
+    """Which replicas could not start, or gave no vectors, until one is known to work."""
 
     def __init__(self) -> None:
         self._broken: set[str] = set()
@@ -121,26 +136,62 @@ class _Starts:
 
         Raises:
             StartError: none of them could start, however often they tried.
+            ModelError: all that any of them gives is NaN or infinity.
         """
         if isinstance(arrived, ShardRecord):
             self._one_works = True
-        elif arrived.stage == START:
+        elif arrived.stage == START or arrived.kind == NonFiniteError.__name__:
             self._broken.add(arrived.process)
             self._failures += 1
             if not self._one_works and self._failures >= MOST_FAILURES and len(self._broken) >= replicas:
-                hint = "mend that, and run again"
-                raise StartError(
-                    "no replica can start", got=arrived.message, hint=hint, exit_code=arrived.exit_code
-                )
+                raise _hopeless(arrived)
 
 
-def _consume(graph: Dataset, arrivals: "queue.SimpleQueue[Arrived | Exception | None]") -> None:
+def _hopeless(failure: Failure) -> PipelineError:
+    """Of replicas that all fail as this one."""
+    if failure.stage == START:
+        hint, code = "mend that, and run again", failure.exit_code
+        return StartError("no replica can start", got=failure.message, hint=hint, exit_code=code)
+    hint = "most likely its weights are damaged: fetch it again; or try model.dtype float32"
+    return ModelError("no replica gets finite vectors of this checkpoint", got=failure.message, hint=hint)
+
+
+class _Writes:
+    """How many writes in a row have failed, and since when.
+
+    Args:
+        clock: seconds, of any origin.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._failed, self._since = 0, 0.0
+
+    def add(self, arrived: Arrived) -> None:
+        """Take in what became of a split.
+
+        Raises:
+            OutputError: none is written any more, and what is embedded meanwhile is lost.
+        """
+        if isinstance(arrived, ShardRecord):
+            self._failed = 0
+        elif arrived.stage == "write" and arrived.exit_code in OUTPUT_CODES:
+            self._since = self._since if self._failed else self._clock()
+            self._failed += 1
+            silent = self._clock() - self._since
+            if self._failed >= MOST_FAILED_WRITES and silent >= WRITE_SECONDS:
+                what = f"the last {self._failed} shards could not be written, for {silent / 60:.1f} minutes"
+                hint = "mend that, and run again: what is written stays"
+                raise OutputError(what, got=arrived.message, hint=hint, exit_code=arrived.exit_code)
+
+
+def _consume(graph: Dataset, arrivals: "queue.SimpleQueue[Arrived | BaseException | None]") -> None:
     try:
         for batch in graph.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
             for note in batch.column("note").to_pylist():
                 arrivals.put(stages.result(note))
         arrivals.put(None)
-    except Exception as error:  # it is raised where the arrivals are taken
+    except BaseException as error:  # it is raised where the arrivals are taken
         arrivals.put(error)
 
 

@@ -13,13 +13,15 @@ from typing import Any, Protocol
 import pyarrow as pa
 
 from pipeline import storage
-from pipeline.errors import MissingError, ReplacedError, SourceChangedError, SourceError
+from pipeline.errors import MissingError, ReplacedError, SourceChangedError, SourceError, SourceGoneError
 from pipeline.formats import files, jsonl, memory, parquet, separated, text
 from pipeline.formats.documents import Documents, sift
 from pipeline.formats.piece import Piece, Raw, Span, Survey
 from pipeline.sources import Source
 
-__all__ = ["Documents", "Piece", "Raw", "Span", "Survey", "file_name", "file_path", "read", "sift", "survey"]
+__all__ = [
+    "Documents", "Piece", "Raw", "Span", "Survey", "file_name", "file_path", "look", "read", "sift", "survey",
+]  # fmt: skip
 
 NO_PARTITION = "__HIVE_DEFAULT_PARTITION__"
 """How Hive and Spark write a null in a path."""
@@ -80,11 +82,12 @@ def read(path: str, pieces: Sequence[Piece], source: Source, columns: pa.Schema)
     Raises:
         SourceError: the content is damaged.
         SourceChangedError: the file is not, or not any more when it was read, the version that was planned.
+        SourceGoneError: this process does not see it.
     """
     store, keys = storage.connect(path, source.options), _partitions(pieces[0].file, source)
     _check_version(store, path, pieces[0])
     try:
-        with store.open(path) as file:
+        with store.open(path, _planned(path, pieces[0])) as file:
             for raw in _FORMATS[source.format].read(file, pieces, source, columns):
                 _check_version(store, path, pieces[0])
                 yield replace(raw, columns=_with_partitions(raw, keys))
@@ -120,15 +123,40 @@ def _with_partitions(raw: Raw, keys: dict[str, str | None]) -> pa.Table:
     return pa.table(columns)
 
 
+def look(piece: Piece, source: Source) -> None:
+    """See that the file of a piece is there, may be read, and is the version that was planned.
+
+    Raises:
+        SourceChangedError: it is another version.
+        SourceGoneError: it is not there.
+        StorageError: storage does not give it.
+    """
+    path = file_path(source, piece.file)
+    store = storage.connect(path, source.options)
+    _check_version(store, path, piece)
+    with store.open(path, _planned(path, piece)) as file:
+        file.read(1)
+
+
+def _planned(path: str, piece: Piece) -> storage.ObjectInfo:
+    """The version to open: where storage can be asked for it, no other is ever read."""
+    return storage.ObjectInfo(path, piece.size, piece.version)
+
+
 def _check_version(store: storage.Storage, path: str, piece: Piece) -> None:
     try:
         found = store.info(path).version
     except MissingError:
-        found = ""
+        raise SourceGoneError(
+            "is gone since it was planned",
+            path,
+            f"planned {piece.version}",
+            "put it back and run again, or embed what is there now into a new output",
+        ) from None
     if found != piece.version:
         raise SourceChangedError(
-            "changed since it was planned" if found else "is gone since it was planned",
+            "changed since it was planned",
             path,
-            f"version {found or None}, planned {piece.version}",
+            f"version {found}, planned {piece.version}",
             "embed what is there now into a new output",
         )

@@ -23,6 +23,8 @@ from pipeline.storage.objects import NamedFile, ObjectInfo, Storage
 NO_LINK = (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOSYS, errno.EOPNOTSUPP)
 """Why two names of one file can't be had: another file system, or one without links, or with too many."""
 CHUNK = 1 << 20
+BROKEN_LINK = "a link that leads nowhere"
+"""The version of what is listed, but not there."""
 
 
 class LocalStorage(Storage):
@@ -71,7 +73,7 @@ class LocalStorage(Storage):
     def _info(self, info: dict[str, Any]) -> ObjectInfo:
         if info.get("broken"):  # to be named as a file that can't be read, beside those that can
             epoch = datetime.datetime.fromtimestamp(0, datetime.UTC)
-            return ObjectInfo(info["name"], 0, "a link that leads nowhere", epoch)
+            return ObjectInfo(info["name"], 0, BROKEN_LINK, epoch)
         status = Path(info["name"]).stat()
         changed = datetime.datetime.fromtimestamp(status.st_mtime, datetime.UTC)
         # No inode: the same file is another one on every node of some network file systems.

@@ -1,26 +1,33 @@
 """What a flow on Ray begins with, and how it ends where nobody shows life."""
 
+import re
+import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from http.client import IncompleteRead
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 import ray
 from ray.data import DataContext
+from ray.exceptions import TaskCancelledError
 
-from pipeline import checkpoint, config, flow, plan, telemetry
-from pipeline.dataset import ShardRecord
-from pipeline.errors import ExitCode, StartError
+from pipeline import checkpoint, cli, config, flow, plan, run, stages, telemetry
+from pipeline.dataset import Dataset, Identity, ShardRecord
+from pipeline.errors import ExitCode, ModelError, OutputError, StartError
 from pipeline.flow import graph, watchdog
 from pipeline.flow.feed import feed
-from pipeline.job import START, Failure
+from pipeline.job import START, Failure, usable_checkpoint
 from pipeline.job import Job as Told
 from pipeline.recipe import Recipe
 from tests import records
+from tests.conftest import make_checkpoint, write_config
+from tests.test_stages import broken_weights
 
 Job = Callable[..., dict[str, Any]]
 pytestmark = pytest.mark.usefixtures("ray_cluster")
@@ -101,6 +108,138 @@ def test_a_run_ends_by_the_cause_when_each_of_its_replicas_has_failed() -> None:
     with pytest.raises(StartError, match="no replica can start.*no mount") as caught:
         starts.add(unstarted("b 2"), 2)
     assert caught.value.exit_code == ExitCode.RETRYABLE
+
+
+def not_finite(process: str) -> Failure:
+    return Failure("s", ("docs/a",), "encode", ExitCode.RETRYABLE, "8 of 8", process, "NonFiniteError")
+
+
+def test_a_checkpoint_of_which_no_replica_gets_a_vector_ends_the_run() -> None:
+    starts = graph._Starts()
+    starts.add(not_finite("a 1"), 2)
+    starts.add(not_finite("a 1"), 2)
+    with pytest.raises(ModelError, match="no replica gets finite vectors.*8 of 8.*damaged") as caught:
+        starts.add(not_finite("b 2"), 2)
+    assert caught.value.exit_code == ExitCode.CONFIG
+
+
+def test_one_device_that_gives_none_does_not() -> None:
+    starts = graph._Starts()
+    starts.add(records.record("t", rows=1), 2)
+    for _ in range(10):
+        starts.add(not_finite("a 1"), 1)
+
+
+def test_broken_weights_end_a_run_early(job: Job, tmp_path: Path) -> None:
+    """On real Ray: each vector of the checkpoint is NaN."""
+    model = broken_weights(make_checkpoint(tmp_path / "model"))
+    values = job(model={"name": str(model)}, output={"rows_per_shard": 8})
+    with pytest.raises(ModelError, match="no replica gets finite vectors of this checkpoint"):
+        run.run(config.parse(values), quiet=True)
+    assert not (tmp_path / "out/data").exists()
+
+
+class Clock:
+    """Seconds that pass when they are told to."""
+
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def unwritten(code: ExitCode = ExitCode.RETRYABLE, kind: str = "StorageError") -> Failure:
+    return Failure("s", ("docs/a",), "write", code, "no space left", "a 1", kind)
+
+
+@pytest.mark.parametrize("code", [ExitCode.CONFIG, ExitCode.RETRYABLE])
+def test_a_run_that_can_not_write_for_a_minute_ends_by_the_cause(code: ExitCode) -> None:
+    clock = Clock()
+    writes = graph._Writes(clock)
+    for _ in range(20):
+        writes.add(unwritten(code))
+    clock.now = 61
+    with pytest.raises(OutputError, match=r"the last 21 shards .* for 1\.0 minutes.*no space left") as caught:
+        writes.add(unwritten(code))
+    assert caught.value.exit_code == code
+
+
+def test_a_shard_that_is_written_begins_the_count_anew() -> None:
+    clock = Clock()
+    writes = graph._Writes(clock)
+    for second in range(0, 600, 20):
+        clock.now = second
+        writes.add(records.record("t", rows=1) if second % 60 == 0 else unwritten())
+
+
+def test_few_failed_writes_and_failures_of_another_kind_do_not_end_a_run() -> None:
+    clock = Clock()
+    writes = graph._Writes(clock)
+    for _ in range(graph.MOST_FAILED_WRITES - 1):
+        clock.now += 1000
+        writes.add(unwritten())
+    for _ in range(10):
+        clock.now += 1000
+        writes.add(unwritten(kind="NonFiniteError"))
+        writes.add(unwritten(ExitCode.BUG, "TypeError"))
+        writes.add(not_finite("a 1"))
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of a megabyte."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "none", str(disk)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("needs the right to mount")
+    yield disk
+    subprocess.run(["umount", "--lazy", str(disk)], check=True)
+
+
+def test_a_run_whose_disk_fills_up_ends_before_all_is_embedded(
+    job: Job, small_disk: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(graph, "WRITE_SECONDS", 0)
+    values = job(output={"path": str(small_disk / "out"), "rows_per_shard": 1})
+    parsed = config.parse(values)
+    model = usable_checkpoint(parsed)
+    run.frozen_plan(parsed, Dataset.of(parsed), Identity.of(parsed, model), model)
+    free = shutil.disk_usage(small_disk).free
+    (small_disk / "filler").write_bytes(bytes(free - (100 << 10)))  # room for some shards
+    assert cli.main(["run", str(write_config(small_disk.parent / "job.yaml", values))]) == ExitCode.RETRYABLE
+    said = capsys.readouterr().err
+    last = said.splitlines()[-1]
+    assert re.match(r"exit 4: the last \d+ shards could not be written, for 0\.\d minutes", last), said
+    assert "No space left on device" in last
+    assert list((small_disk / "out/data").iterdir())
+    assert said.count("split failed") < 30
+
+    (small_disk / "filler").unlink()
+    assert cli.main(["run", str(small_disk.parent / "job.yaml"), "--quiet"]) == ExitCode.DONE
+
+
+def test_a_task_that_is_cancelled_within_a_stage_is_cancelled(tmp_path: Path) -> None:
+    """The boundary that makes data of everything must not make data of this."""
+    begun = tmp_path / "begun"
+
+    def work(*_: object) -> pa.Table:
+        begun.touch()
+        for _ in range(6000):
+            time.sleep(0.1)
+        raise AssertionError("nobody came")
+
+    @ray.remote(max_retries=0)
+    def task() -> pa.Table:
+        row = pa.table({"split_id": ["s"], "note": ['{"pieces": []}']})
+        return stages._guarded("read", row, work, None)
+
+    running = task.remote()
+    while not begun.exists():
+        time.sleep(0.05)
+    ray.cancel(running)
+    with pytest.raises(TaskCancelledError):
+        ray.get(running, timeout=120)
 
 
 def test_a_stall_is_told_though_the_cluster_can_not_be_asked(monkeypatch: pytest.MonkeyPatch) -> None:

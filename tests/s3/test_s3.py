@@ -5,11 +5,14 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
-from pipeline import storage, telemetry
+from pipeline import formats, storage, telemetry
 from pipeline.errors import DeniedError, ExistsError, ExitCode, MissingError, ReplacedError, StorageError
+from pipeline.formats import Piece
 from pipeline.places import Options
+from pipeline.sources import Source
 from pipeline.storage import retries, s3
 from tests.s3.server import KEY, READER, READER_SECRET, SECRET
 
@@ -180,3 +183,28 @@ def test_a_folder_is_listed_whole_in_stretches_side_by_side(
     assert sorted(store.folder(f"{bucket}/data", edges)) == sorted(names)
     assert store.folder(f"{bucket}/nothing", edges) == {}
     assert store.folder(f"{bucket}-none/nothing", edges) == {}
+
+
+@pytest.mark.parametrize("kind", ["text", "text-files"])
+def test_a_file_that_is_another_only_while_it_is_read_is_not_read(bucket: str, kind: str) -> None:
+    """Both looks at its version, before and after, find the planned one."""
+    store, path = storage.connect(bucket), f"{bucket}/x.txt"
+    store.put(path, b"as it was planned\n")
+    info = store.info(path)
+    stop = 1 if kind == "text-files" else info.size
+    piece = Piece("docs", "x.txt", info.version, info.size, "bytes", 0, stop)
+    source = Source(path=path, format=kind)
+
+    def replaced(operation: str, asked: str) -> None:
+        if asked == path and operation == "open":
+            store.put(path, b"something else    \n")
+        elif asked == path and operation == "info":
+            store.put(path, b"as it was planned\n")
+
+    telemetry.observers.append(replaced)
+    try:
+        with pytest.raises(ReplacedError):
+            list(formats.read(path, [piece], source, pa.schema([])))
+    finally:
+        telemetry.observers.remove(replaced)
+    assert store.info(path).version == info.version
