@@ -25,6 +25,7 @@ from pipeline.errors import ExistsError, MissingError, OtherDatasetError, Storag
 from pipeline.layout import Layout
 from pipeline.places import Options
 from pipeline.recipe import Recipe
+from pipeline.shown import few
 
 OPERATIONAL = re.compile(
     r"(compute|quality|report|reuse|cost|output\.(path|run_date|options)|source\.[^.]+\.options)(\.|$)"
@@ -206,9 +207,10 @@ class Dataset:
         if found is None:
             return False
         if differences := identity.differences(found):
-            lines = "\n  ".join(["was made by another config:", *differences])
             hint = "set output.path to a new dataset, or take the config back"
-            raise OtherDatasetError(lines, self.layout.root, hint=hint)
+            raise OtherDatasetError(
+                "was made by another config", self.layout.root, hint=hint, more=few(differences)
+            )
         return True
 
     def base(self) -> str | None:

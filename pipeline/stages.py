@@ -36,6 +36,7 @@ from pipeline.plan import Split
 from pipeline.ragged import Ints, bounds
 from pipeline.reader import Part
 from pipeline.recipe import Recipe
+from pipeline.shown import redact
 from pipeline.watch import Sentry
 from pipeline.windows import Windows, tokenized
 
@@ -317,7 +318,7 @@ def _guarded(
         code, message = int(error.exit_code), str(error)
     except Exception as error:  # the boundary: raised further, it would end every other split's job
         trace = "".join(traceback.format_exception(error))
-        code, message = int(ExitCode.BUG), f"a bug of ours: {error!r}\n{trace}"
+        code, message = int(ExitCode.BUG), redact(f"a bug of ours: {error!r}\n{trace}")
     files = tuple(f"{piece['source']}/{piece['file']}" for piece in note["pieces"])
     process = f"{platform.node()} {os.getpid()}"
     return _row(split_id, {"failure": asdict(Failure(split_id, files, stage, code, message, process))})

@@ -160,4 +160,5 @@ def _to_come(there: Sequence[Node]) -> list[Node]:
 def stopped(error: Exception) -> StoppedError:
     """What Ray raised, as an error that a retry may mend."""
     reason = " ".join(str(error).split())  # the last line of a log must hold it
-    return StoppedError("Ray ended the job", got=reason, hint=f"run again to resume{chatter.hint()}")
+    hint = f"run again to resume{chatter.hint()}"
+    return StoppedError("Ray ended the job", got=reason, hint=hint, more=chatter.reasons())

@@ -28,7 +28,12 @@ from pipeline.flow import cluster
 def told():
     return os.environ.get("RAY_AUTH_TOKEN")
 
-before, tokens = dict(os.environ), []
+def settings():
+    ours = ("RAY_AUTH", "RAY_ENABLE", "RAY_idle", "RAY_event")
+    return {name: value for name, value in os.environ.items() if name.startswith(ours)}
+
+before, tokens = settings(), []
+assert before == {"RAY_AUTH_MODE": "disabled"}
 for number in range(2):
     with cluster():
         tokens.append(ray.get(told.remote()))
@@ -37,7 +42,7 @@ for number in range(2):
             at.with_suffix(".new").write_text(ray.get_runtime_context().gcs_address)
             at.with_suffix(".new").rename(at)
             sys.stdin.readline()
-    assert dict(os.environ) == before
+    assert settings() == before
 Path(sys.argv[1]).write_text(json.dumps(tokens))
 """
 STRANGER = """
@@ -82,9 +87,13 @@ def alone(**more: str) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Own]:
+    """Started where someone has turned authentication off."""
     told = tmp_path_factory.mktemp("own") / "address"
     process = subprocess.Popen(
-        [sys.executable, "-c", OWN, str(told)], stdin=subprocess.PIPE, text=True, env=alone()
+        [sys.executable, "-c", OWN, str(told)],
+        stdin=subprocess.PIPE,
+        text=True,
+        env=alone(RAY_AUTH_MODE="disabled"),
     )
     try:
         while not told.exists():
