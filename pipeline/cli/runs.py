@@ -2,7 +2,7 @@
 
 from argparse import Namespace
 
-from pipeline import config, plan, schema, search, voice
+from pipeline import cautions, config, plan, schema, search, telemetry, voice
 from pipeline.cli.datasets import series_of
 from pipeline.cli.show import Said, printable, show, show_json, write
 from pipeline.commit import Ending
@@ -15,7 +15,10 @@ LONGEST_FAILED = 1000
 
 
 def _load(arguments: Namespace) -> config.Config:
-    return config.load(arguments.config, arguments.set, arguments.run_date)
+    loaded = config.load(arguments.config, arguments.set, arguments.run_date)
+    for caution in cautions.plain_http(loaded):
+        telemetry.warn(caution.text)
+    return loaded
 
 
 def run(arguments: Namespace) -> Said:
