@@ -4,6 +4,7 @@ kinds: unread, empty_texts, truncated, unsplittable, tiny_files, large_split, no
 plain_http.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from urllib.parse import urlsplit
@@ -140,7 +141,7 @@ def plain_http(config: Config) -> Cautions:
 
 def _is_here(url: str) -> bool:
     host = urlsplit(url).hostname or ""
-    return host in ("localhost", "::1") or host.startswith("127.")
+    return host in ("localhost", "::1") or re.fullmatch(r"127(\.\d+){3}", host) is not None
 
 
 def idle_replicas(config: Config, splits: int) -> Cautions:

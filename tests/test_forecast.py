@@ -365,6 +365,7 @@ def test_more_replicas_than_splits_are_a_caution(job: Job) -> None:
         ("http://localhost:9000", []),
         ("http://[::1]:9000", []),
         ("http://localhost.example.org", ["plain_http"]),
+        ("http://127.example.org", ["plain_http"]),
     ],
 )
 def test_an_endpoint_without_tls_is_a_caution(url: str, told: list[str], job: Job) -> None:

@@ -3,12 +3,16 @@
 from http import HTTPStatus
 from pathlib import Path
 
+import httpx2
 import pytest
 from huggingface_hub import constants
+from huggingface_hub.utils import hf_raise_for_status
 
 from pipeline import cli, storage
 from pipeline.errors import CredentialsError, DeniedError, ExitCode, MissingError, StorageError
 from pipeline.places import Options
+from pipeline.storage import retries
+from pipeline.storage.failures import named_errors
 from tests.conftest import write_config
 from tests.hub import hub
 from tests.s3.server import free_ports
@@ -66,3 +70,24 @@ def test_a_command_says_so_in_a_line(
     said = capsys.readouterr().err.splitlines()
     assert said == [said[-1]]
     assert said[-1].startswith(f"exit 2: {PATH}: access denied (got HTTP 403: ")
+
+
+@pytest.mark.parametrize("status", [HTTPStatus.FORBIDDEN, HTTPStatus.BAD_GATEWAY])
+def test_a_presigned_url_in_an_error_of_its_client_loses_its_signature(
+    status: HTTPStatus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The Hub's files lie elsewhere, and its client names where in full."""
+    hub(monkeypatch, status)
+    url = f"{constants.ENDPOINT}/api/datasets/a?X-Amz-Credential=s3cr%2Fx&X-Amz-Signature=s3cr"
+    with pytest.raises(StorageError) as raised, named_errors(PATH):
+        hf_raise_for_status(httpx2.get(url))
+    assert "/api/datasets/a?***" in str(raised.value)
+    assert "s3cr" not in f"{raised.value} {raised.value.args}"
+
+
+def test_an_error_of_s3_loses_the_query_of_its_url(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(retries, "FIRST_PATIENCE_SECONDS", 0.0)
+    url = f"http://127.0.0.1:{free_ports(1)[0]}"
+    with pytest.raises(StorageError, match="Could not connect") as raised:
+        storage.connect("s3://bucket/x", Options(endpoint_url=url)).find("s3://bucket/x/*.parquet")
+    assert f"{url}/bucket?***" in raised.value.args[2]
