@@ -5,7 +5,6 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 # A cluster that happens to run on this machine must not be joined by demos and tests.
-export RAY_AUTH_MODE ?= disabled
 unexport RAY_ADDRESS
 
 .PHONY: help demo test test-slow lint bench bench-gpu bench-tokenizer bench-encoder bench-storage distill docs lock clean

@@ -9,6 +9,7 @@ import datetime
 import importlib
 import os
 import platform
+import secrets
 import shutil
 import subprocess
 import sys
@@ -47,7 +48,7 @@ def run(name: str, peers: str, rounds: int) -> None:
     command = [sys.executable, "-m", f"benchmarks.{name}", *SECTIONS[name][1]]
     command += ["--peers", peers] if name == "whole_job" else []
     command += ["--rounds", str(rounds)] if name in REPEATED else []
-    environment = os.environ | {"RAY_AUTH_MODE": "disabled"}
+    environment = os.environ | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
     print(f"{datetime.datetime.now():%H:%M} {name}", flush=True)
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=environment)
     lines = [line for line in done.stdout.splitlines() if line.startswith("|")]

@@ -35,11 +35,11 @@ from benchmarks.spread import spread
 LONGEST = 600
 DRIVER = """
 import sys
-import ray
-gpus, hook = int(sys.argv[1]), {"worker_process_setup_hook": "benchmarks.device.arm"}
-ray.init(address="local", num_gpus=gpus, include_dashboard=False, log_to_driver=False, runtime_env=hook)
 from pipeline.cli import main
-sys.exit(main(["run", sys.argv[2], "--quiet"]))
+from pipeline.flow.cluster import private
+with private(num_gpus=int(sys.argv[1]), runtime_env={"worker_process_setup_hook": "benchmarks.device.arm"}):
+    code = main(["run", sys.argv[2], "--quiet"])
+sys.exit(code)
 """
 
 

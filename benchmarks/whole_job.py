@@ -12,6 +12,7 @@ vocabulary, else albert-mini's. All vectors are compared with ours.
 import argparse
 import json
 import os
+import secrets
 import shutil
 import statistics
 import subprocess
@@ -125,7 +126,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         java_home = str(java.home(folder / "java"))
-        os.environ |= {"JAVA_HOME": java_home, "SPARK_LOCAL_IP": "127.0.0.1", "RAY_AUTH_MODE": "disabled"}
+        os.environ |= {"JAVA_HOME": java_home, "SPARK_LOCAL_IP": "127.0.0.1"}
+        os.environ |= {
+            "RAY_AUTH_MODE": "token",
+            "RAY_AUTH_TOKEN": secrets.token_hex(32),
+        }  # of the recipe's Ray
         model = model_in(folder)
         tokenizer = Tokenizer(resolve(str(model)))
         few = write(FEW_TEXTS, folder / "few")

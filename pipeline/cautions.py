@@ -1,10 +1,13 @@
 """What one would want to know before a run: cautions, each of a fixed kind. Pure, on plan and sample.
 
-kinds: unread, empty_texts, truncated, unsplittable, tiny_files, large_split, no_id_column, idle_replicas.
+kinds: unread, empty_texts, truncated, unsplittable, tiny_files, large_split, no_id_column, idle_replicas,
+plain_http.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from urllib.parse import urlsplit
 
 import numpy as np
 import pyarrow as pa
@@ -121,6 +124,24 @@ def without_id(config: Config) -> Cautions:
         "moves gets another id"
     )
     return [Caution("no_id_column", text)] if names else []
+
+
+def plain_http(config: Config) -> Cautions:
+    """Endpoints without TLS, but for those on this machine."""
+    options = {f"source.{name}": source.options for name, source in config.source.items()}
+    options["output"] = config.output.options
+    found = [
+        f"{name}.options.endpoint_url = {each.endpoint_url}"
+        for name, each in options.items()
+        if each.endpoint_url and each.endpoint_url.startswith("http://") and not _is_here(each.endpoint_url)
+    ]
+    text = f"{', '.join(found)}: who is on the way reads and changes what passes, a Hub's token too; use https://"
+    return [Caution("plain_http", text)] if found else []
+
+
+def _is_here(url: str) -> bool:
+    host = urlsplit(url).hostname or ""
+    return host in ("localhost", "::1") or re.fullmatch(r"127(\.\d+){3}", host) is not None
 
 
 def idle_replicas(config: Config, splits: int) -> Cautions:

@@ -21,6 +21,7 @@ from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError
 from safetensors import SafetensorError, safe_open
 
+from pipeline import telemetry
 from pipeline.errors import HubBusyError, ModelError
 from pipeline.modules import Modules, read_modules
 
@@ -249,6 +250,8 @@ def resolve(name: str, revision: str | None = None, *, allow_pickle: bool = Fals
         folder = _PACKAGED
     elif Path(name).is_dir():
         folder = Path(name).resolve()
+        if _HUB_ID.fullmatch(name):
+            telemetry.event("model.name is a folder here, so the Hub is not asked", folder=folder)
     else:
         folder, commit = _fetch(name, revision, [PICKLE] if allow_pickle else [])
     modules = read_modules(folder)

@@ -26,11 +26,26 @@ from pydantic_core import ErrorDetails
 
 from pipeline.errors import ConfigError
 from pipeline.layout import without_retry
-from pipeline.places import READ_ONLY, Options, Path_, Section, check_url, honoured, protocol_of, redact
+from pipeline.places import READ_ONLY, Options, Path_, Section, check_url, honoured, protocol_of
+from pipeline.shown import MASK, few, holds_secret
 from pipeline.sources import Source
 
 SourceName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]*$")]
-_SECRET_NAMES = re.compile(r"key$|secret|token$|passw|credential", re.I)
+KEY = "[key]"
+"""What pydantic calls the key of a mapping, behind it."""
+_KEY = re.compile(r"[\w .-]{1,40}")
+"""What may be told of a key that we do not know; anything else in its place may be a secret."""
+_KINDS = {
+    str: "a text",
+    bool: "true or false",
+    int: "a number",
+    float: "a number",
+    list: "a list",
+    dict: "a mapping",
+}
+MOST_MISTAKES = 50
+_SECTIONS = ("model_type", "model_attributes_type", "dict_type", "dataclass_type")
+"""Mistakes of who wrote something else where a section stands."""
 
 
 class Model(Section):
@@ -373,27 +388,25 @@ def parse(values: Mapping[str, Any], where: str = "config") -> Config:
     try:
         return Config.model_validate(values)
     except ValidationError as error:
-        problems = [redact(_describe(problem)) for problem in error.errors()]
+        problems = [_describe(problem) for problem in error.errors()]
         if len(problems) == 1:
             raise ConfigError(problems[0], where) from None
-        raise ConfigError("\n  ".join([f"{len(problems)} mistakes:", *problems]), where) from None
+        raise ConfigError(f"{len(problems)} mistakes:", where, more=few(problems, MOST_MISTAKES)) from None
 
 
 def _override(values: dict[str, Any], override: str) -> None:
     key, equals, text = override.partition("=")
     *parents, leaf = key.split(".")
     if not equals or not parents:
-        raise ConfigError(
-            "is not section.field=value", "--set", repr(override), hint="such as --set model.max_tokens=128"
-        )
+        hint = "such as --set model.max_tokens=128"
+        raise ConfigError("is not section.field=value", "--set", repr(_shown_key(key)), hint)
     section: Any = values
     for parent in parents:
         section[parent] = {} if section.get(parent) is None else section[parent]
         section = section[parent]
         if not isinstance(section, dict):
-            raise ConfigError(
-                f"{parent} is no section", "--set", repr(override), hint="see docs/configuration.md"
-            )
+            hint = "see docs/configuration.md"
+            raise ConfigError(f"{parent} is no section", "--set", repr(_shown_key(key)), hint)
     section[leaf] = _scalar_or_list(text)
 
 
@@ -430,19 +443,40 @@ def _reads_below(pattern: str, folder: str) -> bool:
 
 
 def _describe(problem: ErrorDetails) -> str:
-    where = ".".join(str(part) for part in problem["loc"]) or "config"
-    got = problem["input"]
-    if problem["type"] == "extra_forbidden":
-        names = _fields_at(problem["loc"][:-1])
-        near = difflib.get_close_matches(str(problem["loc"][-1]), names, n=1)
+    """A mistake, with what was got as far as it can't be a secret: no value of a key that we do not know."""
+    *parents, last = problem["loc"] or ("config",)
+    got, unknown = problem["input"], problem["type"] == "extra_forbidden"
+    where = ".".join(_shown_key(str(part)) for part in (*parents, last))
+    if unknown:
+        names = _fields_at(parents)
+        near = difflib.get_close_matches(str(last), names, n=1)
         right = f"did you mean {near[0]}?" if near else f"known here: {', '.join(names)}"
-        shown = "***" if _SECRET_NAMES.search(where) else repr(got)
-        return f"{where} = {shown}: unknown key; {right}"
+        return f"{where} ({_kind(got)}): unknown key; {right}"
     if problem["type"] == "missing":
         return f"{where}: is missing and has no default: set it"
     message = problem["msg"].removeprefix("Value error, ")
     message = message[0].lower() + message[1:]
-    return f"{where}: {message}" if isinstance(got, dict | Section) else f"{where} = {got!r}: {message}"
+    if problem["type"] in _SECTIONS:
+        return f"{where} ({_kind(got)}): {message}"
+    if isinstance(got, dict | Section) or last == KEY:
+        return f"{where}: {message}"
+    return f"{where} = {_shown(got)}: {message}"
+
+
+def _shown(value: object) -> str:
+    """The value of a field; of a list of them only what it is."""
+    if isinstance(value, str) and holds_secret(value):
+        return f"'{_shown_key(protocol_of(value))}://{MASK}'"
+    return _kind(value) if isinstance(value, list) else repr(value)
+
+
+def _kind(value: object) -> str:
+    """What a value is, without telling it."""
+    return "nothing" if value is None else _KINDS.get(type(value), f"a {type(value).__name__}")
+
+
+def _shown_key(key: str) -> str:
+    return key if key == KEY or _KEY.fullmatch(key) else MASK
 
 
 def _fields_at(location: Sequence[int | str]) -> list[str]:

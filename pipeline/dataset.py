@@ -34,6 +34,7 @@ from pipeline.errors import (
 from pipeline.layout import Layout
 from pipeline.places import Options
 from pipeline.recipe import Recipe
+from pipeline.shown import few
 
 OPERATIONAL = re.compile(
     r"(compute|quality|report|reuse|cost|output\.(path|run_date|options)|source\.[^.]+\.options)(\.|$)"
@@ -52,8 +53,8 @@ ARCHITECTURE = {
 
 
 OWN = {"model.arithmetic": 1, "model.tokenizing": 1}
-"""Versions of what is ours and decides about a vector: raised by hand when a text would get another one, so that
-vectors of before are not taken for those of now. What is 1 is left out, as in datasets of before.
+"""Versions of our own code that decides about a vector. Raise one when a text would get another vector, so that
+older vectors are not taken for those of now. What is 1 is left out, as in older datasets.
 """
 OWN_FIRST = dict.fromkeys(OWN, 1)
 LARGE_PLAN_BYTES = 64 << 20
@@ -280,9 +281,10 @@ class Dataset:
         if found is None:
             return False
         if differences := identity.differences(found):
-            lines = "\n  ".join(["was made by another config:", *differences])
             hint = "set output.path to a new dataset, or take the config back"
-            raise OtherDatasetError(lines, self.layout.root, hint=hint)
+            raise OtherDatasetError(
+                "was made by another config", self.layout.root, hint=hint, more=few(differences)
+            )
         return True
 
     def base(self) -> str | None:

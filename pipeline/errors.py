@@ -32,7 +32,10 @@ PipelineError
 from collections.abc import Sequence
 from enum import IntEnum
 
-LONGEST_SHOWN = 500
+from pipeline.shown import printable
+
+LONGEST = 4000
+"""Of what is our own for the most part: what happened, and what to do."""
 STOPPED = "stopped; run again to resume"
 """Why a run ended that was told to (SIGTERM, Ctrl-C)."""
 
@@ -57,28 +60,30 @@ class ExitCode(IntEnum):
 
 
 class PipelineError(Exception):
-    """Root of all errors raised on purpose: what happened, where, what was got, what to do."""
+    """Root of all errors raised on purpose: what happened, where, what was got, what to do.
+
+    Args:
+        more: further lines; no other line begins in a message, whatever its parts hold.
+    """
 
     exit_code = ExitCode.BUG
 
-    def __init__(self, what: str, where: str = "", got: str = "", hint: str = "") -> None:
+    def __init__(
+        self, what: str, where: str = "", got: str = "", hint: str = "", more: Sequence[str] = ()
+    ) -> None:
         super().__init__(what, where, got, hint)  # all four, so that pickling keeps them
-        self.what, self.where, self.got, self.hint = what, where, got, hint
+        self.what, self.where, self.got, self.hint, self.more = what, where, got, hint, tuple(more)
 
     def __str__(self) -> str:
-        return f"{self.finding}; {self.hint}" if self.hint else self.finding
+        first = f"{self.finding}; {printable(self.hint, LONGEST)}" if self.hint else self.finding
+        return "\n  ".join([first, *(printable(line, LONGEST) for line in self.more)])
 
     @property
     def finding(self) -> str:
         """The message without what to do."""
-        text = f"{printable(self.where)}: {self.what}" if self.where else self.what
+        what = printable(self.what, LONGEST)
+        text = f"{printable(self.where)}: {what}" if self.where else what
         return f"{text} (got {printable(self.got)})" if self.got else text
-
-
-def printable(text: str) -> str:
-    """What a file or a library said, without what could steer a terminal or break a log, and not too long."""
-    shown = "".join(each if each.isprintable() else "\ufffd" for each in text[:LONGEST_SHOWN])
-    return shown if len(text) <= LONGEST_SHOWN else f"{shown}…"
 
 
 class ConfigError(PipelineError):

@@ -196,6 +196,7 @@ class Forecast:
             *cautions.tiny_files(self.files),
             *cautions.large_split(pending),
             *cautions.without_id(self.config),
+            *cautions.plain_http(self.config),
             *cautions.idle_replicas(self.config, len(self.todo.split_ids)),
         ]
 

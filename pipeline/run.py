@@ -32,6 +32,7 @@ from pipeline.progress import Progress, Total
 from pipeline.recipe import Recipe
 from pipeline.reuse import Base
 from pipeline.series import Facts, Series
+from pipeline.shown import printable
 from pipeline.watch import Standing
 
 
@@ -253,7 +254,7 @@ def _recorded(dataset: Dataset, attempt: str, about: Mapping[str, Any]) -> Itera
         record |= {"code": int(ExitCode.RETRYABLE), "reason": STOPPED}
         raise
     except Exception as error:
-        record |= {"code": int(ExitCode.BUG), "reason": repr(error)}
+        record |= {"code": int(ExitCode.BUG), "reason": printable(repr(error))}
         raise
     finally:
         record["ended"] = _now().isoformat(timespec="seconds")

@@ -46,6 +46,7 @@ from pipeline.plan import Split
 from pipeline.ragged import Ints, bounds
 from pipeline.reader import Part
 from pipeline.recipe import Recipe
+from pipeline.shown import redact
 from pipeline.tokenizer import Tokenizer
 from pipeline.watch import Sentry
 from pipeline.windows import Windows, cut, tokenized
@@ -385,7 +386,7 @@ def _guarded(
         raise
     except BaseException as error:  # the boundary: raised further, it would end every other split's job
         trace = "".join(traceback.format_exception(error))
-        code, message = int(ExitCode.BUG), f"a bug of ours: {error!r}\n{trace}"
+        code, message = int(ExitCode.BUG), redact(f"a bug of ours: {error!r}\n{trace}")
         kind, files = type(error).__name__, ()
     files = files or tuple(f"{piece['source']}/{piece['file']}" for piece in note["pieces"])
     process = f"{platform.node()} {os.getpid()}"

@@ -5,6 +5,10 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
+from pipeline.shown import printable
+
+LONGEST = 4000
+"""Of an event."""
 log = logging.getLogger("pipeline")
 
 requests: Counter[str] = Counter()
@@ -74,4 +78,6 @@ def retry(reason: str) -> None:
 
 
 def _line(name: str, fields: Mapping[str, object]) -> str:
-    return " ".join([name, *(f"{key}={value}" for key, value in fields.items())])
+    """One line; a value of several is on it, too."""
+    told = [name, *(f"{key}={' '.join(str(value).split())}" for key, value in fields.items())]
+    return printable(" ".join(told), LONGEST)

@@ -24,7 +24,7 @@ from pipeline.audit import Expected, Finding, Shard, audit_shard
 from pipeline.dataset import Dataset
 from pipeline.errors import ConfigError, PipelineError
 from pipeline.evidence import Evidence
-from pipeline.places import check_url, redact
+from pipeline.places import check_url
 from pipeline.plan import Plan, source_files, split_id
 from pipeline.reembed import MEASURES, Sample, reembed_shard
 
@@ -96,7 +96,7 @@ def root(path: str) -> str:
     try:
         check_url(path)
     except ValueError as error:
-        raise ConfigError(str(error), "dataset", redact(path)) from None
+        raise ConfigError(str(error), "dataset", path) from None
     if "://" in path:
         return path.rstrip("/")
     if os.environ.get("RAY_ADDRESS") and not Path(path).is_absolute():

@@ -12,8 +12,12 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from typing import TextIO
+from typing import Any, TextIO
 
+from pipeline.shown import block, harmless, printable
+
+LONGEST = 4000
+"""Of a log's line."""
 _lock = threading.RLock()
 """Held while a descriptor is written to or changes its meaning; never while other code of ours is called."""
 _own: list[TextIO] = []
@@ -50,11 +54,25 @@ class _Voice(io.TextIOBase):
 stream = _Voice()
 
 
+class Formatter(logging.Formatter):
+    """Makes one line of a record, whatever stands in it; below it a traceback, set in."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802  (the name is of logging)
+        return printable(super().formatMessage(record), LONGEST)
+
+    def formatException(self, ei: Any) -> str:  # noqa: N802  (the name is of logging)
+        return block(super().formatException(ei))
+
+    def formatStack(self, stack_info: str) -> str:  # noqa: N802  (the name is of logging)
+        return block(stack_info)
+
+
 class Handler(logging.Handler):
     """Says log records. Those of `muted` loggers are left to the handlers that these have of their own."""
 
     def __init__(self, muted: str) -> None:
         super().__init__()
+        self.setFormatter(Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
         self.addFilter(lambda record: record.name.partition(".")[0] != muted)
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -65,17 +83,13 @@ class Handler(logging.Handler):
 
 
 def say(text: str) -> None:
-    """Say something on a line of its own, above a live display if there is one."""
+    """Say something on lines of its own, above a live display if there is one."""
+    shown = harmless(text, "\n\t")
     if _above:
-        _above[-1](harmless(text))
+        _above[-1](shown)
     else:
-        stream.write(harmless(text) + "\n")
+        stream.write(shown + "\n")
         stream.flush()
-
-
-def harmless(text: str) -> str:
-    """A text without what could steer a terminal; lines and tabs stay."""
-    return "".join(each if each.isprintable() or each in "\n\t" else "\ufffd" for each in text)
 
 
 @contextmanager

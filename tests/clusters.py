@@ -2,6 +2,7 @@
 
 import json
 import os
+import secrets
 import subprocess
 import sys
 import time
@@ -136,7 +137,9 @@ def cluster(
     environment: Mapping[str, str] | None = None,
 ) -> Iterator[Cluster]:
     """A running cluster; it ends with the context."""
-    running = Cluster(log, {"RAY_AUTH_MODE": "disabled"} | dict(environment or {}))
+    # A cluster listens on all addresses of the machine: nobody else may use it, and so run what he likes.
+    token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+    running = Cluster(log, token | dict(environment or {}))
     try:
         running.start_head(head_cpus)
         for cpus in workers:

@@ -11,7 +11,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-os.environ.setdefault("RAY_AUTH_MODE", "disabled")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 # Those of the tests' own S3 server: Ray's workers have the environment that Ray was started in.
@@ -56,17 +55,11 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def ray_cluster() -> Iterator[None]:
-    """The one Ray of the whole run; jobs run in this process use it. Its workers stay, as our own's do."""
-    import ray
+    """The one Ray of the whole run, started as a job starts its own; jobs run in this process use it."""
+    from pipeline.flow.cluster import private
 
-    from pipeline.flow.cluster import KEEP_WORKERS
-
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in KEEP_WORKERS.items():
-            patch.setenv(name, value)
-        ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
-    yield
-    ray.shutdown()
+    with private(num_cpus=2):
+        yield
 
 
 def texts(count: int, start: int = 0) -> list[str]:

@@ -21,7 +21,7 @@ def hub(patch: pytest.MonkeyPatch, *statuses: HTTPStatus) -> Counter[HTTPStatus]
 
     class Answer(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            if "/api/models/" not in self.path:  # its client asks for more than models
+            if not self.path.startswith(("/api/models/", "/api/datasets/")):  # its client asks for more
                 self.send_error(HTTPStatus.NOT_FOUND)
                 return
             status = statuses[min(answered.total(), len(statuses) - 1)]

@@ -18,9 +18,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline import config, plan, reader, surveying
-from pipeline.errors import SourceError, printable
+from pipeline.errors import SourceError
 from pipeline.formats import Span, bounds, compression, jsonl, lines, memory, separated
 from pipeline.formats.parquet import _batch_size
+from pipeline.shown import printable
 from pipeline.sources import Csv, Source
 from tests import hostile
 from tests.test_rows_of_text_formats import documents, faults, planned, write

@@ -35,6 +35,20 @@ def test_the_built_in_one_is_whole() -> None:
     assert len(found.match({name: shape for name, (_, shape) in found.stored().items()})) == 23
 
 
+def test_a_folder_that_is_called_as_on_the_hub_is_taken_and_that_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "pipeline")
+    make_checkpoint(tmp_path / "albert" / "albert-base-v2")
+    monkeypatch.chdir(tmp_path)
+    checkpoint.resolve("albert/albert-base-v2").check()
+    assert caplog.messages == [
+        f"model.name is a folder here, so the Hub is not asked folder={tmp_path}/albert/albert-base-v2"
+    ]
+    checkpoint.resolve("./albert/albert-base-v2")
+    assert len(caplog.messages) == 1
+
+
 def test_equal_content_has_equal_digests_wherever_it_lies(tmp_path: Path, folder: Path) -> None:
     other = make_checkpoint(tmp_path / "other")
     changed = make_checkpoint(tmp_path / "changed", seed=1)

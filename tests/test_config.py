@@ -33,7 +33,7 @@ def test_every_mistake_is_named_with_place_value_and_remedy() -> None:
     lines = str(raised.value).splitlines()
     assert lines[0] == "job.yaml: 5 mistakes:"
     assert lines[1:] == [
-        "  source.docs.text_colum = 'x': unknown key; did you mean text_column?",
+        "  source.docs.text_colum (a text): unknown key; did you mean text_column?",
         "  model.max_tokens = 1: input should be greater than or equal to 3",
         "  compute.device = 'tpu': input should be 'cpu' or 'cuda'",
         "  output.rows_per_shard = 'many': input should be a valid integer, "
@@ -69,7 +69,7 @@ def test_every_mistake_is_named_with_place_value_and_remedy() -> None:
         (
             "output",
             {"path": "s3://b", "options": {"endpoint": "x"}},
-            "output.options.endpoint = 'x': unknown key; did you mean endpoint_url?",
+            "output.options.endpoint (a text): unknown key; did you mean endpoint_url?",
         ),
         ("source", {"docs": {"path": ".", "format": "text"}}, "lies in source.docs"),
         ("source", {"docs": {"path": "./**/*.txt"}}, "lies in source.docs"),
@@ -159,12 +159,71 @@ def test_mistakes_of_one_section_do_not_hide_each_other() -> None:
         {"output": {"path": "out", "secret_key": "SECRET"}},
         {"output": {"path": "s3://b", "options": {"secret": "SECRET"}}},
         {"output": {"path": "s3://b", "options": {"endpoint_url": "http://k:SECRET@h"}}},
+        {"output": {"path": "s3://AKIA:abc/SECRET+gh@bucket/x"}},
+        {"output": {"path": "s3://AKIA:12/SECRET@bucket/x"}},
+        {"output": {"path": "s3://AKIA:a 'b\" SECRET/@bucket/x"}},
+        {"output": {"path": "s3://AKIA:a@b/SECRET@bucket/x"}},
+        {"output": {"path": "s3:/AKIA:abc/SECRET@bucket/x"}},
+        {"output": {"path": "s3a://AKIA:abc/SECRET@bucket/x"}},
+        {"output": {"path": "simplecache::s3://AKIA:abc/SECRET@bucket/x"}},
+        {"source": {"docs": {"path": "gs://user:SECRET/+=@b/x.txt"}}},
+        {"source": {"docs": {"path": "abfs://key:SECRET/+==@c/x.txt"}}},
+        {"source": {"docs": {"path": "hf://user:SECRET@datasets/a/b/x.txt"}}},
+        {"source": {"docs": {"path": "hf://SECRET@datasets/a/b/x.txt"}}},
+        {"source": {"docs": {"path": "https://user:SECRET/+@host/x.txt"}}},
+        {"source": {"docs": {"path": "https://host/x.txt?sig=SECRET"}}},
+        {"reuse": {"base": "s3://AKIA:abc/SECRET@bucket/x"}},
+        {"output": {"path": "s3://b", "options": {"endpoint_url": "https://user:pa/SECRET@minio"}}},
+        {"output": {"path": "s3://b", "options": {"endpoint_url": "https://SECRET@minio"}}},
+        {"output": {"path": "s3://b", "options": {"endpoint_url": "https://minio?sig=SECRET"}}},
+        {"output": {"path": "s3://b", "options": "secret=SECRET"}},
+        {"output": {"path": "s3://b", "options": ["SECRET"]}},
+        {"output": {"path": "s3://b", "options": {"region": {"key": "SECRET"}}}},
+        {"output": {"path": "s3://b", "options": {"region": ["SECRET"]}}},
+        {"output": {"path": "s3://b", "storage_options": {"key": "a", "secret": "SECRET"}}},
+        {"output": {"path": "s3://b", "s3": {"aws_secret_access_key": "SECRET"}}},
+        {"output": {"path": "s3://b", "HF_TOKEN=SECRET": None}},
+        {"env": {"HF_TOKEN": "SECRET"}},
+        {"env": ["HF_TOKEN=SECRET"]},
+        {"env": "SECRET"},
+        {"source": {"HF_TOKEN=SECRET": {"path": "x.txt"}}},
+        {"model": "SECRET"},
     ],
 )
 def test_no_message_shows_a_secret(wrong: dict[str, Any]) -> None:
     with pytest.raises(ConfigError) as raised:
         config.parse(GOOD | wrong)
     assert "SECRET" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "s3://bucket/a@b.parquet",
+        "s3://bucket/secret=1/key=2/x?.parquet",
+        "s3://arn:aws:s3:eu-west-1:123456789012:accesspoint/name/a@b.parquet",
+        "gs://bucket/a:b@c.parquet",
+        "hf://datasets/a/b@refs%2Fconvert%2Fparquet/x.parquet",
+        "in/a@b:c@d.parquet",
+    ],
+)
+def test_what_looks_like_a_secret_and_is_the_name_of_an_object_is_taken(path: str) -> None:
+    assert config.parse(GOOD | {"source": {"docs": {"path": path}}}).source["docs"].path == path
+
+
+@pytest.mark.parametrize("path", ["s3:/bucket/x.txt", "hf:datasets/a/b/x.txt"])
+def test_a_url_without_its_slashes_is_no_local_path(path: str) -> None:
+    with pytest.raises(ConfigError, match="looks like one"):
+        config.parse(GOOD | {"source": {"docs": {"path": path}}})
+
+
+@pytest.mark.parametrize("override", ["SECRET", "secret=SECRET", "model.name.x=SECRET", "key:a/SECRET@b"])
+def test_an_override_that_is_refused_is_not_shown(tmp_path: Path, override: str) -> None:
+    path = tmp_path / "job.yaml"
+    path.write_text("source: {docs: {path: x.txt}}\nmodel: {name: x}\noutput: {path: out}\n")
+    with pytest.raises(ConfigError) as raised:
+        config.load(str(path), [override])
+    assert "SECRET" not in str(raised.value) or override == "SECRET"
 
 
 def test_an_empty_section_is_its_defaults_and_a_key_may_not_stand_twice(tmp_path: Path) -> None:

@@ -356,6 +356,23 @@ def test_more_replicas_than_splits_are_a_caution(job: Job) -> None:
     assert kinds(of(job(compute={"min_replicas": 7}))) == ["idle_replicas"]
 
 
+@pytest.mark.parametrize(
+    ("url", "told"),
+    [
+        ("http://minio:9000", ["plain_http"]),
+        ("https://minio", []),
+        ("http://127.0.0.1:9000", []),
+        ("http://localhost:9000", []),
+        ("http://[::1]:9000", []),
+        ("http://localhost.example.org", ["plain_http"]),
+        ("http://127.example.org", ["plain_http"]),
+    ],
+)
+def test_an_endpoint_without_tls_is_a_caution(url: str, told: list[str], job: Job) -> None:
+    values = job(output={"path": "s3://bucket/out", "options": {"endpoint_url": url}})
+    assert [each.kind for each in cautions.plain_http(config.parse(values))] == told
+
+
 def test_plan_starts_without_torch_and_ray(job: Job, tmp_path: Path) -> None:
     path = write_config(tmp_path / "job.yaml", job())
     code = (

@@ -1,13 +1,11 @@
 """Commands about datasets that are there: readers taken back, old ones removed, one audited."""
 
 import datetime
-import json
-import sys
 from argparse import Namespace
 from dataclasses import asdict
 
 from pipeline import config, verify
-from pipeline.cli.show import Said, figure, printable, show
+from pipeline.cli.show import Said, figure, printable, show, show_json, write
 from pipeline.errors import ConfigError, ExitCode
 from pipeline.series import Fate, Series
 
@@ -30,16 +28,16 @@ def prune(arguments: Namespace) -> Said:
         show(arguments, {"series": series.layout.root, "dry_run": arguments.dry_run, "datasets": datasets})
         return ExitCode.DONE, ""
     for fate in fates:
-        sys.stdout.write(_fate(fate, arguments.dry_run))
+        write(*_fate(fate, arguments.dry_run))
     return ExitCode.DONE, ""
 
 
-def _fate(fate: Fate, dry_run: bool) -> str:
+def _fate(fate: Fate, dry_run: bool) -> list[str]:
     """What becomes of a dataset, in a line; and one more for what is somebody else's in it."""
     word = "kept" if not fate.removed else "would go" if dry_run else "removed"
-    line = f"{printable(fate.name, 40)}  {word:<8}  {fate.reason}\n"
-    left = printable(", ".join(fate.left), 90)
-    return line + (f"{'':{len(fate.name)}}  {'stays':<8}  not ours: {left}\n" if left else "")
+    name, left = printable(fate.name, 40), printable(", ".join(fate.left), 90)
+    stays = [f"{'':{len(name)}}  {'stays':<8}  not ours: {left}"] if left else []
+    return [f"{name}  {word:<8}  {fate.reason}", *stays]
 
 
 def series_of(arguments: Namespace) -> Series:
@@ -68,7 +66,7 @@ def verify_(arguments: Namespace) -> Said:
     if arguments.json:
         checks = [{"result": check.result} | asdict(check) for check in report.checks]
         content = {"dataset": report.dataset, "findings": len(found), "checks": checks, "notes": report.notes}
-        sys.stdout.write(json.dumps(content, indent=2) + "\n")
+        show_json(content)
     else:
         _show_report(report)
     if not found:
@@ -85,10 +83,10 @@ def _show_report(report: verify.Report) -> None:
             for name, value in check.figures.items()
         )
         text = check.skipped if check.result == "not checked" else figures
-        sys.stdout.write(f"{check.name:>16}  {check.result:<12}  {printable(text, 200)}".rstrip() + "\n")
+        write(f"{check.name:>16}  {check.result:<12}  {printable(text, 200)}".rstrip())
     found = [str(finding) for finding in report.findings]
     for heading, lines in (("found", found), ("noted", report.notes)):
         if lines:
             shown = [printable(line, 1000) for line in lines[:MOST_LINES]]
             more = [f"and {len(lines) - MOST_LINES} more (--json has all)"] if len(lines) > MOST_LINES else []
-            sys.stdout.write("\n  ".join([f"\n{heading}:", *shown, *more]) + "\n")
+            write("", f"{heading}:", *(f"  {line}" for line in [*shown, *more]))

@@ -17,7 +17,8 @@ import pipeline
 from pipeline import voice
 from pipeline.cli import datasets, examples, looking, runs
 from pipeline.cli.show import Said
-from pipeline.errors import STOPPED, ExitCode, PipelineError
+from pipeline.errors import LONGEST, STOPPED, ExitCode, PipelineError
+from pipeline.shown import block, printable
 
 SHELLS = ("bash", "zsh")
 GARBAGE = 100_000, 50, 100
@@ -54,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser().parse_args(argv)
     gc.set_threshold(*GARBAGE)
     handler = voice.Handler(muted="ray")
-    logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S", handlers=[handler])
+    logging.basicConfig(handlers=[handler])
     logging.getLogger("pipeline").setLevel(logging.WARNING if arguments.quiet else logging.INFO)
     signal.signal(signal.SIGTERM, _stop)
     try:
@@ -62,25 +63,37 @@ def main(argv: Sequence[str] | None = None) -> int:
     except PipelineError as error:
         code, reason = error.exit_code, str(error)
         if arguments.debug:
-            traceback.print_exc(file=voice.stream)
+            voice.say(block(traceback.format_exc()))
     except (KeyboardInterrupt, SystemExit):
         code, reason = ExitCode.RETRYABLE, STOPPED
     except BaseException as error:  # the last boundary: a bug, and a panic in Rust, end with one line too
-        traceback.print_exc(file=voice.stream)
+        voice.say(block(traceback.format_exc()))
         code, reason = ExitCode.BUG, f"a bug of ours: {error!r}"
     sys.stdout.flush()
     if code:
-        # `ray job submit` turns every failure into 1: the last line is what tells them apart.
-        first, *more = reason.splitlines()
-        voice.stream.write(
-            "\n".join([*([reason] if more else []), f"exit {int(code)}: {first.rstrip(':')}", ""])
-        )
+        _say_last(code, reason)
     return int(code)
+
+
+def _say_last(code: ExitCode, reason: str) -> None:
+    """Say why a process ends; `ray job submit` turns every failure into 1, the last line tells them apart."""
+    first, *more = reason.split("\n")
+    if more:
+        voice.say(printable(first, LONGEST))
+        voice.say("\n".join(f"  {printable(line.strip(), LONGEST)}" for line in more))
+    voice.say(f"exit {int(code)}: {printable(first.rstrip(':'), LONGEST)}")
+
+
+class _Parser(argparse.ArgumentParser):
+    """One whose complaints hold arguments as they can be shown: names of files, by a shell's pattern."""
+
+    def error(self, message: str) -> NoReturn:
+        super().error(printable(message))
 
 
 def parser() -> argparse.ArgumentParser:
     """All commands and their arguments."""
-    whole = argparse.ArgumentParser(
+    whole = _Parser(
         prog="albert-embed",
         description="Embed a corpus with ALBERT on Ray.",
         epilog=examples.all_commands(),

@@ -1,13 +1,12 @@
 """Commands that only look: what a run would do and cost, and how far one is."""
 
 import datetime
-import sys
 from argparse import Namespace
 from collections.abc import Iterator
 from pathlib import Path
 
 from pipeline import commit, config, verify
-from pipeline.cli.show import Lines, Said, byte_size, duration, plural, printable, show, show_lines
+from pipeline.cli.show import Lines, Said, byte_size, duration, plural, printable, show, show_lines, write
 from pipeline.dataset import Dataset
 from pipeline.errors import ConfigError, ExitCode, MissingError
 from pipeline.forecast import Forecast, Reuse, forecast, sample_fields
@@ -33,7 +32,7 @@ def plan(arguments: Namespace) -> Said:
         return ExitCode.DONE, ""
     show_lines(f"plan of {found.config.output.path}: {found.state}", _forecast_lines(found))
     if found.cautions:
-        sys.stdout.write("\n")
+        write("")
         show_lines("worth knowing", [(each.kind, each.text) for each in found.cautions])
     return ExitCode.DONE, ""
 

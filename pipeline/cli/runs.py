@@ -1,20 +1,24 @@
 """Commands that make a dataset, or search one."""
 
-import json
-import sys
 from argparse import Namespace
 
-from pipeline import config, plan, schema, search
+from pipeline import cautions, config, plan, schema, search, telemetry, voice
 from pipeline.cli.datasets import series_of
-from pipeline.cli.show import Said, jsonable, printable, show
+from pipeline.cli.show import Said, printable, show, show_json, write
 from pipeline.commit import Ending
 from pipeline.dataset import Dataset
 from pipeline.errors import ConfigError, ExitCode
 from pipeline.job import usable_checkpoint
+from pipeline.shown import few
+
+LONGEST_FAILED = 1000
 
 
 def _load(arguments: Namespace) -> config.Config:
-    return config.load(arguments.config, arguments.set, arguments.run_date)
+    loaded = config.load(arguments.config, arguments.set, arguments.run_date)
+    for caution in cautions.plain_http(loaded):
+        telemetry.warn(caution.text)
+    return loaded
 
 
 def run(arguments: Namespace) -> Said:
@@ -31,8 +35,9 @@ def _ended(arguments: Namespace, ending: Ending) -> Said:
         names += ["base", "copied", "reused", "embedded", "gone", "encode_seconds_saved"]
     names += ["report"] if ending.report else []
     show(arguments, {**summary, "reason": ending.reason, "report": ending.report}, names)
-    for file, reason in ending.summary["failed_files"].items():
-        sys.stderr.write(f"failed: {file}: {reason.splitlines()[0]}\n")
+    failed = ending.summary["failed_files"].items()
+    for line in few([f"{file}: {reason.splitlines()[0]}" for file, reason in failed]):
+        voice.say(printable(f"failed: {line}", LONGEST_FAILED))
     return ending.code, ending.reason
 
 
@@ -58,10 +63,12 @@ def search_(arguments: Namespace) -> Said:
     texts = [search.source_text(job, planned, hit.row) if planned else None for hit in hits]
     if arguments.json:
         found = [{"score": hit.score, "text": text, **hit.row} for hit, text in zip(hits, texts, strict=True)]
-        sys.stdout.write(json.dumps(found, indent=2, default=jsonable) + "\n")
+        show_json(found)
         return ExitCode.DONE, ""
     for hit, text in zip(hits, texts, strict=True):
         carried = [str(value) for name, value in hit.row.items() if name not in schema.reserved_names()]
-        sys.stdout.write(f"{hit.score:7.4f}  {printable('  '.join(carried), 90)}\n")
-        sys.stdout.write(f"         {printable(text or '(its source is gone or has changed)', 90)}\n")
+        write(
+            f"{hit.score:7.4f}  {printable('  '.join(carried), 90)}",
+            f"         {printable(text or '(its source is gone or has changed)', 90)}",
+        )
     return ExitCode.DONE, ""

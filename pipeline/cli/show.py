@@ -10,6 +10,7 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
+from pipeline import shown
 from pipeline.errors import ExitCode
 
 Said = tuple[ExitCode, str]
@@ -17,18 +18,31 @@ Said = tuple[ExitCode, str]
 Lines = Iterable[tuple[str, str]]
 WIDTH = 110
 """Of what is printed where there is no terminal to ask."""
+LONGEST = 4000
+"""Of a line."""
 UNITS = ("bytes", "kB", "MB", "GB", "TB", "PB")
 
 
 def show(arguments: Namespace, values: dict[str, Any], names: Sequence[str] | None = None) -> None:
     """Print figures to standard output: all of them as JSON, or the named ones for a person."""
     if arguments.json:
-        sys.stdout.write(json.dumps(values, indent=2) + "\n")
+        show_json(values)
         return
     for name in names or values:
         value = values[name]
         text = ", ".join(f"{item}" for item in value) if isinstance(value, list) else figure(value)
-        sys.stdout.write(f"{name:>16}  {text}\n")
+        write(f"{name:>16}  {text}")
+
+
+def show_json(content: object) -> None:
+    """Print JSON, in which only one control character stands as it is, and here not even that."""
+    sys.stdout.write(json.dumps(content, indent=2, default=jsonable).replace("\x7f", "\\u007f") + "\n")
+
+
+def write(*lines: str) -> None:
+    """Print lines to standard output; whatever stands in one, it stays one."""
+    for line in lines:
+        sys.stdout.write(shown.printable(line, LONGEST) + "\n")
 
 
 def show_lines(title: str, lines: Lines) -> None:
@@ -49,8 +63,8 @@ def show_lines(title: str, lines: Lines) -> None:
 
 
 def _plain(text: str) -> str:
-    """Without what could steer a terminal; its spaces stay."""
-    return "".join(character if character.isprintable() else " " for character in text)
+    """Without secrets, and without what could steer a terminal; its spaces stay."""
+    return shown.harmless(shown.redact(text), instead=" ")
 
 
 def figure(value: object) -> str:

@@ -25,14 +25,19 @@ def aside() -> Iterator[None]:
 
 
 def hint() -> str:
-    """Where to look when a run fails, and below it the last of Ray's lines that look like a reason.
+    """Where to look when a run fails.
 
     Nothing where Ray was there before us: then its messages go where whoever started it let them go.
     """
+    return f"; Ray's own messages: {_file()}" if _file.cache_info().currsize else ""
+
+
+def reasons() -> list[str]:
+    """The last of Ray's lines that look like a reason."""
     if not _file.cache_info().currsize:
-        return ""
+        return []
     found = dict.fromkeys(line[:MOST_CHARACTERS] for line in _tail() if REASON.search(line))
-    return "\n  ".join([f"; Ray's own messages: {_file()}", *list(found)[-MOST_REASONS:]])
+    return list(found)[-MOST_REASONS:]
 
 
 @cache
@@ -52,4 +57,4 @@ def _tail() -> list[str]:
             text = COLOUR.sub("", messages.read().decode(errors="replace"))
     except OSError:  # whoever tidies up temporary files was here
         return []
-    return voice.harmless(text).splitlines()
+    return text.splitlines()

@@ -3,14 +3,18 @@
 import atexit
 import logging
 import os
+import secrets
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import ray
+from ray._private import ray_constants
+from ray._raylet import AuthenticationTokenLoader, Config
 
 from pipeline.errors import ExitCode, StoppedError
 from pipeline.flow import chatter
@@ -23,8 +27,10 @@ Raylets read it; those of a cluster that is there already have their own (k8s/Do
 UNWATCHED = {"RAY_task_events_report_interval_ms": "0", "RAY_event_stats": "0"}
 """What each process of Ray tells of itself every second is for a dashboard and its state API. A private Ray
 has neither, and of two cores it takes nearly one percent (docs/decisions.md)."""
-PRIVATE = {"RAY_AUTH_MODE": "disabled"} | KEEP_WORKERS | UNWATCHED
-"""The environment of a private Ray, where the user has set nothing else."""
+LOOPBACK = {ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR: "0"}
+"""Ray listens on all addresses of a machine, unless it is told that it can't be a cluster, as it is on macOS:
+then its processes listen on 127.0.0.1 alone. `_node_ip_address` can't ask for that: Ray rewrites it."""
+QUIET = {"logging_level": logging.ERROR, "log_to_driver": False}
 UNLIMITED_NODES = 1000
 """Of a group without a limit."""
 
@@ -35,15 +41,68 @@ def cluster() -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
-    with chatter.aside(), _started():
+    address = os.environ.get("RAY_ADDRESS")
+    # Two at least: the stages need to run at the same time, and on one core they take turns well enough.
+    cpus = max(2, os.cpu_count() or 2)
+    with chatter.aside(), _started(partial(_join, address)) if address else private(num_cpus=cpus):
         yield
 
 
 @contextmanager
-def _started() -> Iterator[None]:
+def private(**options: Any) -> Iterator[None]:
+    """A Ray for this process alone, ended at the end.
+
+    Nobody else can join it, from this machine or another: it has a token that no one is told, and listens
+    on the loopback interface.
+
+    Args:
+        options: more of `ray.init`'s.
+    """
+    start = partial(ray.init, address="local", include_dashboard=False, **QUIET, **options)
+    with _secluded(), _started(start):
+        yield
+
+
+@contextmanager
+def _secluded() -> Iterator[None]:
+    """While this lasts, a Ray that is started has a token of its own, and other settings of a private one."""
+    token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+    # The user may have set those that are for speed alone.
+    speed = {name: os.environ.get(name, value) for name, value in (KEEP_WORKERS | UNWATCHED).items()}
+    settings = speed | token | LOOPBACK
+    before = {name: os.environ.get(name) for name in settings}
+    os.environ.update(settings)
+    clusters = ray_constants.ENABLE_RAY_CLUSTER
+    ray_constants.ENABLE_RAY_CLUSTER = False  # it was read when Ray was imported
+    _read_environment()
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            _set(name, value)
+        ray_constants.ENABLE_RAY_CLUSTER = clusters
+        if not ray.is_initialized():
+            _read_environment()
+
+
+def _set(name: str, value: str | None) -> None:
+    if value is None:
+        os.environ.pop(name, None)
+    else:
+        os.environ[name] = value
+
+
+def _read_environment() -> None:
+    """Let Ray's core in this process read its settings and token anew: it keeps what it has read once."""
+    Config.initialize("")
+    AuthenticationTokenLoader.instance().reset_cache()
+
+
+@contextmanager
+def _started(start: Callable[[], object]) -> Iterator[None]:
     on_sigterm = signal.getsignal(signal.SIGTERM)
     try:
-        _start()
+        start()
         if threading.current_thread() is threading.main_thread():
             # Ray puts its own in place, which exits with 15 and a word of no one's making.
             signal.signal(signal.SIGTERM, on_sigterm)
@@ -60,20 +119,17 @@ def _started() -> Iterator[None]:
     ray.shutdown()
 
 
-def _start() -> None:
-    options: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
-    if address := os.environ.get("RAY_ADDRESS"):
-        try:
-            ray.init(address=address, **options)
-        except (ConnectionError, RuntimeError, ValueError) as error:
-            hint = "check RAY_ADDRESS, or unset it"
-            raise StoppedError("no Ray cluster answers", address, str(error).splitlines()[0], hint) from error
-    else:
-        # Two at least: the stages need to run at the same time, and on one core they take turns well enough.
-        cpus = max(2, os.cpu_count() or 2)
-        for name, value in PRIVATE.items():
-            os.environ.setdefault(name, value)
-        ray.init(address="local", num_cpus=cpus, include_dashboard=False, **options)
+def _join(address: str) -> None:
+    """Join the cluster at an address.
+
+    Raises:
+        StoppedError: none answers there.
+    """
+    try:
+        ray.init(address=address, **QUIET)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        hint = "check RAY_ADDRESS, or unset it"
+        raise StoppedError("no Ray cluster answers", address, str(error).splitlines()[0], hint) from error
 
 
 def _leave(code: int) -> None:
@@ -104,4 +160,5 @@ def _to_come(there: Sequence[Node]) -> list[Node]:
 def stopped(error: Exception) -> StoppedError:
     """What Ray raised, as an error that a retry may mend."""
     reason = " ".join(str(error).split())  # the last line of a log must hold it
-    return StoppedError("Ray ended the job", got=reason, hint=f"run again to resume{chatter.hint()}")
+    hint = f"run again to resume{chatter.hint()}"
+    return StoppedError("Ray ended the job", got=reason, hint=hint, more=chatter.reasons())

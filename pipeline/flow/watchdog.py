@@ -89,6 +89,7 @@ class Watchdog:
             f"no micro-batch, read or write for {quiet / 60:.1f} minutes",
             got=f"compute.watchdog_minutes {self.limit / 60:g}",
             hint=f"the log tells what everybody was at; run again to resume{chatter.hint()}",
+            more=chatter.reasons(),
         )
 
 

@@ -7,13 +7,13 @@ from typing import Any
 import yaml
 
 from pipeline.errors import ExitCode
-from pipeline.places import redact
 from pipeline.report import figures
 from pipeline.report.figures import SourceCounts, Throughput
 from pipeline.report.markup import Markup, beginning, element, join, message
 from pipeline.report.parts import LONGEST_REASON, NOT_KNOWN, NOTHING, section, some, table
 from pipeline.report.quantities import count, duration, short, size
 from pipeline.report.subject import Subject
+from pipeline.shown import redact
 
 MOST_ATTEMPTS = 10
 LONGEST_CONFIG = 50_000

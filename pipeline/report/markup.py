@@ -3,7 +3,7 @@
 import html
 import re
 
-from pipeline.places import redact
+from pipeline.shown import redact
 
 
 class Markup(str):

@@ -1,9 +1,12 @@
 """What backends raise: as `StorageError`s, and whether it may pass by itself."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from http import HTTPStatus
+from typing import Any
 
 import aiohttp
+import httpx2
 from botocore.exceptions import (
     BotoCoreError,
     ConnectionError,  # noqa: A004  (botocore's own, no OSError)
@@ -19,6 +22,7 @@ from botocore.exceptions import (
     SSLError,
 )
 from botocore.parsers import ResponseParserError
+from huggingface_hub.errors import LocalTokenNotFoundError, OfflineModeIsEnabled
 
 from pipeline.errors import (
     CredentialsError,
@@ -28,8 +32,9 @@ from pipeline.errors import (
     ReplacedError,
     StorageError,
 )
+from pipeline.shown import redact
 
-DRIVERS = ("aiohttp", "azure", "gcsfs", "google", "httpx", "huggingface_hub", "requests")
+DRIVERS = ("aiohttp", "azure", "gcsfs", "google", "httpcore2", "httpx2", "huggingface_hub", "requests")
 CONFLICTS = ("ConditionalRequestConflict", "OperationAborted")
 PASSING_CODES = (
     "BadDigest", "IncompleteBody", "RequestTimeout", "SlowDown", "Throttling", "ThrottlingException",
@@ -37,14 +42,18 @@ PASSING_CODES = (
 )  # fmt: skip
 PASSING_ERRORS = (
     HTTPClientError, ConnectionError, IncompleteReadError, ResponseParserError, aiohttp.ClientError,
-    TimeoutError, ConnectionResetError,
+    httpx2.TransportError, TimeoutError, ConnectionResetError,
 )  # fmt: skip
-UNREACHABLE = (EndpointConnectionError, ConnectTimeoutError, ProxyConnectionError)
+UNREACHABLE = (
+    EndpointConnectionError, ConnectTimeoutError, ProxyConnectionError, httpx2.ConnectError,
+    httpx2.ConnectTimeout, httpx2.ProxyError,
+)  # fmt: skip
 CREDENTIALS = (
     "ExpiredToken", "InvalidAccessKeyId", "InvalidToken", "RequestExpired", "RequestTimeTooSkewed",
     "SignatureDoesNotMatch", "TokenRefreshRequired",
 )  # fmt: skip
 """Refusals that say nothing of the object that was asked for."""
+PASSING_STATUSES = (408, 409, 425, 429)
 LOST = {ExistsError: "is there already", ReplacedError: "is another version than expected"}
 
 
@@ -89,18 +98,34 @@ def is_unreachable(error: Exception) -> bool:
 
 def code(error: Exception) -> str:
     """What the S3 server called an error; s3fs keeps it behind its own."""
-    response = getattr(error.__cause__, "response", None) or {}
-    return str(response.get("Error", {}).get("Code", ""))
+    return str(_answer(error).get("Error", {}).get("Code", ""))
 
 
 def _status(error: Exception) -> int:
-    response = getattr(error.__cause__, "response", None) or {}
-    return int(response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+    return int(_answer(error).get("ResponseMetadata", {}).get("HTTPStatusCode", 0)) or _web_status(error)
+
+
+def _answer(error: Exception) -> Mapping[str, Any]:
+    """What an S3 server answered, as botocore keeps it; the answers of other servers are of other kinds."""
+    answer = getattr(error.__cause__, "response", None)
+    return answer if isinstance(answer, Mapping) else {}
+
+
+def _web_status(error: Exception) -> int:
+    """What the Hub answered: its client keeps it with its own errors, and puts Python's in front of some."""
+    answers = [getattr(each, "response", None) for each in (error, error.__cause__)]
+    return next((each.status_code for each in answers if isinstance(each, httpx2.Response)), 0)
 
 
 def _named(error: OSError, path: str, lost: type[StorageError]) -> StorageError:
     if isinstance(error, FileExistsError) or code(error) == "PreconditionFailed":
         return lost(LOST.get(lost, "is there already"), path)
+    if status := _web_status(error):
+        return _refused(error, path, status)
+    if isinstance(error, LocalTokenNotFoundError):
+        return CredentialsError("access denied", path, _brief(error), "log in, or set HF_TOKEN")
+    if isinstance(error, OfflineModeIsEnabled):
+        return DeniedError("storage can't be asked", path, _brief(error), "unset HF_HUB_OFFLINE")
     if isinstance(error, FileNotFoundError | NotADirectoryError):
         if code(error) == "NoSuchBucket":
             return MissingError("its bucket does not exist", path, hint="make it, or check its name")
@@ -113,5 +138,20 @@ def _named(error: OSError, path: str, lost: type[StorageError]) -> StorageError:
     return StorageError("storage failed", path, _brief(error), "run again")
 
 
+def _refused(error: Exception, path: str, status: int) -> StorageError:
+    """The Hub's answer as an error of ours."""
+    got = f"HTTP {status}: {_brief(error)}"
+    if status == HTTPStatus.UNAUTHORIZED:
+        # It says so, too, of what does not exist, to who has not logged in.
+        return CredentialsError("access denied", path, got, "check the path, and HF_TOKEN")
+    if status == HTTPStatus.FORBIDDEN:
+        return DeniedError("access denied", path, got, "check the credentials and their rights")
+    if status in (HTTPStatus.NOT_FOUND, HTTPStatus.GONE):
+        return MissingError("does not exist", path, hint="check the path")
+    if status < HTTPStatus.INTERNAL_SERVER_ERROR and status not in PASSING_STATUSES:
+        return DeniedError("storage can't be asked", path, got, "mend the path or the environment")
+    return StorageError("storage failed", path, got, "run again")
+
+
 def _brief(error: Exception) -> str:
-    return " ".join(str(error).split())
+    return redact(" ".join(str(error).split()))
