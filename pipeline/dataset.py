@@ -179,14 +179,19 @@ class Dataset:
         """The dataset that a config writes."""
         return cls(config.output.path, config.output.options)
 
-    def refuse_unconditional(self) -> None:
+    def refuse_unconditional(self, live: bool = True) -> None:
         """Refuse a storage on which writers of one dataset could undo each other's work.
 
+        Args:
+            live: try it, too, unless all is written already.
+
         Raises:
-            ConfigError: its storage has no conditional replacement.
+            ConfigError: its storage has no conditional replacement, or ignores a condition.
         """
         if not self.storage.conditional:
             raise storage.unconditional(self.layout.root)
+        if live and not self.complete():
+            self.storage.prove(self.layout.root)
 
     def identity(self) -> Identity | None:
         """Whose dataset this is; None while it is nobody's."""

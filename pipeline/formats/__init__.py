@@ -124,7 +124,7 @@ def _check_version(store: storage.Storage, path: str, piece: Piece) -> None:
         found = store.info(path).version
     except MissingError:
         found = ""
-    if found != piece.version:
+    if not store.same(piece.version, found):
         raise SourceChangedError(
             "changed since it was planned" if found else "is gone since it was planned",
             path,
