@@ -250,8 +250,8 @@ class Storage:
             folder = self._probe_folder(root)
             one, other = (f"{folder}/{name}" for name in PROBES)
             try:
-                self._create(one, b"1")
-                self._create(other, b"2")
+                self._put(one, b"1")
+                self._put(other, b"2")
                 attempts = self._impossible(one, self._info(self.filesystem.info(other)))
                 with ThreadPoolExecutor(len(attempts)) as pool:
                     answers = list(pool.map(_answer, attempts.values()))

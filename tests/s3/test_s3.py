@@ -180,3 +180,11 @@ def test_a_folder_is_listed_whole_in_stretches_side_by_side(
     assert sorted(store.folder(f"{bucket}/data", edges)) == sorted(names)
     assert store.folder(f"{bucket}/nothing", edges) == {}
     assert store.folder(f"{bucket}-none/nothing", edges) == {}
+
+
+def test_this_server_keeps_the_conditions_of_writes(bucket: str) -> None:
+    """And nothing is left of the proof, unfinished uploads neither."""
+    store = storage.connect(bucket)
+    store.prove(f"{bucket}/out")
+    assert store.below(bucket) == {}
+    assert store.sweep(f"{bucket}/out", lambda _: True) == 0
