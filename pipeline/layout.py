@@ -9,7 +9,7 @@ _OURS = re.compile(
     r"|matches/(part-[^/]+\.parquet|_DONE)"
     r"|rejects/part-[^/]+\.parquet"
     r"|ledger/[^/]+(-\d{5}\.parquet|\.json)"
-    r"|\.lock|\.probe-[0-9a-f]{32}/[^/]+)"
+    r"|\.lock|\.probe-[0-9a-f]{32}(/[^/]+)?)"
 )
 _HALF_WRITTEN = re.compile(r"(.*/)?\.([^/]+)\.[0-9a-f]{32}")
 """What a killed writer leaves where no file is without a name: the name that it would have got, hidden."""

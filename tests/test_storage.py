@@ -323,6 +323,9 @@ def test_what_killed_writers_leave_is_swept(tmp_path: Path, monkeypatch: pytest.
     store = storage.connect(str(tmp_path))
     left = store.below(str(tmp_path))
     assert sum(Layout.is_ours(name) for name in left) == 3
+    for name in (".lock", f".probe-{'0' * 32}", f".probe-{'0' * 32}/one"):
+        assert Layout.is_ours(name)
+        assert not Layout.is_ours(f"data/{name}")
     assert store.sweep(str(tmp_path), Layout.is_ours) == 2
     assert store.sweep(str(tmp_path), Layout.is_ours) == 0
     names = sorted(name.rsplit(".", 1)[0] for name in store.below(str(tmp_path)))

@@ -89,6 +89,7 @@ class Walk:
         self.folders: deque[tuple[str, Positions, bool]] = deque([(root, self.pattern.start, False)])
         self.linked: list[tuple[str, list[int]]] = []
         self.seen: dict[tuple[int, int], Positions] = {}
+        self.repeats: list[str] = []
 
     def files(self) -> Iterator[Found]:
         """All files, in no order.
@@ -104,6 +105,9 @@ class Walk:
             path, positions, linked = self.folders.popleft()
             if positions := self._not_seen(path, positions, linked):
                 yield from self._files_of(path, positions, linked)
+        if self.repeats:
+            told = {"links": len(self.repeats), "first": self.repeats[0]}
+            telemetry.event("links to folders that are listed already", **told)
 
     def _not_seen(self, folder: str, at: Positions, linked: bool) -> Positions:
         """The positions at which a folder has not been yet."""
@@ -115,7 +119,7 @@ class Walk:
         seen = self.seen.get(key, frozenset())
         self.seen[key] = seen | at
         if linked and not at - seen:
-            telemetry.event("a link leads to a folder that is listed already", link=folder)
+            self.repeats.append(folder)
         # A folder that no link leads to is never passed over: not every file system tells folders apart.
         return at - seen if linked else at
 
