@@ -53,8 +53,8 @@ ARCHITECTURE = {
 
 
 OWN = {"model.arithmetic": 1, "model.tokenizing": 1}
-"""Versions of our own code that decides about a vector. Raise one when a text would get another vector, so that
-older vectors are not taken for those of now. What is 1 is left out, as in older datasets.
+"""Versions of our own code that decides about a vector. Raise one when a text would get another vector, so
+that older vectors are not taken for those of now. What is 1 is left out, as in older datasets.
 """
 OWN_FIRST = dict.fromkeys(OWN, 1)
 LARGE_PLAN_BYTES = 64 << 20
@@ -254,14 +254,19 @@ class Dataset:
         """The dataset that a config writes."""
         return cls(config.output.path, config.output.options)
 
-    def refuse_unconditional(self) -> None:
+    def refuse_unconditional(self, live: bool = True) -> None:
         """Refuse a storage on which writers of one dataset could undo each other's work.
 
+        Args:
+            live: try it, too, unless all is written already.
+
         Raises:
-            ConfigError: its storage has no conditional replacement.
+            ConfigError: its storage has no conditional replacement, or ignores a condition.
         """
         if not self.storage.conditional:
             raise storage.unconditional(self.layout.root)
+        if live and not self.complete():
+            self.storage.prove(self.layout.root)
 
     def identity(self) -> Identity | None:
         """Whose dataset this is; None while it is nobody's."""

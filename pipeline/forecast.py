@@ -248,7 +248,7 @@ def forecast(config: Config) -> Forecast:
     checkpoint = usable_checkpoint(config)
     identity = Identity.of(config, checkpoint)
     dataset = Dataset.of(config)
-    dataset.refuse_unconditional()
+    dataset.refuse_unconditional(live=False)  # nothing is written here
     claimed = dataset.refuse_other(identity)
     frozen = dataset.plan() if claimed else None
     made = Plan.from_bytes(frozen) if frozen else plan.make(config, checkpoint, identity.dataset_digest)

@@ -10,9 +10,12 @@ _OURS = re.compile(
     r"|data/(part-[^/]+\.parquet|_SUCCESS)"
     r"|matches/(part-[^/]+\.parquet|_DONE)"
     r"|rejects/part-[^/]+\.parquet"
-    r"|ledger/[^/]+(-\d{5}\.parquet|\.json))"
+    r"|ledger/[^/]+(-\d{5}\.parquet|\.json)"
+    r"|\.lock|\.probe-[0-9a-f]{32}(/[^/]+)?)"
 )
 _REJECTS = re.compile(r"part-[0-9a-f]+-[0-9a-f]+\.parquet")
+_HALF_WRITTEN = re.compile(r"(.*/)?\.([^/]+)\.[0-9a-f]{32}")
+"""What a killed writer leaves where no file is without a name: the name that it would have got, hidden."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +121,8 @@ class Layout:
     @staticmethod
     def is_ours(name: str) -> bool:
         """Whether a dataset has a file of this name, relative to its root; all others are somebody else's."""
-        return _OURS.fullmatch(name) is not None
+        half = _HALF_WRITTEN.fullmatch(name)
+        return _OURS.fullmatch((half[1] or "") + half[2] if half else name) is not None
 
 
 def retry_of(path: str, number: int) -> str:

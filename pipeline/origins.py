@@ -21,10 +21,11 @@ def no_longer_as_planned(config: Config, frozen: Plan) -> dict[str, str]:
     Raises:
         StorageError: the sources can't be listed, or name nothing.
     """
-    now = plan.current_versions(config)
+    planned = frozen.versions()
+    now = plan.current_versions(config, planned)
     return {
         "/".join(key): "has changed since it was planned" if key in now else "is gone since it was planned"
-        for key, version in frozen.versions().items()
+        for key, version in planned.items()
         if now.get(key) != version
     }
 

@@ -1,7 +1,7 @@
 """Where things lie: URLs that may stand in a config, and how the storage behind them is reached."""
 
 from collections.abc import Mapping
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import (
     AfterValidator,
@@ -16,7 +16,7 @@ from pydantic import (
 from pipeline.shown import holds_secret
 
 PROTOCOLS: Mapping[str, tuple[str, ...]] = {
-    "file": (),
+    "file": ("outside_links", "ignore_ctime"),
     "s3": ("endpoint_url", "profile", "region", "anonymous", "requester_pays"),
     "gs": ("endpoint_url", "anonymous", "requester_pays"),
     "abfs": ("anonymous",),
@@ -72,6 +72,16 @@ class Options(Section):
     region: Name | None = Field(None, description="s3: the bucket's region.")
     anonymous: bool = Field(False, description="s3, gs, abfs, hf: send no credentials.")
     requester_pays: bool = Field(False, description="s3, gs: the reader pays for requests, and agrees to.")
+    outside_links: Literal["follow", "refuse"] | None = Field(
+        None,
+        description="Local sources: symbolic links out of `path`. Default: followed if made by us, by root "
+        "or by the owner of what they lead to, else refused.",
+    )
+    ignore_ctime: bool = Field(
+        False,
+        description="Local sources: whether a file whose inode alone has changed (owner, rights, links; or "
+        "another copy on each node) is still the same version.",
+    )
 
     @field_validator("endpoint_url")
     @classmethod

@@ -196,13 +196,23 @@ def listing(config: Config) -> list[Listed]:
     ]
 
 
-def current_versions(config: Config) -> dict[tuple[str, str], str]:
+def current_versions(config: Config, planned: Mapping[tuple[str, str], str]) -> dict[tuple[str, str], str]:
     """What `Plan.versions` would be if the sources were planned now.
+
+    Args:
+        planned: those of a plan; each that stands is given in the plan's words.
 
     Raises:
         MissingError: a source names nothing.
     """
-    return {(name, file_name(config.source[name], info)): info.version for name, info in listing(config)}
+    now = {}
+    for name, info in listing(config):
+        source = config.source[name]
+        key = name, file_name(source, info)
+        before = planned.get(key, info.version)
+        same = storage.connect(source.path, source.options).same(before, info.version)
+        now[key] = before if same else info.version
+    return now
 
 
 def source_files(pieces: pa.Table) -> pa.ChunkedArray:

@@ -196,10 +196,9 @@ def _copy(base: Base, dataset: Dataset, record: dict[str, Any]) -> ShardRecord |
     store, old, new = dataset.storage, base.dataset.layout, dataset.layout
     try:
         if record["rejects_file"]:
-            store.copy_if_absent(
-                old.rejects_file(record["rejects_file"]), new.rejects_file(record["rejects_file"])
-            )
-        store.copy_if_absent(old.shard(record["split_id"]), new.shard(record["split_id"]))
+            name = record["rejects_file"]
+            store.copy_if_absent(old.rejects_file(name), new.rejects_file(name), new.root)
+        store.copy_if_absent(old.shard(record["split_id"]), new.shard(record["split_id"]), new.root)
     except (MissingError, ReplacedError) as error:  # it is pruned under our hands: then it is embedded
         telemetry.event("not copied", split=record["split_id"], reason=str(error))
         return None

@@ -126,11 +126,11 @@ def _let_readers_follow(config: Config, dataset: Dataset) -> None:
 
 def moved_sources(config: Config, frozen: Plan) -> list[str]:
     """Files that came, went or changed since the plan was frozen."""
+    planned = frozen.versions()
     try:
-        now = plan.current_versions(config)
+        now = plan.current_versions(config, planned)
     except MissingError:
         now = {}
-    planned = frozen.versions()
     return sorted("/".join(key) for key in now.keys() | planned.keys() if now.get(key) != planned.get(key))
 
 

@@ -61,7 +61,7 @@ def write(dataset: Dataset, contents: Contents, figures: Mapping[str, Any]) -> S
     data = _shard_bytes(table, record)
     path = dataset.layout.shard(contents.split_id)
     try:
-        dataset.storage.put_if_absent(path, data)
+        dataset.storage.put_if_absent(path, data, dataset.layout.root)
     except ExistsError:
         return dataset.footer(dataset.storage.info(path))
     return replace(
@@ -137,7 +137,7 @@ def _write_rejects(dataset: Dataset, contents: Contents) -> str | None:
     data = parquet_bytes(contents.rejects)
     path = dataset.layout.rejects(contents.split_id, blake2b(data, digest_size=8).hexdigest())
     with suppress(ExistsError):  # the name holds the content's digest: what is there is the same
-        dataset.storage.put_if_absent(path, data)
+        dataset.storage.put_if_absent(path, data, dataset.layout.root)
     return path.rsplit("/", 1)[-1]
 
 

@@ -1,5 +1,6 @@
 """The plan: splits that tile the sources, stable ids, one schema for all shards."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline import checkpoint, config, plan, telemetry
-from pipeline.errors import ConfigError, MissingError
+from pipeline import checkpoint, config, formats, origins, plan, run, telemetry
+from pipeline.errors import ConfigError, MissingError, SourceChangedError
 from pipeline.formats import Span
 from pipeline.plan import Plan
 
@@ -60,6 +61,40 @@ def test_ids_depend_on_dataset_version_and_range_alone(job: Job, corpus: Path) -
     pq.write_table(pq.read_table(corpus / "1.parquet"), corpus / "10.parquet")
     after = make(job()).split_ids.to_pylist()
     assert len(set(before) & set(after)) == 4  # those of the two files that nobody touched
+
+
+def test_a_plan_of_before_still_holds_and_sees_a_change(job: Job, corpus: Path) -> None:
+    """Versions of local files were their size and time alone; an upgrade must not make all sources move."""
+    parsed, made = config.parse(job()), make(job())
+    versions = [version.partition("+")[0] for version in made.pieces.column("version").to_pylist()]
+    at = made.pieces.schema.get_field_index("version")
+    before = Plan(
+        made.pieces.set_column(at, "version", pa.array(versions)), made.columns, made.dataset_digest
+    )
+    assert before.versions() != made.versions()
+    assert run.moved_sources(parsed, before) == run.moved_sources(parsed, made) == []
+    assert origins.no_longer_as_planned(parsed, before) == {}
+    [source] = parsed.source.values()
+    for name in ("0.parquet", "1.parquet"):
+        piece = before.piece("docs", name, 0)
+        assert piece
+        assert list(formats.read(str(corpus / name), [piece], source, before.columns))
+    pq.write_table(pq.read_table(corpus / "1.parquet").slice(1), corpus / "1.parquet")
+    assert run.moved_sources(parsed, before) == ["docs/1.parquet"]
+    with pytest.raises(SourceChangedError):
+        list(formats.read(str(corpus / "1.parquet"), [piece], source, before.columns))
+
+
+def test_a_file_rewritten_with_its_size_and_time_gets_splits_of_its_own(job: Job, corpus: Path) -> None:
+    """Else a night would copy the vectors of its old text."""
+    before, path = make(job()), corpus / "1.parquet"
+    status, data = path.stat(), path.read_bytes()
+    while path.stat().st_ctime_ns == status.st_ctime_ns:
+        path.write_bytes(data)
+        os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    kept = set(before.split_ids.to_pylist()) & set(make(job()).split_ids.to_pylist())
+    assert len(kept) == 4
+    assert run.moved_sources(config.parse(job()), before) == ["docs/1.parquet"]
 
 
 def test_a_plan_survives_its_file_and_knows_what_is_pending(job: Job) -> None:

@@ -153,7 +153,7 @@ def _check_version(store: storage.Storage, path: str, piece: Piece) -> None:
             f"planned {piece.version}",
             "put it back and run again, or embed what is there now into a new output",
         ) from None
-    if found != piece.version:
+    if not store.same(piece.version, found):
         raise SourceChangedError(
             "changed since it was planned",
             path,

@@ -28,4 +28,4 @@ def connect(path: str, options: Options | None = None) -> Storage:
 
 @functools.cache
 def _connect(protocol: str, options: Options) -> Storage:
-    return KINDS.get(protocol, Storage)(filesystem(protocol, options))
+    return KINDS.get(protocol, Storage)(filesystem(protocol, options), options)

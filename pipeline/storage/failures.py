@@ -1,5 +1,6 @@
 """What backends raise: as `StorageError`s, and whether it may pass by itself."""
 
+import errno
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from http import HTTPStatus
@@ -126,16 +127,22 @@ def _named(error: OSError, path: str, lost: type[StorageError]) -> StorageError:
         return CredentialsError("access denied", path, _brief(error), "log in, or set HF_TOKEN")
     if isinstance(error, OfflineModeIsEnabled):
         return DeniedError("storage can't be asked", path, _brief(error), "unset HF_HUB_OFFLINE")
-    if isinstance(error, FileNotFoundError | NotADirectoryError):
-        if code(error) == "NoSuchBucket":
-            return MissingError("its bucket does not exist", path, hint="make it, or check its name")
-        in_the_way = isinstance(error, NotADirectoryError)
-        what = "can't be there: a file stands where a folder should be" if in_the_way else "does not exist"
-        return MissingError(what, path, hint="check the path")
+    if isinstance(error, FileNotFoundError | NotADirectoryError) or error.errno == errno.ELOOP:
+        return _missing(error, path)
     if isinstance(error, PermissionError):
         kind = CredentialsError if code(error) in CREDENTIALS else DeniedError
         return kind("access denied", path, _brief(error), "check the credentials and their rights")
     return StorageError("storage failed", path, _brief(error), "run again")
+
+
+def _missing(error: OSError, path: str) -> MissingError:
+    if error.errno == errno.ELOOP:
+        return MissingError("is a symbolic link in a circle", path, hint="mend or remove the link")
+    if code(error) == "NoSuchBucket":
+        return MissingError("its bucket does not exist", path, hint="make it, or check its name")
+    in_the_way = isinstance(error, NotADirectoryError)
+    what = "can't be there: a file stands where a folder should be" if in_the_way else "does not exist"
+    return MissingError(what, path, hint="check the path")
 
 
 def _refused(error: Exception, path: str, status: int) -> StorageError:

@@ -4,6 +4,7 @@ import datetime
 import errno
 import re
 import threading
+import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -16,7 +17,7 @@ from fsspec.utils import glob_translate
 
 from pipeline import telemetry
 from pipeline.errors import ConfigError, ExistsError, MissingError, ReplacedError, StorageError
-from pipeline.places import protocol_of
+from pipeline.places import Options, protocol_of
 from pipeline.storage.failures import LOST, code, named_errors
 
 GLOB_CHARACTERS = "*?["
@@ -25,6 +26,16 @@ CHANGED = ("LastModified", "last_modified", "mtime", "created")
 """What drivers call the time of an object's last change."""
 COMPARED_BYTES = 16 << 20
 WRITABLE = ("a folder", "an s3:// URL")
+PROBES = ("one", "other")
+NO_VERSION = "0" * 32
+NOT_KNOWN = (
+    "InvalidArgument",
+    "InvalidRequest",
+    "MethodNotAllowed",
+    "NotImplemented",
+    "UnsupportedOperation",
+)
+"""How servers answer to a condition that they don't know, if they do not pass over it."""
 Found = TypeVar("Found")
 
 
@@ -47,8 +58,8 @@ class Storage:
     conditional = False
     """Whether `replace` over a version and `copy_if_absent` can be had here; a dataset needs both."""
 
-    def __init__(self, filesystem: Any) -> None:
-        self.filesystem = filesystem
+    def __init__(self, filesystem: Any, options: Options | None = None) -> None:
+        self.filesystem, self.options = filesystem, options or Options()
 
     def find(self, pattern: str) -> list[ObjectInfo]:
         """The objects that a file, folder or glob names, by path; hidden ones (`.x`, `_x`) left out.
@@ -142,15 +153,20 @@ class Storage:
         with named_errors(path):
             self._put(path, data)
 
-    def put_if_absent(self, path: str, data: bytes) -> None:
+    def put_if_absent(self, path: str, data: bytes, root: str | None = None) -> None:
         """Write an object where there is none.
+
+        Args:
+            root: a folder that it lies in; once it was there, it is not made again.
 
         Raises:
             ExistsError: another writer was first, and wrote something else.
+            MissingError: the root is gone.
         """
         telemetry.request("put", path)
         try:
             with named_errors(path, lost=ExistsError):
+                self._refuse_without(root)
                 self._create(path, data)
         except ExistsError:
             # What is the same needs no winner; and where writes do not know themselves again, it may be ours.
@@ -170,16 +186,20 @@ class Storage:
             else:
                 self._replace(path, data, expected)
 
-    def copy_if_absent(self, source_path: str, target_path: str) -> None:
+    def copy_if_absent(self, source_path: str, target_path: str, root: str | None = None) -> None:
         """Copy an object within this storage to where there is none; its bytes do not pass through here.
 
         Only where something is there already, and nothing else tells what, are both read and compared.
+
+        Args:
+            root: as of `put_if_absent`.
 
         Raises:
             MissingError: the source does not exist.
             ReplacedError: the source was replaced before it was copied.
             ExistsError: something else is at the target.
         """
+        self._refuse_without(root)
         source = self.info(source_path)
         telemetry.request("copy", target_path)
         try:
@@ -213,6 +233,53 @@ class Storage:
         except MissingError:
             return None
 
+    def same(self, planned: str, found: str) -> bool:
+        """Whether the version that is there is the one that was planned."""
+        return planned == found
+
+    def prove(self, root: str) -> None:
+        """Check, with two small objects below a root, that this storage keeps the conditions of our writes.
+
+        Some speak S3 and pass over conditions; then rivals undo each other's work without a word.
+
+        Raises:
+            ConfigError: a write was carried out although its condition did not hold.
+            StorageError: storage failed.
+        """
+        with named_errors(root):
+            folder = self._probe_folder(root)
+            one, other = (f"{folder}/{name}" for name in PROBES)
+            try:
+                self._put(one, b"1")
+                self._put(other, b"2")
+                attempts = self._impossible(one, self._info(self.filesystem.info(other)))
+                with ThreadPoolExecutor(len(attempts)) as pool:
+                    answers = list(pool.map(_answer, attempts.values()))
+            finally:
+                self._remove_probe(folder, PROBES)
+        told = zip(attempts, answers, strict=True)
+        if unkept := [f"{condition} {answer}" for condition, answer in told if answer]:
+            raise unfit(unkept, root)
+
+    def _impossible(self, path: str, source: ObjectInfo) -> dict[str, Callable[[], None]]:
+        """Writes to an object that is there, each under a condition, by its name, that does not hold."""
+        return {
+            "put-if-absent": partial(self._create, path, b"3"),
+            "replace-if": partial(self._replace, path, b"3", NO_VERSION),
+            "copy-if-absent": partial(self._copy, source, path),
+        }
+
+    def _probe_folder(self, root: str) -> str:
+        """Where `prove` writes: a folder of its own below a root."""
+        return f"{root}/.probe-{uuid.uuid4().hex}"
+
+    def _remove_probe(self, folder: str, names: Iterable[str]) -> None:
+        for name in names:
+            try:
+                self.remove(f"{folder}/{name}")
+            except StorageError as error:  # who may write need not be allowed to remove
+                telemetry.event("left behind", path=f"{folder}/{name}", reason=str(error))
+
     def sweep(self, folder: str, ours: Callable[[str], bool]) -> int:  # noqa: ARG002  (there are none here)
         """Remove what unfinished uploads left below a folder; how many there were.
 
@@ -237,7 +304,8 @@ class Storage:
 
     def relative(self, pattern: str, path: str) -> str:
         """The name of a file that a pattern found, relative to the pattern's root."""
-        return self.strip(path).removeprefix(self.strip(self.root(pattern))).lstrip("/")
+        # One slash and no more: on object stores `a//b` is another name than `a/b`.
+        return self.strip(path).removeprefix(self.strip(self.root(pattern))).removeprefix("/")
 
     def strip(self, path: str) -> str:
         """A path as the backend knows it: without its protocol, absolute."""
@@ -246,6 +314,9 @@ class Storage:
     def full(self, path: str) -> str:
         """A backend's path as the rest of the world writes it."""
         return str(self.filesystem.unstrip_protocol(path))
+
+    def _refuse_without(self, root: str | None) -> None:
+        """Refuse to write where the root was and is gone, where the write would make it again."""
 
     def _is_glob(self, pattern: str) -> bool:
         return bool(set(pattern) & set(GLOB_CHARACTERS))
@@ -356,6 +427,29 @@ def unconditional(path: str) -> ConfigError:
         path,
         hint=f"set output.path to {' or '.join(WRITABLE)}",
     )
+
+
+def unfit(unkept: Sequence[str], root: str) -> ConfigError:
+    """What is said of a storage that does not keep conditions."""
+    return ConfigError(
+        "its storage does not keep conditions of writes: runs could undo each other's work without a word",
+        root,
+        ", ".join(unkept),
+        hint=f"set output.path to {' or '.join(WRITABLE)} of a storage that keeps them (docs/storage.md)",
+    )
+
+
+def _answer(attempt: Callable[[], None]) -> str | None:
+    """What became of a write whose condition does not hold; None: it was refused for that."""
+    try:
+        attempt()
+    except FileExistsError:
+        return None
+    except OSError as error:
+        if code(error) not in NOT_KNOWN:
+            raise
+        return f"was answered by {code(error)}"
+    return "was ignored"
 
 
 def version_of(info: Mapping[str, Any]) -> str:

@@ -23,7 +23,7 @@ from fsspec.asyn import sync_wrapper
 
 from pipeline.storage.ahead import Ahead
 from pipeline.storage.failures import code, is_unreachable, named_errors
-from pipeline.storage.objects import NamedFile, ObjectInfo, Storage, version_of
+from pipeline.storage.objects import NO_VERSION, NamedFile, ObjectInfo, Storage, version_of
 from pipeline.storage.pages import parse_early
 from pipeline.storage.retries import retried
 
@@ -190,11 +190,17 @@ class S3(s3fs.S3FileSystem):  # type: ignore[misc]  # s3fs has no types
 
     read, beginning = sync_wrapper(_read), sync_wrapper(_beginning)
 
-    async def _publish(self, path: str, data: bytes, condition: Mapping[str, str], nonce: str) -> None:
-        """Write an object if the condition holds, whole or not at all."""
+    async def _publish(
+        self, path: str, data: bytes, condition: Mapping[str, str], nonce: str, at_once: int = MULTIPART_BYTES
+    ) -> None:
+        """Write an object if the condition holds, whole or not at all.
+
+        Args:
+            at_once: up to how many bytes go with one request.
+        """
         bucket, key, _ = self.split_path(path)
         place, metadata = {"Bucket": bucket, "Key": key}, {"Metadata": {NONCE: nonce}}
-        if len(data) <= MULTIPART_BYTES:
+        if len(data) <= at_once:
             await self._call_s3("put_object", **place, Body=data, **metadata, **condition)
             return
         await self._in_parts(place, metadata, condition, partial(self._upload, data))
@@ -348,6 +354,20 @@ class _Object(io.RawIOBase):
         super().close()
 
 
+def _attempt(write: Callable[..., None], *arguments: Any) -> None:
+    """Write under a condition.
+
+    Raises:
+        FileExistsError: it does not hold.
+    """
+    try:
+        write(*arguments)
+    except OSError as error:
+        if code(error) not in REFUSED:
+            raise
+        raise FileExistsError(errno.EEXIST, "a condition does not hold") from error
+
+
 class S3Storage(Storage):
     """S3 and what speaks like it."""
 
@@ -372,13 +392,26 @@ class S3Storage(Storage):
         self._write(path, data, {"IfMatch": expected})
 
     def _copy(self, source: ObjectInfo, target: str) -> None:
-        condition = {"IfNoneMatch": "*"}
-        try:
-            self.filesystem.copy_version(source.path, target, source.size, source.version, condition)
-        except OSError as error:
-            if code(error) not in REFUSED:
-                raise
-            raise FileExistsError(errno.EEXIST, "a condition does not hold", target) from error
+        copy = self.filesystem.copy_version
+        _attempt(copy, source.path, target, source.size, source.version, {"IfNoneMatch": "*"})
+
+    def _impossible(self, path: str, source: ObjectInfo) -> dict[str, Callable[[], None]]:
+        """As above; each as the request that carries its condition, for servers know them one by one."""
+        absent, replaced = {"IfNoneMatch": "*"}, {"IfMatch": NO_VERSION}
+        whole = partial(_attempt, self.filesystem.publish, path, b"3")
+        parts = partial(_attempt, self._in_parts, path, b"3")
+        copy = partial(_attempt, self.filesystem.copy_version, source.path, path, source.size)
+        return {
+            "If-None-Match of PutObject": partial(whole, absent, ""),
+            "If-Match of PutObject": partial(whole, replaced, ""),
+            "If-None-Match of CompleteMultipartUpload": partial(parts, absent, ""),
+            "If-Match of CompleteMultipartUpload": partial(parts, replaced, ""),
+            "If-None-Match of CopyObject": partial(copy, source.version, absent),
+            "x-amz-copy-source-if-match of CopyObject": partial(copy, NO_VERSION, {}),
+        }
+
+    def _in_parts(self, path: str, data: bytes, condition: Mapping[str, str], nonce: str) -> None:
+        self.filesystem.publish(path, data, condition, nonce, 0)
 
     def _alike(self, one: ObjectInfo, other: ObjectInfo) -> bool:
         """What came of the same write is the same: a copy keeps its nonce, and so needs none of its own."""

@@ -208,3 +208,11 @@ def test_a_file_that_is_another_only_while_it_is_read_is_not_read(bucket: str, k
     finally:
         telemetry.observers.remove(replaced)
     assert store.info(path).version == info.version
+
+
+def test_this_server_keeps_the_conditions_of_writes(bucket: str) -> None:
+    """And nothing is left of the proof, unfinished uploads neither."""
+    store = storage.connect(bucket)
+    store.prove(f"{bucket}/out")
+    assert store.below(bucket) == {}
+    assert store.sweep(f"{bucket}/out", lambda _: True) == 0

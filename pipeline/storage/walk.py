@@ -1,0 +1,196 @@
+"""Walks over a file system: what a folder or a glob names, each folder once, and no failure passed over.
+
+Not `glob`, which takes a folder that it can't list for an empty one, and goes forty times through a link that
+leads back to where it lies. Here every failure is raised but that of a name that is gone.
+"""
+
+import errno
+import fnmatch
+import heapq
+import os
+import re
+import stat
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from pipeline import telemetry
+from pipeline.errors import DeniedError
+
+MAGIC = frozenset("*?[")
+DEEP = "**"
+NOWHERE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
+"""What is said of a link that leads nowhere, through a file, or in a circle."""
+
+Positions = frozenset[int]
+Outside = Literal["follow", "refuse"] | None
+"""What becomes of a link out of the root; None: it is followed if whoever made it may be trusted."""
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A file by its path, with its status; None: it is a link that leads nowhere."""
+
+    path: str
+    status: os.stat_result | None
+
+
+class Pattern:
+    """The parts of a glob below its root: which of them may be reached in a folder (`Positions`).
+
+    As in `glob`: `**` stands for any number of folders, at the end for files below them, too; hidden names
+    match nothing.
+    """
+
+    def __init__(self, parts: Sequence[str]) -> None:
+        self.parts, self.last = parts, len(parts) - 1
+        self.match = [re.compile(fnmatch.translate(part)).match for part in parts]
+        self.start = self._with_what_follows({0})
+
+    def is_file(self, at: Positions, name: str) -> bool:
+        """Whether a file of this name, in a folder at these positions, is one that the glob names."""
+        return self.last in at and self.match[self.last](name) is not None
+
+    def into(self, at: Positions, name: str) -> Positions:
+        """The positions in a folder of this name; none: nothing below it is named."""
+        return self._with_what_follows(
+            {
+                each + (self.parts[each] != DEEP)
+                for each in at
+                if (self.parts[each] == DEEP or each < self.last) and self.match[each](name)
+            }
+        )
+
+    def names(self, at: Positions) -> set[str] | None:
+        """The only names that count in a folder; None where it has to be listed."""
+        parts = {self.parts[each] for each in at}
+        return None if any(MAGIC & set(part) for part in parts) else parts
+
+    def _with_what_follows(self, at: set[int]) -> Positions:
+        """Positions, and those behind each `**` among them, which may stand for no folder at all."""
+        for each in range(min(at, default=self.last), self.last):
+            if each in at and self.parts[each] == DEEP:
+                at.add(each + 1)
+        return frozenset(at)
+
+
+class Walk:
+    """One walk below a root.
+
+    A folder gives its files once, however many links lead to it. It keeps the name that it has without links,
+    whatever links are added; one that is reached by links alone has the first of its names.
+    """
+
+    def __init__(self, root: str, parts: Sequence[str], outside: Outside = None) -> None:
+        self.root, self.pattern, self.outside = root, Pattern(parts), outside
+        self.inside = f"{os.path.realpath(root or '/').rstrip('/')}/"
+        self.folders: deque[tuple[str, Positions, bool]] = deque([(root, self.pattern.start, False)])
+        self.linked: list[tuple[str, list[int]]] = []
+        self.seen: dict[tuple[int, int], Positions] = {}
+        self.repeats: list[str] = []
+
+    def files(self) -> Iterator[Found]:
+        """All files, in no order.
+
+        Raises:
+            OSError: something can't be listed or looked at.
+            DeniedError: a link leads out of the root.
+        """
+        while self.folders or self.linked:
+            if not self.folders:
+                path, at = heapq.heappop(self.linked)
+                self.folders.append((path, frozenset(at), True))
+            path, positions, linked = self.folders.popleft()
+            if positions := self._not_seen(path, positions, linked):
+                yield from self._files_of(path, positions, linked)
+        if self.repeats:
+            told = {"links": len(self.repeats), "first": self.repeats[0]}
+            telemetry.event("links to folders that are listed already", **told)
+
+    def _not_seen(self, folder: str, at: Positions, linked: bool) -> Positions:
+        """The positions at which a folder has not been yet."""
+        try:
+            status = Path(folder or "/").stat()
+        except FileNotFoundError:  # gone since it was listed
+            return frozenset()
+        key = status.st_dev, status.st_ino
+        seen = self.seen.get(key, frozenset())
+        self.seen[key] = seen | at
+        if linked and not at - seen:
+            self.repeats.append(folder)
+        # A folder that no link leads to is never passed over: not every file system tells folders apart.
+        return at - seen if linked else at
+
+    def _files_of(self, folder: str, at: Positions, linked: bool) -> Iterator[Found]:
+        for name, is_link, is_file in self._names_in(folder, at):
+            named, inner = self.pattern.is_file(at, name), self.pattern.into(at, name)
+            if not named and (is_file or not inner):
+                continue
+            path = f"{folder}/{name}"
+            status = _status(path, is_link)
+            if status is None:
+                if is_link:  # it may be a folder that was meant, too, whose mount is missing
+                    yield Found(path, None)
+            elif stat.S_ISREG(status.st_mode) and named:
+                self._refuse_leaving(path, status, is_link)
+                yield Found(path, status)
+            elif stat.S_ISDIR(status.st_mode) and inner:
+                self._refuse_leaving(path, status, is_link)
+                self._enter(path, inner, is_link, linked)
+
+    def _enter(self, path: str, at: Positions, is_link: bool, linked: bool) -> None:
+        if is_link:
+            heapq.heappush(self.linked, (path, sorted(at)))
+        else:
+            self.folders.append((path, at, linked))
+
+    def _names_in(self, folder: str, at: Positions) -> Iterator[tuple[str, bool, bool]]:
+        """The names in a folder that may count, whether each is a link, and whether surely a plain file."""
+        if (names := self.pattern.names(at)) is not None:
+            for name in filter(_shown, names):
+                yield name, Path(folder or "/", name).is_symlink(), False
+            return
+        try:
+            entries = os.scandir(f"{folder}/")
+        except FileNotFoundError:
+            return
+        with entries:
+            for entry in entries:
+                if _shown(entry.name):
+                    yield entry.name, entry.is_symlink(), entry.is_file(follow_symlinks=False)
+
+    def _refuse_leaving(self, path: str, status: os.stat_result, is_link: bool) -> None:
+        """Refuse a link out of the root, unless it may be followed.
+
+        Who can write here could otherwise have us read, by a link, what only we may read. A link of ours, of
+        the system's, or of whoever owns what it leads to gives nobody anything new.
+        """
+        if not is_link or self.outside == "follow":
+            return
+        if self.outside is None and Path(path).lstat().st_uid in (0, os.geteuid(), status.st_uid):
+            return
+        target = os.path.realpath(path)
+        if not f"{target}/".startswith(self.inside):
+            raise DeniedError(
+                "is a link out of its source",
+                path,
+                f"it leads to {target}",
+                "remove it; or, if all who can write there may be trusted, set the source's "
+                "options.outside_links to follow",
+            )
+
+
+def _status(path: str, is_link: bool) -> os.stat_result | None:
+    """Of what a path leads to; None where that is nothing."""
+    try:
+        return Path(path).stat()
+    except OSError as error:
+        if not isinstance(error, FileNotFoundError) and not (is_link and error.errno in NOWHERE):
+            raise
+        return None
+
+
+def _shown(name: str) -> bool:
+    return bool(name) and not name.startswith((".", "_"))
