@@ -47,7 +47,7 @@ def test_a_package_is_of_one_version_in_all_of_them() -> None:
 
 
 def test_files_of_other_machines_are_listed_too() -> None:
-    """Of numpy for each Python, Linux and macOS, x86_64 and arm64; of torch PyPI's files and the CPU builds."""
+    """Of numpy for each Python, Linux and macOS, x86_64 and arm64; of torch PyPI's and the CPU builds."""
     for package, least in {"numpy": 40, "pyarrow": 20, "tokenizers": 10, "torch": 20}.items():
         assert RUN[package].count("--hash=") >= least
     assert FILES["requirements-torch-cpu.lock"]["torch"].count("--hash=") == 6
