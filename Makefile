@@ -79,7 +79,7 @@ sbom: $(READY)   ## list what a run is made of, with hashes: sbom.json, in Cyclo
 	  --mc-type application --output-reproducible --output-format JSON --output-file $(or $(SBOM),sbom.json) -
 
 audit: $(READY)  ## ask PyPI for known weaknesses of what is locked (needs the internet)
-	$(BIN)/pip-audit --require-hashes --disable-pip $(addprefix --requirement ,$(filter-out %-cpu.lock,$(wildcard requirements*.lock)))
+	$(BIN)/pip-audit --strict --require-hashes --disable-pip $(addprefix --requirement ,$(filter-out %-cpu.lock,$(wildcard requirements*.lock)))
 
 clean:           ## remove the demo's files (the venv stays)
 	rm -rf .demo
