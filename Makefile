@@ -7,14 +7,22 @@ READY := $(VENV)/.ready
 # A cluster that happens to run on this machine must not be joined by demos and tests.
 unexport RAY_ADDRESS
 
-.PHONY: help demo test test-slow lint bench bench-gpu bench-tokenizer bench-encoder bench-storage distill docs lock clean
+.PHONY: help demo test test-slow lint bench bench-gpu bench-tokenizer bench-encoder bench-storage distill docs lock sbom audit clean
 help:            ## show this list
 	@grep -hE '^[a-z-]+: .*##|^[a-z-]+:  +##' Makefile | sed -E 's/:.*## /\t/' | expand -t 17
 
-$(READY): requirements.lock pyproject.toml
+# Nothing that no lock file names, no file of another hash, and no package that would have to be built first.
+LOCKED := --quiet --require-hashes --no-deps --only-binary :all:
+# TORCH=cpu or TORCH=cuda; when not set, cpu where pip is set up to find that build.
+TORCH_HERE := $(BIN)/python -m pip index versions torch 2>&1 | grep '+cpu' >/dev/null && echo cpu || echo cuda
+$(READY): $(wildcard requirements*.lock) pyproject.toml
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet -r requirements.lock
+	$(BIN)/python -m pip install $(LOCKED) -r requirements.lock
+	$(BIN)/python -m pip install $(LOCKED) -r requirements-torch-$(or $(TORCH),$$($(TORCH_HERE))).lock
+	@# Of pyspark there is no wheel: it is built, with the setuptools of the lock.
+	$(BIN)/python -m pip install $(LOCKED) --no-binary pyspark --no-build-isolation -r requirements-dev.lock
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e .
+	$(BIN)/python -m pip check
 	@touch $@
 
 demo: $(READY)   ## embed the docstrings of Python's standard library, start to finish
@@ -62,12 +70,15 @@ bench-storage: $(READY)   ## reading beside pyarrow and s3fs; listing and planni
 docs: $(READY)   ## make the pages that are made from code
 	$(BIN)/python -m docs.configuration
 
-lock:            ## resolve pyproject.toml anew into requirements.lock
-	rm -rf .venv-lock && $(PYTHON) -m venv .venv-lock
-	.venv-lock/bin/python -m pip install --quiet torch==2.13.0 '.[dev]'
-	{ sed -n '/^#/p' requirements.lock; .venv-lock/bin/python -m pip freeze --exclude albert-embedding-pipeline \
-	  | grep -vE '^(nvidia|cuda|triton)' | sed 's/+cpu$$//'; } > requirements.new
-	mv requirements.new requirements.lock && rm -rf .venv-lock
+lock: $(READY)   ## resolve pyproject.toml into the lock files; what is locked stays, but with LOCK=--upgrade
+	$(BIN)/python -m jobs.lock $(LOCK)
+
+sbom: $(READY)   ## list what a run is made of, with hashes: sbom.json, in CycloneDX
+	cat requirements.lock requirements-torch-cuda.lock | $(BIN)/cyclonedx-py requirements --pyproject pyproject.toml \
+	  --mc-type application --output-reproducible --output-format JSON --output-file $(or $(SBOM),sbom.json) -
+
+audit: $(READY)  ## ask PyPI for known weaknesses of what is locked (needs the internet)
+	$(BIN)/pip-audit --strict --require-hashes --disable-pip $(addprefix --requirement ,$(filter-out %-cpu.lock,$(wildcard requirements*.lock)))
 
 clean:           ## remove the demo's files (the venv stays)
 	rm -rf .demo

@@ -114,7 +114,7 @@ def schedule(api: Api, template: str, date: datetime.date, keep: int) -> str:
     wanted = night(found, date)
     name = wanted["metadata"]["name"]
     _, others = api.call("GET", f"?labelSelector={NIGHT_OF}%3D{template}")
-    nights = sorted(others["items"], key=lambda job: job["metadata"]["labels"][DATE])
+    nights = others["items"]
     if any(job["metadata"]["name"] == name for job in nights):
         return f"{name} is there already"
     for job in nights:
@@ -125,9 +125,27 @@ def schedule(api: Api, template: str, date: datetime.date, keep: int) -> str:
                 "the job of another night is not finished", job["metadata"]["name"], state, hint
             )
     status, _ = api.call("POST", body=wanted)
-    for job in nights[: max(0, len(nights) + 1 - keep)]:
+    for job in _old(nights, keep):
         api.call("DELETE", f"/{job['metadata']['name']}")
     return f"{name} is there already" if status == 409 else f"{name} is made"
+
+
+def _old(nights: list[dict[str, Any]], keep: int) -> list[dict[str, Any]]:
+    """Returns those that may go: all but the newest, of which one is the night that was made just now.
+
+    A job that somebody made by hand, and gave no date, stays: nobody here knows how old it is.
+    """
+    dated = {}
+    for job in nights:
+        meta = job["metadata"]
+        try:
+            dated[datetime.date.fromisoformat(meta["labels"].get(DATE, ""))] = job
+        except ValueError:
+            print(
+                f"{meta['name']}: stays, for its label {DATE} is not a date; delete it by hand",
+                file=sys.stderr,
+            )
+    return [dated[date] for date in sorted(dated)[: max(0, len(dated) + 1 - keep)]]
 
 
 def _finished(job: dict[str, Any]) -> bool:

@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[2]
 CRDS = Path(os.environ.get("KUBERAY_CRDS", ROOT.parent / "shared" / "kuberay-crds"))
 KUBERNETES = "1.34"
 RENDERED = ("base", "cluster", "overlays/aws", "overlays/gcp", "overlays/azure", "overlays/trial",
-            "overlays/once", "overlays/raycronjob")  # fmt: skip
+            "overlays/once", "overlays/raycronjob", "admission")  # fmt: skip
 SECRET_WORDS = ("secret_access_key", "password", "token=", "sig=", "accountkey", "AKIA")
 Manifest = dict[str, Any]
 
@@ -85,7 +85,7 @@ def defaulted(value: Any, schema: Any) -> Any:
 
 def problems(manifests: list[Manifest]) -> list[str]:
     """What is wrong with a rendered folder."""
-    checks = (by_schema, images, replicas, containers, secrets, references, entrypoints)
+    checks = (by_schema, images, replicas, containers, disk, secrets, references, entrypoints)
     return [problem for check in checks for problem in check(manifests)]
 
 
@@ -158,9 +158,28 @@ def containers(manifests: list[Manifest]) -> Iterator[str]:
             "has no seccomp profile": outer.get("seccompProfile", {}).get("type") == "RuntimeDefault",
             "has no requests": {"cpu", "memory"} <= resources.get("requests", {}).keys(),
             "has no limit of its memory": "memory" in resources.get("limits", {}),
+            "has no requests and limits of its disk": all(
+                "ephemeral-storage" in resources.get(kind, {}) for kind in ("requests", "limits")
+            ),
             "has no probes": not ray or {"livenessProbe", "readinessProbe"} <= container.keys(),
         }
         yield from (f"{where}: {problem}" for problem, sound in wanted.items() if not sound)
+
+
+def disk(manifests: list[Manifest]) -> Iterator[str]:
+    """What a pod may write: bounded, and by no more than would have it evicted."""
+    for where, pod, container in _containers(manifests):
+        sizes = [volume["emptyDir"].get("sizeLimit") for volume in pod["volumes"] if "emptyDir" in volume]
+        if None in sizes:
+            yield f"{where}: an emptyDir has no sizeLimit"
+            continue
+        limit = container.get("resources", {}).get("limits", {}).get("ephemeral-storage", "0Mi")
+        if sum(map(_bytes, sizes)) > _bytes(limit):
+            yield f"{where}: its volumes hold more than its limit of {limit}"
+
+
+def _bytes(quantity: str) -> int:
+    return int(quantity[:-2]) * {"Mi": 1024**2, "Gi": 1024**3}[quantity[-2:]]
 
 
 def secrets(manifests: list[Manifest]) -> Iterator[str]:
@@ -173,8 +192,11 @@ def secrets(manifests: list[Manifest]) -> Iterator[str]:
                 yield f"{manifest['kind']} {manifest['metadata']['name']}: holds {word!r}"
     for where, _, container in _containers(manifests):
         for variable in container.get("env", []):
-            if any(word in variable["name"] for word in ("KEY", "SECRET", "TOKEN")) and "value" in variable:
+            name = variable["name"].removesuffix("TOKEN_PATH")
+            if any(word in name for word in ("KEY", "SECRET", "TOKEN")) and "value" in variable:
                 yield f"{where}: {variable['name']} has its value here"
+        if any("secretRef" in source for source in container.get("envFrom", [])):
+            yield f"{where}: a secret is in the environment of every process"
 
 
 def references(manifests: list[Manifest]) -> Iterator[str]:
@@ -188,10 +210,10 @@ def references(manifests: list[Manifest]) -> Iterator[str]:
         for mount in container.get("volumeMounts", []):
             if mount["name"] not in volumes:
                 yield f"{where}: no volume {mount['name']}"
-        for source in container.get("envFrom", []):
-            secret = source.get("secretRef")
+        for volume in pod.get("volumes", []):
+            secret = volume.get("secret")
             if secret and not secret.get("optional"):
-                yield f"{where}: Secret {secret['name']} must be there"
+                yield f"{where}: Secret {secret['secretName']} must be there"
 
 
 def _named(manifests: list[Manifest]) -> Iterator[tuple[str, str, str]]:

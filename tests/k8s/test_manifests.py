@@ -87,8 +87,24 @@ MISTAKES: dict[str, tuple[Mistake, str]] = {
     ),
     "privileges": (lambda m: _first(m["RayJob"])["securityContext"].clear(), "may escalate"),
     "a secret that must be there": (
-        lambda m: _first(m["RayJob"])["envFrom"].append({"secretRef": {"name": "x"}}),
+        lambda m: _head(m["RayJob"])["volumes"].append({"name": "x", "secret": {"secretName": "x"}}),
         "Secret x must be there",
+    ),
+    "a secret in the environment": (
+        lambda m: _first(m["RayJob"])["envFrom"].append({"secretRef": {"name": "x", "optional": True}}),
+        "a secret is in the environment",
+    ),
+    "no bound of the disk": (
+        lambda m: _first(m["RayJob"])["resources"]["limits"].pop("ephemeral-storage"),
+        "has no requests and limits of its disk",
+    ),
+    "a volume without a bound": (
+        lambda m: _head(m["RayJob"])["volumes"].append({"name": "x", "emptyDir": {}}),
+        "an emptyDir has no sizeLimit",
+    ),
+    "volumes that get the pod evicted": (
+        lambda m: _head(m["RayJob"])["volumes"].append({"name": "x", "emptyDir": {"sizeLimit": "8Gi"}}),
+        "hold more than its limit of 22Gi",
     ),
     "no probes": (lambda m: _first(m["RayJob"]).pop("livenessProbe"), "has no probes"),
 }

@@ -146,6 +146,25 @@ def test_old_nights_that_are_finished_go(api: StandIn, run: Any) -> None:
     assert sorted(api.jobs) == ["nightly", "nightly-2025-11-26", "nightly-2025-11-27"]
 
 
+@pytest.mark.parametrize("labels", [{}, {"albert-embed/run-date": "yesterday"}])
+def test_a_job_without_a_date_stays_and_is_named(api: StandIn, run: Any, labels: dict[str, str]) -> None:
+    by_hand = {"name": "again", "labels": {"albert-embed/night-of": "nightly"} | labels}
+    api.jobs["again"] = {"metadata": by_hand}
+    waits = run(f"nightly-{MINUTES}")
+    assert waits.returncode == 3
+    assert "again: the job of another night is not finished" in waits.stderr
+
+    api.jobs["again"]["status"] = {"jobDeploymentStatus": "Complete"}
+    for night in range(3):
+        done = run(f"nightly-{MINUTES + 1440 * night}", more="--keep 1")
+        assert done.returncode == 0, done.stderr
+        assert done.stderr.splitlines() == [
+            "again: stays, for its label albert-embed/run-date is not a date; delete it by hand"
+        ]
+        api.jobs[f"nightly-2025-11-{24 + night}"]["status"] = {"jobDeploymentStatus": "Complete"}
+    assert sorted(api.jobs) == ["again", "nightly", "nightly-2025-11-26"]
+
+
 @pytest.mark.parametrize(
     ("status", "code", "message"),
     [(403, 2, "says 403"), (500, 4, "says 500"), (429, 4, "says 429")],

@@ -1,0 +1,107 @@
+"""What the admission policy lets the scheduler make: its expressions, evaluated on what schedule.py makes.
+
+No API server can be had in tests. The expressions are run by a library of the same language; `replace`, which
+Kubernetes has and the language has not, is Python's.
+"""
+
+import copy
+import datetime
+from collections.abc import Callable
+from typing import Any
+
+import cel
+import pytest
+
+from jobs.schedule import night
+from tests.k8s.manifests import Manifest, render
+
+DATE = datetime.date(2026, 11, 25)
+Change = Callable[[Manifest], Any]
+
+
+def _policy() -> Any:
+    [policy] = [each for each in render("admission") if each["kind"] == "ValidatingAdmissionPolicy"]
+    return policy["spec"]
+
+
+def _template() -> Manifest:
+    [template] = [manifest for manifest in render("base") if manifest["kind"] == "RayJob"]
+    return template
+
+
+def refused(job: Manifest, operation: str = "CREATE") -> list[str]:
+    """The messages with which the scheduler's request is refused."""
+    made, old = (None, job) if operation == "DELETE" else (job, None)
+    known = {"object": made, "oldObject": old, "params": _template()}
+    known["request"] = {"operation": operation, "namespace": "embeddings", "userInfo": {}}
+    known["variables"] = {}
+    policy = _policy()
+    for variable in policy["variables"]:
+        known["variables"][variable["name"]] = _evaluated(variable["expression"], known)
+    return [each["message"] for each in policy["validations"] if not _evaluated(each["expression"], known)]
+
+
+def _evaluated(expression: str, known: dict[str, Any]) -> Any:
+    context = cel.Context(known)
+    context.add_function("replace", lambda text, old, new: text.replace(old, new))
+    return cel.evaluate(expression, context)
+
+
+@pytest.mark.parametrize("operation", ["CREATE", "DELETE"])
+def test_the_night_that_the_scheduler_makes_is_let_in_and_may_go(operation: str) -> None:
+    assert refused(night(_template(), DATE), operation) == []
+
+
+NAME, ENTRYPOINT, SPEC = "its name", "its entrypoint", "its spec"
+CHANGES: dict[str, tuple[Change, str]] = {
+    "another name": (lambda job: job["metadata"].update(name="mine"), NAME),
+    "another night's name": (lambda job: job["metadata"].update(name="nightly-2026-11-26"), NAME),
+    "no date": (lambda job: job["metadata"]["labels"].pop("albert-embed/run-date"), NAME),
+    "no labels": (lambda job: job["metadata"].pop("labels"), NAME),
+    "another template": (lambda job: job["metadata"]["labels"].update({"albert-embed/night-of": "x"}), NAME),
+    "another command": (lambda job: job["spec"].update(entrypoint="curl evil"), ENTRYPOINT),
+    "a command behind": (
+        lambda job: job["spec"].update(entrypoint=job["spec"]["entrypoint"] + "; curl evil"),
+        ENTRYPOINT,
+    ),
+    "another account": (
+        lambda job: job["spec"]["rayClusterSpec"]["headGroupSpec"]["template"]["spec"].update(
+            serviceAccountName="admin"
+        ),
+        SPEC,
+    ),
+    "another image": (
+        lambda job: job["spec"]["submitterPodTemplate"]["spec"]["containers"][0].update(image="evil"),
+        SPEC,
+    ),
+    "a field more": (lambda job: job["spec"].update(runtimeEnvYAML="pip: [evil]"), SPEC),
+    "a field less": (lambda job: job["spec"].pop("activeDeadlineSeconds"), SPEC),
+}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_another_job_is_not(name: str) -> None:
+    change, expected = CHANGES[name]
+    job = copy.deepcopy(night(_template(), DATE))
+    change(job)
+    assert any(message.startswith(expected) for message in refused(job))
+
+
+def test_the_template_and_jobs_of_others_do_not_go() -> None:
+    assert refused(_template(), "DELETE")
+    assert refused({"metadata": {"name": "once"}, "spec": {}}, "DELETE")
+
+
+def test_it_is_asked_of_the_scheduler_alone_and_refuses_where_it_can_not_tell() -> None:
+    [condition] = _policy()["matchConditions"]
+    for account, asked in {"scheduler": True, "embed": False}.items():
+        who = {"username": f"system:serviceaccount:embeddings:{account}"}
+        request = {"request": {"namespace": "embeddings", "userInfo": who}}
+        assert _evaluated(condition["expression"], request) is asked
+    [binding] = [each for each in render("admission") if each["kind"].endswith("Binding")]
+    assert binding["spec"]["policyName"] == "albert-embed-scheduler"
+    assert binding["spec"]["validationActions"] == ["Deny"]
+    assert binding["spec"]["paramRef"] == {"name": "nightly", "parameterNotFoundAction": "Deny"}
+    assert _policy()["failurePolicy"] == "Fail"
+    accounts = [each["metadata"]["name"] for each in render("base") if each["kind"] == "ServiceAccount"]
+    assert "scheduler" in accounts

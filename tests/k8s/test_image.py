@@ -1,0 +1,128 @@
+"""The image's recipe and how manifests name it, as far as text says: no engine can be had in tests."""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.k8s.manifests import ROOT, pods
+from tests.tools import program
+
+DIGEST = "sha256:" + "0123456789abcdef" * 4
+
+
+def instructions() -> list[tuple[str, str]]:
+    text = (ROOT / "k8s" / "Dockerfile").read_text()
+    text = re.sub(r"^#.*\n", "", text, flags=re.M).replace("\\\n", " ")
+    return [(line.split()[0], line.partition(" ")[2].strip()) for line in text.splitlines() if line.strip()]
+
+
+def stages() -> list[list[tuple[str, str]]]:
+    """Instructions by stage; before the first come those that all share."""
+    found: list[list[tuple[str, str]]] = [[]]
+    for instruction in instructions():
+        if instruction[0] == "FROM":
+            found.append([])
+        found[-1].append(instruction)
+    return found
+
+
+def test_the_base_can_be_given_by_its_digest_and_is_one() -> None:
+    shared, *rest = stages()
+    [(word, base)] = shared
+    assert word == "ARG"
+    assert base.startswith("BASE=rayproject/ray:")
+    assert [stage[0][1].split()[0] for stage in rest] == ["${BASE}", "${BASE}"]
+
+
+def test_the_code_is_roots_and_the_pod_is_not() -> None:
+    *_, last = stages()
+    users = [(at, what) for at, (word, what) in enumerate(last) if word == "USER"]
+    assert [what for _, what in users] == ["root", "1000:100"]
+    changes = [at for at, (word, _) in enumerate(last) if word in ("COPY", "RUN", "ADD")]
+    assert users[0][0] < min(changes)
+    assert max(changes) < users[1][0]
+    assert "chown" not in (ROOT / "k8s" / "Dockerfile").read_text()
+
+
+def _pips(text: str) -> list[str]:
+    return [
+        each for each in re.split(r"&&|;|\n", text) if re.search(r"\bpip (install|wheel|download)\b", each)
+    ]
+
+
+def test_all_that_is_installed_is_locked_or_ours() -> None:
+    calls = [call for word, what in instructions() if word == "RUN" for call in _pips(what)]
+    assert len(calls) == 4
+    for call in calls:
+        words = set(shlex.split(call))
+        assert "--no-deps" in words
+        locked = {"--require-hashes", "--only-binary", ":all:"} <= words
+        assert locked or words & {"--no-build-isolation", "--no-index"}, call
+    locks = (
+        next(what for word, what in instructions() if what.startswith("LOCKS=")).partition("=")[2].strip('"')
+    )
+    assert all((ROOT / lock).exists() for lock in locks.split())
+    assert {"requirements.lock", "requirements-torch-cuda.lock"} == set(locks.split())
+
+
+def test_what_is_copied_is_there_and_let_in() -> None:
+    let_in = [line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")]
+    copied = [
+        each
+        for word, what in instructions()
+        if word == "COPY" and not what.startswith("--from")
+        for each in what.split()[:-1]
+    ]
+    assert copied
+    for pattern in copied:
+        names = [path.name for path in ROOT.glob(pattern)]
+        assert names, pattern
+        assert all(any(Path(name).match(allowed) for allowed in let_in) for name in names), pattern
+
+
+def test_our_wheel_is_built_without_isolation_and_whole(tmp_path: Path) -> None:
+    """As the image builds it: with the build tools that are there, and nothing from the network."""
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "wheel",
+        "--quiet",
+        "--no-index",
+        "--no-deps",
+        "--no-build-isolation",
+    ]
+    subprocess.run([*command, "--wheel-dir", str(tmp_path), str(ROOT)], check=True)
+    [wheel] = tmp_path.glob("*.whl")
+    names = zipfile.ZipFile(wheel).namelist()
+    for name in ("model.safetensors", "tokenizer.json", "README.md", "LICENSE", "NOTICE"):
+        assert f"pipeline/models/albert-mini/{name}" in names
+    assert any(name.endswith(".dist-info/licenses/LICENSE") for name in names)
+    assert not [name for name in names if not name.startswith(("pipeline/", "albert_embedding_pipeline-"))]
+
+
+@pytest.mark.parametrize("folder", ["base", "cluster", "overlays/aws", "overlays/raycronjob"])
+def test_every_pod_takes_the_digest_that_an_overlay_sets(folder: str, tmp_path: Path) -> None:
+    base = os.path.relpath(ROOT / "k8s" / folder, tmp_path.resolve())
+    image = {"name": "registry.example.com/albert-embed", "digest": DIGEST}
+    overlay = {"apiVersion": "kustomize.config.k8s.io/v1beta1", "kind": "Kustomization"}
+    overlay |= {"resources": [base], "images": [image], "configurations": ["names.yaml"]}
+    (tmp_path / "names.yaml").write_text((ROOT / "k8s" / "base" / "names.yaml").read_text())
+    (tmp_path / "kustomization.yaml").write_text(yaml.safe_dump(overlay))
+    command = [program("kubectl", "kubectl"), "kustomize", str(tmp_path)]
+    rendered = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    found = [
+        container["image"]
+        for manifest in yaml.safe_load_all(rendered)
+        for _, pod in pods(manifest)
+        for container in pod["containers"]
+    ]
+    assert found
+    assert set(found) == {f"registry.example.com/albert-embed@{DIGEST}"}
