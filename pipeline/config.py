@@ -35,7 +35,7 @@ KEY = "[key]"
 """What pydantic calls the key of a mapping, behind it."""
 _KEY = re.compile(r"[\w .-]{1,40}")
 """What may be told of a key that we do not know; anything else in its place may be a secret."""
-_KINDS = {
+_KINDS: Mapping[type, str] = {
     str: "a text",
     bool: "true or false",
     int: "a number",

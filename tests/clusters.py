@@ -27,8 +27,7 @@ class Cluster:
     """
 
     def __init__(self, log: Path, environment: Mapping[str, str]) -> None:
-        names = ("RAY_ADDRESS", "RAY_JOB_SUBMISSION_ID")
-        ours = {key: value for key, value in os.environ.items() if key not in names}
+        ours = without_ray()
         # The cluster's `python` is the one that has the package.
         path = f"{RAY.parent}{os.pathsep}{os.environ['PATH']}"
         self.environment = ours | {"PATH": path, "PYTHONPATH": str(ROOT)} | dict(environment)
@@ -129,6 +128,16 @@ class Cluster:
         return node
 
 
+def without_ray() -> dict[str, str]:
+    """This process's environment, without what it has for a Ray of its own: no cluster starts with that."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+
+
+def token() -> dict[str, str]:
+    """A cluster listens on all addresses of a machine: without a token anybody could run what he likes."""
+    return {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+
+
 @contextmanager
 def cluster(
     log: Path,
@@ -137,9 +146,7 @@ def cluster(
     environment: Mapping[str, str] | None = None,
 ) -> Iterator[Cluster]:
     """A running cluster; it ends with the context."""
-    # A cluster listens on all addresses of the machine: nobody else may use it, and so run what he likes.
-    token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
-    running = Cluster(log, token | dict(environment or {}))
+    running = Cluster(log, token() | dict(environment or {}))
     try:
         running.start_head(head_cpus)
         for cpus in workers:

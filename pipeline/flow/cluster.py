@@ -7,7 +7,7 @@ import secrets
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -30,7 +30,7 @@ has neither, and of two cores it takes nearly one percent (docs/decisions.md).""
 LOOPBACK = {ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR: "0"}
 """Ray listens on all addresses of a machine, unless it is told that it can't be a cluster, as it is on macOS:
 then its processes listen on 127.0.0.1 alone. `_node_ip_address` can't ask for that: Ray rewrites it."""
-QUIET = {"logging_level": logging.ERROR, "log_to_driver": False}
+QUIET: Mapping[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
 UNLIMITED_NODES = 1000
 """Of a group without a limit."""
 

@@ -16,6 +16,7 @@ from typing import Any
 import psutil
 import pytest
 
+from tests.clusters import without_ray
 from tests.conftest import write_config
 
 OWN = """
@@ -80,11 +81,6 @@ class Own:
         )
 
 
-def alone(**more: str) -> dict[str, str]:
-    """An environment without any setting of Ray."""
-    return {name: value for name, value in os.environ.items() if not name.startswith("RAY_")} | more
-
-
 @pytest.fixture(scope="module")
 def own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Own]:
     """Started where someone has turned authentication off."""
@@ -93,7 +89,7 @@ def own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Own]:
         [sys.executable, "-c", OWN, str(told)],
         stdin=subprocess.PIPE,
         text=True,
-        env=alone(RAY_AUTH_MODE="disabled"),
+        env=without_ray() | {"RAY_AUTH_MODE": "disabled"},
     )
     try:
         while not told.exists():
@@ -170,7 +166,7 @@ def test_no_log_record_or_argument_has_the_token(job: Callable[..., dict[str, An
     with tempfile.TemporaryDirectory(dir="/tmp") as scratch:  # sockets lie there: their paths must be short
         run = subprocess.Popen(
             [sys.executable, "-m", "pipeline", "run", str(config)],
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=alone(RAY_TMPDIR=scratch, TMPDIR=scratch),
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=without_ray() | {"RAY_TMPDIR": scratch, "TMPDIR": scratch},
         )  # fmt: skip
         token = b""
         arguments: set[str] = set()

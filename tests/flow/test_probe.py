@@ -12,6 +12,7 @@ import pytest
 from pipeline.errors import ExitCode, ResourceError
 from pipeline.flow import probe
 from pipeline.places import Options
+from tests.clusters import token, without_ray
 from tests.conftest import read_dataset, write_config
 
 Job = Callable[..., dict[str, Any]]
@@ -87,8 +88,9 @@ def test_one_node_and_urls_are_not_probed(tmp_path: Path) -> None:
 def test_a_job_on_two_nodes_is_probed_on_both(job: Job, tmp_path: Path) -> None:
     config = write_config(tmp_path / "job.yaml", job())
     done = subprocess.run(
-        [sys.executable, "-c", TWO_NODES, str(config)], capture_output=True, text=True, check=False
-    )
+        [sys.executable, "-c", TWO_NODES, str(config)],
+        capture_output=True, text=True, check=False, env=without_ray() | token(),
+    )  # fmt: skip
     code, probed = json.loads(done.stdout.splitlines()[-1])
     assert code == ExitCode.DONE, done.stderr
     assert [len(set(asked)) for asked in probed] == [2]
