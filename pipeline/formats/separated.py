@@ -12,8 +12,9 @@ Memory: one row with all its fields; of the others what is wanted.
 """
 
 import csv
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -29,8 +30,8 @@ from pipeline.sources import Source
 
 Row = list[str] | None
 """The fields of a row; None where it can't be read."""
-Wanted = Sequence[str] | None
-"""Of a row the text and the carried fields; None where it can't be read, or has not the file's columns."""
+Wanted = tuple[str, ...] | None
+"""Of a row the text, the carried fields and the first; None where it can't be read, or has other columns."""
 BLOCK_ROWS, BLOCK_BYTES = 4096, 1 << 20
 ESCAPE = "surrogateescape"
 """How bytes that are no UTF-8 pass through Python's reader."""
@@ -97,27 +98,22 @@ def _kept(rows: Iterable[Row], header: bool, kept: list[int]) -> Iterator[Row]:
 
 def _tables(rows: Iterable[Row], names: Sequence[str], source: Source) -> Iterator[pa.Table]:
     """Some rows after the other, as `_table` makes them."""
+    carried = [path for path in source.fields.values() if path in names]
+    # The last one is not wanted, but of a single one there would be no tuple.
+    wanted = itemgetter(*(names.index(path) for path in (source.text_column or "", *carried)), 0)
     block: list[Wanted] = []
-    size, wanted = 0, _wanted(names, source)
+    count, size = len(names), 0
     for row in rows:
-        block.append(found := wanted(row))
-        size += sum(map(len, found)) if found else 0
-        if len(block) == BLOCK_ROWS or size >= BLOCK_BYTES:
+        if row is None or len(row) != count:
+            block.append(None)
+        else:
+            block.append(found := wanted(row))
+            size += sum(map(len, found))
+        if size >= BLOCK_BYTES or len(block) == BLOCK_ROWS:
             yield _table(block, names, source)
             block, size = [], 0
     if block:
         yield _table(block, names, source)
-
-
-def _wanted(names: Sequence[str], source: Source) -> Callable[[Row], Wanted]:
-    """What takes from a row what is wanted of it."""
-    carried = [path for path in source.fields.values() if path in names]
-    places, count = [names.index(path) for path in (source.text_column or "", *carried)], len(names)
-
-    def wanted(row: Row) -> Wanted:
-        return [row[place] for place in places] if row and len(row) == count else None
-
-    return wanted
 
 
 def _table(rows: Sequence[Wanted], names: Sequence[str], source: Source) -> pa.Table:
@@ -132,17 +128,18 @@ def _table(rows: Sequence[Wanted], names: Sequence[str], source: Source) -> pa.T
 
 def _rows(file: pa.NativeFile, method: str | None, size: int, source: Source) -> Iterator[Row]:
     """All rows of a file, the first among them; blank lines left out behind it."""
-    fed = _Fed(_text_lines(blocks(file, method, size)), source.csv.delimiter or "")
-    reader = csv.reader(fed, **_dialect(source))
+    texts = chain(_text_lines(blocks(file, method, size)), [END])
+    taken, dialect = _Taken(), _dialect(source)
+    reader = csv.reader(_fed(texts, taken, dialect["delimiter"]), **dialect)
     first = True
     while True:
-        fed.begin_row()
+        taken.characters = taken.fields = 0
         try:
             row: Row = next(reader)
         except StopIteration:
             return
         except csv.Error:
-            row = None
+            row, reader = None, csv.reader(_fed(texts, taken, dialect["delimiter"]), **dialect)
         if row == [END]:
             return
         if row and END in row[-1]:
@@ -152,31 +149,27 @@ def _rows(file: pa.NativeFile, method: str | None, size: int, source: Source) ->
         first = False
 
 
-class _Fed:
-    """Lines for Python's reader, and a mark behind the last; none any more for a row that does not end.
+class _Taken:
+    """What Python's reader has taken since the last row, of which it bounds each field alone."""
 
-    The reader bounds each field of a row, and not the row. It begins another one after an error.
+    __slots__ = ("characters", "fields")
+
+
+def _fed(texts: Iterator[str], taken: _Taken, delimiter: str) -> Iterator[str]:
+    """The lines, as long as a row ends.
+
+    Raises:
+        csv.Error: one does not.
     """
-
-    def __init__(self, texts: Iterator[str], delimiter: str) -> None:
-        self._texts, self._delimiter = chain(texts, [END]), delimiter
-        self.begin_row()
-
-    def begin_row(self) -> None:
-        """The next line is the first of a row."""
-        self._size = self._fields = 0
-
-    def __iter__(self) -> Iterator[str]:
-        return self
-
-    def __next__(self) -> str:
-        text = next(self._texts)
-        self._size += len(text)
-        if self._size > bounds.MOST_VALUES:  # so many fields have at least so many characters
-            self._fields += text.count(self._delimiter)
-        if self._size > LONGEST_DOCUMENT + 1 or self._fields > bounds.MOST_VALUES:
-            raise csv.Error("the row does not end")
-        return text
+    for text in texts:
+        taken.characters += len(text)
+        if taken.characters > bounds.MOST_VALUES:  # so many fields have at least so many characters
+            taken.fields += text.count(delimiter)
+            if taken.fields > bounds.MOST_VALUES:
+                raise csv.Error("a row has too many fields")
+        if taken.characters > LONGEST_DOCUMENT + 1:
+            raise csv.Error("a row does not end")
+        yield text
 
 
 def _text_lines(data: Iterable[bytes]) -> Iterator[str]:
