@@ -25,6 +25,12 @@ $(READY): $(wildcard requirements*.lock) pyproject.toml
 	$(BIN)/python -m pip check
 	@touch $@
 
+# Triton, as it comes with torch on a GPU, for the kernels' test in its interpreter: torch's CPU build lacks it.
+.triton/.ready: requirements-torch-cuda.lock $(READY)
+	@mkdir -p .triton && sed -n '/^triton==/,/[^\\]$$/p' $< > .triton/triton.lock
+	$(BIN)/python -m pip install $(LOCKED) --upgrade --target .triton -r .triton/triton.lock
+	@touch $@
+
 demo: $(READY)   ## embed the docstrings of Python's standard library, start to finish
 	$(BIN)/python -m jobs.demo
 
