@@ -166,7 +166,8 @@ def test_no_log_record_or_argument_has_the_token(job: Callable[..., dict[str, An
     with tempfile.TemporaryDirectory(dir="/tmp") as scratch:  # sockets lie there: their paths must be short
         run = subprocess.Popen(
             [sys.executable, "-m", "pipeline", "run", str(config)],
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=without_ray() | {"RAY_TMPDIR": scratch, "TMPDIR": scratch},
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+            env=without_ray() | {"RAY_TMPDIR": scratch, "TMPDIR": scratch},
         )  # fmt: skip
         token = b""
         arguments: set[str] = set()
