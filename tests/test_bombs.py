@@ -14,7 +14,7 @@ import pytest
 
 from tests import hostile
 
-DRIVER_MIB = 1536
+DRIVER_MIB = 2048
 """Of a process that plans, where a few small files are looked at: beside the processes that it starts."""
 LOOKING_MIB = 3072 + 512
 """Of each of the latter: `surveying.MOST_MEMORY`, and what it has once it has started."""
