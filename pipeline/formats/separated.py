@@ -13,6 +13,7 @@ Memory: one row with all its fields; of the others what is wanted.
 
 import csv
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import chain
 from operator import itemgetter
 from typing import Any
@@ -149,10 +150,12 @@ def _rows(file: pa.NativeFile, method: str | None, size: int, source: Source) ->
         first = False
 
 
+@dataclass(slots=True)
 class _Taken:
     """What Python's reader has taken since the last row, of which it bounds each field alone."""
 
-    __slots__ = ("characters", "fields")
+    characters: int = 0
+    fields: int = 0
 
 
 def _fed(texts: Iterator[str], taken: _Taken, delimiter: str) -> Iterator[str]:
