@@ -14,7 +14,7 @@ import pytest
 
 from tests import hostile
 
-DRIVER_MIB = 1024
+DRIVER_MIB = 2048
 """Of a process that plans, where a few small files are looked at: beside the processes that it starts."""
 LOOKING_MIB = 3072 + 512
 """Of each of the latter: `surveying.MOST_MEMORY`, and what it has once it has started."""
@@ -97,7 +97,8 @@ def test_hostile_files_cost_themselves_alone(kind: str, suffix: str, tmp_path: P
             assert seen == {"rows": 1 if kind == "text-files" else 20, "rejects": 0, "errors": []}, name
         else:
             print("   ", path.name, path.stat().st_size, planned["failed"].get(name), seen)
-            assert name in planned["failed"] or seen, f"{name} is unaccounted for"
+            empty = "empty-members" in name  # a file without a byte of content has no rows to account for
+            assert name in planned["failed"] or seen or empty, f"{name} is unaccounted for"
             assert {error for error, _ in seen["errors"]} <= {"SourceError"} if seen else True
     assert planned["peak"] < DRIVER_MIB
     assert planned["beside"] < LOOKING_MIB

@@ -13,7 +13,7 @@ from pipeline.errors import SourceError
 
 SMALL = 1 << 20
 """Bytes of content that many threads may hold at once."""
-LARGE_AT_ONCE = 2
+LARGE_AT_ONCE = 1
 _guard = threading.Lock()
 _turns = threading.BoundedSemaphore(LARGE_AT_ONCE)
 _mine = threading.local()

@@ -13,6 +13,7 @@ Memory: one row with all its fields; of the others what is wanted.
 
 import csv
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import chain
 from operator import itemgetter
 from typing import Any
@@ -128,7 +129,7 @@ def _table(rows: Sequence[Wanted], names: Sequence[str], source: Source) -> pa.T
 
 def _rows(file: pa.NativeFile, method: str | None, size: int, source: Source) -> Iterator[Row]:
     """All rows of a file, the first among them; blank lines left out behind it."""
-    texts = chain(_text_lines(blocks(file, method, size)), [END])
+    texts = chain(_text_lines(blocks(file, method, size), size), [END])
     taken, dialect = _Taken(), _dialect(source)
     reader = csv.reader(_fed(texts, taken, dialect["delimiter"]), **dialect)
     first = True
@@ -149,10 +150,12 @@ def _rows(file: pa.NativeFile, method: str | None, size: int, source: Source) ->
         first = False
 
 
+@dataclass(slots=True)
 class _Taken:
     """What Python's reader has taken since the last row, of which it bounds each field alone."""
 
-    __slots__ = ("characters", "fields")
+    characters: int = 0
+    fields: int = 0
 
 
 def _fed(texts: Iterator[str], taken: _Taken, delimiter: str) -> Iterator[str]:
@@ -172,11 +175,13 @@ def _fed(texts: Iterator[str], taken: _Taken, delimiter: str) -> Iterator[str]:
         yield text
 
 
-def _text_lines(data: Iterable[bytes]) -> Iterator[str]:
+def _text_lines(data: Iterable[bytes], size: int) -> Iterator[str]:
     """Lines with their ends, which may stand in a field."""
     tail: list[bytes] = []
-    start, held, first = b"", 0, True
+    start, held, first, count = b"", 0, True, 0
     for block in data:
+        count += block.count(b"\n")
+        bounds.refuse_rows(count, size)  # blank lines are no rows, and take as long
         if len(start) < len(lines.MARK):
             start += block[: len(lines.MARK)]
             lines.refuse_other_encodings(start)
