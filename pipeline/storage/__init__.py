@@ -8,11 +8,11 @@ import functools
 
 from pipeline.places import Options, protocol_of
 from pipeline.storage.drivers import filesystem
-from pipeline.storage.files import LocalStorage
+from pipeline.storage.files import NOWHERE, LocalStorage
 from pipeline.storage.objects import HubStorage, MemoryStorage, ObjectInfo, Storage, unconditional
 from pipeline.storage.s3 import S3Storage
 
-__all__ = ["ObjectInfo", "Storage", "connect", "unconditional"]
+__all__ = ["NOWHERE", "ObjectInfo", "Storage", "connect", "unconditional"]
 
 KINDS = {"file": LocalStorage, "hf": HubStorage, "memory": MemoryStorage, "s3": S3Storage}
 

@@ -1,6 +1,5 @@
 """What backends raise: as `StorageError`s, and whether it may pass by itself."""
 
-import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -108,8 +107,6 @@ def _named(error: OSError, path: str, lost: type[StorageError]) -> StorageError:
         in_the_way = isinstance(error, NotADirectoryError)
         what = "can't be there: a file stands where a folder should be" if in_the_way else "does not exist"
         return MissingError(what, path, hint="check the path")
-    if error.errno == errno.ELOOP:
-        return MissingError("is a symbolic link in a circle", path, hint="mend or remove the link")
     if isinstance(error, PermissionError):
         kind = CredentialsError if code(error) in CREDENTIALS else DeniedError
         return kind("access denied", path, _brief(error), "check the credentials and their rights")

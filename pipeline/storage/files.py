@@ -31,6 +31,8 @@ NO_LOCK = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 CHUNK = 1 << 20
 COARSE_SECONDS, FINE_SECONDS = 2.0, 0.02
 """The grain of times where they are whole seconds (FAT counts by two), and of those of Linux elsewhere."""
+NOWHERE = "a link that leads nowhere"
+"""The version of one."""
 CHANGE = "+"
 """Parts a version from the time of the inode's last change."""
 LOCK = ".lock"
@@ -115,7 +117,7 @@ class LocalStorage(Storage):
         status = info["status"] if "status" in info else Path(info["name"]).stat()
         if status is None:  # to be named as a file that can't be read, beside those that can
             epoch = datetime.datetime.fromtimestamp(0, datetime.UTC)
-            return ObjectInfo(info["name"], 0, "a link that leads nowhere", epoch)
+            return ObjectInfo(info["name"], 0, NOWHERE, epoch)
         changed = datetime.datetime.fromtimestamp(status.st_mtime, datetime.UTC)
         return ObjectInfo(info["name"], status.st_size, self._version(status), changed)
 
