@@ -118,7 +118,10 @@ def test_a_folder_of_vocab_txt_is_bert_wordpiece(tmp_path: Path) -> None:
 
 NOWHERE = {
     "type": "TemplateProcessing",
-    "single": [{"SpecialToken": {"id": "[NOWHERE]", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}],
+    "single": [
+        {"SpecialToken": {"id": "[NOWHERE]", "type_id": 0}},
+        {"Sequence": {"id": "A", "type_id": 0}},
+    ],
     "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}],
     "special_tokens": {},
 }

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import storage
-from pipeline.errors import DeniedError, ExitCode, MissingError, StorageError
+from pipeline import formats, storage
+from pipeline.errors import DeniedError, ExitCode, MissingError, SourceError, StorageError
 from pipeline.places import Options
+from pipeline.sources import Source
 
 NOBODY = 65534
 AS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else")
@@ -103,9 +104,11 @@ def test_a_link_to_itself_is_told_as_one_that_leads_nowhere(tmp_path: Path) -> N
     write(tmp_path / "x.txt")
     (tmp_path / "self.txt").symlink_to("self.txt")
     assert names(tmp_path) == ["self.txt", "x.txt"]
-    store = storage.connect(str(tmp_path))
-    with pytest.raises(MissingError, match="a symbolic link in a circle"), store.open(f"{tmp_path}/self.txt"):
-        pass
+    [link, _] = storage.connect(str(tmp_path)).find(str(tmp_path))
+    for kind in ("text", "text-files"):
+        source = Source(path=str(tmp_path), format=kind)
+        with pytest.raises(SourceError, match="is a symbolic link that leads nowhere"):
+            formats.survey(link, "self.txt", source)
 
 
 def test_a_folder_keeps_the_name_that_it_has_without_links(tmp_path: Path) -> None:

@@ -62,6 +62,8 @@ def survey(info: storage.ObjectInfo, name: str, source: Source) -> Survey:
         SourceError: its content can't be embedded.
     """
     keys = _partitions(name, source)
+    if info.version == storage.BROKEN_LINK:
+        raise SourceError("is a symbolic link that leads nowhere", hint="mend or remove it")
     if source.format == "text-files":
         found = files.survey(None, name, info.size, source)
     else:

@@ -1,6 +1,5 @@
 """What backends raise: as `StorageError`s, and whether it may pass by itself."""
 
-import errno
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from http import HTTPStatus
@@ -127,7 +126,7 @@ def _named(error: OSError, path: str, lost: type[StorageError]) -> StorageError:
         return CredentialsError("access denied", path, _brief(error), "log in, or set HF_TOKEN")
     if isinstance(error, OfflineModeIsEnabled):
         return DeniedError("storage can't be asked", path, _brief(error), "unset HF_HUB_OFFLINE")
-    if isinstance(error, FileNotFoundError | NotADirectoryError) or error.errno == errno.ELOOP:
+    if isinstance(error, FileNotFoundError | NotADirectoryError):
         return _missing(error, path)
     if isinstance(error, PermissionError):
         kind = CredentialsError if code(error) in CREDENTIALS else DeniedError
@@ -136,8 +135,6 @@ def _named(error: OSError, path: str, lost: type[StorageError]) -> StorageError:
 
 
 def _missing(error: OSError, path: str) -> MissingError:
-    if error.errno == errno.ELOOP:
-        return MissingError("is a symbolic link in a circle", path, hint="mend or remove the link")
     if code(error) == "NoSuchBucket":
         return MissingError("its bucket does not exist", path, hint="make it, or check its name")
     in_the_way = isinstance(error, NotADirectoryError)

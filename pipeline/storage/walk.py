@@ -106,8 +106,8 @@ class Walk:
             if positions := self._not_seen(path, positions, linked):
                 yield from self._files_of(path, positions, linked)
         if self.repeats:
-            told = {"links": len(self.repeats), "first": self.repeats[0]}
-            telemetry.event("links to folders that are listed already", **told)
+            count, first = len(self.repeats), self.repeats[0]
+            telemetry.event("links to folders that are listed already", links=count, first=first)
 
     def _not_seen(self, folder: str, at: Positions, linked: bool) -> Positions:
         """The positions at which a folder has not been yet."""
