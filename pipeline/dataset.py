@@ -51,8 +51,9 @@ ARCHITECTURE = {
 
 
 OWN = {"model.arithmetic": 1, "model.tokenizing": 1}
-"""Versions of what is ours and decides about a vector: raised by hand when a text would get another one, so that
-vectors of before are not taken for those of now. What is 1 is left out, as in datasets of before.
+"""Versions of what is ours and decides about a vector: raised by hand when a text would get another one.
+
+Vectors of before are then not taken for those of now. What is 1 is left out, as in datasets of before.
 """
 OWN_FIRST = dict.fromkeys(OWN, 1)
 LARGE_PLAN_BYTES = 64 << 20

@@ -36,9 +36,9 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Table]:
 def told(name: str, bounds: Bounds, found: Found) -> str:
     """What was explored, and what was found, with the schedule that shows it."""
     kinds = f", one of {', '.join(bounds.faults)}" if bounds.faults else ""
+    seen = f"{found.schedules} schedules, {found.states} states, {found.requests} requests, {found.ends} ends"
     line = (
-        f"{name}, {bounds.preemptions} preemptions{kinds}: {found.schedules} schedules, "
-        f"{found.states} states, {found.requests} requests, {found.ends} ends{', cut short' if found.cut_short else ''}"
+        f"{name}, {bounds.preemptions} preemptions{kinds}: {seen}{', cut short' if found.cut_short else ''}"
     )
     wrong = (f"{what}:\n    " + "\n    ".join(trace) for what, trace in found.violations.items())
     return "\n".join([line, *wrong])
