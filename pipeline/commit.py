@@ -25,7 +25,6 @@ from pipeline.errors import (
     IncompleteError,
     MissingError,
     OtherDatasetError,
-    PipelineError,
     ReplacedError,
     StoppedError,
     StorageError,
@@ -233,15 +232,27 @@ def _finish(
     ending = replace(ending, summary=_summarized(dataset, ending.summary))
     ending = _reported(dataset, ending, made, page)
     dataset.held(case.plan.dataset_digest, case.claim)
-    storage.put_if_absent(layout.success, b"")
-    try:  # A prune that did not see `_SUCCESS` has said before that it removes: one of us sees the other.
-        dataset.held(case.plan.dataset_digest, case.claim)
-    except PipelineError:
-        if not finished(dataset):
-            storage.remove(layout.success)
-        raise
+    try:
+        storage.put_if_absent(layout.success, b"")
+    finally:  # also where its answer was lost
+        _take_back_unless_held(case)
     sweep(dataset)
     return ending
+
+
+def _take_back_unless_held(case: _Case) -> None:
+    """A prune that did not see `_SUCCESS` has said before that it removes: one of us sees the other.
+
+    Raises:
+        StoppedError, OtherDatasetError: the dataset is no longer ours.
+    """
+    dataset = case.dataset
+    try:
+        dataset.held(case.plan.dataset_digest, case.claim)
+    except (StoppedError, OtherDatasetError):
+        if not finished(dataset):  # else it is of who has made the dataset anew
+            dataset.storage.remove(dataset.layout.success)
+        raise
 
 
 def _summarized(dataset: Dataset, summary: Mapping[str, Any]) -> Mapping[str, Any]:

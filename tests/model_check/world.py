@@ -1,4 +1,4 @@
-"""A storage in memory in which each request is a point where any actor may go on, or die; and all ways through.
+"""A storage in memory, each request a point where any actor may go on, or die; and all ways through.
 
 `explore` runs actors again and again, each time by another schedule: depth first, with so many preemptions
 and faults at most. An actor is a thread that runs the project's own code; only the one that was chosen
@@ -41,7 +41,7 @@ class Stored:
 
 @dataclass
 class Actor:
-    """Somebody who makes requests: a thread of this process, a process of its own to the code that it runs."""
+    """Who makes requests: a thread of this process, a process of its own to the code that it runs."""
 
     name: str
     work: Callable[[], Any]
@@ -202,7 +202,7 @@ class Bucket:
         name = self._strip_protocol(path)
         return self.world().request("info", name, lambda: self._entry(name))
 
-    def ls(self, path: str, detail: bool = True) -> list[dict[str, Any]]:
+    def ls(self, path: str, **_: Any) -> list[dict[str, Any]]:
         root = self._strip_protocol(path)
 
         def entries() -> list[dict[str, Any]]:
@@ -215,7 +215,7 @@ class Bucket:
 
         return self.world().request("list", root, entries)
 
-    def find(self, path: str, detail: bool = True) -> dict[str, dict[str, Any]]:
+    def find(self, path: str, **_: Any) -> dict[str, dict[str, Any]]:
         root = self._strip_protocol(path)
         return self.world().request("list", root, lambda: self._below(root))
 
@@ -228,7 +228,7 @@ class Bucket:
 
         return self.world().request("read", name, content)
 
-    def open(self, path: str, mode: str = "rb", cache_type: str = "") -> io.BytesIO:
+    def open(self, path: str, *_: Any, **__: Any) -> io.BytesIO:
         return io.BytesIO(self.cat_file(path))
 
     def pipe_file(self, path: str, data: bytes, mode: str = "overwrite") -> None:
