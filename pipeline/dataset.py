@@ -61,13 +61,7 @@ class Identity:
             f"model.config.{key}": checkpoint.config.get(key, default)
             for key, default in ARCHITECTURE.items()
         }
-        flat = _flatten(config.model_dump(mode="json"))
-        rest = {
-            key: value
-            for key, value in flat.items()
-            if not (key.startswith("model.") or OPERATIONAL.match(key))
-        }
-        return cls(model, rest)
+        return cls(model, fields_of(config))
 
     @property
     def vector_digest(self) -> str:
@@ -116,6 +110,14 @@ class Identity:
         theirs = {**other.vector_fields, **other.dataset_fields}
         names = sorted(name for name in ours.keys() | theirs.keys() if ours.get(name) != theirs.get(name))
         return [f"{name}: {_brief(theirs.get(name))} there, {_brief(ours.get(name))} here" for name in names]
+
+
+def fields_of(config: Config) -> dict[str, Any]:
+    """What of a config, its model aside, decides about the shards."""
+    flat = _flatten(config.model_dump(mode="json"))
+    return {
+        key: value for key, value in flat.items() if not (key.startswith("model.") or OPERATIONAL.match(key))
+    }
 
 
 @dataclass(frozen=True, kw_only=True)
