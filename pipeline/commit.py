@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline import schema, telemetry
+from pipeline import parsing, schema, telemetry
 from pipeline.config import Quality
 from pipeline.dataset import Dataset, parquet_bytes
 from pipeline.errors import (
@@ -95,7 +95,7 @@ def commit(
 def committed(dataset: Dataset) -> Ending:
     """The ending of a dataset that is complete."""
     layout, storage = dataset.layout, dataset.storage
-    summary = json.loads(storage.read(layout.summary))
+    summary = parsing.json_object(storage.read(layout.summary), layout.summary)
     report = layout.report if storage.exists(layout.report) else None
     return Ending(ExitCode.DONE, "complete", summary, layout.root, report)
 

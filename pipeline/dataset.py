@@ -5,6 +5,7 @@ LIST is the truth; the ledger saves reading footers, and nothing is lost with it
 """
 
 import dataclasses
+import datetime
 import json
 import re
 import time
@@ -30,6 +31,16 @@ OPERATIONAL = re.compile(
     r"(compute|quality|report|reuse|cost|output\.(path|run_date|options)|source\.[^.]+\.options)(\.|$)"
 )
 """Config that never changes a shard, and so may differ when resuming. What is not listed counts."""
+ATTEMPT = {
+    "attempt": str,
+    "host": str,
+    "started": str,
+    "ended": str,
+    "code": int,
+    "reason": str,
+    "summary": dict,
+}
+"""What an attempt leaves of itself: the type of each, where it is there."""
 FLUSH_SECONDS = 60
 FOOTER_THREADS = 32
 ARCHITECTURE = {
@@ -313,7 +324,7 @@ class Dataset:
         files = self.storage.folder(self.layout.ledger) if ledger is None else ledger
         names = sorted(name for name in files if name.endswith(".json"))
         paths = [files[name].path for name in names]
-        return [parsing.json_object(self.storage.read(path), path) for path in paths]
+        return [_attempt(self.storage.read(path), path) for path in paths]
 
     def attempt_names(self) -> list[str]:
         """All attempts at this dataset."""
@@ -361,6 +372,23 @@ class Ledger:
                 self.files += 1
                 self.waiting = []
         self.flushed = time.monotonic()
+
+
+def _attempt(data: bytes, where: str) -> dict[str, Any]:
+    """What an attempt left of itself.
+
+    Raises:
+        DamagedError: no attempt of ours left that.
+    """
+    told = parsing.json_object(data, where)
+    with parsing.damage(where):
+        for name, kind in ATTEMPT.items():
+            if not isinstance(told.get(name, kind()), kind):
+                raise TypeError(f"{name} is {told[name]!r}")
+        for name in ("started", "ended"):
+            if name == "started" or name in told:
+                datetime.datetime.fromisoformat(told[name])
+        return told | {"attempt": told["attempt"]}
 
 
 def to_table(records: Sequence[ShardRecord]) -> pa.Table:

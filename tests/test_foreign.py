@@ -128,3 +128,77 @@ def test_a_server_that_a_dataset_names_is_asked_nothing(planted: Planted, server
     told = ["verify", str(planted.root), "--config", str(job)]
     subprocess.run([sys.executable, "-c", script, *told], env=os.environ | known, check=False)
     assert Asked.seen != []
+
+
+DEEP = b'{"a":' * 100_000
+NO_ATTEMPTS = (
+    DEEP, b"[1]", b"\xff", b"{}", b'{"attempt": 1, "started": "2026-11-25T12:00:00+00:00"}',
+    b'{"attempt": "a", "started": "yesterday"}', b'{"attempt": "a", "started": "2026-11-25", "code": []}',
+    b'{"attempt": "a", "started": "2026-11-25", "summary": [1]}',
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("content", NO_ATTEMPTS, ids=range(len(NO_ATTEMPTS)))
+def test_what_no_attempt_left_is_named(
+    planted: Planted, content: bytes, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (planted.root / "ledger/zzz.json").write_bytes(content)
+    assert cli.main(["status", str(planted.root)]) == ExitCode.CONFIG
+    assert "ledger/zzz.json: can't be read (got " in capsys.readouterr().err.splitlines()[-1]
+
+
+@pytest.mark.parametrize("name", ["dataset.json", "summary.json"])
+def test_json_that_is_nested_too_deep_is_named(
+    planted: Planted, tmp_path: Path, job: Job, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (planted.root / name).write_bytes(DEEP)
+    assert cli.main(["verify", str(planted.root)]) == ExitCode.INCOMPLETE
+    assert f"{name}: can't be read: is nested too deep" in capsys.readouterr().out
+    written = str(write_config(tmp_path / "job.yaml", job()))
+    for command in (["report", written], ["run", written]):
+        assert cli.main(command) == ExitCode.CONFIG
+        assert f"{name}: can't be read (got is nested too deep)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("moment", [1e300, float("nan"), -1e18])
+def test_a_record_of_absurd_times_is_shown(planted: Planted, moment: float) -> None:
+    record = planted.record(planted.shards[0])
+    planted.tell(record | {"written_at": moment, "file_bytes": planted.shards[0].stat().st_size})
+    assert cli.main(["status", str(planted.root)]) == ExitCode.DONE
+
+
+def test_a_pipe_in_the_place_of_a_file_keeps_nobody_waiting(
+    planted: Planted, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nor does a device that never ends."""
+    shard = planted.shards[0]
+    shard.unlink()
+    os.mkfifo(shard)
+    (planted.root / "summary.json").unlink()
+    (planted.root / "summary.json").symlink_to("/dev/zero")
+    assert cli.main(["verify", str(planted.root)]) == ExitCode.INCOMPLETE
+    shown = capsys.readouterr().out
+    assert f"{shard.name}: is missing" in shown  # a listing passes over what is no file
+    assert "summary.json: can't be read: no regular file" in shown
+    (planted.root / "plan.parquet").unlink()
+    os.mkfifo(planted.root / "plan.parquet")
+    assert cli.main(["status", str(planted.root)]) == ExitCode.CONFIG
+
+
+@pytest.mark.parametrize("name", ["/etc/hostname", "../../secret.parquet", "../data/part-a.parquet", ""])
+def test_a_record_names_no_rejects_elsewhere(planted: Planted, tmp_path: Path, job: Job, name: str) -> None:
+    shard = planted.shards[0]
+    opened: list[str] = []
+    planted.rewrite(
+        shard, lambda table: table, rejects_file=name, rejects=1, reasons=[{"reason": "x", "rows": 1}]
+    )
+    telemetry.observers.append(lambda _, path: opened.append(path))
+    try:
+        lines = [str(finding) for finding in verify.verify(str(planted.root)).findings]
+        written = str(write_config(tmp_path / "job.yaml", job()))
+        assert cli.main(["report", written, "--to", str(tmp_path / "page.html")]) == ExitCode.DONE
+    finally:
+        telemetry.observers.pop()
+    if name:
+        assert any("is no name of a file of rejects" in line for line in lines), lines
+    assert not [path for path in opened if "rejects/" in path and not path.endswith("/rejects")]
