@@ -120,7 +120,7 @@ class Checkpoint:
         most = MOST.get(key, LARGEST)
         if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= most:
             raise ModelError(
-                f"{key} must be an integer from 1 to {most:,}",
+                f"{key} must be a positive integer, at most {most:,}",
                 str(self.folder / "config.json"),
                 repr(value),
                 hint="fetch the checkpoint again",

@@ -157,7 +157,7 @@ def test_absurd_sizes_are_refused_before_they_take_memory(tmp_path: Path, folder
         "except ModelError as error: print(error)"
     )
     said = subprocess.check_output([sys.executable, "-c", script, str(tmp_path)], text=True, timeout=120)
-    assert f"{next(iter(sizes))} must be an integer from 1 to" in said
+    assert f"{next(iter(sizes))} must be a positive integer, at most" in said
 
 
 def test_of_a_repository_only_what_is_needed_is_downloaded() -> None:
