@@ -23,6 +23,7 @@ from pipeline.dataset import Dataset, Identity, ShardRecord
 from pipeline.errors import DamagedError, MissingError, OtherDatasetError, StorageError
 from pipeline.formats import Piece
 from pipeline.parsing import brief
+from pipeline.places import Options
 from pipeline.ragged import Ints
 from pipeline.storage import ObjectInfo
 
@@ -73,6 +74,7 @@ class Shard:
     """A shard to be audited: where, what was planned for it, and the manifest's row, where there is one."""
 
     root: str
+    options: Options
     split_id: str
     pieces: Sequence[Piece]
     recorded: Mapping[str, Any] | None
@@ -98,7 +100,7 @@ def audit_shard(shard: Shard) -> Audited:
     Raises:
         StorageError: storage failed.
     """
-    dataset = Dataset(shard.root)
+    dataset = Dataset(shard.root, shard.options)
     path = dataset.layout.shard(shard.split_id)
     contents: Mapping[str, Any] | None = None
     try:

@@ -6,7 +6,6 @@ it, and then by torch's reader of bare weights.
 """
 
 import hashlib
-import json
 import math
 import random
 import re
@@ -21,20 +20,21 @@ from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError
 from safetensors import SafetensorError, safe_open
 
-from pipeline import telemetry
+from pipeline import parsing, telemetry
 from pipeline.errors import HubBusyError, ModelError
-from pipeline.modules import Modules, read_modules
+from pipeline.modules import SETTINGS, Modules, read_modules
 
 BUILT_IN = "albert-mini"
 ACTIVATIONS = ("gelu_new", "gelu", "gelu_pytorch_tanh", "relu", "silu", "tanh")
 TOKENIZER_FILES = ("tokenizer.json", "spiece.model", "vocab.txt", "tokenizer_config.json")
-SETTINGS = ("config.json", "modules.json", "sentence_*_config.json", "config_sentence_transformers.json")
 PICKLE = "pytorch_model.bin"
 INDEX = "model.safetensors.index.json"
+_NEEDED = ("config.json", *SETTINGS, *TOKENIZER_FILES, "model.safetensors", "model-*.safetensors", INDEX)
 DOWNLOADED = [
-    *SETTINGS, *TOKENIZER_FILES, "*.safetensors", INDEX,
-    *(f"[0-9]_*/{name}" for name in ("*.json", "*.safetensors", "spiece.model", "vocab.txt")),
+    "modules.json", "config_sentence_transformers.json", *_NEEDED, *(f"[0-9]_*/{name}" for name in _NEEDED)
 ]  # fmt: skip
+ELSEWHERE = ["[!0-9]*/*", "?[!_]*/*", "*/*/*"]
+"""What is never downloaded, for to the Hub `*` matches `/`, too: other folders, and those inside others."""
 BUSY, SERVER_ERROR = (408, 425, 429), 500
 """HTTP status of a Hub that may give later what it does not give now."""
 BUSY_PAUSES_SECONDS = (2.0, 10.0, 30.0)
@@ -42,8 +42,13 @@ BUSY_PAUSES_SECONDS = (2.0, 10.0, 30.0)
 _PACKAGED = Path(__file__).parent / "models" / BUILT_IN
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 _COMMIT = re.compile(r"snapshots/([0-9a-f]{40})$")
+_PART = re.compile(r"[\w.-]+\.safetensors")
 _HEADS = re.compile(r"(albert\.)?pooler|predictions|sop_classifier|classifier|qa_outputs|.*position_ids$")
 """Weights of other tasks that a checkpoint may carry beside the encoder's."""
+MOST = {"num_hidden_layers": 1000, "num_hidden_groups": 100, "inner_group_num": 100}
+"""Far beyond any model: more would take the driver's memory, or a device's time, before anyone saw why."""
+LARGEST = 1 << 24
+"""Of all other sizes; the weights have them, too."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +66,7 @@ class Checkpoint:
         """config.json."""
         path = self.folder / "config.json"
         try:
-            config = json.loads(path.read_text(encoding="utf-8"))
+            config = parsing.json_value(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise ModelError(
                 "can't be read",
@@ -112,9 +117,10 @@ class Checkpoint:
     def size(self, key: str, default: int | None = None) -> int:
         """A number of config.json."""
         value = self.config.get(key, default)
-        if not isinstance(value, int) or value < 1:
+        most = MOST.get(key, LARGEST)
+        if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= most:
             raise ModelError(
-                f"{key} must be a positive integer",
+                f"{key} must be a positive integer, at most {most:,}",
                 str(self.folder / "config.json"),
                 repr(value),
                 hint="fetch the checkpoint again",
@@ -127,8 +133,7 @@ class Checkpoint:
         if (self.folder / "model.safetensors").exists():
             return [self.folder / "model.safetensors"]
         if (self.folder / INDEX).exists():
-            names = json.loads((self.folder / INDEX).read_text(encoding="utf-8"))["weight_map"].values()
-            return sorted({self.folder / Path(name).name for name in names})
+            return sorted(self._parts())
         if not (self.folder / PICKLE).exists():
             raise ModelError(
                 "no model.safetensors here", str(self.folder), hint="name the folder that has the weights"
@@ -137,6 +142,18 @@ class Checkpoint:
             hint = f"convert {PICKLE}, or set model.allow_pickle if you trust where it comes from"
             raise ModelError("no model.safetensors here", str(self.folder), hint=hint)
         return [self.folder / PICKLE]
+
+    def _parts(self) -> set[Path]:
+        """The files that the index names."""
+        where, hint = self.folder / INDEX, "fetch the checkpoint again"
+        try:
+            names = set(parsing.json_value(where.read_text(encoding="utf-8"))["weight_map"].values())
+            parts = {Path(name).name for name in names}
+        except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+            raise ModelError("is no index of weights", str(where), parsing.brief(error), hint) from None
+        if not parts or not all(map(_PART.fullmatch, parts)):
+            raise ModelError("names no files of weights", str(where), ", ".join(sorted(parts)), hint)
+        return {self.folder / part for part in parts}
 
     @property
     def pickled(self) -> bool:
@@ -274,13 +291,17 @@ def _downloaded(name: str, revision: str | None, files: list[str]) -> Path:
     pauses = iter(BUSY_PAUSES_SECONDS)
     while True:
         try:
-            return Path(snapshot_download(name, revision=revision, allow_patterns=files))
+            return Path(_snapshot(name, revision, files))
         except Exception as error:  # its client raises what its own libraries raise
             refused = _not_given(name, error)
         pause = next(pauses, None) if isinstance(refused, HubBusyError) else None
         if pause is None:
             raise refused
         time.sleep(pause * random.uniform(0.5, 1.5))  # a cluster's processes all ask at the same time
+
+
+def _snapshot(name: str, revision: str | None, files: list[str]) -> str:
+    return snapshot_download(name, revision=revision, allow_patterns=files, ignore_patterns=ELSEWHERE)
 
 
 def _not_given(name: str, error: Exception) -> ModelError:
@@ -304,7 +325,10 @@ def _pair(name: str, shape: tuple[int, ...]) -> Iterator[tuple[str, tuple[int, .
 def _digest_files(paths: list[Path]) -> str:
     digest = hashlib.sha256()
     for path in paths:
-        digest.update(f"{path.name}:{path.stat().st_size}:".encode())
-        with path.open("rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
+        try:
+            with path.open("rb") as file:
+                digest.update(f"{path.name}:{path.stat().st_size}:".encode())
+                digest.update(hashlib.file_digest(file, "sha256").digest())
+        except OSError as error:
+            raise ModelError("can't be read", str(path), str(error), hint="fetch it again") from None
     return digest.hexdigest()

@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline import schema, telemetry, writer
+from pipeline import parsing, schema, telemetry, writer
 from pipeline.config import Quality
 from pipeline.dataset import Dataset, parquet_bytes, read_records
 from pipeline.errors import (
@@ -142,7 +142,7 @@ def finished(dataset: Dataset) -> Ending | None:
 def committed(dataset: Dataset) -> Ending:
     """The ending of a dataset that is complete."""
     layout, storage = dataset.layout, dataset.storage
-    summary = json.loads(storage.read(layout.summary))
+    summary = parsing.json_object(storage.read(layout.summary), layout.summary)
     report = layout.report if storage.exists(layout.report) else None
     return Ending(ExitCode.DONE, "complete", summary, layout.root, report)
 

@@ -5,6 +5,7 @@ LIST is the truth; the ledger saves reading footers, and nothing is lost with it
 """
 
 import dataclasses
+import datetime
 import json
 import re
 import secrets
@@ -42,6 +43,16 @@ OPERATIONAL = re.compile(
 """Config that never changes a shard, and so may differ when resuming. What is not listed counts."""
 BEING_REMOVED = "being_removed"
 """The field of dataset.json by which a prune keeps everybody else away."""
+ATTEMPT = {
+    "attempt": str,
+    "host": str,
+    "started": str,
+    "ended": str,
+    "code": int,
+    "reason": str,
+    "summary": dict,
+}
+"""What an attempt leaves of itself: the type of each, where it is there."""
 FLUSH_SECONDS = 60
 FOOTER_THREADS = 32
 ARCHITECTURE = {
@@ -83,13 +94,7 @@ class Identity:
             for key, default in ARCHITECTURE.items()
         }
         model |= {name: version for name, version in OWN.items() if version != 1}
-        flat = _flatten(config.model_dump(mode="json"))
-        rest = {
-            key: value
-            for key, value in flat.items()
-            if not (key.startswith("model.") or OPERATIONAL.match(key))
-        }
-        return cls(model, rest)
+        return cls(model, fields_of(config))
 
     @property
     def vector_digest(self) -> str:
@@ -162,6 +167,14 @@ class Identity:
         theirs = {**OWN_FIRST, **other.vector_fields, **other.dataset_fields}
         names = sorted(name for name in ours.keys() | theirs.keys() if ours.get(name) != theirs.get(name))
         return [f"{name}: {_brief(theirs.get(name))} there, {_brief(ours.get(name))} here" for name in names]
+
+
+def fields_of(config: Config) -> dict[str, Any]:
+    """What of a config, its model aside, decides about the shards."""
+    flat = _flatten(config.model_dump(mode="json"))
+    return {
+        key: value for key, value in flat.items() if not (key.startswith("model.") or OPERATIONAL.match(key))
+    }
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -457,7 +470,7 @@ class Dataset:
         files = self.storage.folder(self.layout.ledger) if ledger is None else ledger
         names = sorted(name for name in files if name.endswith(".json"))
         paths = [files[name].path for name in names]
-        return [parsing.json_object(self.storage.read(path), path) for path in paths]
+        return [_attempt(self.storage.read(path), path) for path in paths]
 
     def attempt_names(self) -> list[str]:
         """All attempts at this dataset."""
@@ -514,6 +527,23 @@ class Ledger:
                 self.files += 1
                 self.waiting = []
         self.flushed = time.monotonic()
+
+
+def _attempt(data: bytes, where: str) -> dict[str, Any]:
+    """What an attempt left of itself.
+
+    Raises:
+        DamagedError: no attempt of ours left that.
+    """
+    told = parsing.json_object(data, where)
+    with parsing.damage(where):
+        for name, kind in ATTEMPT.items():
+            if not isinstance(told.get(name, kind()), kind):
+                raise TypeError(f"{name} is {told[name]!r}")
+        for name in ("started", "ended"):
+            if name == "started" or name in told:
+                datetime.datetime.fromisoformat(told[name])
+        return told | {"attempt": told["attempt"]}
 
 
 def to_table(records: Sequence[ShardRecord]) -> pa.Table:

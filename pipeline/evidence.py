@@ -1,7 +1,8 @@
 """What a dataset says of itself, read on first use, each file once: identity, plan, manifest, summary, names.
 
 A file that can't be read, or should be there and is not, is a finding; what it would have said is then None
-or empty. Failures of storage pass through.
+or empty. Failures of storage pass through. Nothing that the dataset names is contacted: no source, no model,
+no other dataset.
 """
 
 from collections.abc import Iterator, Mapping
@@ -12,11 +13,10 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipeline import config, parsing
+from pipeline import parsing
 from pipeline.audit import Expected, Finding
-from pipeline.config import Config
 from pipeline.dataset import Dataset, Identity
-from pipeline.errors import ConfigError, DamagedError, MissingError, PipelineError
+from pipeline.errors import DamagedError, MissingError, PipelineError
 from pipeline.layout import Layout
 from pipeline.plan import Plan
 
@@ -56,18 +56,6 @@ class Evidence:
     def identity(self) -> Identity:
         """Of a dataset.json that can be read."""
         return Identity(self.content["vector_fields"], self.content["dataset_fields"])
-
-    @cached_property
-    def config(self) -> Config:
-        """The config that made the dataset.
-
-        Raises:
-            ConfigError: it is none.
-        """
-        values = self.content.get("config")
-        if not isinstance(values, dict):
-            raise ConfigError("has no config", "dataset.json", hint="put back the one that the run wrote")
-        return config.parse(values, "dataset.json")
 
     @cached_property
     def plan(self) -> Plan | None:

@@ -5,12 +5,12 @@ Formats: `modules.json`, `<n>_Pooling/config.json`, `<n>_Dense/config.json`, `se
 `config_sentence_transformers.json`, as sentence-transformers 2 to 6 write them.
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pipeline import parsing
 from pipeline.errors import ModelError
 
 POOLING = {
@@ -36,6 +36,9 @@ SETTINGS = tuple(
     for kind in ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
 )
 """Where versions of the library keep the settings of the transformer; the first that is there counts."""
+UNLIMITED = 1e40
+WIDEST = 1 << 20
+"""Far beyond any layer behind a pooling."""
 ACTIVATIONS = ("Identity", "Tanh", "ReLU", "GELU", "Sigmoid", "SiLU")
 
 
@@ -96,24 +99,45 @@ def read_modules(folder: Path) -> Modules | None:
             hint="lower-case in the tokenizer, and drop it there",
         )
     pooling = _mapping(folders[1] / "config.json")
-    prompts = _settings(folder, "config_sentence_transformers.json")
-    prefix = (prompts.get("prompts") or {}).get(prompts.get("default_prompt_name"), "") or ""
     return Modules(
         transformer=folders[0],
         pooling=_pooling(pooling, folders[1]),
         include_prompt=bool(pooling.get("include_prompt", True)),
         dense=tuple(_dense(where) for where, name in zip(folders, names, strict=True) if name == "Dense"),
         normalize=names[-1] == "Normalize",
-        max_tokens=settings.get("max_seq_length")
-        or _settings(folders[0], "tokenizer_config.json").get("model_max_length"),
-        prefix=prefix,
+        max_tokens=_limit(settings, "max_seq_length", folders[0])
+        or _limit(_settings(folders[0], "tokenizer_config.json"), "model_max_length", folders[0]),
+        prefix=_prefix(folder),
     )
+
+
+def _limit(settings: Mapping[str, Any], name: str, folder: Path) -> int | None:
+    """Of tokens; some say 10^30, and mean that there is none."""
+    value = settings.get(name)
+    if value is None:
+        return None
+    if not isinstance(value, int | float) or isinstance(value, bool) or not 1 <= value <= UNLIMITED:
+        raise ModelError(f"{name} is no length", str(folder), repr(value), hint="fetch the folder again")
+    return int(value)
+
+
+def _prefix(folder: Path) -> str:
+    """The prompt that is put before each text, where there is one by default."""
+    name = "config_sentence_transformers.json"
+    settings = _settings(folder, name)
+    prompts, default = settings.get("prompts") or {}, settings.get("default_prompt_name")
+    if not isinstance(prompts, dict) or not isinstance(default, str | None):
+        raise ModelError("has prompts without names", str(folder / name), hint="fetch the folder again")
+    prefix = prompts.get(default) or ""
+    if not isinstance(prefix, str):
+        raise ModelError("has a prompt that is no text", str(folder / name), hint="fetch the folder again")
+    return prefix
 
 
 def _pooling(settings: Mapping[str, Any], folder: Path) -> tuple[str, ...]:
     named = settings.get("pooling_mode") or [mode for flag, mode in FLAGS.items() if settings.get(flag)]
-    modes = (named,) if isinstance(named, str) else tuple(named or ("mean",))
-    if unknown := [mode for mode in modes if mode not in POOLING]:
+    modes = named if isinstance(named, list) and named else [named or "mean"]
+    if unknown := [str(mode) for mode in modes if not isinstance(mode, str) or mode not in POOLING]:
         raise ModelError(
             "pooling_mode is unknown",
             str(folder / "config.json"),
@@ -137,10 +161,10 @@ def _dense(folder: Path) -> Dense:
             str(where),
             hint="name the transformer's folder alone",
         )
-    if not all(isinstance(settings.get(key), int) for key in ("in_features", "out_features")):
-        raise ModelError(
-            "in_features and out_features must be integers", str(where), hint="fetch the folder again"
-        )
+    sizes = [settings.get(key) for key in ("in_features", "out_features")]
+    if not all(isinstance(size, int) and 1 <= size <= WIDEST for size in sizes):
+        what = f"in_features and out_features must be integers from 1 to {WIDEST:,}"
+        raise ModelError(what, str(where), repr(sizes), hint="fetch the folder again")
     dense = Dense(
         folder,
         settings["in_features"],
@@ -155,8 +179,8 @@ def _dense(folder: Path) -> Dense:
 
 
 def _inside(folder: Path, path: str, where: Path) -> Path:
-    found = (folder / path).resolve()
-    if not found.is_relative_to(folder.resolve()):
+    found = (folder / path.replace("\0", "")).resolve()
+    if "\0" in path or not found.is_relative_to(folder.resolve()):
         raise ModelError(
             "names a folder outside of its own",
             str(where),
@@ -182,6 +206,6 @@ def _mapping(path: Path) -> Mapping[str, Any]:
 
 def _json(path: Path) -> Any:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return parsing.json_value(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ModelError("can't be read", str(path), str(error), hint="fetch the folder again") from None

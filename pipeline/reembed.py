@@ -26,6 +26,7 @@ from pipeline.config import Config
 from pipeline.dataset import Dataset, Identity
 from pipeline.errors import ModelError, SourceError
 from pipeline.formats import Piece
+from pipeline.places import Options
 from pipeline.ragged import Ints
 from pipeline.recipe import Recipe
 from pipeline.tokenizer import Tokenizer
@@ -45,12 +46,13 @@ class Sample:
     """Documents of a shard to embed again: each with the chance `fraction`, drawn by the dataset's digest."""
 
     root: str
+    options: Options
     split_id: str
     pieces: Sequence[Piece]
     fraction: float
     dataset_digest: str
     vector_digest: str
-    config: str  # as JSON
+    config: str  # the caller's, as JSON: what a dataset says of its own is not followed
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +91,7 @@ def reembed_shard(sample: Sample) -> Compared:
         ModelError: the model that made the dataset is no longer there.
         StorageError: storage failed.
     """
-    dataset = Dataset(sample.root)
+    dataset = Dataset(sample.root, sample.options)
     path = dataset.layout.shard(sample.split_id)
     shard = parsing.opened(pa.BufferReader(dataset.storage.read(path)), path).read()
     rows = _draw(sample, shard.replace_schema_metadata(None))

@@ -15,7 +15,7 @@ from sentencepiece import sentencepiece_model_pb2  # type: ignore[attr-defined,u
 from tokenizers import AddedToken, models, normalizers, pre_tokenizers, processors
 from tokenizers import Tokenizer as Backend
 
-from pipeline import telemetry
+from pipeline import parsing, telemetry
 from pipeline.checkpoint import Checkpoint
 from pipeline.errors import ENDS, ModelError
 
@@ -81,11 +81,14 @@ def _is_of_library(error: BaseException) -> bool:
 
 
 def _settings(folder: Path) -> Mapping[str, Any]:
-    path = folder / "tokenizer_config.json"
+    path, hint = folder / "tokenizer_config.json", "fetch it again"
     try:
-        return dict(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else {}
-    except ValueError as error:
-        raise ModelError("can't be read as JSON", str(path), str(error), hint="fetch it again") from None
+        found = parsing.json_value(path.read_text(encoding="utf-8")) if path.exists() else {}
+    except (OSError, ValueError) as error:
+        raise ModelError("can't be read as JSON", str(path), str(error), hint) from None
+    if not isinstance(found, dict):
+        raise ModelError("is no JSON object", str(path), type(found).__name__, hint)
+    return found
 
 
 def _from_json(path: Path, _: Mapping[str, Any]) -> Backend:

@@ -177,7 +177,10 @@ def _rate(records: pa.Table, newest: Attempt) -> Rate | None:
 
 
 def _moment(seconds: float | None) -> datetime.datetime | None:
-    return None if seconds is None else datetime.datetime.fromtimestamp(seconds, datetime.UTC)
+    try:
+        return None if seconds is None else datetime.datetime.fromtimestamp(seconds, datetime.UTC)
+    except (ValueError, OverflowError, OSError):  # of a record that no run of ours wrote
+        return None
 
 
 def _rounded(value: float | None) -> float | None:

@@ -164,8 +164,6 @@ def _survey(info: storage.ObjectInfo, source: Source) -> Surveyed:
 
 
 def _look_at(info: storage.ObjectInfo, source: Source) -> Surveyed:
-    if info.version == storage.BROKEN_LINK:
-        return SourceError("is a link that leads nowhere", hint="mend it, or leave it out")
     try:
         info.path.encode()
         return formats.survey(info, file_name(source, info), source)

@@ -1,6 +1,8 @@
 """An audit of a dataset, from its folder or URL alone: does it hold what it says, and all that was planned?
 
-Believes no record. Each shard is read whole, by `audit`; what it holds is compared with footer, manifest,
+Believes no record, and follows none: sources and model are looked at where the caller's own config says that
+they are, and never where the dataset does. Whoever wrote that could have them ask any server, with the
+caller's credentials. Each shard is read whole, by `audit`; what it holds is compared with footer, manifest,
 summary and plan. Starts without torch (but for `deep`), and without Ray where shards are few. Writes nothing.
 
 Cost: the dataset is read once; O(shards) memory here, one shard in each thread or task.
@@ -8,6 +10,7 @@ Cost: the dataset is read once; O(shards) memory here, one shard in each thread 
 
 import math
 import os
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -21,10 +24,11 @@ import pyarrow.compute as pc
 
 from pipeline import commit, origins, reembed, schema, telemetry
 from pipeline.audit import Expected, Finding, Shard, audit_shard
-from pipeline.dataset import Dataset
+from pipeline.config import Config
+from pipeline.dataset import Dataset, Identity, fields_of
 from pipeline.errors import ConfigError, PipelineError
 from pipeline.evidence import Evidence
-from pipeline.places import check_url
+from pipeline.places import Options, check_url, protocol_of
 from pipeline.plan import Plan, source_files, split_id
 from pipeline.reembed import MEASURES, Sample, reembed_shard
 
@@ -34,6 +38,7 @@ CHECKS = (
 )  # fmt: skip
 MANY_SHARDS = 200
 """Above, shards are spread over Ray, which takes seconds to start."""
+SOURCE_PATH = re.compile(r"source\.[^.]+\.path:")
 THREADS = 2
 """Without Ray: each takes some six times the bytes of a shard (1.2 GB for 65,536 rows of 768 floats)."""
 
@@ -72,19 +77,32 @@ class Report:
         return [finding for check in self.checks for finding in check.findings]
 
 
-def verify(path: str, deep: float = 0.0) -> Report:
+def verify(path: str, deep: float = 0.0, config: Config | None = None) -> Report:
     """Audit a dataset.
 
     Args:
         deep: the fraction of rows to embed once more.
+        config: the caller's, which made the dataset; without it neither sources nor model are looked at.
 
     Raises:
+        ConfigError: rows are to be embedded, and there is no config; or another config made the dataset.
         MissingError: there is no dataset.
         OtherDatasetError: it is of another version of the format.
         ModelError: rows are to be embedded, and the model is no longer there.
         StorageError: storage failed.
     """
-    return _Audit(Evidence(Dataset(root(path))), deep).report()
+    if deep and config is None:
+        hint = "name the config of the job, which says where they are: --config FILE"
+        raise ConfigError("needs the sources and the model", "--deep", hint=hint)
+    where, config = root(path), config and config.absolute()
+    options = _options(where, config) if config else Options()
+    return _Audit(Evidence(Dataset(where, options)), deep, config, options).report()
+
+
+def _options(path: str, config: Config) -> Options:
+    """How the caller's config reaches its output, if the dataset lies in such a storage."""
+    alike = protocol_of(path) == protocol_of(config.output.path)
+    return config.output.options if alike else Options()
 
 
 def root(path: str) -> str:
@@ -111,6 +129,8 @@ class _Audit:
 
     evidence: Evidence
     deep: float
+    config: Config | None
+    options: Options
     figures: dict[str, dict[str, int | float | str]] = field(default_factory=dict)
     skipped: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
@@ -128,8 +148,10 @@ class _Audit:
         return Report(self._root, tuple(map(self._check, CHECKS)), tuple(self.notes))
 
     def _check_all(self, plan: Plan, expected: Expected) -> None:
-        if self.deep:  # that it can be done is better known before hours of reading than after
-            reembed.resolve(self.evidence.config, self.evidence.identity.vector_digest)
+        if self.config:
+            self._refuse_other(self.config)
+        if self.config and self.deep:  # that it can be done is better known before hours of reading
+            reembed.resolve(self.config, self.evidence.identity.vector_digest)
         self._check_identity(plan)
         self._check_complete()
         self._check_shards(plan)
@@ -137,8 +159,17 @@ class _Audit:
         self._check_ranges(plan)
         unsound = self._check_contents(plan, expected)
         self._check_source(plan)
-        if self.deep:
-            self._check_deep(plan, expected, unsound)
+        if self.config and self.deep:
+            self._check_deep(plan, expected, unsound, self.config)
+
+    def _refuse_other(self, config: Config) -> None:
+        """Refuse a config of another dataset; where the sources lie may differ."""
+        theirs = Identity({}, self.evidence.identity.dataset_fields)
+        found = Identity({}, fields_of(config)).differences(theirs)
+        differing = [each for each in found if not SOURCE_PATH.match(each)]
+        if differing:
+            hint = "name the config that did; only where its sources lie may differ"
+            raise ConfigError("did not make this dataset", "--config", "; ".join(differing[:3]), hint)
 
     def _check(self, name: str) -> Check:
         findings = tuple(finding for finding in self.evidence.found if finding.check == name)
@@ -251,7 +282,7 @@ class _Audit:
     def _shards(self, plan: Plan, expected: Expected) -> Iterator[Shard]:
         for split, pieces in plan.splits():
             if split in self.evidence.there:
-                yield Shard(self._root, split, pieces, self.evidence.record(split), expected)
+                yield Shard(self._root, self.options, split, pieces, self.evidence.record(split), expected)
 
     def _check_reconciliation(self, plan: Plan, pieces: Mapping[str, list[dict[str, Any]]]) -> None:
         """Each planned row of the shards that could be read is embedded or rejected, by what is in them."""
@@ -263,19 +294,23 @@ class _Audit:
 
     def _check_source(self, plan: Plan) -> None:
         """Whether the sources are still as planned; no fault of the dataset if not."""
+        if self.config is None:
+            self.skipped["source"] = "only with --config FILE: where a dataset says they lie is not followed"
+            return
         try:
-            moved = origins.no_longer_as_planned(self.evidence.config, plan)
+            moved = origins.no_longer_as_planned(self.config, plan)
         except PipelineError as error:
             self.skipped["source"] = str(error).splitlines()[0]
             return
         self.notes += [f"source: {file} {what}" for file, what in sorted(moved.items())]
         self.figures["source"] = {"files": len(plan.versions()), "no longer as planned": len(moved)}
 
-    def _check_deep(self, plan: Plan, expected: Expected, unsound: set[str]) -> None:
+    def _check_deep(self, plan: Plan, expected: Expected, unsound: set[str], config: Config) -> None:
         """Drawn rows of the shards that nothing speaks against, embedded once more."""
         telemetry.event("embedding again", fraction=self.deep)
         rows, unchecked, nearness = 0, 0, math.inf
-        for compared in _each(reembed_shard, self._samples(plan, unsound), len(self.evidence.there), 1):
+        samples = self._samples(plan, unsound, config)
+        for compared in _each(reembed_shard, samples, len(self.evidence.there), 1):
             self.evidence.found.extend(compared.findings)
             rows, unchecked = rows + compared.rows, unchecked + compared.unchecked
             nearness = min(nearness, compared.nearness)
@@ -287,12 +322,12 @@ class _Audit:
         if unsound:
             self.notes.append(f"deep: {len(unsound)} shards with findings were left out")
 
-    def _samples(self, plan: Plan, unsound: set[str]) -> Iterator[Sample]:
-        config = self.evidence.config.model_dump_json()
+    def _samples(self, plan: Plan, unsound: set[str], config: Config) -> Iterator[Sample]:
+        told = config.model_dump_json()
         digests = plan.dataset_digest, self.evidence.identity.vector_digest
         for split, pieces in plan.splits():
             if split in self.evidence.there and split not in unsound:
-                yield Sample(self._root, split, pieces, self.deep, *digests, config)
+                yield Sample(self._root, self.options, split, pieces, self.deep, *digests, told)
 
 
 def _each(

@@ -62,6 +62,11 @@ def foreign(folder: Path, patch: pytest.MonkeyPatch) -> None:
     file("out/data/notes.txt", "mine")(folder, patch)
 
 
+def damaged_plan(folder: Path, patch: pytest.MonkeyPatch) -> None:
+    claimed(folder, patch)
+    file("out/plan.parquet", "PAR1, and no more")(folder, patch)
+
+
 def complete_and_moved_on(folder: Path, _: pytest.MonkeyPatch) -> None:
     dataset, made = records.planned(values(folder))
     records.complete(dataset, *(records.record(split) for split in made.split_ids.to_pylist()))
@@ -135,6 +140,8 @@ CASES: dict[str, Case] = {
         f"{PLAN} --set model.long_text=chunks --set model.chunk_overlap=400", nothing,
     ),
     "The output is a file": ("run job.yaml --set output.path=corpus/0.parquet", nothing),
+    "A file of the dataset is damaged": ("status job.yaml", damaged_plan),
+    "Rows are to be embedded again, from nowhere": ("verify out --deep 0.1", claimed),
     "No dataset here": ("search job.yaml moon", nothing),
     "Storage that does not answer": (
         f"{PLAN} --set source.docs.path=s3://b/x.parquet "

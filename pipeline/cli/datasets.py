@@ -61,7 +61,7 @@ def series_of(arguments: Namespace) -> Series:
 
 
 def verify_(arguments: Namespace) -> Said:
-    report = verify.verify(arguments.dataset, arguments.deep)
+    report = verify.verify(arguments.dataset, arguments.deep, _own_config(arguments))
     found = report.findings
     if arguments.json:
         checks = [{"result": check.result} | asdict(check) for check in report.checks]
@@ -73,6 +73,16 @@ def verify_(arguments: Namespace) -> Said:
         return ExitCode.DONE, ""
     more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
     return ExitCode.INCOMPLETE, f"{printable(str(found[0]), 1000)}{more}"
+
+
+def _own_config(arguments: Namespace) -> config.Config | None:
+    """The config that the caller names, and so trusts."""
+    if arguments.config:
+        return config.load(arguments.config, arguments.set, arguments.run_date)
+    if arguments.set or arguments.run_date:
+        hint = "name the config, too: --config FILE"
+        raise ConfigError("means nothing to a dataset", "--set, --run-date", arguments.dataset, hint)
+    return None
 
 
 def _show_report(report: verify.Report) -> None:

@@ -47,7 +47,8 @@ COMMANDS: dict[str, tuple[Callable[[argparse.Namespace], Said], str]] = {
 }
 CONFIG_HELP = {"status": "the job's YAML file; or a dataset's folder or URL"}
 WITHOUT_CONFIG = ("verify", "completion")
-WITHOUT_DATE = (*WITHOUT_CONFIG, "rollback", "prune")
+WITHOUT_SETTINGS = ("completion",)
+WITHOUT_DATE = (*WITHOUT_SETTINGS, "rollback", "prune")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -112,6 +113,7 @@ def parser() -> argparse.ArgumentParser:
         one.set_defaults(command=command)
         if name not in WITHOUT_CONFIG:
             _complete_file(one.add_argument("config", help=CONFIG_HELP.get(name, "the job's YAML file")))
+        if name not in WITHOUT_SETTINGS:
             one.add_argument(
                 "--set",
                 action="append",
@@ -173,12 +175,14 @@ def _completion(parser: argparse.ArgumentParser) -> None:
 
 def _verify(parser: argparse.ArgumentParser) -> None:
     _complete_file(parser.add_argument("dataset", help="the dataset's folder or URL"))
+    text = "the job's YAML file: look at its sources, too (what the dataset says of itself is not followed)"
+    _complete_file(parser.add_argument("--config", metavar="FILE", help=text))
     parser.add_argument(
         "--deep",
         type=_fraction,
         default=0.0,
         metavar="FRACTION",
-        help="embed so many of the rows again (0 to 1)",
+        help="embed so many of the rows again (0 to 1); needs --config",
     )
 
 

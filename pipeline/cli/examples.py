@@ -27,7 +27,11 @@ OF = {
     "prune": (("prune configs/nightly.yaml --keep 7 --dry-run", "which old datasets nobody needs"),),
     "verify": (
         ("verify .demo/embeddings", "is all there, and as it was written"),
-        ("verify .demo/embeddings --deep 0.01", "and embed one row of a hundred again"),
+        ("verify .demo/embeddings --config configs/demo.yaml", "and whether its sources are as planned"),
+        (
+            "verify .demo/embeddings --config configs/demo.yaml --deep 0.01",
+            "and embed one row of a hundred again",
+        ),
     ),
     "completion": (
         ("completion bash", "in ~/.bashrc: source <(albert-embed completion bash)"),

@@ -6,6 +6,7 @@ import json
 from dataclasses import dataclass
 from typing import Any, Self
 
+from pipeline import parsing
 from pipeline.dataset import Dataset
 from pipeline.errors import SeriesError
 
@@ -28,8 +29,11 @@ class Facts:
             MissingError: it has no dataset.json, or no summary.
         """
         layout = dataset.layout
-        identity, summary = (json.loads(dataset.storage.read(at)) for at in (layout.identity, layout.summary))
-        return cls(identity["dataset_digest"], identity["vector_digest"], summary["rows"])
+        identity, summary = (
+            parsing.json_object(dataset.storage.read(at), at) for at in (layout.identity, layout.summary)
+        )
+        with parsing.damage(layout.root):
+            return cls(identity["dataset_digest"], identity["vector_digest"], summary["rows"])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,7 +88,7 @@ class Latest:
             SeriesError: it is none, or of another version of the format.
         """
         try:
-            content = json.loads(data)
+            content = parsing.json_value(data)
             version = content["format_version"]
             if version == VERSION:
                 known = {field.name: content[field.name] for field in dataclasses.fields(cls)}

@@ -1,13 +1,12 @@
 """The datasets of a series: which there are, in which order, and whom readers follow."""
 
 import datetime
-import json
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline import schema, storage
+from pipeline import parsing, schema, storage
 from pipeline.dataset import BEING_REMOVED, Dataset
 from pipeline.errors import MissingError
 from pipeline.layout import SeriesLayout, without_retry
@@ -70,7 +69,7 @@ class Members:
     def _member(self, name: str) -> Member | None:
         layout = self.layout.dataset(name)
         try:
-            content = json.loads(self.storage.read(layout.identity))
+            content = parsing.json_value(self.storage.read(layout.identity))
             created = self.storage.info(layout.identity).changed
         except (MissingError, ValueError):
             return None

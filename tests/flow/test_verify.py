@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline import cli, flow, vectors, verify
+from pipeline import cli, config, flow, vectors, verify
 from pipeline.dataset import Identity
 from pipeline.errors import DeniedError, ExitCode, MissingError, ModelError, OtherDatasetError
 from pipeline.verify import Report
@@ -86,8 +86,14 @@ def planted(copy: Callable[..., Planted]) -> Planted:
     return copy()
 
 
+def own(root: Path) -> config.Config:
+    """The config that made a dataset, as its owner has it."""
+    return config.parse(json.loads((root / "dataset.json").read_text())["config"])
+
+
 def found(planted: Planted, deep: float = 0.0) -> list[str]:
-    return [str(finding) for finding in verify.verify(str(planted.root), deep).findings]
+    told = own(planted.root) if deep else None
+    return [str(finding) for finding in verify.verify(str(planted.root), deep, told).findings]
 
 
 def figures(report: Report, name: str) -> dict[str, Any]:
@@ -105,7 +111,7 @@ OTHERS = {"normalize": False, "prefix": "passage: ", "pooling": "cls"}
 )
 def test_a_sound_dataset_has_no_finding(made: Callable[..., Path], model: dict[str, Any]) -> None:
     output = made(**model)
-    report = verify.verify(str(output), deep=1.0)
+    report = verify.verify(str(output), 1.0, own(output))
     assert report.findings == []
     assert report.notes == ()
     assert [(check.name, check.result) for check in report.checks] == [(name, "ok") for name in verify.CHECKS]
@@ -417,13 +423,14 @@ def test_deep_sees_another_text_and_other_tokens(planted: Planted) -> None:
 
 
 def test_a_sample_is_drawn_the_same_for_the_same_dataset(planted: Planted) -> None:
-    reports = [verify.verify(str(planted.root), fraction) for fraction in (0.3, 0.3, 0.6)]
+    root = planted.root
+    reports = [verify.verify(str(root), fraction, own(root)) for fraction in (0.3, 0.3, 0.6)]
     counts = [figures(report, "deep")["rows compared"] for report in reports]
     assert 0 < counts[0] == counts[1] < counts[2] < 69
 
 
 def reconfigure(planted: Planted, change: Callable[[dict[str, Any]], None]) -> None:
-    """As if the dataset had been made from a source or a model that lies elsewhere."""
+    """As if the dataset had been made from a source or a model that lies elsewhere; `own` says so, too."""
     path = planted.root / "dataset.json"
     content = json.loads(path.read_text())
     change(content["config"])
@@ -440,10 +447,10 @@ def test_a_source_that_moved_on_is_noted_and_not_compared(
         config["source"]["lines"]["path"] = f"{elsewhere}/lines.txt"
 
     reconfigure(planted, move)
-    assert verify.verify(str(planted.root)).notes == ()
+    assert verify.verify(str(planted.root), config=own(planted.root)).notes == ()
     (elsewhere / "1.parquet").unlink()
     (elsewhere / "lines.txt").write_text(LINES + "one more\n")
-    report = verify.verify(str(planted.root), deep=1.0)
+    report = verify.verify(str(planted.root), 1.0, own(planted.root))
     assert report.findings == []
     assert figures(report, "deep")["rows compared"] == 20
     assert report.notes == (
@@ -452,7 +459,7 @@ def test_a_source_that_moved_on_is_noted_and_not_compared(
         "deep: 49 rows were not checked: their source is gone or has changed",
     )
     shutil.rmtree(elsewhere)
-    report = verify.verify(str(planted.root))
+    report = verify.verify(str(planted.root), config=own(planted.root))
     assert report.findings == []
     [check] = [check for check in report.checks if check.name == "source"]
     assert check.result == "not checked"
@@ -488,9 +495,10 @@ def test_many_shards_are_spread_over_ray(planted: Planted, monkeypatch: pytest.M
     """The same report; the limit is lowered here, for 200 shards take a minute to make."""
     nan(planted)
     missing_shard(planted)
-    here = verify.verify(str(planted.root), deep=0.5)
+    told = own(planted.root)
+    here = verify.verify(str(planted.root), 0.5, told)
     monkeypatch.setattr(verify, "MANY_SHARDS", 1)
-    there = verify.verify(str(planted.root), deep=0.5)
+    there = verify.verify(str(planted.root), 0.5, told)
     assert _rounded(there) == _rounded(here)
     assert len(there.findings) == 2
 
@@ -601,13 +609,15 @@ def test_it_starts_without_torch_and_ray(planted: Planted) -> None:
 def test_missing_between_listing_and_reading(planted: Planted) -> None:
     """A finding, not an error: the dataset is there, a shard is not."""
     from pipeline.audit import Expected, Shard, audit_shard
+    from pipeline.places import Options
     from pipeline.plan import Plan
 
     plan = Plan.from_bytes((planted.root / "plan.parquet").read_bytes())
     identity = Identity.from_bytes((planted.root / "dataset.json").read_bytes(), "")
     split, pieces = next(plan.splits())
     planted.shards[0].unlink()
-    shard = Shard(str(planted.root), split, pieces, None, Expected.of(identity, plan.columns))
+    expected = Expected.of(identity, plan.columns)
+    shard = Shard(str(planted.root), Options(), split, pieces, None, expected)
     [finding] = audit_shard(shard).findings
     assert str(finding) == f"shards: data/part-{split}.parquet: is gone since it was listed"
     with pytest.raises(MissingError):
