@@ -109,13 +109,17 @@ def _prune(series: Members, member: Member, why: str, dry_run: bool, young: date
         return Fate(member.name, False, "changed within a day")
     left = sorted(name for name in found if not layout.is_ours(name))
     ours = [layout.below(name) for name in found if layout.is_ours(name)]
+    if layout.success not in ours and series.storage.exists(layout.success):
+        return Fate(member.name, False, "it was just completed, or its data/ is a link to another's")
     if not dry_run and not _remove(series, member.name, ours):
         return Fate(member.name, False, "readers have come to follow it")
     return Fate(member.name, True, why, left)
 
 
 def _remove(series: Members, name: str, paths: Sequence[str]) -> bool:
-    """Remove a dataset's files in their order.
+    """Remove a dataset's files in their order, and none but those that were listed.
+
+    A listing passes over symbolic links, which a path that is made up might lead through.
 
     Returns:
         False where readers have come to follow it since we looked; then it is as it was.
@@ -123,7 +127,8 @@ def _remove(series: Members, name: str, paths: Sequence[str]) -> bool:
     layout, storage = series.layout.dataset(name), series.storage
     if _followed(series, name):
         return False
-    storage.remove(layout.success)
+    if layout.success in paths:
+        storage.remove(layout.success)
     # Whoever rolls back looks for _SUCCESS again after LATEST.json is written: one of us sees the other.
     if _followed(series, name):
         if layout.success in paths:
@@ -134,7 +139,8 @@ def _remove(series: Members, name: str, paths: Sequence[str]) -> bool:
         list(pool.map(storage.remove, set(paths) - {layout.success, *last}))
     _sweep(series, layout)
     for path in last:
-        storage.remove(path)
+        if path in paths:
+            storage.remove(path)
     for folder in layout.folders:
         storage.remove_empty_folder(folder)
     telemetry.event("dataset removed", dataset=layout.root, files=len(paths))

@@ -8,8 +8,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline import telemetry
-from pipeline.errors import MissingError, ReplacedError, SeriesError, StoppedError
-from pipeline.layout import Layout
+from pipeline.errors import MissingError, OtherDatasetError, ReplacedError, SeriesError, StoppedError
+from pipeline.layout import Layout, retry_order
 from pipeline.series import prune
 from pipeline.series.latest import Facts, Latest
 from pipeline.series.members import Member, Members, complete
@@ -56,17 +56,25 @@ class Series(Members):
             SeriesError: there is no series, or no such dataset, or it is not complete, or damaged.
             StoppedError: rivals kept changing LATEST.json, or the dataset is just being removed.
         """
-        before, members = self._followed(), self.datasets()
-        target = self._named(to, members) if to else self._predecessor(before, members)
+        followed, members = self._followed(), self.datasets()
+        target = self._named(to, members) if to else self._predecessor(followed, members)
         dataset = self.dataset(target.name)
         self._refuse_damaged(dataset.layout)
         older = complete(members, before=target.date)
         previous = older[-1].name if older else None
         after = Latest.at(target.name, target.date, Facts.of(dataset), previous, pinned=True)
-        self._swap(lambda _: after)
+        displaced = followed
+
+        def taken_back(latest: Latest | None) -> Latest:
+            nonlocal displaced
+            displaced = latest or followed  # a night may have moved it on since we looked
+            return after
+
+        self._swap(taken_back)
         # A prune that had looked at LATEST.json before we wrote it has removed _SUCCESS; a later one sees us.
-        if not dataset.complete():
-            self._swap(lambda latest: before if latest == after else None)
+        if not self._succeeded(dataset.layout):
+            self._swap(lambda latest: displaced if latest == after else None)
+            self._follow_newest()  # a night that ended meanwhile found it pinned
             raise StoppedError("is being removed", dataset.layout.root, hint="name another")
         return after
 
@@ -86,9 +94,7 @@ class Series(Members):
         self._followed()
         # Released before we look: a run that ends after that moves on by itself.
         self._swap(released)
-        if found := complete(self.datasets()):
-            newest = found[-1]
-            self.advance(newest.name, newest.date, Facts.of(self.dataset(newest.name)))
+        self._follow_newest()
         return self._followed()
 
     def prune(
@@ -138,6 +144,23 @@ class Series(Members):
             return after
         raise StoppedError("others keep changing it", self.layout.latest, hint="run again")
 
+    def _follow_newest(self) -> None:
+        """Lets readers follow the newest complete dataset, unless they are held back."""
+        if found := complete(self.datasets()):
+            newest = found[-1]
+            self.advance(newest.name, newest.date, Facts.of(self.dataset(newest.name)))
+
+    def _succeeded(self, layout: Layout) -> bool:
+        """Tells whether a dataset is complete at this moment.
+
+        Opens `_SUCCESS`: what a mount says of a file without opening it may be a minute old.
+        """
+        try:
+            self.storage.read(layout.success)
+        except MissingError:
+            return False
+        return True
+
     def _followed(self) -> Latest:
         latest = self.latest()
         if latest is None:
@@ -166,8 +189,7 @@ class Series(Members):
         return member
 
     def _predecessor(self, latest: Latest, members: Iterable[Member]) -> Member:
-        here = latest.run_date, latest.dataset
-        older = [each for each in complete(members) if each.run_date and (each.run_date, each.name) < here]
+        older = [member for member in complete(members) if member.order < latest.order]
         if not older:
             raise SeriesError(
                 f"holds no complete dataset older than {latest.dataset}",
@@ -181,14 +203,14 @@ class Series(Members):
         try:
             manifest = pq.read_table(pa.BufferReader(self.storage.read(layout.manifest)))
             ids, sizes = (manifest.column(name).to_pylist() for name in ("split_id", "file_bytes"))
-        except (MissingError, pa.ArrowInvalid, KeyError) as error:
+            names = [layout.shard(split_id).rsplit("/", 1)[-1] for split_id in ids]
+        except (MissingError, OtherDatasetError, pa.ArrowInvalid, KeyError) as error:
             raise SeriesError(
                 "is damaged: its manifest can't be read",
                 layout.root,
                 str(error),
                 hint="name another with --to",
             ) from None
-        names = [layout.shard(split_id).rsplit("/", 1)[-1] for split_id in ids]
         found = {name: info.size for name, info in self.storage.folder(layout.data).items()}
         found.pop("_SUCCESS", None)
         wrong = _differences(dict(zip(names, sizes, strict=True)), found)
@@ -205,7 +227,7 @@ def _reason_to_stay(latest: Latest, name: str, run_date: datetime.date, facts: F
     if latest.pinned:
         return "it is pinned"
     # Two of one date are ordered by name, so that calls in any order end the same.
-    return "it is newer" if (latest.run_date, latest.dataset) > (run_date, name) else None
+    return "it is newer" if latest.order > (run_date, retry_order(name)) else None
 
 
 def _differences(planned: dict[str, int], found: dict[str, int]) -> list[str]:
