@@ -59,14 +59,10 @@ class Expected:
     def of(cls, identity: Identity, columns: pa.Schema) -> Self:
         """From whose dataset it is and the carried columns of its plan; no checkpoint is asked for."""
         model = {name.removeprefix("model."): value for name, value in identity.vector_fields.items()}
-        pooled = model["config.hidden_size"] * len(model["pooling"].split("+"))
-        width = model["dense"][-1]["outputs"] if model["dense"] else pooled
-        dimension = model["truncate_dim"] or width
-        rows = schema.rows_schema(columns, chunked=model["long_text"] == "chunks")
         return cls(
-            columns=schema.shard_schema(rows, vectors.stored_fields(model["vector"], dimension)),
+            columns=identity.shard_schema(columns),
             vector=model["vector"],
-            dimension=dimension,
+            dimension=identity.dimension,
             normalized=model["normalize"],
             max_tokens=None if model["long_text"] == "mean_of_chunks" else model["max_tokens"],
         )

@@ -18,12 +18,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipeline import schema, storage, telemetry
+from pipeline import schema, storage, telemetry, vectors
 from pipeline.checkpoint import Checkpoint
 from pipeline.config import Config
 from pipeline.errors import ExistsError, MissingError, OtherDatasetError, StorageError
 from pipeline.layout import Layout
-from pipeline.places import Options
+from pipeline.places import Options, check_url, redact
 from pipeline.recipe import Recipe
 
 OPERATIONAL = re.compile(
@@ -76,6 +76,24 @@ class Identity:
     @property
     def dataset_digest(self) -> str:
         return _digest({**self.vector_fields, **self.dataset_fields})
+
+    @property
+    def dimension(self) -> int:
+        """The length of a vector."""
+        model = self.vector_fields
+        pooled = model["model.config.hidden_size"] * len(model["model.pooling"].split("+"))
+        width = model["model.dense"][-1]["outputs"] if model["model.dense"] else pooled
+        return int(model["model.truncate_dim"] or width)
+
+    def shard_schema(self, columns: pa.Schema) -> pa.Schema:
+        """Returns the schema of every shard; asks no checkpoint.
+
+        Args:
+            columns: the plan's id and carried columns.
+        """
+        rows = schema.rows_schema(columns, chunked=self.vector_fields["model.long_text"] == "chunks")
+        kind = self.vector_fields["model.vector"]
+        return schema.shard_schema(rows, vectors.stored_fields(kind, self.dimension))
 
     def to_bytes(self, config: Config, base: str | None = None) -> bytes:
         """As dataset.json; `base` is the path of the dataset whose vectors may be reused."""
@@ -212,9 +230,20 @@ class Dataset:
         return True
 
     def base(self) -> str | None:
-        """The path of the dataset whose vectors this one may reuse: what its first driver chose."""
+        """The path of the dataset whose vectors this one may reuse: what its first driver chose.
+
+        Raises:
+            OtherDatasetError: it can't be a path or URL that a driver of ours wrote.
+        """
         found = json.loads(self.storage.read(self.layout.identity)).get("base")
-        return str(found) if found else None
+        try:
+            if found and not str(found).isprintable():
+                raise ValueError("it has characters that can't be shown")
+            return check_url(str(found)) if found else None
+        except ValueError as error:
+            hint = "put back the dataset.json that the run wrote"
+            got = redact(repr(found))
+            raise OtherDatasetError(f"base: {error}", self.layout.identity, got, hint) from None
 
     def claim(self, identity: Identity, config: Config, base: str | None = None) -> None:
         """Make the dataset this identity's, or find that it is.
