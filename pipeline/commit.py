@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline import parsing, schema, telemetry, writer
+from pipeline import parsing, reuse, schema, telemetry, writer
 from pipeline.config import Quality
 from pipeline.dataset import Dataset, parquet_bytes, read_records
 from pipeline.errors import (
@@ -30,7 +30,6 @@ from pipeline.errors import (
     StorageError,
 )
 from pipeline.job import Failure
-from pipeline.layout import Layout
 from pipeline.plan import Plan, Split, source_files
 from pipeline.storage import ObjectInfo
 
@@ -488,10 +487,7 @@ def _origins(dataset: Dataset, manifest: pa.Table) -> dict[str, Any]:
         return origins
     rate = schema.total(manifest, "encode_seconds") / max(schema.total(manifest, "computed_tokens"), 1)
     saved = rate * (schema.total(manifest, "tokens") - schema.total(ours, "computed_tokens"))
-    try:
-        before = json.loads(dataset.storage.read(Layout(base).summary))["rows"]
-    except MissingError:  # it is pruned under our hands
-        before = 0
+    before = reuse.rows_of(base, dataset.storage)
     gone = max(0, before - origins["copied"] - reused)
     return {"base": base, **origins, "gone": gone, "encode_seconds_saved": round(saved, 3)}
 

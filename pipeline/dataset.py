@@ -33,9 +33,9 @@ from pipeline.errors import (
     StorageError,
 )
 from pipeline.layout import Layout
-from pipeline.places import Options
+from pipeline.places import Options, check_url
 from pipeline.recipe import Recipe
-from pipeline.shown import few
+from pipeline.shown import few, redact
 
 OPERATIONAL = re.compile(
     r"(compute|quality|report|reuse|cost|output\.(path|run_date|options)|source\.[^.]+\.options)(\.|$)"
@@ -306,10 +306,20 @@ class Dataset:
         return True
 
     def base(self) -> str | None:
-        """The path of the dataset whose vectors this one may reuse: what its first driver chose."""
-        data = self.storage.read(self.layout.identity)
-        found = parsing.json_object(data, self.layout.identity).get("base")
-        return str(found) if found else None
+        """The path of the dataset whose vectors this one may reuse: what its first driver chose.
+
+        Raises:
+            OtherDatasetError: it can't be a path or URL that a driver of ours wrote.
+        """
+        found = parsing.json_object(self.storage.read(self.layout.identity), self.layout.identity).get("base")
+        try:
+            if found and not str(found).isprintable():
+                raise ValueError("it has characters that can't be shown")
+            return check_url(str(found)) if found else None
+        except ValueError as error:
+            hint = "put back the dataset.json that the run wrote"
+            got = redact(repr(found))
+            raise OtherDatasetError(f"base: {error}", self.layout.identity, got, hint) from None
 
     def claim(self, identity: Identity, config: Config, base: str | None = None) -> bool:
         """Make the dataset this identity's, or find that it is.

@@ -10,7 +10,7 @@ import json
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import pyarrow as pa
@@ -278,7 +278,7 @@ def _spared(base: Base, identity: Identity, pending: Plan) -> Reuse:
     left = pending.pending(copied.to_pylist()).pieces
     rows = _rows_of_files(base.manifest)
     others = _rows_of_files(base.manifest.filter(pc.invert(pc.is_in(base.manifest["split_id"], copied))))
-    versions = _versions(base)
+    versions = base.versions()
     files = dict(zip(source_files(left).to_pylist(), left.column("version").to_pylist(), strict=True))
     unchanged = [file for file, version in files.items() if rows.get(file) and versions.get(file) == version]
     taken = set(unchanged)
@@ -291,13 +291,6 @@ def _spared(base: Base, identity: Identity, pending: Plan) -> Reuse:
         sum(others.get(file, 0) for file in unchanged),
         sum(others[file] for file in changed),
     )
-
-
-def _versions(base: Base) -> dict[str, str]:
-    """The version of each file that the base was made of."""
-    data = base.dataset.plan()
-    planned = Plan.from_bytes(data).versions() if data else {}
-    return {"/".join(key): version for key, version in planned.items()}
 
 
 def _rows_of_files(manifest: pa.Table) -> dict[str, int]:
@@ -324,7 +317,8 @@ def _rate(
     places += [("base", base.dataset, base.manifest)] if base else []
     for name, where, found in places:
         tokens, seconds = (schema.total(found, each) for each in ("computed_tokens", "encode_seconds"))
-        if tokens and seconds and _device(where) == config.compute.device:
+        device = reuse.unless_damaged("no rate is taken", where.layout.root, partial(_device, where))
+        if tokens and seconds and device == config.compute.device:
             return Rate(tokens / seconds, name, tokens)
     if config.compute.device == "cpu":
         return Rate(plan.CPU_FLOPS / checkpoint.flops_per_token, "guess")

@@ -28,6 +28,7 @@ START = "start"
 class Job:
     """What every worker is told: the config, the pinned checkpoint, and whose shards these are.
 
+    base: the path of the dataset whose vectors are reused; base_digests: whose it was when it was chosen.
     payload_bytes: of the largest split between two stages.
     dataset_digest, claim: whose shards these are; where there is none, nobody is asked.
     without: files that the driver found changed or gone; splits are done without them.
@@ -43,6 +44,7 @@ class Job:
     threads: int | None = None
     base: str | None = None
     payload_bytes: int = 0
+    base_digests: reuse.Digests | None = None
     dataset_digest: str = ""
     claim: str | None = None
     without: Mapping[str, SourceChangedError] = field(default_factory=dict)
@@ -91,7 +93,7 @@ class Job:
         if self.config.reuse.match == "dataset":
             return reuse.load(Dataset.of(self.config), split_id)
         files = [part.piece.source_file for part in parts]
-        return reuse.base_of(self.base, self.config.output.options).known(files, hashes)
+        return reuse.base_of(self.base, self.config.output.options, self.base_digests).known(files, hashes)
 
     def tokenizer(self) -> Tokenizer:
         """The driver's tokenizer, on this node.

@@ -1,10 +1,16 @@
-"""Every path inside a dataset and inside a series of them; the only place that knows them."""
+"""Every path inside a dataset and inside a series of them; the only place that knows them.
+
+Some names come out of files that others may have written: a base's manifest, a shard's footer, LATEST.json.
+Each is checked here before it becomes part of a path, so that none leads out of its folder.
+"""
 
 import re
 from dataclasses import dataclass
 
-from pipeline.errors import OtherDatasetError
+from pipeline.errors import OtherDatasetError, SeriesError
 
+_SPLIT = re.compile(r"[0-9A-Za-z_]{1,64}")
+_REJECTS = re.compile(rf"part-{_SPLIT.pattern}-[0-9a-z]{{1,64}}\.parquet")
 _OURS = re.compile(
     r"(dataset\.json|plan\.parquet|manifest\.parquet|summary\.json|report\.html"
     r"|data/(part-[^/]+\.parquet|_SUCCESS)"
@@ -37,7 +43,12 @@ class Layout:
         return f"{self.root}/data"
 
     def shard(self, split_id: str) -> str:
-        return f"{self.data}/part-{split_id}.parquet"
+        """The shard of a split.
+
+        Raises:
+            OtherDatasetError: no split of ours has such an id.
+        """
+        return f"{self.data}/part-{self._checked(split_id, _SPLIT)}.parquet"
 
     @staticmethod
     def shard_edges() -> list[str]:
@@ -47,9 +58,8 @@ class Layout:
     @staticmethod
     def split_of_shard(name: str) -> str | None:
         """The split id in the file name of a shard; None when the name is no shard's."""
-        if name.startswith("part-") and name.endswith(".parquet"):
-            return name.removeprefix("part-").removesuffix(".parquet")
-        return None
+        split_id = name.removeprefix("part-").removesuffix(".parquet")
+        return split_id if _SPLIT.fullmatch(split_id) and name == f"part-{split_id}.parquet" else None
 
     @property
     def success(self) -> str:
@@ -62,14 +72,9 @@ class Layout:
         """The reject file that a shard's record names.
 
         Raises:
-            OtherDatasetError: no file of ours has such a name, which might lead anywhere.
+            OtherDatasetError: no reject file of ours has such a name.
         """
-        if not _REJECTS.fullmatch(name):
-            hint = "do not use this dataset: it reaches for files that are not its own"
-            raise OtherDatasetError(
-                "is no name of a file of rejects", f"{self.root}/rejects", repr(name), hint
-            )
-        return f"{self.root}/rejects/{name}"
+        return f"{self.root}/rejects/{self._checked(name, _REJECTS)}"
 
     @property
     def all_matches(self) -> str:
@@ -77,7 +82,7 @@ class Layout:
         return f"{self.root}/matches"
 
     def matches(self, split_id: str) -> str:
-        return f"{self.all_matches}/part-{split_id}.parquet"
+        return f"{self.all_matches}/part-{self._checked(split_id, _SPLIT)}.parquet"
 
     @property
     def matches_done(self) -> str:
@@ -124,6 +129,13 @@ class Layout:
         half = _HALF_WRITTEN.fullmatch(name)
         return _OURS.fullmatch((half[1] or "") + half[2] if half else name) is not None
 
+    def _checked(self, name: str, pattern: re.Pattern[str]) -> str:
+        if not isinstance(name, str) or not pattern.fullmatch(name):
+            raise OtherDatasetError(
+                "names a file that no dataset of ours has", self.root, repr(name), "don't use this dataset"
+            )
+        return name
+
 
 def retry_of(path: str, number: int) -> str:
     """Where the rejects of the dataset at a path are tried again, for the first time, the second, ..."""
@@ -133,6 +145,17 @@ def retry_of(path: str, number: int) -> str:
 def without_retry(path: str) -> str:
     """The path or name that `retry_of` was given; any other as it is."""
     return re.sub(r"-retry\d+$", "", path)
+
+
+def retry_order(name: str) -> tuple[str, int]:
+    """Orders the datasets of one run date: the run's own, then its retries by their numbers."""
+    first = without_retry(name)
+    return first, int(name.removeprefix(f"{first}-retry")) if name != first else 0
+
+
+def is_dataset_name(name: object) -> bool:
+    """Tells whether a dataset of a series may have this name: one folder's, visible, and safe to print."""
+    return isinstance(name, str) and name.isprintable() and not re.match(r"$|\.|.*/", name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,4 +169,11 @@ class SeriesLayout:
         return f"{self.root}/LATEST.json"
 
     def dataset(self, name: str) -> Layout:
+        """The dataset of a name.
+
+        Raises:
+            SeriesError: the name leads out of the series, or can't be shown.
+        """
+        if not is_dataset_name(name):
+            raise SeriesError("is no dataset of ours: its name is not a folder's", self.root, repr(name))
         return Layout(f"{self.root}/{name}")

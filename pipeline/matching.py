@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 from pipeline import reader
 from pipeline.dataset import Dataset, parquet_bytes
 from pipeline.job import Job
-from pipeline.reuse import Base
+from pipeline.reuse import Base, base_of
 from pipeline.stages import splits_of
 
 DOCUMENTS_PER_BUCKET = 50_000
@@ -28,6 +28,8 @@ def base_documents(row: pa.Table, base: Base, kind: pa.DataType, buckets: int) -
     Args:
         kind: the type of `rows`. Ray can't shuffle blocks without columns: a damaged shard's has them too.
     """
+    # This process's own, whose dataset.json it has read itself.
+    base = base_of(base.path, base.options, base.digests)
     found = base.documents(row.column("shard")[0].as_py())
     if found is None:
         return _bucketed(pa.nulls(0, pa.string()), pa.nulls(0, pa.binary()), pa.nulls(0, kind), buckets)

@@ -23,30 +23,32 @@ def retry_rejects(config: Config, to: str | None = None, quiet: bool = False) ->
 
     Raises:
         ConfigError: the dataset is not complete.
+        OtherDatasetError: it is of another version of the format.
         PipelineError: as `run`.
     """
-    config = config.absolute()
-    options = config.output.options
-    base, path, number = config.output.path, to or retry_of(config.output.path, 1), 1
-    if not Dataset(base, options).complete():
+    # Its sources stay as the config has them: `run` digests them so, and else no shard could be copied.
+    output = config.absolute().output
+    base, path, number = output.path, to or retry_of(output.path, 1), 1
+    if not Dataset(base, output.options).complete():
         raise ConfigError("is not complete", base, hint="run the config first")
-    while to is None and Dataset(path, options).complete():
+    while to is None and Dataset(path, output.options).complete():
         number += 1
-        base, path = path, retry_of(config.output.path, number)
-    found = Dataset(base, options)
+        base, path = path, retry_of(output.path, number)
+    found = Dataset(base, output.options)
+    found.identity()  # of another version nothing would be reused, and all of it embedded again
     if not _transient(found):
         summary = commit.committed(found).summary
         return Ending(ExitCode.DONE, "no reject may be mended by another try", summary, base)
     moved = moved_sources(config, Plan.from_bytes(found.plan() or b""))
-    if moved and Dataset(path, options).plan() is None:
+    if moved and Dataset(path, output.options).plan() is None:
         # The rows of the old one could not be made again: what is there now is for a run of its own.
         reason = (
             f"the source has moved on: {len(moved)} files differ, {moved[0]} among them; make a new dataset"
         )
         return Ending(ExitCode.SOURCE_MOVED, reason, commit.committed(found).summary, base)
     telemetry.event("trying rejects again", dataset=base, rows=_transient(found), into=path)
-    output = config.output.model_copy(update={"path": path})
-    return run(config.model_copy(update={"output": output, "reuse": Reuse(base=base)}), quiet)
+    retried = {"output": output.model_copy(update={"path": path}), "reuse": Reuse(base=base)}
+    return run(config.model_copy(update=retried), quiet)
 
 
 def _transient(dataset: Dataset) -> int:

@@ -159,6 +159,7 @@ def _job(config: Config, model: Checkpoint, identity: Identity, frozen: Plan, ba
         tokenizer_digest=model.tokenizer_digest,
         attempt=f"{_now():%Y%m%dT%H%M%SZ}-{secrets.token_hex(4)}",
         base=base.path if base else None,
+        base_digests=base.digests if base else None,
         payload_bytes=plan.payload_bytes(frozen, config, model),
     )
 
@@ -210,7 +211,7 @@ def _arrivals(
     """
     copied: set[str] = set()
     if job.base:
-        base = reuse.base_of(job.base, job.config.output.options)
+        base = reuse.base_of(job.base, job.config.output.options, job.base_digests)
         for record in reuse.copy(base, dataset, identity, pending):
             copied.add(record.split_id)
             yield record

@@ -318,3 +318,25 @@ def test_a_carried_string_that_is_not_utf8_rejects_its_row(inside: str) -> None:
     documents = sift(raw, piece, pa.schema([("topic", topic.type)]), True, False)
     assert documents.rows.column("topic").to_pylist() == topic[:1].to_pylist()
     assert [row["reason"] for row in documents.rejects.to_pylist()] == ["invalid_utf8_carried"]
+
+
+@pytest.mark.parametrize("name", ["../secret.txt", "deep/../../secret.txt", "/../secret.txt", ""])
+def test_a_planned_name_that_leads_out_of_its_source_is_not_read(tmp_path: Path, name: str) -> None:
+    """A plan of others may name any file that this process could read."""
+    (tmp_path / "source/deep").mkdir(parents=True)
+    (tmp_path / "secret.txt").write_text("a secret\n")
+    [info] = storage.connect(str(tmp_path)).find(str(tmp_path / "secret.txt"))
+    source = Source(path=f"{tmp_path}/source/*.txt")
+    piece = Piece("docs", name, info.version, info.size, "bytes", 0, info.size)
+    with pytest.raises(SourceError, match="its name leads out of the source"):
+        list(formats.read(formats.file_path(source, name), [piece], source, pa.schema([])))
+
+
+def test_a_planned_name_with_dots_that_lead_nowhere_is_read(tmp_path: Path) -> None:
+    (tmp_path / "a..b").mkdir()
+    (tmp_path / "a..b/..c.txt").write_text("a text\n")
+    [info] = storage.connect(str(tmp_path)).find(str(tmp_path / "a..b/..c.txt"))
+    source = Source(path=f"{tmp_path}/**/*.txt")
+    piece = Piece("docs", "a..b/..c.txt", info.version, info.size, "bytes", 0, info.size)
+    [raw] = formats.read(formats.file_path(source, piece.file), [piece], source, pa.schema([]))
+    assert raw.texts.to_pylist() == ["a text"]

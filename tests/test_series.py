@@ -4,6 +4,7 @@ import datetime
 import json
 import os
 import random
+import shutil
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -356,6 +357,103 @@ def test_other_rollbacks_that_are_refused(folder: str) -> None:
         series.unpin()
 
 
+def test_an_undone_rollback_gives_readers_back_what_it_displaced(folder: str) -> None:
+    """A night ends between the look at LATEST.json and the rollback's write; then the target is pruned."""
+    series = nights(folder, DAYS[:3])
+    make(folder, DAYS[3])
+    moved = False
+
+    def rivals(operation: str, path: str) -> None:
+        nonlocal moved
+        if path == f"{folder}/{DAYS[0]}/manifest.parquet" and not moved:
+            assert advance(Series(folder), DAYS[3])
+            moved = True
+        elif moved and (operation, path) == ("put", series.layout.latest):
+            Path(folder, DAYS[0], "data/_SUCCESS").unlink(missing_ok=True)
+
+    with observed(rivals), pytest.raises(StoppedError, match="is being removed"):
+        series.rollback(DAYS[0])
+    latest = series.latest()
+    assert latest and (latest.dataset, latest.previous, latest.pinned) == (DAYS[3], DAYS[2], False)
+
+
+def test_a_night_that_ends_while_a_rollback_is_undone_is_not_lost(folder: str) -> None:
+    """It finds LATEST.json pinned, and nobody would move it on before the next night."""
+    series = nights(folder, DAYS[:3])
+    make(folder, DAYS[3])
+    target = f"{folder}/{DAYS[0]}/data/_SUCCESS"
+
+    def rivals(operation: str, path: str) -> None:
+        if (operation, path) == ("read", target):  # the last look
+            Path(target).unlink()
+            assert not advance(Series(folder), DAYS[3])
+
+    with observed(rivals), pytest.raises(StoppedError, match="is being removed"):
+        series.rollback(DAYS[0])
+    latest = series.latest()
+    assert latest and (latest.dataset, latest.pinned) == (DAYS[3], False)
+
+
+def test_a_rollback_does_not_believe_what_a_mount_remembers(
+    folder: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A network file system tells for a minute of a file that is gone, until it is opened.
+
+    None can be mounted here, so what is told without opening it is faked.
+    """
+    series = nights(folder, DAYS[:3])
+    before, target = series.latest(), Path(folder, DAYS[0], "data/_SUCCESS")
+    remembered = series.storage.info(str(target))
+    asked = type(series.storage).info
+
+    def info(store: storage.Storage, path: str) -> storage.ObjectInfo:
+        return remembered if path == str(target) else asked(store, path)
+
+    def prune(operation: str, path: str) -> None:
+        if (operation, path) == ("put", series.layout.latest):
+            target.unlink(missing_ok=True)
+
+    monkeypatch.setattr(type(series.storage), "info", info)
+    with observed(prune), pytest.raises(StoppedError, match="is being removed"):
+        series.rollback(DAYS[0])
+    assert series.latest() == before
+
+
+def test_retries_of_a_date_are_ordered_by_their_numbers(folder: str) -> None:
+    series = nights(folder, DAYS[:1])
+    date = datetime.date.fromisoformat(DAYS[0])
+    for number in (1, 2, 9, 10, 11):
+        name = f"{DAYS[0]}-retry{number}"
+        make(folder, name)
+        assert series.advance(name, date, Facts.of(series.dataset(name))), name
+    assert not series.advance(f"{DAYS[0]}-retry9", date, Facts("d", "v", 1))
+    assert series.rollback().dataset == f"{DAYS[0]}-retry10"
+    assert series.rollback().dataset == f"{DAYS[0]}-retry9"
+    assert series.unpin().dataset == f"{DAYS[0]}-retry11"
+
+
+@pytest.mark.parametrize("field", ["dataset", "previous"])
+@pytest.mark.parametrize("name", ["../other", "a/b", "/etc", "..", ".", "", ".hidden", "a\x1b[2J", "a\nb", 5])
+def test_a_latest_that_names_what_is_no_dataset_of_its_series_is_told(
+    folder: str, field: str, name: object
+) -> None:
+    series = nights(folder, DAYS[:2])
+    path = Path(folder, "LATEST.json")
+    path.write_text(json.dumps(json.loads(path.read_text()) | {field: name}))
+    with pytest.raises(SeriesError, match="LATEST.json: can't be read") as raised:
+        series.latest()
+    assert str(raised.value).isprintable()
+
+
+def test_a_folder_whose_name_can_not_be_shown_is_not_ours(folder: str) -> None:
+    series = nights(folder, DAYS[:2])
+    make(folder, "2026-11-20\x1b[2J")
+    assert names_in(series) == DAYS[:2]
+    with pytest.raises(SeriesError, match="is no dataset of ours") as raised:
+        series.rollback("2026-11-20\x1b[2J")
+    assert str(raised.value).isprintable()
+
+
 # Which datasets there are.
 
 
@@ -521,6 +619,41 @@ def test_a_name_that_is_no_date_is_left_alone(folder: str) -> None:
     series = nights(folder, DAYS)
     make(folder, "before-the-move")
     assert fates(series.prune(keep=1, now=LATER))["before-the-move"] == "kept: its name is no date"
+
+
+@pytest.mark.parametrize("linked", ["data", "rejects", "ledger"])
+def test_nothing_is_removed_through_a_link(folder: str, linked: str) -> None:
+    """The oldest night has a folder of a dataset that stays."""
+    series = nights(folder, DAYS[:4])
+    kept, old = Path(folder, DAYS[3]), Path(folder, DAYS[0])
+    before = {path: path.read_bytes() for path in kept.rglob("*") if path.is_file()}
+    shutil.rmtree(old / linked)
+    (old / linked).symlink_to(kept / linked)
+    fate = fates(series.prune(keep=2, now=LATER))[DAYS[0]]
+    assert {path: path.read_bytes() for path in kept.rglob("*") if path.is_file()} == before
+    if linked == "data":
+        assert fate == "kept: it was just completed, or its data/ is a link to another's"
+    else:
+        assert fate.startswith("removed")
+        assert names_in(series) == DAYS[2:4]
+
+
+def test_a_run_that_completes_a_dataset_while_it_is_listed_is_not_undone(folder: str) -> None:
+    series = nights(folder, DAYS[:3])
+    success = series.layout.dataset(DAYS[0]).success
+    Path(success).unlink()
+    listed = f"{folder}/{DAYS[0]}"
+
+    def run(operation: str, path: str) -> None:
+        if (operation, path) == ("info", success) and looked:
+            Path(success).touch()
+        looked.extend([path] if (operation, path) == ("list", listed) else [])
+
+    looked: list[str] = []
+    with observed(run):
+        told = fates(series.prune(keep=2, now=LATER))
+    assert told[DAYS[0]].startswith("kept: it was just completed")
+    assert series.rollback(DAYS[0]).rows == 3
 
 
 @pytest.mark.parametrize("moment", ["before _SUCCESS", "after _SUCCESS"])

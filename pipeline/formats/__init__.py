@@ -61,6 +61,7 @@ def survey(info: storage.ObjectInfo, name: str, source: Source) -> Survey:
     Raises:
         SourceError: its content can't be embedded.
     """
+    _refuse_leading_out(name)
     keys = _partitions(name, source)
     if info.version == storage.BROKEN_LINK:
         raise SourceError("is a symbolic link that leads nowhere", hint="mend or remove it")
@@ -86,6 +87,7 @@ def read(path: str, pieces: Sequence[Piece], source: Source, columns: pa.Schema)
         SourceChangedError: the file is not, or not any more when it was read, the version that was planned.
         SourceGoneError: this process does not see it.
     """
+    _refuse_leading_out(pieces[0].file)
     store, keys = storage.connect(path, source.options), _partitions(pieces[0].file, source)
     _check_version(store, path, pieces[0])
     try:
@@ -96,6 +98,16 @@ def read(path: str, pieces: Sequence[Piece], source: Source, columns: pa.Schema)
     except (SourceError, ReplacedError, MissingError):
         _check_version(store, path, pieces[0])  # the better explanation, where it holds
         raise
+
+
+def _refuse_leading_out(name: str) -> None:
+    """Refuses the name of a file outside of its source, which only a plan that is not ours has.
+
+    Object storage may list such a key: there, too, clients may take `..` for the folder above.
+    """
+    if name.startswith("/") or not name or ".." in name.split("/"):
+        hint = "rename the file; if no file is called so, plan.parquet is not ours"
+        raise SourceError("its name leads out of the source", got=name, hint=hint)
 
 
 def _partitions(name: str, source: Source) -> dict[str, str | None]:

@@ -9,6 +9,7 @@ from typing import Any, Self
 from pipeline import parsing
 from pipeline.dataset import Dataset
 from pipeline.errors import SeriesError
+from pipeline.layout import is_dataset_name, retry_order
 
 VERSION = 1
 
@@ -68,6 +69,11 @@ class Latest:
         )
 
     @property
+    def order(self) -> tuple[datetime.date, tuple[str, int]]:
+        """Orders datasets by age, as `Member.order` does."""
+        return self.run_date, retry_order(self.dataset)
+
+    @property
     def facts(self) -> Facts:
         return Facts(self.dataset_digest, self.vector_digest, self.rows)
 
@@ -85,13 +91,14 @@ class Latest:
         """From LATEST.json; fields that we do not know are passed over.
 
         Raises:
-            SeriesError: it is none, or of another version of the format.
+            SeriesError: it is none, or of another version of the format, or names what is no dataset's name.
         """
         try:
             content = parsing.json_value(data)
             version = content["format_version"]
             if version == VERSION:
                 known = {field.name: content[field.name] for field in dataclasses.fields(cls)}
+                _refuse_other_names(known["dataset"], known["previous"])
                 return cls(**(known | {"run_date": datetime.date.fromisoformat(known["run_date"])}))
         except (ValueError, TypeError, KeyError) as error:
             raise SeriesError("can't be read", where, repr(error), "mend it, or move it away") from None
@@ -101,3 +108,9 @@ class Latest:
             f"format version {version}",
             hint="use that version",
         )
+
+
+def _refuse_other_names(dataset: object, previous: object) -> None:
+    for name in [dataset] if previous is None else [dataset, previous]:
+        if not is_dataset_name(name):
+            raise ValueError(f"{name!r} is not the name of a dataset")

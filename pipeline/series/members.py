@@ -4,12 +4,13 @@ import datetime
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any
 
 from pipeline import parsing, schema, storage
 from pipeline.dataset import BEING_REMOVED, Dataset
 from pipeline.errors import MissingError
-from pipeline.layout import SeriesLayout, without_retry
+from pipeline.layout import SeriesLayout, is_dataset_name, retry_order, without_retry
 from pipeline.places import Options
 from pipeline.series.latest import Latest
 
@@ -36,6 +37,11 @@ class Member:
         """The run date of one that has one."""
         assert self.run_date is not None, self.name
         return self.run_date
+
+    @property
+    def order(self) -> tuple[datetime.date, tuple[str, int]]:
+        """Orders those that have a run date by age; of one date, retries by their numbers."""
+        return self.date, retry_order(self.name)
 
 
 class Members:
@@ -67,6 +73,8 @@ class Members:
             return [member for member in members if member]
 
     def _member(self, name: str) -> Member | None:
+        if not is_dataset_name(name):
+            return None
         layout = self.layout.dataset(name)
         try:
             content = parsing.json_value(self.storage.read(layout.identity))
@@ -90,7 +98,7 @@ def complete(members: Iterable[Member], before: datetime.date | None = None) -> 
     """Those that are complete and have a run date, oldest first; only those of before a date, if given."""
     dated = [member for member in members if member.complete and member.run_date]
     older = [member for member in dated if before is None or member.date < before]
-    return sorted(older, key=lambda member: (member.date, member.name))
+    return sorted(older, key=attrgetter("order"))
 
 
 def _is_ours(content: object) -> bool:

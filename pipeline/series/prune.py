@@ -113,6 +113,8 @@ def _prune(series: Members, member: Member, why: str, dry_run: bool, young: date
     if reason := _in_use(found, layout, young, but_identity=member.being_removed):
         return Fate(member.name, False, reason)
     left = sorted(name for name in found if not layout.is_ours(name))
+    if layout.name(layout.success) not in found and series.storage.exists(layout.success):
+        return Fate(member.name, False, "it was just completed, or its data/ is a link to another's")
     if not dry_run and (reason := _remove(series, member.name, young)):
         return Fate(member.name, False, reason)
     return Fate(member.name, True, why, left)
@@ -133,6 +135,8 @@ def _in_use(
 
 def _remove(series: Members, name: str, young: datetime.datetime) -> str | None:
     """Remove a dataset's files in their order, and none but those that were listed.
+
+    A listing passes over symbolic links, which a path that is made up might lead through.
 
     Returns:
         why not, where somebody has come to it since we looked; then it is as it was.

@@ -7,8 +7,15 @@ from collections.abc import Callable, Iterable
 import pyarrow as pa
 
 from pipeline import parsing, schema, telemetry
-from pipeline.errors import DamagedError, MissingError, ReplacedError, SeriesError, StoppedError
-from pipeline.layout import Layout
+from pipeline.errors import (
+    DamagedError,
+    MissingError,
+    OtherDatasetError,
+    ReplacedError,
+    SeriesError,
+    StoppedError,
+)
+from pipeline.layout import Layout, retry_order
 from pipeline.series import prune
 from pipeline.series.latest import Facts, Latest
 from pipeline.series.members import Member, Members, complete
@@ -73,8 +80,9 @@ class Series(Members):
 
         self._swap(taken_back)
         # A prune that had looked at LATEST.json before we wrote it has removed _SUCCESS; a later one sees us.
-        if not dataset.complete():
+        if not self._succeeded(dataset.layout):
             self._swap(lambda latest: displaced if latest == after else None)
+            self._follow_newest()  # a night that ended meanwhile found it pinned
             raise StoppedError("is being removed", dataset.layout.root, hint="name another")
         return after
 
@@ -94,9 +102,7 @@ class Series(Members):
         self._followed()
         # Released before we look: a run that ends after that moves on by itself.
         self._swap(released)
-        if found := complete(self.datasets()):
-            newest = found[-1]
-            self.advance(newest.name, newest.date, Facts.of(self.dataset(newest.name)))
+        self._follow_newest()
         return self._followed()
 
     def prune(
@@ -146,6 +152,23 @@ class Series(Members):
             return after
         raise StoppedError("others keep changing it", self.layout.latest, hint="run again")
 
+    def _follow_newest(self) -> None:
+        """Lets readers follow the newest complete dataset, unless they are held back."""
+        if found := complete(self.datasets()):
+            newest = found[-1]
+            self.advance(newest.name, newest.date, Facts.of(self.dataset(newest.name)))
+
+    def _succeeded(self, layout: Layout) -> bool:
+        """Tells whether a dataset is complete at this moment.
+
+        Opens `_SUCCESS`: what a mount says of a file without opening it may be a minute old.
+        """
+        try:
+            self.storage.read(layout.success)
+        except MissingError:
+            return False
+        return True
+
     def _followed(self) -> Latest:
         latest = self.latest()
         if latest is None:
@@ -174,8 +197,7 @@ class Series(Members):
         return member
 
     def _predecessor(self, latest: Latest, members: Iterable[Member]) -> Member:
-        here = latest.run_date, latest.dataset
-        older = [each for each in complete(members) if each.run_date and (each.run_date, each.name) < here]
+        older = [member for member in complete(members) if member.order < latest.order]
         if not older:
             raise SeriesError(
                 f"holds no complete dataset older than {latest.dataset}",
@@ -189,14 +211,14 @@ class Series(Members):
         try:
             manifest = parsing.table(self.storage.read(layout.manifest), COMPARED, layout.manifest)
             ids, sizes = (column.to_pylist() for column in manifest.columns)
-        except (MissingError, DamagedError) as error:
+            names = [layout.shard(split_id).rsplit("/", 1)[-1] for split_id in ids]
+        except (MissingError, DamagedError, OtherDatasetError) as error:
             raise SeriesError(
                 "is damaged: its manifest can't be read",
                 layout.root,
                 str(error),
                 hint="name another with --to",
             ) from None
-        names = [layout.shard(split_id).rsplit("/", 1)[-1] for split_id in ids]
         found = {name: info.size for name, info in self.storage.folder(layout.data).items()}
         found.pop("_SUCCESS", None)
         wrong = _differences(dict(zip(names, sizes, strict=True)), found)
@@ -213,7 +235,7 @@ def _reason_to_stay(latest: Latest, name: str, run_date: datetime.date, facts: F
     if latest.pinned:
         return "it is pinned"
     # Two of one date are ordered by name, so that calls in any order end the same.
-    return "it is newer" if (latest.run_date, latest.dataset) > (run_date, name) else None
+    return "it is newer" if latest.order > (run_date, retry_order(name)) else None
 
 
 def _differences(planned: dict[str, int], found: dict[str, int]) -> list[str]:

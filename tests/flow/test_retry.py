@@ -1,5 +1,6 @@
 """Transient rejects are tried again in a new dataset; what was committed stays as it was."""
 
+import datetime
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline import config, retry, run, schema
-from pipeline.errors import ConfigError, ExitCode
+from pipeline.errors import ConfigError, ExitCode, OtherDatasetError
 from pipeline.series import Series
 from tests.conftest import read_dataset
 from tests.flow.test_reuse import FIRST
@@ -79,3 +80,37 @@ def test_rejects_are_tried_again_in_a_new_dataset(job: Job, tmp_path: Path) -> N
     assert [(member.name, member.run_date) for member in members] == [(root.name, FIRST), (again.name, FIRST)]
     assert retry.retry_rejects(made, quiet=True).reason == "no reject may be mended by another try"
     assert not Path(f"{root}-retry2").exists()
+
+
+def test_where_the_config_names_relative_paths_shards_are_copied_all_the_same(
+    job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run digests paths as its config has them."""
+    monkeypatch.chdir(tmp_path)
+    values = job(output={"path": "series/{run_date}"})
+    values["source"]["docs"]["path"] = "corpus/*.parquet"
+    made = dated(values)
+    assert run.run(made, quiet=True).code == ExitCode.DONE
+    lose_a_row(tmp_path / "series" / FIRST.isoformat())
+    ending = retry.retry_rejects(made, quiet=True)
+    assert ending.code == ExitCode.DONE
+    assert {name: ending.summary[name] for name in ("copied", "reused", "embedded")} == {
+        "copied": 50, "reused": 9, "embedded": 1,
+    }  # fmt: skip
+    again = tmp_path / "series" / (FIRST + datetime.timedelta(1)).isoformat()
+    output = made.output.model_copy(update={"path": f"series/{again.name}"})
+    night = run.run(
+        made.model_copy(update={"output": output, "reuse": config.Reuse(base="latest")}), quiet=True
+    )
+    assert night.summary["copied"] == 60
+
+
+def test_a_dataset_of_another_version_is_refused(job: Job, tmp_path: Path) -> None:
+    """None of it could be reused, so that all of it would be embedded again."""
+    made = dated(job())
+    root = Path(made.output.path)
+    (root / "data").mkdir(parents=True)
+    (root / "data/_SUCCESS").touch()
+    (root / "dataset.json").write_text('{"format_version": 2}')
+    with pytest.raises(OtherDatasetError, match="of another version"):
+        retry.retry_rejects(made)
