@@ -327,7 +327,7 @@ def test_readers_follow_even_when_the_sources_cannot_be_listed(
     night.commit()
     night.dataset.storage.put(night.dataset.layout.matches_done, b"")
 
-    def refuse(_: Config) -> None:
+    def refuse(*_: Any) -> None:
         raise DeniedError("access denied", "the source", hint="check the credentials")
 
     monkeypatch.setattr("pipeline.plan.current_versions", refuse)

@@ -546,7 +546,8 @@ def test_the_order_of_removal(folder: str) -> None:
     with removals() as paths:
         [removed] = [fate for fate in series.prune(keep=2, now=LATER) if fate.removed]
     assert removed.name == DAYS[0]
-    assert {path.removeprefix(f"{layout.root}/") for path in paths} == files
+    # The lock of replacing dataset.json, where the store has one, is made by the removal itself.
+    assert {path.removeprefix(f"{layout.root}/") for path in paths} - {".lock"} == files
     assert paths[0] == layout.success
     assert paths[-2:] == [layout.plan, layout.identity]
 
