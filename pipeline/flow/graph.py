@@ -175,7 +175,7 @@ class _Writes:
         """
         if isinstance(arrived, ShardRecord):
             self._failed = 0
-        elif arrived.stage == "write" and arrived.exit_code in OUTPUT_CODES:
+        elif _is_of_output(arrived):
             self._since = self._since if self._failed else self._clock()
             self._failed += 1
             silent = self._clock() - self._since
@@ -183,6 +183,12 @@ class _Writes:
                 what = f"the last {self._failed} shards could not be written, for {silent / 60:.1f} minutes"
                 hint = "mend that, and run again: what is written stays"
                 raise OutputError(what, got=arrived.message, hint=hint, exit_code=arrived.exit_code)
+
+
+def _is_of_output(failure: Failure) -> bool:
+    """Whether it is storage that did not take a shard."""
+    is_storages = failure.exit_code in OUTPUT_CODES and failure.kind != NonFiniteError.__name__
+    return failure.stage == "write" and is_storages
 
 
 def _consume(graph: Dataset, arrivals: "queue.SimpleQueue[Arrived | BaseException | None]") -> None:

@@ -133,7 +133,7 @@ def test_one_device_that_gives_none_does_not() -> None:
 def test_broken_weights_end_a_run_early(job: Job, tmp_path: Path) -> None:
     """On real Ray: each vector of the checkpoint is NaN."""
     model = broken_weights(make_checkpoint(tmp_path / "model"))
-    values = job(model={"name": str(model)}, output={"rows_per_shard": 8})
+    values = job(model={"name": str(model)})
     with pytest.raises(ModelError, match="no replica gets finite vectors of this checkpoint"):
         run.run(config.parse(values), quiet=True)
     assert not (tmp_path / "out/data").exists()
