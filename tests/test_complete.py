@@ -117,7 +117,7 @@ def test_a_manifest_that_fits_is_adopted_and_one_that_does_not_is_made_anew(
     assert before == {name: (root / name).stat().st_ino for name in before}
     (root / "data/_SUCCESS").unlink()
     right = (root / "manifest.parquet").read_bytes()
-    manifest = read_records(right)
+    manifest = read_records(right, "manifest")
     at = manifest.column_names.index("tokens")
     wrong = manifest.set_column(at, manifest.field(at), pa.array([1] * 6, pa.int64()))
     pq.write_table(wrong, root / "manifest.parquet")

@@ -200,5 +200,5 @@ def test_a_record_names_no_rejects_elsewhere(planted: Planted, tmp_path: Path, j
     finally:
         telemetry.observers.pop()
     if name:
-        assert any("is no name of a file of rejects" in line for line in lines), lines
+        assert any("names a file that no dataset of ours has" in line for line in lines), lines
     assert not [path for path in opened if "rejects/" in path and not path.endswith("/rejects")]

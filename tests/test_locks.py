@@ -87,7 +87,7 @@ def test_the_makefile_installs_nothing_but_what_is_locked() -> None:
     calls = [line for line in recipe.splitlines() if re.search(r"\bpip install\b", line)]
     # The peers of the benchmarks are not part of the product, and have an environment of their own.
     calls = [line for line in calls if ".venv-peers" not in line]
-    assert len(calls) == 4
+    assert len(calls) == 5
     ours = [line for line in calls if "$(LOCKED)" not in line]
     assert [line.split("pip install ")[1] for line in ours] == ["--quiet --no-deps --no-build-isolation -e ."]
     assert {"--require-hashes", "--no-deps", "--only-binary"} <= set(_locked())

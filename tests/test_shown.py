@@ -66,7 +66,7 @@ def of_another_version(folder: Path, values: dict[str, Any]) -> list[str]:
 def attempted(folder: Path, values: dict[str, Any]) -> list[str]:
     """What an attempt has left of itself."""
     dataset, _ = records.planned(values)
-    told = {"host": HOSTILE, "pid": HOSTILE, "ended": "2026-11-25T12:00:01+00:00", "code": HOSTILE}
+    told = {"host": HOSTILE, "pid": HOSTILE, "ended": "2026-11-25T12:00:01+00:00", "code": 4}
     records.attempted(dataset, **told, reason=HOSTILE + SECRET, summary={"failed_files": {HOSTILE: HOSTILE}})
     return ["status"]
 
@@ -129,7 +129,7 @@ PLACES: dict[str, tuple[Callable[[Path, dict[str, Any]], list[str]], ExitCode]] 
     "an attempt": (attempted, ExitCode.DONE),
     "an attempt, as JSON": (lambda *given: [*attempted(*given), "--json"], ExitCode.DONE),
     "a file among shards": (foreign, ExitCode.OTHER_DATASET),
-    "LATEST.json": (pinned, ExitCode.DONE),
+    "LATEST.json": (pinned, ExitCode.CONFIG),
     "LATEST.json of another version": (unreadable_latest, ExitCode.CONFIG),
     "files beside shards": (others_files, ExitCode.DONE),
     "a key": (config_of({"source": IN, "output": {"path": "out"}, HOSTILE: 1}), ExitCode.CONFIG),
