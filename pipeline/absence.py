@@ -20,6 +20,7 @@ from pipeline.errors import (
     MissingError,
     PipelineError,
     SourceChangedError,
+    SourceError,
     SourceGoneError,
     StorageError,
     UnseenError,
@@ -84,7 +85,7 @@ def _found(look: Callable[[], None], file: str) -> PipelineError:
         look()
     except MissingError as error:  # between two looks: it comes and goes
         return UnseenError("comes and goes", file, error.finding, "run again")
-    except (SourceChangedError, StorageError) as error:
+    except (SourceError, StorageError) as error:
         return error
     return UnseenError(
         "is there as it was planned, but a worker did not see it",

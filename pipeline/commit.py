@@ -48,7 +48,7 @@ SETTLED = (
 UNKNOWN = ["storage_retries", "write_seconds"]
 """What a footer can't know of its own write, and so may be 0 in one manifest and not in another."""
 WRITE_THREADS = 16
-WORST_FIRST = (ExitCode.CONFIG, ExitCode.RETRYABLE, ExitCode.BUG, ExitCode.INCOMPLETE)
+WORST_FIRST = (ExitCode.CONFIG, ExitCode.OTHER_DATASET, ExitCode.RETRYABLE, ExitCode.BUG, ExitCode.INCOMPLETE)
 """Which code a run with several kinds of failures ends in: what must be mended before a retry is worth it."""
 
 

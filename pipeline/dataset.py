@@ -501,8 +501,8 @@ class Dataset:
         with self.storage.open(info.path) as file:
             try:
                 found = pq.read_metadata(file)
-            except pa.ArrowInvalid as error:
-                raise StorageError(
+            except (pa.ArrowException, OSError) as error:  # storage's own failures are StorageErrors here
+                raise DamagedError(
                     "is damaged: a shard whose footer can't be read",
                     info.path,
                     str(error),

@@ -8,7 +8,7 @@ Cost: planning, O(shards) of the dataset and of its base, and the sample.
 
 import json
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property, partial
 from typing import Any
@@ -16,7 +16,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline import cautions, lengths, plan, reuse, sampling, schema
+from pipeline import cautions, lengths, plan, reuse, sampling, schema, storage
 from pipeline.cautions import Caution
 from pipeline.checkpoint import Checkpoint
 from pipeline.config import Config
@@ -256,7 +256,7 @@ def forecast(config: Config) -> Forecast:
     pending = made.pending(shards)
     state = "new" if not frozen else "complete" if dataset.complete() else "unfinished"
     base = _base(config, dataset if frozen else None, identity)
-    spared = _spared(base, identity, pending) if base else None
+    spared = _spared(config, base, identity, pending) if base else None
     todo = _todo(pending, spared)
     recipe = Recipe.of(checkpoint, config.model)
     sample = sampling.draw(todo.pieces, config, recipe, Tokenizer(checkpoint, recipe.max_tokens))
@@ -271,7 +271,13 @@ def _base(config: Config, frozen: Dataset | None, identity: Identity) -> Base | 
     return reuse.usable(path, identity, config.output.options) if path else None
 
 
-def _spared(base: Base, identity: Identity, pending: Plan) -> Reuse:
+def _alike(config: Config, file: str, versions: Mapping[str, str], version: str) -> bool:
+    """Tells whether the base was made of this version of a file."""
+    source = config.source[file.partition("/")[0]]
+    return storage.connect(source.path, source.options).same(versions.get(file, ""), version)
+
+
+def _spared(config: Config, base: Base, identity: Identity, pending: Plan) -> Reuse:
     """By the base's manifest and plan alone; no shard is opened."""
     records = reuse.copyable(base, identity, pending)
     copied = pa.array([record["split_id"] for record in records], pa.string())
@@ -280,7 +286,9 @@ def _spared(base: Base, identity: Identity, pending: Plan) -> Reuse:
     others = _rows_of_files(base.manifest.filter(pc.invert(pc.is_in(base.manifest["split_id"], copied))))
     versions = base.versions()
     files = dict(zip(source_files(left).to_pylist(), left.column("version").to_pylist(), strict=True))
-    unchanged = [file for file, version in files.items() if rows.get(file) and versions.get(file) == version]
+    unchanged = [
+        file for file, version in files.items() if rows.get(file) and _alike(config, file, versions, version)
+    ]
     taken = set(unchanged)
     changed = [file for file in files if file in others and file not in taken]
     return Reuse(

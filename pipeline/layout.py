@@ -19,7 +19,8 @@ _OURS = re.compile(
     r"|ledger/[^/]+(-\d{5}\.parquet|\.json)"
     r"|\.lock|\.probe-[0-9a-f]{32}(/[^/]+)?)"
 )
-_REJECTS = re.compile(r"part-[0-9a-f]+-[0-9a-f]+\.parquet")
+LOCK = ".lock"
+"""What a file system locks in a folder while it replaces a file there."""
 _HALF_WRITTEN = re.compile(r"(.*/)?\.([^/]+)\.[0-9a-f]{32}")
 """What a killed writer leaves where no file is without a name: the name that it would have got, hidden."""
 

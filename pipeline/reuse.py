@@ -13,7 +13,6 @@ reuse alone (`unless_damaged`).
 """
 
 import functools
-import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -31,7 +30,9 @@ from pipeline.config import Config
 from pipeline.dataset import Dataset, Identity, ShardRecord
 from pipeline.errors import (
     ConfigError,
+    CredentialsError,
     DamagedError,
+    DeniedError,
     ExistsError,
     MissingError,
     OtherDatasetError,
@@ -178,7 +179,7 @@ class Base:
         if record["rejects_file"]:
             path = layout.rejects_file(record["rejects_file"])
             with storage.open(path, storage.info(path)) as file:
-                _refuse_other_columns(pq.read_schema(file), schema.REJECTS, path)
+                _refuse_other_columns(parsing.opened(file, path).schema_arrow, schema.REJECTS, path)
         return ShardRecord(**record)
 
     def _has(self, shard: str, wanted: pa.Array) -> bool:
@@ -228,7 +229,7 @@ def unless_damaged(event: str, where: str, read: Callable[[], Found], patient: b
     try:
         return read()
     except StorageError as error:
-        if patient and not isinstance(error, DamagedError | MissingError | ReplacedError):
+        if patient and not _is_its_own(error, event):
             raise
         reason = str(error)
     except Exception as error:  # the boundary: damaged bytes make Arrow, NumPy and JSON raise what they like
@@ -236,6 +237,15 @@ def unless_damaged(event: str, where: str, read: Callable[[], Found], patient: b
     tell = telemetry.event if event in OF_A_SHARD else telemetry.warn
     tell(event, base=where, reason=printable(reason.splitlines()[0]))
     return None
+
+
+def _is_its_own(error: StorageError, event: str) -> bool:
+    """Tells whether what storage says is of the base, and not of storage at this moment.
+
+    A base that may not be read at all is an error of the config; a single shard of it (archived, say) is not.
+    """
+    denied = isinstance(error, DeniedError) and not isinstance(error, CredentialsError)
+    return isinstance(error, DamagedError | MissingError | ReplacedError) or (denied and event in OF_A_SHARD)
 
 
 def _told(parquet: pq.ParquetFile) -> dict[str, Any]:
@@ -306,7 +316,8 @@ def rows_of(path: str, storage: Storage) -> int:
     """How many rows the base at a path has; 0 where that can't be read any more."""
     summary = Layout(path).summary
     event = "rows that are gone are not counted"
-    return unless_damaged(event, path, lambda: int(json.loads(storage.read(summary))["rows"])) or 0
+    read = lambda: int(parsing.json_object(storage.read(summary), summary)["rows"])  # noqa: E731
+    return unless_damaged(event, path, read, patient=False) or 0
 
 
 def copyable(base: Base, identity: Identity, pending: Plan) -> list[dict[str, Any]]:
@@ -356,14 +367,17 @@ def _copy(base: Base, dataset: Dataset, record: dict[str, Any], expected: pa.Sch
         return None
     try:
         if rejects:
-            store.copy_if_absent(old.rejects_file(rejects), new.rejects_file(rejects))
-        store.copy_if_absent(old.shard(split_id), new.shard(split_id))
-    except (MissingError, ReplacedError) as error:  # it is pruned under our hands: then it is embedded
+            store.copy_if_absent(old.rejects_file(rejects), new.rejects_file(rejects), new.root)
+        store.copy_if_absent(old.shard(split_id), new.shard(split_id), new.root)
+    except StorageError as error:
+        if isinstance(error, ExistsError):  # a rival embedded it; or its reject file is another one than ours
+            shard = new.shard(split_id)
+            return dataset.footer(store.info(shard)) if store.exists(shard) else None
+        if not _is_its_own(error, NOT_COPIED):
+            raise
+        # It is pruned under our hands, or may not be read: then it is embedded.
         telemetry.event(NOT_COPIED, base=where, reason=str(error))
         return None
-    except ExistsError:  # a rival embedded it; or its reject file is another one than ours of this name
-        shard = new.shard(split_id)
-        return dataset.footer(store.info(shard)) if store.exists(shard) else None
     return checked
 
 
@@ -400,4 +414,4 @@ def load(dataset: Dataset, split_id: str) -> pa.Table | None:
         data = dataset.storage.read(path)
     except MissingError:
         return None
-    return parsing.opened(pa.BufferReader(data), path).read()
+    return unless_damaged(UNREADABLE, path, lambda: parsing.opened(pa.BufferReader(data), path).read())

@@ -56,7 +56,7 @@ def run(config: Config, quiet: bool = False) -> Ending:
     frozen = frozen_plan(config, dataset, identity, model)
     base = reuse.adopted(dataset, identity, config.output.options)
     ending = _attempt(dataset, frozen, _job(config, model, identity, frozen, base), identity, quiet)
-    if dataset.complete():
+    if commit.finished(dataset):
         _let_readers_follow(config, dataset)
     return ending
 

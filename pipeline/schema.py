@@ -214,7 +214,8 @@ def readable_type(kind: Any) -> Any:
     if types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind):
         return pa.list_(readable_type(kind.value_type))
     if types.is_struct(kind) and kind.num_fields:
-        return pa.struct([field.with_type(readable_type(field.type)) for field in kind])
+        # Without their metadata, which may name an extension type that nobody here knows.
+        return pa.struct([pa.field(each.name, readable_type(each.type), each.nullable) for each in kind])
     if types.is_map(kind):
         return pa.map_(readable_type(kind.key_type), readable_type(kind.item_type))
     if types.is_timestamp(kind):

@@ -6,12 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
-from pipeline import checkpoint, config, plan, run
+from pipeline import checkpoint, config, parsing, plan, run, schema
 from pipeline import dataset as dataset_module
 from pipeline.dataset import Dataset, Identity, Ledger
-from pipeline.errors import OtherDatasetError, StorageError
+from pipeline.errors import DamagedError, ExitCode, OtherDatasetError, StorageError
 from tests.test_writer import contents, write
 
 Job = Callable[..., dict[str, Any]]
@@ -136,3 +137,22 @@ def test_only_who_claims_what_was_nobodys_is_told_so(job: Job) -> None:
     dataset = Dataset(parsed.output.path)
     assert dataset.claim(base, parsed)
     assert not dataset.claim(base, parsed)
+
+
+def test_a_shard_with_a_damaged_footer_is_no_failure_of_storage(tmp_path: Path) -> None:
+    """Arrow calls damaged Thrift an OSError; a scheduler that ran again would run for ever."""
+    dataset = Dataset(str(tmp_path / "out"))
+    path = Path(dataset.layout.shard("abc"))
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"PAR1" + b"\xff" * 60 + (40).to_bytes(4, "little") + b"PAR1")
+    with pytest.raises(DamagedError, match="footer can't be read") as raised:
+        dataset.footer(dataset.storage.info(str(path)))
+    assert raised.value.exit_code == ExitCode.CONFIG
+
+
+def test_a_carried_field_within_a_struct_loses_the_name_of_an_extension() -> None:
+    """GeoParquet and others have such; a plan with it would be refused as one that may run code."""
+    field = pa.field("geometry", pa.binary(), metadata={parsing.EXTENSION_KEY: b"geoarrow.wkb"})
+    kind = schema.readable_type(pa.struct([field, pa.field("name", pa.large_string(), nullable=False)]))
+    parsing.refuse_extensions(pa.schema([pa.field("place", kind)]))
+    assert kind == pa.struct([("geometry", pa.binary()), pa.field("name", pa.string(), nullable=False)])

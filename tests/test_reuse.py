@@ -22,7 +22,7 @@ from pipeline.checkpoint import Checkpoint
 from pipeline.commit import Ending
 from pipeline.config import Config
 from pipeline.dataset import Dataset, Identity, ShardRecord, parquet_bytes
-from pipeline.errors import ExitCode, OtherDatasetError, StorageError
+from pipeline.errors import DeniedError, ExitCode, OtherDatasetError, StorageError
 from pipeline.job import Failure, Job, usable_checkpoint
 from pipeline.plan import Plan
 from pipeline.stages import Encode
@@ -443,3 +443,32 @@ def test_a_base_that_no_driver_of_ours_chose_is_refused(values: Values, old: Pat
         Night.starts(values("new"))
     assert raised.value.exit_code == ExitCode.OTHER_DATASET
     assert "secret" not in str(raised.value)
+
+
+def test_a_damaged_reject_file_of_a_base_costs_one_copy(
+    values: Values, old: Path, shards: list[Path]
+) -> None:
+    """Arrow calls damaged Thrift an OSError, as storage's failures are; and it stays damaged at each try."""
+    name = f"part-{split_of(shards[0])}-abc.parquet"
+    (old / "rejects").mkdir()
+    (old / "rejects" / name).write_bytes(b"PAR1" + b"\xff" * 60 + (40).to_bytes(4, "little") + b"PAR1")
+    say(shards[0], rejects_file=name)
+    record(old, split_of(shards[0]), rejects_file=name, file_bytes=shards[0].stat().st_size)
+    assert counts(Night.starts(values("new")).ends())["copied"] == 50
+
+
+def test_a_shard_of_a_base_that_may_not_be_read_costs_its_copy(
+    values: Values, old: Path, shards: list[Path]
+) -> None:
+    """An archived object, say. Storage is patched to refuse: root may read every file."""
+    night = Night.starts(values("new"))
+
+    def refuse(operation: str, path: str) -> None:
+        if operation == "open" and path == str(shards[0]):
+            raise DeniedError("access denied", path)
+
+    telemetry.observers.append(refuse)
+    try:
+        assert len(night.copy()) == 5
+    finally:
+        telemetry.observers.remove(refuse)

@@ -145,6 +145,7 @@ def look(piece: Piece, source: Source) -> None:
         SourceGoneError: it is not there.
         StorageError: storage does not give it.
     """
+    _refuse_leading_out(piece.file)
     path = file_path(source, piece.file)
     store = storage.connect(path, source.options)
     _check_version(store, path, piece)
@@ -168,9 +169,9 @@ def _check_version(store: storage.Storage, path: str, piece: Piece) -> None:
             "put it back and run again, or embed what is there now into a new output",
         ) from None
     if not store.same(piece.version, found):
+        hint = "embed what is there now into a new output"
+        if storage.only_its_inode_changed(piece.version, found):
+            hint = f"set options.ignore_ctime of its source if it was only moved or its rights changed, else {hint}"
         raise SourceChangedError(
-            "changed since it was planned",
-            path,
-            f"version {found}, planned {piece.version}",
-            "embed what is there now into a new output",
+            "changed since it was planned", path, f"version {found}, planned {piece.version}", hint
         )

@@ -9,7 +9,7 @@ from typing import Any
 
 from pipeline import parsing, schema, storage
 from pipeline.dataset import BEING_REMOVED, Dataset
-from pipeline.errors import MissingError
+from pipeline.errors import DamagedError, MissingError
 from pipeline.layout import SeriesLayout, is_dataset_name, retry_order, without_retry
 from pipeline.places import Options
 from pipeline.series.latest import Latest
@@ -79,7 +79,7 @@ class Members:
         try:
             content = parsing.json_value(self.storage.read(layout.identity))
             created = self.storage.info(layout.identity).changed
-        except (MissingError, ValueError):
+        except (MissingError, DamagedError, ValueError):
             return None
         if not _is_ours(content):
             return None

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from pipeline import telemetry
 from pipeline.errors import SeriesError, StorageError
-from pipeline.layout import Layout
+from pipeline.layout import LOCK, Layout
 from pipeline.series.latest import Latest
 from pipeline.series.members import THREADS, Member, Members, complete
 from pipeline.storage import ObjectInfo
@@ -123,10 +123,12 @@ def _prune(series: Members, member: Member, why: str, dry_run: bool, young: date
 def _in_use(
     found: Mapping[str, ObjectInfo], layout: Layout, young: datetime.datetime, but_identity: bool
 ) -> str | None:
-    """Why what was found in a dataset may belong to a run that is still at work."""
-    looked_at = [
-        info for name, info in found.items() if not but_identity or name != layout.name(layout.identity)
-    ]
+    """Why what was found in a dataset may belong to a run that is still at work.
+
+    A prune's own mark and its lock are no sign of a run.
+    """
+    own = {LOCK, layout.name(layout.identity)} if but_identity else {LOCK}
+    looked_at = [info for name, info in found.items() if name not in own]
     times = [info.changed for info in looked_at if info.changed]
     if len(times) < len(looked_at):  # it may have been a moment ago
         return "the storage does not tell when it changed"

@@ -8,11 +8,11 @@ import functools
 
 from pipeline.places import Options, protocol_of
 from pipeline.storage.drivers import filesystem
-from pipeline.storage.files import BROKEN_LINK, LocalStorage
+from pipeline.storage.files import BROKEN_LINK, LocalStorage, only_its_inode_changed
 from pipeline.storage.objects import HubStorage, MemoryStorage, ObjectInfo, Storage, unconditional
 from pipeline.storage.s3 import S3Storage
 
-__all__ = ["BROKEN_LINK", "ObjectInfo", "Storage", "connect", "unconditional"]
+__all__ = ["BROKEN_LINK", "ObjectInfo", "Storage", "connect", "only_its_inode_changed", "unconditional"]
 
 KINDS = {"file": LocalStorage, "hf": HubStorage, "memory": MemoryStorage, "s3": S3Storage}
 

@@ -4,6 +4,7 @@ import datetime
 import errno
 import fcntl
 import hashlib
+import io
 import os
 import re
 import shutil
@@ -64,7 +65,7 @@ class LocalStorage(Storage):
         """
         telemetry.request("info", path)
         try:
-            with named_errors(path), Path(self.strip(path)).open("rb") as file:
+            with named_errors(path), _regular(self.strip(path)) as file:
                 return hashlib.file_digest(file, "sha256").hexdigest()
         except MissingError:
             return None
@@ -258,7 +259,13 @@ def _seconds_to_wait(status: os.stat_result | None, now: float) -> float:
     return grain - age if 0 <= age < grain else 0
 
 
-def _regular(path: str) -> BinaryIO:
+def only_its_inode_changed(planned: str, found: str) -> bool:
+    """Tells whether two versions of a local file differ in the time of its inode's change alone."""
+    one, other = planned.split(CHANGE), found.split(CHANGE)
+    return len(one) == len(other) == 2 and one[0] == other[0] and one[1] != other[1]
+
+
+def _regular(path: str) -> io.BufferedReader:
     """A file to read: a pipe would keep its reader waiting, and a device may never end.
 
     Raises:

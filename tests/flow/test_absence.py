@@ -30,7 +30,8 @@ def planned(job: Job, tmp_path: Path) -> dict[str, Any]:
     folder.mkdir()
     for number, text in enumerate(texts(FILES)):
         (folder / f"{number}.txt").write_text(text)
-    source = {"s": {"path": str(folder), "format": "text-files"}}
+    # To take a file away and put it back changes the time of its inode; a mount that returns does not.
+    source = {"s": {"path": str(folder), "format": "text-files", "options": {"ignore_ctime": True}}}
     values = job(source=source, output={"rows_per_shard": 1000}, quality={"allow_failed_files": True})
     parsed = config.parse(values)
     model = usable_checkpoint(parsed)
@@ -83,9 +84,7 @@ def test_a_node_without_the_sources_mount_is_named(job: Job, corpus: Path, tmp_p
         ray.add_worker(1, under=under)
         ray.submit("--submission-id", "blind", "--", "python", "-m", "jobs.embed", str(path))
         last = ray.said("blind").strip().splitlines()[-1]
-    assert last.startswith(f"exit 2: {corpus}/0.parquet: a node does not see this file (got 127.0.0.1: "), (
-        last
-    )
+    assert last.startswith(f"exit 2: {corpus}/0.parquet: a node does not see this file (got "), last
     assert "is gone since it was planned" in last
     assert "mount the same storage there, or use a URL" in last
     assert not list(tmp_path.glob("out/data/*"))
