@@ -171,7 +171,7 @@ def _check_version(store: storage.Storage, path: str, piece: Piece) -> None:
     if not store.same(piece.version, found):
         hint = "embed what is there now into a new output"
         if storage.only_its_inode_changed(piece.version, found):
-            hint = f"set options.ignore_ctime of its source if it was only moved or its rights changed, else {hint}"
+            hint = f"if it was only moved, set options.ignore_ctime of its source; else {hint}"
         raise SourceChangedError(
             "changed since it was planned", path, f"version {found}, planned {piece.version}", hint
         )
