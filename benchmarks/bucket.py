@@ -129,9 +129,17 @@ class Server:
             self.bucket.uploads[name] = {}
             inner = f"<Bucket>{BUCKET}</Bucket><Key>{escape(key)}</Key><UploadId>{name}</UploadId>"
             return _xml("InitiateMultipartUploadResult", inner)
+        if source := request.headers.get("x-amz-copy-source"):
+            copied = self._copied(request, unquote(source).lstrip("/").removeprefix(f"{BUCKET}/"))
+            if isinstance(copied, web.Response):
+                return copied
+            body = copied
         if "partNumber" in query:
             self.bucket.uploads[query["uploadId"]][int(query["partNumber"])] = body
-            return web.Response(headers={"ETag": f'"{hashlib.md5(body).hexdigest()}"'})
+            etag = f'"{hashlib.md5(body).hexdigest()}"'
+            if source:
+                return _xml("CopyPartResult", f"<ETag>{escape(etag)}</ETag>")
+            return web.Response(headers={"ETag": etag})
         if "uploadId" in query:
             parts = self.bucket.uploads.pop(query["uploadId"])
             body = b"".join(parts[number] for number in sorted(parts))
@@ -164,6 +172,15 @@ class Server:
         headers["Content-Range"] = f"bytes {start}-{stop - 1}/{len(data)}"
         return web.Response(status=206, body=data[start:stop], headers=headers)
 
+    def _copied(self, request: web.Request, source: str) -> bytes | web.Response:
+        """What an object holds that is to be copied, if it is the version that is wanted."""
+        data, wanted = self.bucket.content(source), request.headers.get("x-amz-copy-source-if-match")
+        if data is None:
+            return _error(404, "NoSuchKey")
+        if wanted and wanted.strip('"') != self.bucket.etag(source).strip('"'):
+            return _error(412, "PreconditionFailed")
+        return data
+
     def _write(self, request: web.Request, key: str, body: bytes) -> web.Response:
         there = key in self.bucket.written
         expected = request.headers.get("If-Match")
@@ -173,6 +190,10 @@ class Server:
             return _error(412, "PreconditionFailed")
         self.bucket.written[key] = body
         etag = self.bucket.etag(key)
+        if "x-amz-copy-source" in request.headers:
+            return _xml(
+                "CopyObjectResult", f"<ETag>{escape(etag)}</ETag><LastModified>{CHANGED}</LastModified>"
+            )
         if request.method == "POST":
             return _xml("CompleteMultipartUploadResult", f"<ETag>{escape(etag)}</ETag>")
         return web.Response(headers={"ETag": etag})
