@@ -176,5 +176,8 @@ class SeriesLayout:
             SeriesError: the name leads out of the series, or can't be shown.
         """
         if not is_dataset_name(name):
-            raise SeriesError("is no dataset of ours: its name is not a folder's", self.root, repr(name))
+            hint = "name a folder of the series"
+            raise SeriesError(
+                "is no dataset of ours: its name is not a folder's", self.root, repr(name), hint
+            )
         return Layout(f"{self.root}/{name}")
