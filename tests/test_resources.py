@@ -21,7 +21,7 @@ def test_a_laptop_of_two_cores() -> None:
 
 def test_one_machine_with_eight_gpus() -> None:
     found = fit(compute(device="cuda"), [Node(96, 8)])
-    assert (found.replica_cpus, found.replica_gpus, found.replicas) == (0.5, 1, (1, 8))
+    assert (found.replica_cpus, found.replica_gpus, found.replicas) == (1, 1, (1, 8))
 
 
 def test_a_hundred_mixed_nodes_with_a_head_without_cpus() -> None:
