@@ -49,6 +49,7 @@ def lose_a_row(root: Path) -> None:
 
 def test_rejects_are_tried_again_in_a_new_dataset(job: Job, tmp_path: Path) -> None:
     values = job(output={"path": str(tmp_path / "series/{run_date}"), "rows_per_shard": 10})
+    values["source"]["docs"]["options"] = {"ignore_ctime": True}  # a file is taken away and put back
     made = dated(values)
     with pytest.raises(ConfigError, match="is not complete"):
         retry.retry_rejects(made)

@@ -103,14 +103,14 @@ WRONG: dict[str, tuple[str, dict[str, str], str]] = {
     # what is wrong: the source, the environment, what is said
     "secret": (
         "{bucket}/corpus", {"AWS_SECRET_ACCESS_KEY": "wrong-secret"},
-        "{bucket}/out/dataset.json: access denied",
+        "{bucket}/out/data/_SUCCESS: access denied",
     ),
     "bucket": ("s3://nowhere/corpus", {}, "s3://nowhere/corpus: its bucket does not exist"),
     "file": ("{bucket}/corpus/none.parquet", {}, "{bucket}/corpus/none.parquet: "),
     "glob": ("{bucket}/corpus/*.pq", {}, "{bucket}/corpus/*.pq: no file here"),
     "rights": (
         "{bucket}/corpus", {"AWS_ACCESS_KEY_ID": READER, "AWS_SECRET_ACCESS_KEY": READER_SECRET},
-        "{bucket}/out/dataset.json: access denied",
+        "{bucket}/out: access denied",
     ),
 }  # fmt: skip
 
@@ -138,7 +138,8 @@ def test_what_is_wrong_is_said_in_one_line(
 def test_under_faults_every_row_arrives_and_retries_are_counted(
     kind: str, bucket: str, values: dict[str, Any], proxy: FaultProxy, tmp_path: Path
 ) -> None:
-    proxy.faults = KINDS[kind]
+    # aiohttp itself sends a request again, once, whose answer is lost: only two in a row come to us.
+    proxy.faults = {"lose": 0.4} if kind == "lose" else KINDS[kind]
     done = embed(values, tmp_path, AWS_ENDPOINT_URL=proxy.url)
     assert done.returncode == ExitCode.DONE, done.stderr
     assert rows_of(bucket).column("key").to_pylist() == list(range(60))
@@ -147,7 +148,7 @@ def test_under_faults_every_row_arrives_and_retries_are_counted(
     manifest = pq.read_table(pa.BufferReader(storage.connect(bucket).read(f"{bucket}/out/manifest.parquet")))
     assert summary["storage_retries"] == sum(manifest.column("storage_retries").to_pylist())
     if kind != "stall":
-        assert summary["storage_retries"] > 0
+        assert summary["storage_retries"] + sum(summary["run"]["storage_retries"].values()) > 0
 
 
 def test_of_two_configs_that_claim_an_output_one_has_it(bucket: str, job: Job) -> None:
