@@ -259,7 +259,7 @@ def _summarized(dataset: Dataset, summary: Mapping[str, Any]) -> Mapping[str, An
     path = dataset.layout.summary
     there = _There.at(dataset, path)
     try:
-        said = json.loads(there.data or b"{}")
+        said = parsing.json_value(there.data or b"{}")
     except ValueError:
         said = {}
     if isinstance(said, dict) and all(said.get(name) == summary[name] for name in SETTLED):

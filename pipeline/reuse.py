@@ -316,7 +316,10 @@ def rows_of(path: str, storage: Storage) -> int:
     """How many rows the base at a path has; 0 where that can't be read any more."""
     summary = Layout(path).summary
     event = "rows that are gone are not counted"
-    read = lambda: int(parsing.json_object(storage.read(summary), summary)["rows"])  # noqa: E731
+
+    def read() -> int:
+        return int(parsing.json_object(storage.read(summary), summary)["rows"])
+
     return unless_damaged(event, path, read, patient=False) or 0
 
 
@@ -369,10 +372,10 @@ def _copy(base: Base, dataset: Dataset, record: dict[str, Any], expected: pa.Sch
         if rejects:
             store.copy_if_absent(old.rejects_file(rejects), new.rejects_file(rejects), new.root)
         store.copy_if_absent(old.shard(split_id), new.shard(split_id), new.root)
+    except ExistsError:  # a rival embedded it; or its reject file is another one than ours of this name
+        shard = new.shard(split_id)
+        return dataset.footer(store.info(shard)) if store.exists(shard) else None
     except StorageError as error:
-        if isinstance(error, ExistsError):  # a rival embedded it; or its reject file is another one than ours
-            shard = new.shard(split_id)
-            return dataset.footer(store.info(shard)) if store.exists(shard) else None
         if not _is_its_own(error, NOT_COPIED):
             raise
         # It is pruned under our hands, or may not be read: then it is embedded.
