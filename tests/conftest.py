@@ -56,8 +56,13 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def ray_cluster() -> Iterator[None]:
     """The one Ray of the whole run, started as a job starts its own; jobs run in this process use it."""
+    from ray._private import worker
+
     from pipeline.flow.cluster import private
 
+    # Its raylet's warnings, which come when they come, would be printed among what a test's command printed.
+    # A job has them in a file (`flow.chatter`); this Ray is there before any job.
+    worker.print_to_stdstream = lambda *arguments, **options: None
     with private(num_cpus=2):
         yield
 
