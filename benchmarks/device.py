@@ -27,7 +27,7 @@ class _Encoded(NamedTuple):
 
 
 class Simulated:
-    """In place of `pipeline.encoder.Encoder`."""
+    """In place of `pipeline.model.encoder.Encoder`."""
 
     def __init__(self, _model: object, recipe: Any, **_: object) -> None:
         self.recipe, self.rate = recipe, float(os.environ[RATE])
@@ -46,6 +46,6 @@ class Simulated:
 
 def arm() -> None:
     """Ray calls this in each worker: no torch, and no other encoder, comes into it."""
-    module: Any = types.ModuleType("pipeline.encoder")
+    module: Any = types.ModuleType("pipeline.model.encoder")
     module.Encoder = Simulated
-    sys.modules["pipeline.encoder"] = module
+    sys.modules["pipeline.model.encoder"] = module

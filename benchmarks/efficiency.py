@@ -31,16 +31,16 @@ from benchmarks.encoder import make_model
 from benchmarks.job import run
 from benchmarks.simulated import middle, steady
 from benchmarks.spread import spread
-from pipeline.checkpoint import resolve
-from pipeline.tokenizer import Tokenizer
+from pipeline.model.checkpoint import resolve
+from pipeline.model.tokenizer.tokenizer import Tokenizer
 
 BARE = """
 import os, sys, time
 from pathlib import Path
 import pyarrow.parquet as pq
-from pipeline.checkpoint import resolve
-from pipeline.encoder import Encoder
-from pipeline.tokenizer import Tokenizer
+from pipeline.model.checkpoint import resolve
+from pipeline.model.encoder import Encoder
+from pipeline.model.tokenizer.tokenizer import Tokenizer
 model = resolve(sys.argv[1])
 encoder, tokenizer = Encoder(model, device="cpu", dtype="float32", threads=os.cpu_count()), Tokenizer(model)
 splits = [

@@ -33,11 +33,11 @@ from sentence_transformers.sentence_transformer.modules import Pooling
 from transformers import AlbertConfig, AlbertModel, AutoTokenizer
 
 from benchmarks import corpora
-from pipeline.batching import TokenBatch
-from pipeline.checkpoint import resolve
-from pipeline.encoder import Encoder
-from pipeline.reference import load_backend
-from pipeline.tokenizer import Tokenizer
+from pipeline.model.batching import TokenBatch
+from pipeline.model.checkpoint import resolve
+from pipeline.model.encoder import Encoder
+from pipeline.model.tokenizer.hf import load_backend
+from pipeline.model.tokenizer.tokenizer import Tokenizer
 
 BASE = {
     "embedding_size": 128, "hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12,

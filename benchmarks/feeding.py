@@ -23,12 +23,18 @@ import pyarrow.parquet as pq
 from benchmarks.corpora import docstrings
 from benchmarks.encoder import MIXES, make_model
 from benchmarks.spread import spread
-from pipeline import checkpoint, config, plan, reader, stages, writer
-from pipeline.dataset import Dataset, Identity
-from pipeline.job import Job
-from pipeline.payload import table_to_buffer
-from pipeline.plan import Split
-from pipeline.recipe import Recipe
+from pipeline.config.load import parse_config
+from pipeline.dataset import writer
+from pipeline.dataset.dataset import Dataset
+from pipeline.dataset.identity import Identity
+from pipeline.embed import stages
+from pipeline.embed.job import Job
+from pipeline.embed.row import table_to_buffer
+from pipeline.model import checkpoint
+from pipeline.model.embedding_spec import Recipe
+from pipeline.plan.make import make_plan
+from pipeline.plan.plan import Split
+from pipeline.source import reader
 
 DIMENSION = 768
 ROWS_PER_SPLIT = 20_000
@@ -65,9 +71,9 @@ def job(source: Path, output: Path, model: Path) -> tuple[list[Split], Job]:
         "model": {"name": str(model)},
         "output": {"path": str(output), "rows_per_shard": ROWS_PER_SPLIT, "max_split_bytes": 1 << 30},
     }
-    parsed = config.parse(values)
+    parsed = parse_config(values)
     found = checkpoint.resolve(str(model))
-    made = plan.make(parsed, found, "digest")
+    made = make_plan(parsed, found, "digest")
     digests = Identity.of(parsed, found).vector_digest, found.tokenizer_digest
     return list(made.splits()), Job(
         parsed, made.columns, Recipe.of(found, parsed.model), None, *digests, "attempt"

@@ -22,7 +22,11 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline import checkpoint, config, plan, reader, telemetry
+from pipeline import telemetry
+from pipeline.config.load import parse_config
+from pipeline.model import checkpoint
+from pipeline.plan.make import make_plan
+from pipeline.source import reader
 
 PAGE = Path("docs/formats.md")
 MARKS = "<!-- made by benchmarks/formats.py -->\n", "<!-- until here -->\n"
@@ -118,9 +122,9 @@ def written(folder: Path, kind: str, suffix: str, files: int, rows: int) -> dict
 def cell(folder: Path, kind: str, suffix: str, files: int, rows: int, max_split_bytes: int) -> Cell:
     """Write a corpus, plan it, read it, and compare."""
     wanted = written(folder, kind, suffix, files, rows)
-    job = config.parse(values(folder, kind, max_split_bytes))
+    job = parse_config(values(folder, kind, max_split_bytes))
     started = time.perf_counter()
-    made = plan.make(job, checkpoint.resolve("albert-mini"), "digest")
+    made = make_plan(job, checkpoint.resolve("albert-mini"), "digest")
     before = telemetry.read_bytes.total()
     found: dict[str, list[str]] = {}
     for scan in made.scans():

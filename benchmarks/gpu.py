@@ -24,12 +24,12 @@ import pyarrow as pa
 import torch
 
 from benchmarks.encoder import make_model, sentence_transformer, useful_flops
-from pipeline import fused
-from pipeline.batching import TokenBatch
-from pipeline.checkpoint import resolve
-from pipeline.encoder import Encoder
+from pipeline.model import fused
+from pipeline.model.batching import TokenBatch
+from pipeline.model.checkpoint import resolve
+from pipeline.model.encoder import Encoder
+from pipeline.model.tokenizer.tokenizer import Tokenizer
 from pipeline.ragged import bounds
-from pipeline.tokenizer import Tokenizer
 
 MIXES = {"titles": (18, 0.45), "docstrings": (60, 1.0), "articles": (330, 0.5)}
 """The median of the lengths, and the spread of their logarithm."""

@@ -23,7 +23,10 @@ BUCKET = "s3://many"
 CHILD = """
 import collections, json, sys, time
 from benchmarks.memory import peak_mib
-from pipeline import checkpoint, config, plan, telemetry
+from pipeline import telemetry
+from pipeline.config.load import parse_config
+from pipeline.model import checkpoint
+from pipeline.plan.make import list_sources, make_plan
 from pipeline.storage.s3 import S3
 
 calls = collections.Counter()
@@ -39,10 +42,10 @@ async def counted_get(self, *arguments, **keywords):
 S3._get = counted_get
 
 what, values = sys.argv[1], json.loads(sys.argv[2])
-parsed = config.parse(values)
+parsed = parse_config(values)
 model = checkpoint.resolve(parsed.model.name)
 base, begun = peak_mib(), time.perf_counter()
-done = plan.listing(parsed) if what == "list" else plan.make(parsed, model, "digest").pieces
+done = list_sources(parsed) if what == "list" else make_plan(parsed, model, "digest").pieces
 seconds = time.perf_counter() - begun
 print(json.dumps({
     "items": len(done), "seconds": seconds, "base": base, "peak": peak_mib(),

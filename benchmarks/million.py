@@ -25,9 +25,11 @@ import pyarrow.parquet as pq
 
 from benchmarks.bucket import BUCKET, SHARD_BYTES
 from pipeline import schema
-from pipeline.config import Config, parse
-from pipeline.dataset import Dataset, ShardRecord, parquet_bytes, to_table
-from pipeline.plan import Plan, Split
+from pipeline.config.load import parse_config
+from pipeline.config.sections import Config
+from pipeline.dataset.dataset import Dataset
+from pipeline.dataset.record import ShardRecord, parquet_bytes, to_table
+from pipeline.plan.plan import Plan, Split
 from tests import records
 from tests.s3.server import free_ports
 
@@ -37,17 +39,20 @@ ATTEMPT = "20261101T000000Z-00000000"
 MEASURED = """
 import gc, json, sys, time
 from benchmarks.memory import peak_mib
-from pipeline import cli, config, run, telemetry
-from pipeline.cli.entry import GARBAGE
-from pipeline.dataset import Dataset, Identity
-from pipeline.job import usable_checkpoint
+from pipeline import cli, telemetry
+from pipeline.cli.main import GARBAGE
+from pipeline.config.load import load_config
+from pipeline.dataset.dataset import Dataset
+from pipeline.dataset.identity import Identity
+from pipeline.driver.run import frozen_plan
+from pipeline.model.check import usable_checkpoint
 
 def plan(path):
-    parsed = config.load(path)
+    parsed = load_config(path)
     model = usable_checkpoint(parsed)
     identity = Identity.of(parsed, model)
     parsed = parsed.absolute()
-    run.frozen_plan(parsed, Dataset.of(parsed), identity, model)
+    frozen_plan(parsed, Dataset.of(parsed), identity, model)
     return 0
 
 gc.set_threshold(*GARBAGE)
@@ -167,7 +172,7 @@ def main() -> None:
         config = job(Path(scratch), url)
         print(f"{HEADER}\n|---|---|---|---|---|---|---|")
         show("plan and freeze", 0, measured("plan", config))
-        parsed = parse(json.loads(config.read_text()))
+        parsed = parse_config(json.loads(config.read_text()))
         print(f"ledger: {pretend(url, parsed) / 1e6:.0f} MB", file=sys.stderr)
         tell(url, "delay", str(told.delay))
         for what in ("resume: commit what is there", "resume: it is complete"):

@@ -15,7 +15,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline import vectors
+from pipeline.dataset import vectors
 
 QUERIES, NEAREST, CANDIDATES = 500, 10, 100
 Floats = npt.NDArray[np.float32]

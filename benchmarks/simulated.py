@@ -36,7 +36,7 @@ LONGEST = 600
 DRIVER = """
 import sys
 from pipeline.cli import main
-from pipeline.flow.cluster import private
+from pipeline.embed.on_ray.cluster import private
 with private(num_gpus=int(sys.argv[1]), runtime_env={"worker_process_setup_hook": "benchmarks.device.arm"}):
     code = main(["run", sys.argv[2], "--quiet"])
 sys.exit(code)

@@ -22,9 +22,9 @@ from scipy.stats import spearmanr
 from sentence_transformers import SentenceTransformer
 from transformers import AlbertConfig, AlbertModel
 
-from pipeline.checkpoint import resolve
-from pipeline.encoder import Encoder
-from pipeline.tokenizer import Tokenizer
+from pipeline.model.checkpoint import resolve
+from pipeline.model.encoder import Encoder
+from pipeline.model.tokenizer.tokenizer import Tokenizer
 
 DATA = Path(os.environ.get("STSB_DEV", Path(__file__).parents[2] / "shared/stsb/sts-dev.csv"))
 Embed = Callable[[list[str]], npt.NDArray[np.float32]]

@@ -28,9 +28,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from transformers import AutoTokenizer
 
-from pipeline.checkpoint import Checkpoint, resolve
-from pipeline.reference import load_backend
-from pipeline.tokenizer import Tokenizer
+from pipeline.model.checkpoint import Checkpoint, resolve
+from pipeline.model.tokenizer.hf import load_backend
+from pipeline.model.tokenizer.tokenizer import Tokenizer
 
 MAX_TOKENS = 512
 BATCH = 1000

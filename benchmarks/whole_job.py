@@ -31,8 +31,8 @@ from matplotlib import pyplot
 from benchmarks import corpora
 from benchmarks.encoder import MIXES, make_model, sentence_transformer, texts_of
 from benchmarks.spread import spread
-from pipeline.checkpoint import resolve
-from pipeline.tokenizer import Tokenizer
+from pipeline.model.checkpoint import resolve
+from pipeline.model.tokenizer.tokenizer import Tokenizer
 from tests.consumers import java
 
 CONTENDERS = {

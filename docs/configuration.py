@@ -6,9 +6,9 @@ from typing import Any, get_args
 
 from pydantic.fields import FieldInfo
 
-from pipeline.config import Compute, Cost, Model, Output, Quality, Report, Reuse
-from pipeline.places import Options, Section
-from pipeline.sources import Csv, Source
+from pipeline.config.location import Options, Section
+from pipeline.config.sections import Compute, Cost, Model, Output, Quality, Report, Reuse
+from pipeline.config.source import Csv, Source
 
 PAGE = Path(__file__).with_name("configuration.md")
 HEAD = """# Configuration
@@ -22,7 +22,7 @@ Fields of `compute`, `reuse`, `quality`, `cost` and `report`, `output.path`, `ou
 not name or place: without `model.revision` a Hub id may be another model tomorrow. With another value of any
 other field the same output is refused (exit code 5).
 
-Made by `make docs` from `pipeline/config.py`, `sources.py` and `places.py`; do not edit.
+Made by `make docs` from `pipeline/config/`; do not edit.
 """
 SECTIONS: dict[str, type[Section]] = {
     "source.NAME": Source,

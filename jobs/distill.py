@@ -34,13 +34,13 @@ from torch.nn.functional import normalize
 from transformers import AlbertConfig, AlbertModel
 
 from jobs import sentences
-from pipeline.batching import TokenBatch, micro_batches
-from pipeline.checkpoint import resolve
-from pipeline.places import Section
-from pipeline.pooling import pool
+from pipeline.config.location import Section
+from pipeline.model.batching import TokenBatch, micro_batches
+from pipeline.model.checkpoint import resolve
+from pipeline.model.pooling import pool
+from pipeline.model.tokenizer.hf import load_backend
+from pipeline.model.tokenizer.tokenizer import Tokenizer
 from pipeline.ragged import bounds, spread
-from pipeline.reference import load_backend
-from pipeline.tokenizer import Tokenizer
 
 MAX_TOKENS = 256
 """Of a text in training. Positions beyond are trained by shifting texts to the right."""

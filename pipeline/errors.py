@@ -32,7 +32,7 @@ PipelineError
 from collections.abc import Sequence
 from enum import IntEnum
 
-from pipeline.shown import printable
+from pipeline.sanitize import printable
 
 LONGEST = 4000
 """Of what is our own for the most part: what happened, and what to do."""

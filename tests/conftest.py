@@ -17,7 +17,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("AWS_ACCESS_KEY_ID", "test-key")
 os.environ.setdefault("AWS_SECRET_ACCESS_KEY", "test-secret")
 
-PACKAGED = Path(__file__).parent.parent / "pipeline" / "models" / "albert-mini"
+PACKAGED = Path(__file__).parent.parent / "pipeline" / "model" / "albert-mini"
 
 
 def make_checkpoint(folder: Path, seed: int = 0, **geometry: Any) -> Path:
@@ -58,11 +58,11 @@ def ray_cluster() -> Iterator[None]:
     """The one Ray of the whole run, started as a job starts its own; jobs run in this process use it."""
     from ray._private import worker
 
-    from pipeline.flow.cluster import private
+    from pipeline.embed.on_ray.cluster import private
 
     # Its raylet's warnings, which come when they come, would be printed among what a test's command printed.
-    # A job has them in a file (`flow.chatter`); this Ray is there before any job.
-    worker.print_to_stdstream = lambda *arguments, **options: None
+    # A job has them in a file (`embed.on_ray.ray_log`); this Ray is there before any job.
+    worker.print_to_stdstream = lambda *_, **__: None
     with private(num_cpus=2):
         yield
 

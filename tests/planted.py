@@ -9,8 +9,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline import commit, schema
-from pipeline.writer import content_digest
+from pipeline import schema
+from pipeline.dataset.summary import counts
+from pipeline.dataset.writer import content_digest
 
 Change = Callable[[pa.Table], pa.Table]
 
@@ -66,7 +67,7 @@ class Planted:
         manifest = pa.Table.from_pylist(records, schema=schema.RECORD)
         pq.write_table(manifest, path)
         summary = json.loads((self.root / "summary.json").read_text())
-        (self.root / "summary.json").write_text(json.dumps(summary | commit.counts(manifest)))
+        (self.root / "summary.json").write_text(json.dumps(summary | counts(manifest)))
 
 
 def replaced(table: pa.Table, name: str, row: int, value: Any) -> pa.Table:

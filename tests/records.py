@@ -6,9 +6,14 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipeline import checkpoint, config, plan, schema
-from pipeline.dataset import Dataset, Identity, ShardRecord, parquet_bytes, to_table
-from pipeline.plan import Plan
+from pipeline import schema
+from pipeline.config.load import parse_config
+from pipeline.dataset.dataset import Dataset
+from pipeline.dataset.identity import Identity
+from pipeline.dataset.record import ShardRecord, parquet_bytes, to_table
+from pipeline.model import checkpoint
+from pipeline.plan.make import make_plan
+from pipeline.plan.plan import Plan
 
 NOTHING: dict[str, Any] = {field.name: 0 for field in schema.RECORD if pa.types.is_primitive(field.type)} | {
     "token_histogram": [], "reasons": [], "pieces": [], "content_digest": "", "rejects_file": None,
@@ -20,10 +25,10 @@ SHARD = b"no Parquet: whoever opens it has not read the ledger"
 
 def planned(values: Mapping[str, Any]) -> tuple[Dataset, Plan]:
     """The dataset of a config, claimed and with its plan."""
-    parsed = config.parse(values)
+    parsed = parse_config(values)
     model = checkpoint.resolve(parsed.model.name)
     identity = Identity.of(parsed, model)
-    made = plan.make(parsed, model, identity.dataset_digest)
+    made = make_plan(parsed, model, identity.dataset_digest)
     dataset = Dataset.of(parsed)
     dataset.claim(identity, parsed)
     dataset.freeze(made.to_bytes())

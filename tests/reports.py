@@ -9,14 +9,21 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline import checkpoint, commit, config, run, schema, stages
-from pipeline.commit import Ending
-from pipeline.dataset import Dataset, Identity
-from pipeline.job import Failure
-from pipeline.job import Job as Told
-from pipeline.plan import Plan
-from pipeline.recipe import Recipe
-from pipeline.stages import Encode
+from pipeline import schema
+from pipeline.config.load import parse_config
+from pipeline.dataset import commit
+from pipeline.dataset.commit import Ending
+from pipeline.dataset.dataset import Dataset
+from pipeline.dataset.identity import Identity
+from pipeline.dataset.record import Failure
+from pipeline.driver import run
+from pipeline.embed import stages
+from pipeline.embed.job import Job as Told
+from pipeline.embed.stages import Encode
+from pipeline.model import checkpoint
+from pipeline.model.embedding_spec import Recipe
+from pipeline.plan.plan import Plan
+from pipeline.plan.scan_row import feed_row
 from tests.records import NOTHING
 
 Job = Callable[..., dict[str, Any]]
@@ -63,7 +70,7 @@ class Page(HTMLParser):
 
 def embed(values: dict[str, Any], attempt: str = "attempt") -> tuple[Dataset, Plan, list[Failure]]:
     """All pending splits of a job, stage by stage and without Ray."""
-    parsed = config.parse(values)
+    parsed = parse_config(values)
     model = checkpoint.resolve(parsed.model.name)
     identity, dataset = Identity.of(parsed, model), Dataset.of(parsed)
     frozen = run.frozen_plan(parsed, dataset, identity, model)
@@ -73,7 +80,7 @@ def embed(values: dict[str, Any], attempt: str = "attempt") -> tuple[Dataset, Pl
     job = Told(parsed, frozen.columns, Recipe.of(model, parsed.model), None, *digests, attempt)
     encode, failures = Encode(job), []
     for scan in frozen.pending(dataset.shards()).scans():
-        for read in stages.read(pa.Table.from_pylist([stages.feed_row(scan)]), job):
+        for read in stages.read(pa.Table.from_pylist([feed_row(scan)]), job):
             found = stages.result(stages.write(encode(read), job)["note"][0].as_py())
             failures += [found] if isinstance(found, Failure) else []
     return dataset, frozen, failures
@@ -82,7 +89,7 @@ def embed(values: dict[str, Any], attempt: str = "attempt") -> tuple[Dataset, Pl
 def ended(values: dict[str, Any]) -> Ending:
     """A whole run, without Ray, and its ending."""
     dataset, frozen, failures = embed(values)
-    parsed = config.parse(values)
+    parsed = parse_config(values)
     told = run._report(dataset, frozen, parsed)
     return commit.commit(dataset, frozen, failures, parsed.quality, {"attempt": "attempt"}, told)
 

@@ -9,7 +9,8 @@ import yaml
 
 from docs import configuration
 from jobs import docstrings
-from pipeline import cli, config
+from pipeline import cli
+from pipeline.config.load import load_config, parse_config
 from pipeline.errors import ExitCode
 
 ROOT = Path(__file__).parent.parent
@@ -32,12 +33,12 @@ def test_every_shipped_config_loads(path: Path) -> None:
 
         distill.load(path, [])
     else:
-        config.load(str(path))
+        load_config(str(path))
 
 
 @pytest.mark.parametrize("text", blocks("yaml"))
 def test_every_config_in_the_docs_loads(text: str) -> None:
-    config.parse(yaml.safe_load(text))
+    parse_config(yaml.safe_load(text))
 
 
 def test_the_page_of_all_fields_is_up_to_date() -> None:
@@ -47,7 +48,7 @@ def test_the_page_of_all_fields_is_up_to_date() -> None:
 def test_every_command_in_the_docs_is_one_that_is_run() -> None:
     """`make` targets exist; our own commands parse; those that only look are run below."""
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.M))
-    outputs = {config.load(str(path)).output.path for path in JOBS}
+    outputs = {load_config(str(path)).output.path for path in JOBS}
     lines = [line.strip() for block in blocks("bash") for line in block.splitlines() if line.strip()]
     assert lines
     for line in lines:
@@ -59,16 +60,16 @@ def test_every_command_in_the_docs_is_one_that_is_run() -> None:
             # The last one is written and run by tests/test_readme.py.
             assert where in outputs or (ROOT / where).exists() or where == "articles.yaml"
         elif line == "source <(albert-embed completion bash)":
-            pass  # run by tests/test_cli.py
+            pass  # run by tests/cli/test_cli.py
         elif line.startswith("python -m jobs.distill "):
-            assert (ROOT / line.split()[3]).exists()  # run by tests/test_distill.py
+            assert (ROOT / line.split()[3]).exists()  # run by tests/jobs/test_distill.py
         elif line.startswith("python -m benchmarks."):
             assert (ROOT / "benchmarks" / f"{line.split()[2].split('.')[1]}.py").exists()
         elif line.startswith("kubectl apply -k "):  # rendered and checked in tests/k8s
             assert (ROOT / line.split()[3] / "kustomization.yaml").exists()
         elif line.startswith(("kubectl --namespace embeddings ", "docker build --file k8s/Dockerfile ")):
             pass  # no cluster and no engine can be had in tests
-        else:  # run for real on a cluster in tests/flow/test_jobs.py; as a process in tests/test_cli.py
+        else:  # run for real on a cluster in tests/jobs/test_jobs.py; as a process in tests/cli/test_cli.py
             submit, _, command = line.partition(" -- ")
             assert submit == "ray job submit --working-dir ."
             assert command in (

@@ -11,9 +11,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline import cli, config, errors
+from pipeline import cli, errors
 from pipeline.errors import ExitCode, PipelineError
-from pipeline.storage import retries
+from pipeline.storage import retry
 from tests import records
 from tests.catalogue import entries, provoke
 from tests.conftest import PACKAGED, write_config
@@ -86,7 +86,7 @@ def on_a_cluster(_: Path, patch: pytest.MonkeyPatch) -> None:
 
 
 def impatient(_: Path, patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(retries, "FIRST_PATIENCE_SECONDS", 0.0)
+    patch.setattr(retry, "FIRST_PATIENCE_SECONDS", 0.0)
 
 
 def bad_file(folder: Path, _: pytest.MonkeyPatch) -> None:
@@ -220,7 +220,7 @@ def calls() -> list[tuple[str, ast.Call]]:
     names -= NO_USER_SEES
     return [
         (f"{path.name}:{node.lineno}", node)
-        for path in sorted(Path(config.__file__).parent.rglob("*.py"))
+        for path in sorted(Path(errors.__file__).parent.rglob("*.py"))
         for node in ast.walk(ast.parse(path.read_text()))
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in names
     ]

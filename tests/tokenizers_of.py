@@ -10,9 +10,9 @@ import pyarrow as pa
 import pytest
 from tokenizers import Tokenizer as Backend
 
-from pipeline.checkpoint import Checkpoint
-from pipeline.reference import load_backend
-from pipeline.tokenizer import Tokenizer
+from pipeline.model.checkpoint import Checkpoint
+from pipeline.model.tokenizer.hf import load_backend
+from pipeline.model.tokenizer.tokenizer import Tokenizer
 from tests.conftest import PACKAGED
 
 REAL = Path(os.environ.get("ALBERT_BASE_V2", Path(__file__).parents[2] / "shared" / "albert-base-v2"))

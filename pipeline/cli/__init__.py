@@ -1,5 +1,5 @@
 """The command line: arguments in, exit codes out."""
 
-from pipeline.cli.entry import main, parser
+from pipeline.cli.main import main, parser
 
 __all__ = ["main", "parser"]

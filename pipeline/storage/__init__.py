@@ -6,10 +6,10 @@ or none. Put-if-absent is what commits shards: of any number of writers exactly 
 
 import functools
 
-from pipeline.places import Options, protocol_of
-from pipeline.storage.drivers import filesystem
-from pipeline.storage.files import BROKEN_LINK, LocalStorage, only_its_inode_changed
-from pipeline.storage.objects import HubStorage, MemoryStorage, ObjectInfo, Storage, unconditional
+from pipeline.config.location import Options, protocol_of
+from pipeline.storage.base import HubStorage, MemoryStorage, ObjectInfo, Storage, unconditional
+from pipeline.storage.filesystem import filesystem
+from pipeline.storage.local import BROKEN_LINK, LocalStorage, only_its_inode_changed
 from pipeline.storage.s3 import S3Storage
 
 __all__ = ["BROKEN_LINK", "ObjectInfo", "Storage", "connect", "only_its_inode_changed", "unconditional"]

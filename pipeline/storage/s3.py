@@ -21,11 +21,11 @@ import s3fs
 from botocore.exceptions import IncompleteReadError
 from fsspec.asyn import sync_wrapper
 
-from pipeline.storage.ahead import Ahead
-from pipeline.storage.failures import code, is_unreachable, named_errors
-from pipeline.storage.objects import NO_VERSION, NamedFile, ObjectInfo, Storage, version_of
-from pipeline.storage.pages import parse_early
-from pipeline.storage.retries import retried
+from pipeline.storage.base import NO_VERSION, NamedFile, ObjectInfo, Storage, version_of
+from pipeline.storage.error_mapping import code, is_unreachable, named_errors
+from pipeline.storage.read_ahead import Ahead
+from pipeline.storage.retry import retried
+from pipeline.storage.s3_listing import parse_early
 
 PART_BYTES = 16 << 20
 """What one request reads or writes of a large object: a cut connection costs no more."""

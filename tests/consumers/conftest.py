@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 import s3fs
 
-from pipeline import config, run
+from pipeline.config.load import load_config
+from pipeline.driver import run
 from pipeline.errors import ExitCode
 from tests.consumers import corpora, java, page
 from tests.s3.server import environment, running_server
@@ -20,7 +21,7 @@ DEMO = Path(__file__).parents[2] / "configs" / "demo.yaml"
 def embed(folder: Path, *overrides: str, job: Path = Path("job.yaml"), night: int = 25) -> None:
     """Run a job as somebody does who works in a folder."""
     with chdir(folder):
-        loaded = config.load(str(job), overrides, datetime.date(2026, 11, night))
+        loaded = load_config(str(job), overrides, datetime.date(2026, 11, night))
         ending = run.run(loaded, quiet=True)
     assert ending.code == ExitCode.DONE, ending.reason
 

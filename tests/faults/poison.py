@@ -24,7 +24,7 @@ def runtime(**environment: str) -> str:
 
 def arm() -> None:
     """Make the stages of this process sensitive to the words."""
-    from pipeline import stages
+    from pipeline.embed import stages
 
     stages.tokenized = functools.partial(_touched, stages.tokenized)
     stages.Encode._encode = _witnessed(stages.Encode._encode)

@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline import storage
-from pipeline.places import Options
+from pipeline.config.location import Options
 from tests.clusters import Cluster, cluster
 from tests.conftest import texts, write_config
 from tests.faults.poison import KILL, runtime

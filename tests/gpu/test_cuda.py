@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline import kernels
-from pipeline.batching import TokenBatch
-from pipeline.encoder import Encoder
-from pipeline.fused import FusedLayer
+from pipeline.model import kernels
+from pipeline.model.batching import TokenBatch
+from pipeline.model.encoder import Encoder
+from pipeline.model.fused import FusedLayer
 from tests.conftest import make_checkpoint
-from tests.test_encoder import GEOMETRIES, TEXTS, tokenized
+from tests.model.test_encoder import GEOMETRIES, TEXTS, tokenized
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 MANY = [f"{text} {number}" for number in range(400) for text in TEXTS]
@@ -94,6 +94,6 @@ def test_where_vectors_are_gathered_changes_nothing(base: Path, monkeypatch: pyt
     tokens = tokenized(base, [*MANY, *MANY[:100]])
     encoder = Encoder(base, device="cuda", dtype="bfloat16")
     on_device = encoder.encode(tokens)
-    monkeypatch.setattr("pipeline.encoder.RESULTS_SHARE", 0)
+    monkeypatch.setattr("pipeline.model.encoder.RESULTS_SHARE", 0)
     np.testing.assert_array_equal(encoder.encode(tokens), on_device)
     np.testing.assert_array_equal(on_device[-100:], on_device[:100])

@@ -14,7 +14,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from pipeline import config
+from pipeline.config.load import parse_config
 from pipeline.errors import PipelineError
 from tests.tools import program
 
@@ -266,6 +266,6 @@ def _config(kind: str, name: str, text: str | None) -> Iterator[str]:
         yield f"{kind}: no ConfigMap has {name}"
         return
     try:
-        config.parse(yaml.safe_load(text), name)
+        parse_config(yaml.safe_load(text), name)
     except PipelineError as error:
         yield f"{kind}: {error}"

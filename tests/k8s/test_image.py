@@ -103,7 +103,7 @@ def test_our_wheel_is_built_without_isolation_and_whole(tmp_path: Path) -> None:
     [wheel] = tmp_path.glob("*.whl")
     names = zipfile.ZipFile(wheel).namelist()
     for name in ("model.safetensors", "tokenizer.json", "README.md", "LICENSE", "NOTICE"):
-        assert f"pipeline/models/albert-mini/{name}" in names
+        assert f"pipeline/model/albert-mini/{name}" in names
     assert any(name.endswith(".dist-info/licenses/LICENSE") for name in names)
     assert not [name for name in names if not name.startswith(("pipeline/", "albert_embedding_pipeline-"))]
 

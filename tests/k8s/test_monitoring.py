@@ -18,8 +18,8 @@ import pytest
 import yaml
 from ray.util import get_node_ip_address
 
-from pipeline.flow import metrics
-from pipeline.flow.cluster import KEEP_WORKERS
+from pipeline.embed.on_ray import metrics
+from pipeline.embed.on_ray.cluster import KEEP_WORKERS
 from tests.clusters import ROOT, Cluster, cluster
 from tests.conftest import texts, write_config
 from tests.faults.poison import HANG, runtime

@@ -1,6 +1,6 @@
 """The commit protocol as actors of a world: drivers, late writers, prunes, rollbacks; and what must hold.
 
-What runs is the project's own: `run.run`, with `Dataset`, `commit`, `Series`, prune and rollback below it,
+What runs is the project's own: `driver.run`, with `Dataset`, `commit`, `Series`, prune and rollback below it,
 and the stages that write shards. Fixed are only clocks, chance, pools of threads, the listing of the sources
 and Ray: a driver's flow writes the shards of its pending splits one after the other.
 """
@@ -19,16 +19,24 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline import checkpoint, config, job, plan, run, stages, storage, telemetry, writer
-from pipeline.commit import Ending
-from pipeline.config import Config
-from pipeline.dataset import Identity
+from pipeline import storage, telemetry
+from pipeline.config.load import parse_config
+from pipeline.config.sections import Config
+from pipeline.dataset import writer
+from pipeline.dataset.commit import Ending
+from pipeline.dataset.identity import Identity
+from pipeline.dataset.layout import Layout
+from pipeline.dataset.record import Failure
+from pipeline.driver import run
+from pipeline.embed import job, stages
+from pipeline.embed.job import Job
 from pipeline.errors import ExitCode
-from pipeline.job import Failure, Job
-from pipeline.layout import Layout
-from pipeline.plan import Plan
-from pipeline.series import Facts, Series
-from pipeline.series import latest as latest_module
+from pipeline.model import checkpoint
+from pipeline.nightly import Facts, Series
+from pipeline.nightly import latest as latest_module
+from pipeline.plan.make import make_plan
+from pipeline.plan.plan import Plan
+from pipeline.plan.scan_row import feed_row
 from tests.model_check.world import Actor, Bucket, Inline, ModelStorage, Stored, World
 
 NOW = datetime.datetime(2026, 11, 27, 12, tzinfo=datetime.UTC)
@@ -47,7 +55,7 @@ def config_of(name: str, sources: Path, allow_failed: bool) -> Config:
         "output": {"path": f"{ROOT}/{name}", "run_date": name, "rows_per_shard": 100},
         "quality": {"allow_failed_files": allow_failed},
     }
-    return config.parse(values)
+    return parse_config(values)
 
 
 @dataclass
@@ -280,13 +288,13 @@ def table(folder: Path) -> Iterator[Table]:
     with pytest.MonkeyPatch.context() as patch:
         bounds = wanted.output.model_copy(update={"max_split_bytes": len(lines) + 8})
         digest = Identity.of(wanted, model).dataset_digest
-        made = plan.make(wanted.model_copy(update={"output": bounds}), model, digest)
+        made = make_plan(wanted.model_copy(update={"output": bounds}), model, digest)
         assert len(made.split_ids) == SPLITS, made.pieces
         shared = Table(made, model, {}, folder, World({}, 0.0))
         _fix(patch, shared)
         told = shared.job(wanted)
         for split in made.splits():
-            row = pa.table({name: [value] for name, value in stages.feed_row([split]).items()})
+            row = pa.table({name: [value] for name, value in feed_row([split]).items()})
             for read in stages.read(row, told):
                 shared.encoded[split[0]] = encoded(read, told.recipe.dimension(model))
         yield shared
@@ -338,7 +346,7 @@ def _fix(patch: pytest.MonkeyPatch, shared: Table) -> None:
     patch.setattr(run.flow, "refuse_private_output", lambda *_: None)
     patch.setattr(run.flow, "cluster", contextlib.nullcontext)
     patch.setattr(run.flow, "run", shared.flow)
-    patch.setattr(run.plan, "make", lambda *_: shared.made)
+    patch.setattr(run.plan, "make_plan", lambda *_: shared.made)
     patch.setattr(run.plan, "payload_bytes", lambda *_: 0)
     patch.setattr(run, "moved_sources", lambda *_: [])
     patch.setattr(run, "Progress", _Quiet)
@@ -352,7 +360,12 @@ def _fix(patch: pytest.MonkeyPatch, shared: Table) -> None:
     )
     for name in ("request", "read", "event"):
         patch.setattr(telemetry, name, lambda *_, **__: None)
-    for module in ("pipeline.dataset", "pipeline.commit", "pipeline.series.members", "pipeline.series.prune"):
+    for module in (
+        "pipeline.dataset.dataset",
+        "pipeline.dataset.commit",
+        "pipeline.nightly.members",
+        "pipeline.nightly.prune",
+    ):
         patch.setattr(f"{module}.ThreadPoolExecutor", Inline, raising=False)
     asked = getattr(job, "_refuse_lost", None)
 

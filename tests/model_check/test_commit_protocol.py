@@ -18,8 +18,8 @@ from typing import Any
 
 import pytest
 
-from pipeline import commit
-from pipeline.dataset import Dataset
+from pipeline.dataset import commit
+from pipeline.dataset.dataset import Dataset
 from tests.model_check.protocol import Table, table
 from tests.model_check.scenarios import ALL, SCENARIOS
 from tests.model_check.world import Bounds, Found

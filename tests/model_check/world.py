@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pipeline.storage import ObjectInfo
-from pipeline.storage.objects import Storage
+from pipeline.storage.base import Storage
 
 WRITES = ("create", "put", "replace", "remove")
 CONDITIONAL = ("create", "replace")

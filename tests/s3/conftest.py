@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 
 from pipeline import storage, telemetry
-from pipeline.places import Options
+from pipeline.config.location import Options
 from tests.s3.proxy import FaultProxy, fault_proxy
 from tests.s3.server import environment, running_server
 

@@ -6,8 +6,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from pipeline import storage
+from pipeline.config.location import Options
 from pipeline.errors import DeniedError, ExistsError, MissingError, ReplacedError
-from pipeline.places import Options
 from pipeline.storage import s3
 from tests.s3.proxy import FaultProxy
 from tests.s3.server import READER, READER_SECRET

@@ -6,10 +6,10 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from pipeline import storage, telemetry
+from pipeline.config.location import Options
+from pipeline.dataset.layout import Layout
 from pipeline.errors import ExistsError, ReplacedError, StorageError
-from pipeline.layout import Layout
-from pipeline.places import Options
-from pipeline.storage import retries, s3
+from pipeline.storage import retry, s3
 from tests.s3.proxy import FAULTS, FaultProxy
 
 KINDS = {fault: {fault: 0.2} for fault in FAULTS} | {"all": dict.fromkeys(FAULTS, 0.1)}
@@ -142,7 +142,7 @@ def test_uploads_that_nobody_finished_are_swept(
 def test_what_does_not_pass_is_given_up(
     bucket: str, proxy: FaultProxy, store: storage.Storage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(retries, "PATIENCE_SECONDS", 2.0)
+    monkeypatch.setattr(retry, "PATIENCE_SECONDS", 2.0)
     proxy.faults = {"slow_down": 1.0}
     with pytest.raises(StorageError, match="Please try again.*run again"):
         store.read(f"{bucket}/a")

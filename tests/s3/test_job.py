@@ -14,10 +14,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline import checkpoint, config, storage
-from pipeline.commit import committed
-from pipeline.dataset import Dataset, Identity
+from pipeline import storage
+from pipeline.config import sections
+from pipeline.config.load import parse_config
+from pipeline.dataset.commit import committed
+from pipeline.dataset.dataset import Dataset
+from pipeline.dataset.identity import Identity
 from pipeline.errors import ExitCode, OtherDatasetError
+from pipeline.model import checkpoint
 from tests.conftest import read_dataset, write_config
 from tests.s3.proxy import FaultProxy
 from tests.s3.server import READER, READER_SECRET, SECRET
@@ -154,13 +158,13 @@ def test_under_faults_every_row_arrives_and_retries_are_counted(
 def test_of_two_configs_that_claim_an_output_one_has_it(bucket: str, job: Job) -> None:
     """Those of one identity differ in what is no part of it: they must adopt each other's claim."""
 
-    def claimant(number: int) -> tuple[Identity, config.Config]:
+    def claimant(number: int) -> tuple[Identity, sections.Config]:
         told = job(
             output={"path": f"{bucket}/out"},
             model={"max_tokens": 64 + number % 2},
             compute={"batch_tokens": 100 + number},
         )
-        parsed = config.parse(told)
+        parsed = parse_config(told)
         return Identity.of(parsed, checkpoint.resolve(parsed.model.name)), parsed
 
     claimants, start = [claimant(number) for number in range(20)], threading.Barrier(20)

@@ -17,8 +17,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline import config, run, storage, verify
+from pipeline import storage
+from pipeline.config import sections
+from pipeline.config.load import _dated, parse_config
+from pipeline.driver import run
 from pipeline.errors import ExitCode
+from pipeline.verify import verify
 from tests.conftest import make_checkpoint
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
@@ -158,8 +162,8 @@ def test_nights(
     corpus = Corpus(f"{root}/corpus", files, rows)
     tiny = make_checkpoint(tmp_path / "tiny")
 
-    def job(output: str, base: str | None, night: int) -> config.Config:
-        parsed = config.parse(
+    def job(output: str, base: str | None, night: int) -> sections.Config:
+        parsed = parse_config(
             {
                 "source": {
                     "docs": {"path": f"{root}/corpus/*.parquet", "id_column": "key", "options": options}
@@ -169,7 +173,7 @@ def test_nights(
                 "reuse": {"base": base, "match": "dataset"},
             }
         )
-        dated = config._dated(parsed.output, FIRST + datetime.timedelta(night))
+        dated = _dated(parsed.output, FIRST + datetime.timedelta(night))
         return parsed.model_copy(update={"output": dated})
 
     before: set[str] = set()

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from pipeline import storage
-from pipeline.storage import pages
+from pipeline.storage import s3_listing
 
 NAMES = ("plain", "with space", "a&b<c>\"d'", "ümläut/é", "100%25", "plus+sign", "日本", "semi;colon")
 
@@ -16,7 +16,7 @@ def test_entries_are_as_botocore_makes_them(bucket: str, monkeypatch: pytest.Mon
         storage.connect(bucket).put(f"{bucket}/{name}", b"x" * number)
     ours = _listed(bucket)
     with monkeypatch.context() as patch:
-        patch.setattr(pages, "OPERATION", "none")
+        patch.setattr(s3_listing, "OPERATION", "none")
         theirs = _listed(bucket)
     assert [{key: entry[key] for key in found} for entry, found in zip(theirs, ours, strict=True)] == ours
     assert sorted(entry["Key"] for entry in ours) == sorted(NAMES)
@@ -24,7 +24,7 @@ def test_entries_are_as_botocore_makes_them(bucket: str, monkeypatch: pytest.Mon
 
 def test_an_answer_of_another_kind_is_left_to_botocore() -> None:
     class Model:
-        name = pages.OPERATION
+        name = s3_listing.OPERATION
 
     for status, body in [
         (200, b"<Error><Code>SlowDown</Code></Error>"),
@@ -33,7 +33,7 @@ def test_an_answer_of_another_kind_is_left_to_botocore() -> None:
         (503, b"<ListBucketResult><Contents><Key>a</Key><Size>1</Size></Contents></ListBucketResult>"),
     ]:
         answer, made = {"status_code": status, "body": body}, dict[str, Any]()
-        pages._parse(Model, answer, made)
+        s3_listing._parse(Model, answer, made)
         assert answer["body"] == body
         assert not made
 

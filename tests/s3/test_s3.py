@@ -8,12 +8,13 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from pipeline import formats, storage, telemetry
+from pipeline import storage, telemetry
+from pipeline.config.location import Options
+from pipeline.config.source import Source
 from pipeline.errors import DeniedError, ExistsError, ExitCode, MissingError, ReplacedError, StorageError
-from pipeline.formats import Piece
-from pipeline.places import Options
-from pipeline.sources import Source
-from pipeline.storage import retries, s3
+from pipeline.source import formats
+from pipeline.source.formats import Piece
+from pipeline.storage import retry, s3
 from tests.s3.server import KEY, READER, READER_SECRET, SECRET
 
 
@@ -97,7 +98,7 @@ def test_what_is_not_there_is_said_at_once(bucket: str) -> None:
 
 
 def test_a_server_that_is_not_there_is_said_to_be_soon(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(retries, "FIRST_PATIENCE_SECONDS", 1.0)
+    monkeypatch.setattr(retry, "FIRST_PATIENCE_SECONDS", 1.0)
     gone = storage.connect(bucket, Options(endpoint_url="http://127.0.0.1:9"))
     with pytest.raises(StorageError, match="Could not connect"):
         gone.read(f"{bucket}/a")

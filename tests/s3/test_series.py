@@ -9,13 +9,11 @@ from pathlib import Path
 import pytest
 
 from pipeline import cli, storage, telemetry
+from pipeline.config.location import Options
 from pipeline.errors import DeniedError, ExitCode, SeriesError
-from pipeline.places import Options
-from pipeline.series import Series
+from pipeline.nightly import Series
 from tests.conftest import write_config
-from tests.s3.proxy import fault_proxy
-from tests.s3.server import READER, READER_SECRET
-from tests.test_series import (
+from tests.nightly.test_series import (
     CONFIG,
     DAYS,
     LATER,
@@ -28,6 +26,8 @@ from tests.test_series import (
     observed,
     removals,
 )
+from tests.s3.proxy import fault_proxy
+from tests.s3.server import READER, READER_SECRET
 
 
 def test_an_older_run_never_moves_it_back(bucket: str) -> None:

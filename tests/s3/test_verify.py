@@ -11,7 +11,7 @@ import pytest
 
 from pipeline import storage
 from tests.conftest import write_config
-from tests.flow.test_run import embed
+from tests.driver.test_run import embed
 from tests.s3.server import KEY, READER, READER_SECRET
 
 Job = Callable[..., dict[str, Any]]

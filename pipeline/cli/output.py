@@ -1,0 +1,104 @@
+"""What commands print: figures for a person or as JSON, and texts of others without what steers terminals."""
+
+import json
+import sys
+import textwrap
+from argparse import Namespace
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.text import Text
+
+from pipeline import sanitize
+from pipeline.errors import ExitCode
+
+Said = tuple[ExitCode, str]
+"""How a command ends: its exit code, and why in a line."""
+Lines = Iterable[tuple[str, str]]
+WIDTH = 110
+"""Of what is printed where there is no terminal to ask."""
+LONGEST = 4000
+"""Of a line."""
+UNITS = ("bytes", "kB", "MB", "GB", "TB", "PB")
+
+
+def show(arguments: Namespace, values: dict[str, Any], names: Sequence[str] | None = None) -> None:
+    """Print figures to standard output: all of them as JSON, or the named ones for a person."""
+    if arguments.json:
+        show_json(values)
+        return
+    for name in names or values:
+        value = values[name]
+        text = ", ".join(f"{item}" for item in value) if isinstance(value, list) else figure(value)
+        write(f"{name:>16}  {text}")
+
+
+def show_json(content: object) -> None:
+    """Print JSON, in which only one control character stands as it is, and here not even that."""
+    sys.stdout.write(json.dumps(content, indent=2, default=jsonable).replace("\x7f", "\\u007f") + "\n")
+
+
+def write(*lines: str) -> None:
+    """Print lines to standard output; whatever stands in one, it stays one."""
+    for line in lines:
+        sys.stdout.write(sanitize.printable(line, LONGEST) + "\n")
+
+
+def show_lines(title: str, lines: Lines) -> None:
+    """Print a title, and below it texts beside their names; plain where there is no terminal.
+
+    A text without a name goes on with what stands above it.
+    """
+    console = Console(file=sys.stdout, highlight=False, soft_wrap=True)
+    named = [(name, _plain(text)) for name, text in lines if text]
+    edge = max((len(name) for name, _ in named), default=0) + 2
+    width = max(40, min(WIDTH, console.width if console.is_terminal else WIDTH) - edge - 2)
+    console.print(Text(printable(title, 1000), style="bold"))
+    for name, text in named:
+        first, *more = textwrap.wrap(text, width, drop_whitespace=False, break_on_hyphens=False) or [""]
+        console.print(Text.assemble((f"{name:>{edge}}", "cyan"), "  ", first.rstrip()))
+        for line in more:
+            console.print(Text(" " * (edge + 2) + line.strip()))
+
+
+def _plain(text: str) -> str:
+    """Without secrets, and without what could steer a terminal; its spaces stay."""
+    return sanitize.harmless(sanitize.redact(text), instead=" ")
+
+
+def figure(value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:.6f}"
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
+
+
+def byte_size(count: float) -> str:
+    """Bytes in the largest unit (of 1,000) that leaves one before the point."""
+    unit = 0
+    while count >= 1000 and unit < len(UNITS) - 1:
+        count, unit = count / 1000, unit + 1
+    return f"{count:.1f} {UNITS[unit]}" if unit else f"{count:.0f} bytes"
+
+
+def duration(seconds: float) -> str:
+    """Seconds, minutes, hours or days, whichever reads best."""
+    for size, unit in ((86_400, "days"), (3600, "h"), (60, "min")):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds:.0f} s"
+
+
+def plural(count: int, name: str) -> str:
+    """`1 file`, `2 files`."""
+    return f"{count:,} {name}" if count == 1 else f"{count:,} {name}s"
+
+
+def printable(text: str, width: int) -> str:
+    """The beginning of a text on one line, without what could steer a terminal."""
+    line = " ".join(_plain(text).split())
+    return line if len(line) <= width else line[: width - 1] + "…"
+
+
+def jsonable(value: object) -> str:
+    return value.hex() if isinstance(value, bytes) else str(value)

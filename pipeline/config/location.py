@@ -1,0 +1,109 @@
+"""Where things lie: URLs that may stand in a config, and how the storage behind them is reached."""
+
+from collections.abc import Mapping
+from typing import Annotated, Literal
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationInfo,
+    field_validator,
+)
+
+from pipeline.sanitize import holds_secret
+
+PROTOCOLS: Mapping[str, tuple[str, ...]] = {
+    "file": ("outside_links", "ignore_ctime"),
+    "s3": ("endpoint_url", "profile", "region", "anonymous", "requester_pays"),
+    "gs": ("endpoint_url", "anonymous", "requester_pays"),
+    "abfs": ("anonymous",),
+    "hf": ("endpoint_url", "anonymous"),
+}
+"""Where we read and write, and the options that mean something there; a fixed list, so that no URL reaches
+a protocol nobody thought of."""
+READ_ONLY = ("hf",)
+NO_SECRETS = "credentials must not stand in a URL: use the environment, a profile or a role"
+TEST_PROTOCOL = "memory"
+
+
+def check_url(path: str) -> str:
+    """Refuse what must never stand in a config.
+
+    Raises:
+        ValueError: an unknown protocol, a chained URL, or a URL with credentials or a signature.
+    """
+    if holds_secret(path):
+        raise ValueError(NO_SECRETS)
+    protocol = protocol_of(path)
+    if "::" in path or protocol not in (*PROTOCOLS, TEST_PROTOCOL):
+        raise ValueError(f"{protocol}: is not supported here; use one of {', '.join(PROTOCOLS)}")
+    if "://" not in path and path.partition(":")[0] in PROTOCOLS and ":" in path:
+        raise ValueError("is no URL, and looks like one: it has :// behind its protocol")
+    return path
+
+
+def protocol_of(path: str) -> str:
+    """`s3` of `s3://bucket/x`; `file` where none is named."""
+    return path.split("://", 1)[0] if "://" in path else "file"
+
+
+Path_ = Annotated[str, StringConstraints(min_length=1), AfterValidator(check_url)]
+Name = Annotated[str, StringConstraints(min_length=1)]
+
+
+class Section(BaseModel):
+    """Base of all sections: frozen, unknown keys refused, defaults validated."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+
+class Options(Section):
+    """How a storage is reached; secrets come from the environment, the profile or the pod's role."""
+
+    endpoint_url: str | None = Field(
+        None, description="s3, gs, hf: the server's URL, where it is not the provider's own."
+    )
+    profile: Name | None = Field(
+        None, description="s3: a profile of the AWS config files, for credentials and region."
+    )
+    region: Name | None = Field(None, description="s3: the bucket's region.")
+    anonymous: bool = Field(False, description="s3, gs, abfs, hf: send no credentials.")
+    requester_pays: bool = Field(False, description="s3, gs: the reader pays for requests, and agrees to.")
+    outside_links: Literal["follow", "refuse"] | None = Field(
+        None,
+        description="Local sources: symbolic links out of `path`. Default: followed if made by us, by root "
+        "or by the owner of what they lead to, else refused.",
+    )
+    ignore_ctime: bool = Field(
+        False,
+        description="Local sources: whether a file whose inode alone has changed (owner, rights, links; or "
+        "another copy on each node) is still the same version.",
+    )
+
+    @field_validator("endpoint_url")
+    @classmethod
+    def _plain_http(cls, value: str | None) -> str | None:
+        if value and not value.startswith(("http://", "https://")):
+            raise ValueError("is no URL of a server: it starts with http:// or https://")
+        if value and any(mark in value for mark in "@?#"):
+            raise ValueError(NO_SECRETS)
+        return value
+
+    @field_validator("anonymous")
+    @classmethod
+    def _nobody_has_no_profile(cls, value: bool, info: ValidationInfo) -> bool:
+        if value and info.data.get("profile"):
+            raise ValueError("a profile has credentials: drop one of the two")
+        return value
+
+
+def honoured(options: Options, path: str) -> Options:
+    """Refuse options that mean nothing where a path lies."""
+    protocol = protocol_of(path)
+    for name in type(options).model_fields:
+        if getattr(options, name) and name not in PROTOCOLS.get(protocol, ()):
+            raise ValueError(f"{name} means nothing to {protocol}: drop it")
+    return options

@@ -1,0 +1,1 @@
+"""What is on storage: layout, identity, shard records, ledger, writer, commit."""

@@ -1,0 +1,162 @@
+"""Whose a dataset is: all that decides about its shards, as flat fields, and digests of them."""
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import Any, Self
+
+import pyarrow as pa
+
+from pipeline import parsing, schema
+from pipeline.config.sections import Config
+from pipeline.dataset import vectors
+from pipeline.errors import (
+    OtherDatasetError,
+)
+from pipeline.model.checkpoint import Checkpoint
+from pipeline.model.embedding_spec import Recipe
+
+OPERATIONAL = re.compile(
+    r"(compute|quality|report|reuse|cost|output\.(path|run_date|options)|source\.[^.]+\.options)(\.|$)"
+)
+"""Config that never changes a shard, and so may differ when resuming. What is not listed counts."""
+
+
+ARCHITECTURE = {
+    "num_hidden_layers": None, "num_hidden_groups": 1, "inner_group_num": 1, "hidden_size": None,
+    "num_attention_heads": None, "intermediate_size": None, "embedding_size": None, "hidden_act": "gelu_new",
+    "layer_norm_eps": 1e-12,
+}  # fmt: skip
+"""What config.json says of the arithmetic, and what transformers takes where it says nothing."""
+
+
+OWN = {"model.arithmetic": 1, "model.tokenizing": 1}
+"""Versions of our own code that decides about a vector. Raise one when a text would get another vector, so
+that older vectors are not taken for those of now. What is 1 is left out, as in older datasets.
+"""
+
+
+OWN_FIRST = dict.fromkeys(OWN, 1)
+
+
+@dataclass(frozen=True)
+class Identity:
+    """All that a dataset is made of, as flat `name: value` fields, and digests of it.
+
+    Vectors may be reused under an equal vector digest; shards belong together under an equal dataset digest.
+    """
+
+    vector_fields: Mapping[str, Any]
+    dataset_fields: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, config: Config, checkpoint: Checkpoint) -> Self:
+        # The recipe stands for the config's model: contents count, not names, nor where they lie.
+        recipe = Recipe.of(checkpoint, config.model)
+        model = {f"model.{key}": value for key, value in recipe.fields().items()}
+        model |= {"model.dtype": config.dtype}
+        model |= {"model.weights": checkpoint.weights_digest, "model.tokenizer": checkpoint.tokenizer_digest}
+        model |= {
+            f"model.config.{key}": checkpoint.config.get(key, default)
+            for key, default in ARCHITECTURE.items()
+        }
+        model |= {name: version for name, version in OWN.items() if version != 1}
+        return cls(model, fields_of(config))
+
+    @property
+    def vector_digest(self) -> str:
+        return _digest(self.vector_fields)
+
+    @property
+    def dataset_digest(self) -> str:
+        return _digest({**self.vector_fields, **self.dataset_fields})
+
+    @property
+    def dimension(self) -> int:
+        """The length of a vector."""
+        model = self.vector_fields
+        pooled = model["model.config.hidden_size"] * len(model["model.pooling"].split("+"))
+        width = model["model.dense"][-1]["outputs"] if model["model.dense"] else pooled
+        return int(model["model.truncate_dim"] or width)
+
+    def shard_schema(self, columns: pa.Schema) -> pa.Schema:
+        """Returns the schema of every shard; asks no checkpoint.
+
+        Args:
+            columns: the plan's id and carried columns.
+        """
+        rows = schema.rows_schema(columns, chunked=self.vector_fields["model.long_text"] == "chunks")
+        kind = self.vector_fields["model.vector"]
+        return schema.shard_schema(rows, vectors.stored_fields(kind, self.dimension))
+
+    def to_bytes(self, config: Config, base: str | None = None, claim: str = "") -> bytes:
+        """As dataset.json.
+
+        Args:
+            base: the path of the dataset whose vectors may be reused.
+            claim: tells this dataset from one that stood here before, was removed, and is made anew.
+        """
+        content = {
+            "format_version": schema.FORMAT_VERSION,
+            "claim": claim,
+            "base": base,
+            "vector_digest": self.vector_digest,
+            "dataset_digest": self.dataset_digest,
+            "vector_fields": self.vector_fields,
+            "dataset_fields": self.dataset_fields,
+            "config": config.model_dump(mode="json"),
+        }
+        return (json.dumps(content, indent=2, sort_keys=True) + "\n").encode()
+
+    @classmethod
+    def from_bytes(cls, data: bytes, where: str) -> Self:
+        """From dataset.json.
+
+        Raises:
+            OtherDatasetError: it is not of this version of the format.
+            DamagedError: it is no dataset.json.
+        """
+        content = parsing.json_object(data, where)
+        if content.get("format_version") != schema.FORMAT_VERSION:
+            got = f"format version {content.get('format_version')}"
+            raise OtherDatasetError(
+                "is of another version of this program",
+                where,
+                got,
+                hint="use that version, or a new output.path",
+            )
+        with parsing.damage(where):
+            return cls(dict(content["vector_fields"]), dict(content["dataset_fields"]))
+
+    def differences(self, other: "Identity") -> list[str]:
+        """`field: theirs, ours` for each field that differs."""
+        ours = {**OWN_FIRST, **self.vector_fields, **self.dataset_fields}
+        theirs = {**OWN_FIRST, **other.vector_fields, **other.dataset_fields}
+        names = sorted(name for name in ours.keys() | theirs.keys() if ours.get(name) != theirs.get(name))
+        return [f"{name}: {_brief(theirs.get(name))} there, {_brief(ours.get(name))} here" for name in names]
+
+
+def fields_of(config: Config) -> dict[str, Any]:
+    """What of a config, its model aside, decides about the shards."""
+    flat = _flatten(config.model_dump(mode="json"))
+    return {
+        key: value for key, value in flat.items() if not (key.startswith("model.") or OPERATIONAL.match(key))
+    }
+
+
+def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat |= _flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + key: value}
+    return flat
+
+
+def _digest(fields: Mapping[str, Any]) -> str:
+    return sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
+
+
+def _brief(value: object) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 24 else f"{text[:12]}…{text[-6:]}"

@@ -1,0 +1,138 @@
+"""Every path inside a dataset and inside a series of them; the only place that knows them.
+
+Some names come out of files that others may have written: a base's manifest, a shard's footer, LATEST.json.
+Each is checked here before it becomes part of a path, so that none leads out of its folder.
+"""
+
+import re
+from dataclasses import dataclass
+
+from pipeline.errors import OtherDatasetError
+
+_SPLIT = re.compile(r"[0-9A-Za-z_]{1,64}")
+_REJECTS = re.compile(rf"part-{_SPLIT.pattern}-[0-9a-z]{{1,64}}\.parquet")
+_OURS = re.compile(
+    r"(dataset\.json|plan\.parquet|manifest\.parquet|summary\.json|report\.html"
+    r"|data/(part-[^/]+\.parquet|_SUCCESS)"
+    r"|matches/(part-[^/]+\.parquet|_DONE)"
+    r"|rejects/part-[^/]+\.parquet"
+    r"|ledger/[^/]+(-\d{5}\.parquet|\.json)"
+    r"|\.lock|\.probe-[0-9a-f]{32}(/[^/]+)?)"
+)
+LOCK = ".lock"
+"""What a file system locks in a folder while it replaces a file there."""
+_HALF_WRITTEN = re.compile(r"(.*/)?\.([^/]+)\.[0-9a-f]{32}")
+"""What a killed writer leaves where no file is without a name: the name that it would have got, hidden."""
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Paths below the folder or URL `root` of one dataset."""
+
+    root: str
+
+    @property
+    def identity(self) -> str:
+        return f"{self.root}/dataset.json"
+
+    @property
+    def plan(self) -> str:
+        return f"{self.root}/plan.parquet"
+
+    @property
+    def data(self) -> str:
+        return f"{self.root}/data"
+
+    def shard(self, split_id: str) -> str:
+        """The shard of a split.
+
+        Raises:
+            OtherDatasetError: no split of ours has such an id.
+        """
+        return f"{self.data}/part-{self._checked(split_id, _SPLIT)}.parquet"
+
+    @staticmethod
+    def shard_edges() -> list[str]:
+        """Names that part the shards about equally, for split ids are digests."""
+        return [f"part-{digit}" for digit in "123456789abcdef"]
+
+    @staticmethod
+    def split_of_shard(name: str) -> str | None:
+        """The split id in the file name of a shard; None when the name is no shard's."""
+        split_id = name.removeprefix("part-").removesuffix(".parquet")
+        return split_id if _SPLIT.fullmatch(split_id) and name == f"part-{split_id}.parquet" else None
+
+    @property
+    def success(self) -> str:
+        return f"{self.data}/_SUCCESS"
+
+    def rejects(self, split_id: str, digest: str) -> str:
+        return f"{self.root}/rejects/part-{split_id}-{digest}.parquet"
+
+    def rejects_file(self, name: str) -> str:
+        """The reject file that a shard's record names.
+
+        Raises:
+            OtherDatasetError: no reject file of ours has such a name.
+        """
+        return f"{self.root}/rejects/{self._checked(name, _REJECTS)}"
+
+    @property
+    def all_matches(self) -> str:
+        """Vectors found in the base for each split, while the dataset is not complete."""
+        return f"{self.root}/matches"
+
+    def matches(self, split_id: str) -> str:
+        return f"{self.all_matches}/part-{self._checked(split_id, _SPLIT)}.parquet"
+
+    @property
+    def matches_done(self) -> str:
+        return f"{self.all_matches}/_DONE"
+
+    def name(self, path: str) -> str:
+        """A path of this dataset as seen from its root."""
+        return path.removeprefix(f"{self.root}/")
+
+    @property
+    def ledger(self) -> str:
+        return f"{self.root}/ledger"
+
+    def ledger_file(self, attempt: str, number: int) -> str:
+        return f"{self.ledger}/{attempt}-{number:05d}.parquet"
+
+    def attempt(self, attempt: str) -> str:
+        return f"{self.ledger}/{attempt}.json"
+
+    @property
+    def manifest(self) -> str:
+        return f"{self.root}/manifest.parquet"
+
+    @property
+    def summary(self) -> str:
+        return f"{self.root}/summary.json"
+
+    @property
+    def report(self) -> str:
+        return f"{self.root}/report.html"
+
+    @property
+    def folders(self) -> tuple[str, ...]:
+        """The folders that a dataset makes, those inside others first."""
+        return self.data, f"{self.root}/rejects", self.all_matches, self.ledger, self.root
+
+    def below(self, name: str) -> str:
+        """The path of a name relative to the root."""
+        return f"{self.root}/{name}"
+
+    @staticmethod
+    def is_ours(name: str) -> bool:
+        """Whether a dataset has a file of this name, relative to its root; all others are somebody else's."""
+        half = _HALF_WRITTEN.fullmatch(name)
+        return _OURS.fullmatch((half[1] or "") + half[2] if half else name) is not None
+
+    def _checked(self, name: str, pattern: re.Pattern[str]) -> str:
+        if not isinstance(name, str) or not pattern.fullmatch(name):
+            raise OtherDatasetError(
+                "names a file that no dataset of ours has", self.root, repr(name), "don't use this dataset"
+            )
+        return name

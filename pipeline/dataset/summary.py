@@ -1,0 +1,74 @@
+"""Sums up all shard records of a dataset for summary.json."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import pyarrow as pa
+
+from pipeline import schema
+from pipeline.dataset.damage import rows_of
+from pipeline.dataset.dataset import Dataset
+from pipeline.plan.plan import Plan
+
+TOTALS = (
+    "rows", "rejects", "transient", "tokens", "computed_tokens", "truncated", "text_bytes",
+    "read_bytes", "file_bytes", "storage_retries",
+)  # fmt: skip
+
+
+CACHE = ("cache_hits", "cache_misses")
+
+
+SECONDS = ("read_seconds", "tokenize_seconds", "encode_seconds", "idle_seconds", "write_seconds")
+
+
+def dataset_facts(
+    dataset: Dataset, plan: Plan, manifest: pa.Table, failed: Mapping[str, str]
+) -> dict[str, Any]:
+    """What summary.json holds of the dataset, whatever is thought of it."""
+    return {
+        "dataset_digest": plan.dataset_digest,
+        "splits": len(plan.split_ids),
+        "shards": manifest.num_rows,
+        "files": len(plan.versions()),
+        "planned_bytes": plan.stored_bytes,  # beside read_bytes, it tells how often storage was read
+        **counts(manifest),
+        **{name: schema.total(manifest, name) for name in SECONDS},
+        "reject_reasons": reject_reasons(manifest),
+        **_origins(dataset, manifest),
+        "failed_files": failed,
+    }
+
+
+def _origins(dataset: Dataset, manifest: pa.Table) -> dict[str, Any]:
+    """Where rows came from: shards copied from the base, vectors reused, embedded; and what of it is gone."""
+    ours = schema.made_by(manifest, dataset.attempt_names())
+    reused, made = schema.total(ours, "reused"), schema.total(ours, "rows")
+    origins = {"copied": schema.total(manifest, "rows") - made, "reused": reused, "embedded": made - reused}
+    base = dataset.base()
+    if base is None:
+        return origins
+    rate = schema.total(manifest, "encode_seconds") / max(schema.total(manifest, "computed_tokens"), 1)
+    saved = rate * (schema.total(manifest, "tokens") - schema.total(ours, "computed_tokens"))
+    before = rows_of(base, dataset.storage)
+    gone = max(0, before - origins["copied"] - reused)
+    return {"base": base, **origins, "gone": gone, "encode_seconds_saved": round(saved, 3)}
+
+
+def counts(manifest: pa.Table) -> dict[str, int]:
+    """What the summary says of all shards, timings aside."""
+    sums = {name: int(schema.total(manifest, name)) for name in (*TOTALS, *CACHE)}
+    return sums | {"documents": _documents(manifest)}
+
+
+def reject_reasons(manifest: pa.Table) -> dict[str, int]:
+    """Rejected rows of all shards by reason, the most frequent first."""
+    found = schema.structs(manifest.column("reasons"), schema.REASON)
+    sums = schema.sum_by(found.column("reason"), found.column("rows"))
+    return dict(sorted(sums.items(), key=lambda item: (-item[1], item[0])))
+
+
+def _documents(manifest: pa.Table) -> int:
+    """Rows of the source, embedded or rejected; with a row for each window the shards have more."""
+    pieces = schema.structs(manifest.column("pieces"), schema.PIECE)
+    return int(sum(schema.total(pieces, name) for name in ("rows", "rejects")))

@@ -1,0 +1,234 @@
+"""Rows and vectors become a shard: the reject file first, then the shard, whole or not at all."""
+
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from hashlib import blake2b
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from pipeline import schema, telemetry
+from pipeline.dataset import vectors
+from pipeline.dataset.dataset import Dataset
+from pipeline.dataset.record import ShardRecord, parquet_bytes
+from pipeline.errors import ExistsError
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What goes into one shard.
+
+    rows: of `schema.rows_schema`.  vectors: (rows, D) float32.
+    rejects: of `schema.REJECTS`.  pieces: the range that was consumed of each piece.
+    vector: how vectors are stored (`vectors.store`).
+    too_large: (rows,) bool, those for which memory did not suffice.
+    reused: further rows, with vectors as they are stored, of `schema.shard_schema`.
+    order: (rows + reused,) by which all rows are sorted; None where `rows` are in order, and are all.
+    """
+
+    split_id: str
+    rows: pa.Table
+    vectors: npt.NDArray[np.float32]
+    rejects: pa.Table
+    pieces: Sequence[Mapping[str, Any]]
+    vector: str = "float32"
+    too_large: npt.NDArray[np.bool_] | None = None
+    reused: pa.Table | None = None
+    order: npt.NDArray[np.int64] | None = None
+
+
+def write(dataset: Dataset, contents: Contents, figures: Mapping[str, Any]) -> ShardRecord:
+    """Commit a shard; where a rival was first, its record is what comes back.
+
+    Args:
+        figures: further fields of the record: timings, the attempt, the reader's storage retries.
+
+    Raises:
+        StorageError: storage failed; nothing is committed.
+        NonFiniteError: so many vectors are not finite that a device or the checkpoint must be at fault.
+    """
+    started = time.perf_counter()
+    contents = _reject_non_finite(contents)
+    table = _table(contents)
+    retries = telemetry.retries.total() - figures.get("storage_retries", 0)
+    rejects_file = _write_rejects(dataset, contents)
+    record = _record(contents, table, rejects_file, figures)
+    record = replace(record, storage_retries=telemetry.retries.total() - retries)
+    data = _shard_bytes(table, record)
+    path = dataset.layout.shard(contents.split_id)
+    try:
+        dataset.storage.put_if_absent(path, data, dataset.layout.root)
+    except ExistsError:
+        return dataset.footer(dataset.storage.info(path))
+    return replace(
+        record,
+        file_bytes=len(data),
+        storage_retries=telemetry.retries.total() - retries,
+        write_seconds=time.perf_counter() - started,
+    )
+
+
+def content_digest(shard: pa.Table) -> str:
+    """A digest of what matters in a shard, independent of how Parquet laid it out: 32 hex digits.
+
+    BLAKE2b-128 (RFC 7693) over, in order: the vectors as stored, the scales of int8, the rows' numbers, the
+    numbers of windows, and the texts' hashes.
+    """
+    shard = shard.combine_chunks()
+    digest = blake2b(digest_size=16)
+    for chunk in shard.column("embedding").chunks:
+        if pa.types.is_binary(chunk.type):
+            digest.update(b"".join(chunk.to_pylist()))
+        else:
+            digest.update(np.ascontiguousarray(chunk.flatten()).data)
+    for name, kind in (("embedding_scale", np.float32), ("source_row", np.int64), ("chunk", np.int32)):
+        if name in shard.column_names:
+            digest.update(np.ascontiguousarray(shard.column(name).to_numpy(), kind).data)
+    digest.update(b"".join(shard.column("text_hash").to_pylist()))
+    return digest.hexdigest()
+
+
+def _reject_non_finite(contents: Contents) -> Contents:
+    """A vector with NaN or infinity is no vector: its document is rejected, the others stay.
+
+    Of a document in windows, none stays where one is bad. Another device, or more memory, may do better: no
+    such reject is permanent.
+    """
+    none = np.zeros(len(contents.vectors), np.bool_)
+    too_large = none if contents.too_large is None else contents.too_large
+    bad = vectors.non_finite(contents.vectors, too_large, contents.split_id)
+    if not bad.any():
+        return contents
+    documents = contents.rows.select(["source_file", "source_row"]).to_pandas()
+    document_N = documents.groupby(["source_file", "source_row"], sort=False).ngroup().to_numpy()
+    bad_documents, first = np.unique(document_N[bad], return_index=True)
+    first = np.flatnonzero(bad)[first]
+    large = np.isin(bad_documents, document_N[too_large])
+    rejected = contents.rows.take(pa.array(first))
+    rejects = {
+        "source_file": rejected.column("source_file"),
+        "source_row": rejected.column("source_row"),
+        "reason": pa.array(np.where(large, "out_of_memory", "non_finite_vector").tolist(), pa.string()),
+        "permanent": pa.repeat(pa.scalar(False), len(first)),
+        "text": pa.nulls(len(first), pa.string()),
+    }
+    kept = ~np.isin(document_N, bad_documents)
+    order = contents.order
+    if order is not None:
+        order = np.concatenate([order[: len(kept)][kept], order[len(kept) :]])
+    return replace(
+        contents,
+        order=order,
+        rows=contents.rows.filter(pa.array(kept)),
+        vectors=contents.vectors[kept],
+        rejects=pa.concat_tables([contents.rejects, pa.Table.from_pydict(rejects, schema=schema.REJECTS)]),
+        too_large=None,
+    )
+
+
+def _write_rejects(dataset: Dataset, contents: Contents) -> str | None:
+    """Write the reject file, named by its content so that rivals can't spoil each other's."""
+    if not contents.rejects.num_rows:
+        return None
+    data = parquet_bytes(contents.rejects)
+    path = dataset.layout.rejects(contents.split_id, blake2b(data, digest_size=8).hexdigest())
+    with suppress(ExistsError):  # the name holds the content's digest: what is there is the same
+        dataset.storage.put_if_absent(path, data, dataset.layout.root)
+    return path.rsplit("/", 1)[-1]
+
+
+def _record(
+    contents: Contents, table: pa.Table, rejects_file: str | None, figures: Mapping[str, Any]
+) -> ShardRecord:
+    rejects = contents.rejects
+    return ShardRecord(
+        split_id=contents.split_id,
+        rows=table.num_rows,
+        reused=contents.reused.num_rows if contents.reused else 0,
+        rejects=rejects.num_rows,
+        transient=rejects.num_rows - schema.total(rejects, "permanent"),
+        tokens=schema.total(table, "n_tokens"),
+        truncated=schema.total(table, "truncated"),
+        token_histogram=token_histogram(table.column("n_tokens").to_numpy()),
+        reasons=_reasons(rejects),
+        written_at=round(time.time(), 3),
+        content_digest=content_digest(table),
+        columns_digest=schema.columns_digest(table.schema),
+        rejects_file=rejects_file,
+        pieces=_counted(contents.pieces, table, rejects),
+        **figures,
+    )
+
+
+def token_histogram(n_tokens: npt.NDArray[np.int32]) -> list[int]:
+    """How many of (rows,) token counts fall into each bucket of `schema.TOKEN_BUCKETS`."""
+    return [int(rows) for rows in np.bincount(np.searchsorted(schema.TOKEN_BUCKETS, n_tokens))]
+
+
+def _reasons(rejects: pa.Table) -> list[dict[str, Any]]:
+    counted = rejects.group_by("reason").aggregate([([], "count_all")]).sort_by("reason")
+    reasons, rows = (column.to_pylist() for column in counted.columns)
+    return [{"reason": reason, "rows": number} for reason, number in zip(reasons, rows, strict=True)]
+
+
+def _counted(
+    pieces: Sequence[Mapping[str, Any]], documents: pa.Table, rejects: pa.Table
+) -> list[dict[str, Any]]:
+    """The pieces, each with how many documents and rejects came from it; a split may have thousands."""
+    if "chunk" in documents.column_names:
+        documents = documents.filter(pc.equal(documents.column("chunk"), 0))
+    found = {"rows": _rows_by_file(documents), "rejects": _rows_by_file(rejects)}
+    counted = []
+    for piece in pieces:
+        ends = [piece["start"], piece["stop"]]
+        source_file = f"{piece['source']}/{piece['file']}"
+        edges = {name: np.searchsorted(files.get(source_file, ()), ends) for name, files in found.items()}
+        counted.append(dict(piece) | {name: int(stop - start) for name, (start, stop) in edges.items()})
+    return counted
+
+
+def _rows_by_file(table: pa.Table) -> dict[str, npt.NDArray[np.int64]]:
+    """The rows' numbers of each file, ascending."""
+    files = table.column("source_file").combine_chunks().dictionary_encode()
+    code_N, row_N = files.indices.to_numpy(), table.column("source_row").to_numpy()
+    order = np.lexsort((row_N, code_N))
+    edges = np.searchsorted(code_N[order], np.arange(len(files.dictionary) + 1))
+    parts = np.split(row_N[order], edges[1:-1])
+    return dict(zip(files.dictionary.to_pylist(), parts, strict=False))
+
+
+def _table(contents: Contents) -> pa.Table:
+    """The shard: what was embedded and what was reused, in the order of the source."""
+    fields = vectors.stored_fields(contents.vector, contents.vectors.shape[1])
+    table = contents.rows
+    for field, column in zip(fields, vectors.store(contents.vectors, contents.vector), strict=True):
+        table = table.append_column(field, column)
+    final = schema.shard_schema(contents.rows.schema, fields)
+    table = table.select(final.names).cast(final)
+    if contents.reused is None or contents.order is None:
+        return table
+    table = pa.concat_tables([table, contents.reused.select(final.names).cast(final)])
+    return table.take(pa.array(np.argsort(contents.order, kind="stable")))
+
+
+def _shard_bytes(table: pa.Table, record: ShardRecord) -> bytes:
+    table = table.replace_schema_metadata({schema.RECORD_KEY: record.to_json()})
+    sink = pa.BufferOutputStream()
+    with pq.ParquetWriter(
+        sink,
+        table.schema,
+        compression="zstd",
+        # Dictionaries and statistics of vectors cost time and space, and find nothing.
+        use_dictionary=[name for name in table.column_names if name in ("source_file", "truncated")],
+        write_statistics=[name for name in table.column_names if name != "embedding"],
+        write_page_checksum=True,
+    ) as file:
+        if table.num_rows:  # a row group without rows stops some readers, a file without row groups none
+            file.write_table(table)
+    return bytes(sink.getvalue())  # one copy: S3's client takes nothing but bytes

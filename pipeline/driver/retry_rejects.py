@@ -1,0 +1,57 @@
+"""Rejects that another try may mend: a new dataset that takes all else from the old one.
+
+A committed shard is never written again. So shards without such rejects are copied, and the others are made
+anew, with the vectors that they have; only what was rejected is embedded.
+"""
+
+from pipeline import schema, telemetry
+from pipeline.config.sections import Config, Reuse
+from pipeline.dataset import commit
+from pipeline.dataset.commit import Ending
+from pipeline.dataset.dataset import Dataset
+from pipeline.driver.run import run
+from pipeline.errors import ConfigError, ExitCode
+from pipeline.nightly.names import retry_of
+from pipeline.plan.changes import moved_sources
+from pipeline.plan.plan import Plan
+
+
+def retry_rejects(config: Config, to: str | None = None, quiet: bool = False) -> Ending:
+    """Try the transient rejects of a complete dataset again, in a new one.
+
+    Args:
+        to: where the new one is; beside the old one, as `<name>-retry<n>`, when not given. One that an
+            earlier call left unfinished is gone on with; after one that is complete comes the next.
+
+    Raises:
+        ConfigError: the dataset is not complete.
+        OtherDatasetError: it is of another version of the format.
+        PipelineError: as `run`.
+    """
+    # Its sources stay as the config has them: `run` digests them so, and else no shard could be copied.
+    output = config.absolute().output
+    base, path, number = output.path, to or retry_of(output.path, 1), 1
+    if not Dataset(base, output.options).complete():
+        raise ConfigError("is not complete", base, hint="run the config first")
+    while to is None and Dataset(path, output.options).complete():
+        number += 1
+        base, path = path, retry_of(output.path, number)
+    found = Dataset(base, output.options)
+    found.identity()  # of another version nothing would be reused, and all of it embedded again
+    if not _transient(found):
+        summary = commit.committed(found).summary
+        return Ending(ExitCode.DONE, "no reject may be mended by another try", summary, base)
+    moved = moved_sources(config, Plan.from_bytes(found.plan() or b""))
+    if moved and Dataset(path, output.options).plan() is None:
+        # The rows of the old one could not be made again: what is there now is for a run of its own.
+        reason = (
+            f"the source has moved on: {len(moved)} files differ, {moved[0]} among them; make a new dataset"
+        )
+        return Ending(ExitCode.SOURCE_MOVED, reason, commit.committed(found).summary, base)
+    telemetry.event("trying rejects again", dataset=base, rows=_transient(found), into=path)
+    retried = {"output": output.model_copy(update={"path": path}), "reuse": Reuse(base=base)}
+    return run(config.model_copy(update=retried), quiet)
+
+
+def _transient(dataset: Dataset) -> int:
+    return int(schema.total(dataset.manifest(), "transient"))

@@ -1,0 +1,34 @@
+"""How a plan enters Ray Data: a row a scan, in blocks that are neither too many nor too large."""
+
+import logging
+import math
+
+import ray
+from ray.data import DataContext, Dataset
+
+from pipeline.plan.plan import Plan
+from pipeline.plan.scan_row import feed_row
+
+SINGLE_BLOCKS = 2000
+"""Up to here each split is a block of its own, the easiest to spread; above, blocks cost too much."""
+SPLITS_PER_BLOCK = 8
+MOST_BLOCKS = 20_000
+
+
+def feed(pending: Plan, block_bytes: int) -> Dataset:
+    """The splits of a plan, and all that is made of them in blocks of so many bytes."""
+    set_context(block_bytes)
+    rows = [feed_row(scan) for scan in pending.scans()]
+    per_block = 1 if len(rows) <= SINGLE_BLOCKS else max(SPLITS_PER_BLOCK, len(rows) // MOST_BLOCKS)
+    return ray.data.from_items(rows, override_num_blocks=math.ceil(len(rows) / per_block))
+
+
+def set_context(block_bytes: int) -> None:
+    """What all our graphs want of Ray Data; a dataset keeps what stands when it is begun."""
+    context = DataContext.get_current()
+    context.target_max_block_size = block_bytes
+    # Ray Data's bars and chatter would bury our own progress.
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    context.execution_no_progress_timeout_s = -1  # it counts shards; our watchdog hears micro-batches
+    logging.getLogger("ray.data").setLevel(logging.WARNING)

@@ -1,0 +1,241 @@
+"""The three stages, wired, and what comes out of them."""
+
+import atexit
+import queue
+import signal
+import threading
+import time
+from collections.abc import Callable, Generator, Iterator
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import pyarrow as pa
+from ray.data import ActorPoolStrategy, Dataset
+from ray.exceptions import RayError
+
+from pipeline import telemetry
+from pipeline.config.sections import Compute
+from pipeline.dataset.record import START, Failure, ShardRecord
+from pipeline.embed import stages
+from pipeline.embed.job import Job
+from pipeline.embed.on_ray import metrics, shared_storage
+from pipeline.embed.on_ray.cluster import cluster, nodes, stopped
+from pipeline.embed.on_ray.feed import feed
+from pipeline.embed.on_ray.watchdog import RemoteSentry, Watchdog
+from pipeline.embed.resources import Resources, fit
+from pipeline.embed.unseen import settled
+from pipeline.errors import ExitCode, ModelError, NonFiniteError, OutputError, PipelineError, StartError
+from pipeline.plan.plan import Plan
+from pipeline.telemetry.liveness import NOBODY, Standing
+
+BLOCK_BYTES = 1 << 20
+"""A reader's splits go on when this much of them is made: Ray's own 128 MB would keep replicas waiting."""
+LOOK_SECONDS = 2.0
+"""How often the watchdog looks, and tells how the stages stand."""
+MOST_FAILURES = 3
+"""Splits that are lost to replicas that can't start, before a run in which none could is ended."""
+MOST_FAILED_WRITES, WRITE_SECONDS = 5, 60
+"""So many writes fail in a row, and for so long, before a run is ended: a full disk, an expired token."""
+OUTPUT_CODES = (ExitCode.CONFIG, ExitCode.RETRYABLE)
+EXIT_SECONDS = 30
+"""For a replica's exit; then the kernel ends it, for it holds a device. Seen once: Ray's part of it hung when
+the driver had been stopped, and no raylet was left to kill the process."""
+
+Arrived = ShardRecord | Failure
+
+
+def run(
+    pending: Plan, job: Job, tell: Callable[[Standing], None] | None = None
+) -> Generator[Arrived, None, None]:
+    """Do the pending splits; records and failures arrive in any order, as they are made.
+
+    Args:
+        tell: called every few seconds with how the stages stand.
+
+    Raises:
+        ResourceError: the cluster can't hold a reader, a replica and a writer at the same time.
+        StoppedError: Ray gave up.
+        StalledError: nobody showed life for too long.
+        StartError: no replica can start.
+        ModelError: the checkpoint gives no finite vectors.
+        OutputError: nothing can be written any more.
+    """
+    with cluster():
+        resources = held(job)
+        shared_storage.refuse_blind_nodes(pending, job.config)
+        yield from settled(pending, job, partial(_run, resources=resources, tell=tell or (lambda _: None)))
+
+
+def _run(
+    pending: Plan, job: Job, resources: Resources, tell: Callable[[Standing], None]
+) -> Iterator[Arrived]:
+    telemetry.event("starting", splits=len(pending.split_ids), replicas=resources.replicas[1])
+    watchdog = Watchdog(job, job.config.compute.watchdog_minutes * 60)
+    graph = _graph(
+        feed(pending, BLOCK_BYTES), replace(job, threads=resources.threads), resources, watchdog.sentry
+    )
+    return _watched(graph, watchdog, len(pending.split_ids), tell)
+
+
+def held(job: Job) -> Resources:
+    """What the stages take of the cluster.
+
+    Raises:
+        ResourceError: it can't hold a reader, a replica and a writer at the same time.
+    """
+    return fit(job.config.compute, nodes(), job.payload_bytes)
+
+
+def _watched(
+    graph: Dataset, watchdog: Watchdog, pending: int, tell: Callable[[Standing], None]
+) -> Iterator[Arrived]:
+    """What comes out of a graph for so many splits.
+
+    A thread waits for Ray, so that this one is free to look at the clock, and to stop when it is told to.
+    """
+    arrivals: queue.SimpleQueue[Arrived | BaseException | None] = queue.SimpleQueue()
+    threading.Thread(target=_consume, args=(graph, arrivals), daemon=True).start()
+    looked = -LOOK_SECONDS
+    starts, writes, replicas = _Starts(), _Writes(), 0
+    done = failed = 0
+    while True:
+        if time.monotonic() - looked >= LOOK_SECONDS:
+            if standing := watchdog.look(pending - done, failed):
+                tell(standing)
+                replicas = standing.stages.get("encode", NOBODY).places
+            looked = time.monotonic()
+        try:
+            arrived = arrivals.get(timeout=LOOK_SECONDS)
+        except queue.Empty:
+            continue
+        if arrived is None:
+            watchdog.look(pending - done, failed)
+            return
+        if isinstance(arrived, BaseException):
+            raise stopped(arrived) if isinstance(arrived, RayError | RuntimeError) else arrived
+        failed += isinstance(arrived, Failure)
+        done += 1
+        starts.add(arrived, replicas)
+        writes.add(arrived)
+        yield arrived
+
+
+class _Starts:
+    """Which replicas could not start, or gave no vectors, until one is known to work."""
+
+    def __init__(self) -> None:
+        self._broken: set[str] = set()
+        self._failures = 0
+        self._one_works = False
+
+    def add(self, arrived: Arrived, replicas: int) -> None:
+        """Take in what became of a split.
+
+        Args:
+            replicas: that have been at a split so far.
+
+        Raises:
+            StartError: none of them could start, however often they tried.
+            ModelError: all that any of them gives is NaN or infinity.
+        """
+        if isinstance(arrived, ShardRecord):
+            self._one_works = True
+        elif arrived.stage == START or arrived.kind == NonFiniteError.__name__:
+            self._broken.add(arrived.process)
+            self._failures += 1
+            if not self._one_works and self._failures >= MOST_FAILURES and len(self._broken) >= replicas:
+                raise _hopeless(arrived)
+
+
+def _hopeless(failure: Failure) -> PipelineError:
+    """Of replicas that all fail as this one."""
+    if failure.stage == START:
+        hint, code = "mend that, and run again", failure.exit_code
+        return StartError("no replica can start", got=failure.message, hint=hint, exit_code=code)
+    hint = "most likely its weights are damaged: fetch it again; or try model.dtype float32"
+    return ModelError("no replica gets finite vectors of this checkpoint", got=failure.message, hint=hint)
+
+
+class _Writes:
+    """How many writes in a row have failed, and since when.
+
+    Args:
+        clock: seconds, of any origin.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._failed, self._since = 0, 0.0
+
+    def add(self, arrived: Arrived) -> None:
+        """Take in what became of a split.
+
+        Raises:
+            OutputError: none is written any more, and what is embedded meanwhile is lost.
+        """
+        if isinstance(arrived, ShardRecord):
+            self._failed = 0
+        elif _is_of_output(arrived):
+            self._since = self._since if self._failed else self._clock()
+            self._failed += 1
+            silent = self._clock() - self._since
+            if self._failed >= MOST_FAILED_WRITES and silent >= WRITE_SECONDS:
+                what = f"the last {self._failed} shards could not be written, for {silent / 60:.1f} minutes"
+                hint = "mend that, and run again: what is written stays"
+                raise OutputError(what, got=arrived.message, hint=hint, exit_code=arrived.exit_code)
+
+
+def _is_of_output(failure: Failure) -> bool:
+    """Whether it is storage that did not take a shard."""
+    is_storages = failure.exit_code in OUTPUT_CODES and failure.kind != NonFiniteError.__name__
+    return failure.stage == "write" and is_storages
+
+
+def _consume(graph: Dataset, arrivals: "queue.SimpleQueue[Arrived | BaseException | None]") -> None:
+    try:
+        for batch in graph.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
+            for note in batch.column("note").to_pylist():
+                arrivals.put(stages.result(note))
+        arrivals.put(None)
+    except BaseException as error:  # it is raised where the arrivals are taken
+        arrivals.put(error)
+
+
+def _graph(splits: Dataset, job: Job, resources: Resources, sentry: RemoteSentry) -> Dataset:
+    compute: Compute = job.config.compute
+    one_split: dict[str, Any] = {"batch_size": 1, "batch_format": "pyarrow", "zero_copy_batch": True}
+    told = {"job": job, "sentry": sentry}
+    least, most = resources.replicas
+    rows = splits.map_batches(read, fn_kwargs=told, num_cpus=compute.cpus_per_reader, **one_split)
+    vectors = rows.map_batches(
+        Encode,
+        fn_constructor_kwargs=told,
+        compute=ActorPoolStrategy(min_size=least, max_size=most),
+        num_cpus=resources.replica_cpus,
+        num_gpus=resources.replica_gpus or None,
+        **one_split,
+    )
+    return vectors.map_batches(write, fn_kwargs=told, num_cpus=compute.cpus_per_writer, **one_split)
+
+
+class Encode(stages.Encode):
+    """`stages.Encode`, in a process that gives its device back."""
+
+    def __init__(self, job: Job, sentry: RemoteSentry) -> None:
+        super().__init__(job, sentry)
+        atexit.register(signal.alarm, EXIT_SECONDS)
+
+
+def read(row: pa.Table, job: Job, sentry: RemoteSentry) -> Iterator[pa.Table]:
+    """`stages.read`, measured."""
+    with metrics.storage(job):
+        yield from stages.read(row, job, sentry)
+
+
+def write(row: pa.Table, job: Job, sentry: RemoteSentry) -> pa.Table:
+    """`stages.write`, measured; and since here a split is done, so is all that its record says."""
+    with metrics.storage(job):
+        written = stages.write(row, job, sentry)
+    metrics.count(job, stages.result(written.column("note")[0].as_py()))
+    return written

@@ -1,0 +1,90 @@
+"""Metrics for Prometheus, through Ray's own exporter: each is `ray_embed_<name>`, counters end in `_total`.
+
+Counted in the workers, where a split is done; labelled by the dataset. docs/kubernetes.md lists them, and
+k8s/monitoring/ draws them and warns by them.
+"""
+
+from collections import Counter as Tally
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+
+from ray.util.metrics import Counter, Gauge
+
+from pipeline import telemetry
+from pipeline.dataset.record import Failure, ShardRecord
+from pipeline.embed.job import Job
+
+COUNTS = {
+    "rows": "Rows embedded or reused.",
+    "reused": "Rows whose vectors an older dataset had.",
+    "rejects": "Rows that could not be embedded.",
+    "tokens": "Tokens of rows, before identical texts are left out.",
+    "computed_tokens": "Tokens that the model ran.",
+    "padded_tokens": "Tokens that the model ran, padding included.",
+    "truncated": "Texts that were cut at max_tokens.",
+    "text_bytes": "Bytes of text.",
+    "read_bytes": "Bytes read from storage.",
+    "cache_hits": "Words whose tokens were known.",
+    "cache_misses": "Words that went through the tokenizer.",
+}
+"""Fields of a shard record that are counted under their own names."""
+
+
+def count(job: Job, done: ShardRecord | Failure) -> None:
+    """Count a split that has left the flow."""
+    dataset = _dataset(job)
+    if isinstance(done, Failure):
+        _counter("splits", "Splits that left the flow.", "outcome").inc(1, {**dataset, "outcome": "failed"})
+        return
+    _counter("splits", "Splits that left the flow.", "outcome").inc(1, {**dataset, "outcome": "done"})
+    for name, description in COUNTS.items():
+        _inc(_counter(name, description), getattr(done, name), dataset)
+    spent = _counter("stage_seconds", "Seconds of work by stage; idle: replicas that wait.", "stage")
+    for stage in ("read", "tokenize", "encode", "write", "idle"):
+        _inc(spent, getattr(done, f"{stage}_seconds"), {**dataset, "stage": stage})
+
+
+@contextmanager
+def storage(job: Job) -> Iterator[None]:
+    """Count the storage requests, and their repetitions by reason, of what is done meanwhile."""
+    requests, retries = Tally(telemetry.requests), Tally(telemetry.retries)
+    try:
+        yield
+    finally:
+        for operation, number in (telemetry.requests - requests).items():
+            counter = _counter("storage_requests", "Requests to storage.", "operation")
+            counter.inc(number, _dataset(job) | {"operation": operation})
+        for reason, number in (telemetry.retries - retries).items():
+            counter = _counter("storage_retries", "Requests made again.", "reason")
+            counter.inc(number, _dataset(job) | {"reason": reason})
+
+
+def standing(job: Job, pending: int, failed: int) -> None:
+    """How far the run is; told by the driver."""
+    _gauge("pending_splits", "Splits that are not done.").set(pending, _dataset(job))
+    _gauge("failed_splits", "Splits that could not be done.").set(failed, _dataset(job))
+
+
+def quiet(job: Job, silent: float) -> None:
+    """How long nobody has shown life; told by the driver."""
+    _gauge("quiet_seconds", "Seconds since a micro-batch, a read or a write.").set(silent, _dataset(job))
+
+
+def _dataset(job: Job) -> dict[str, str]:
+    return {"dataset": job.config.output.path}
+
+
+def _inc(counter: Counter, number: float, tags: dict[str, str]) -> None:
+    if number > 0:  # Ray refuses to count nothing
+        counter.inc(number, tags)
+
+
+@cache
+def _counter(name: str, description: str, *tags: str) -> Counter:
+    return Counter(f"embed_{name}", description, ("dataset", *tags))
+
+
+@cache
+def _gauge(name: str, description: str) -> Gauge:
+    return Gauge(f"embed_{name}", description, ("dataset",))

@@ -1,0 +1,132 @@
+"""The run's `Watch`, as an actor beside the driver, and the driver's look at it."""
+
+import os
+import urllib.request
+from collections.abc import Collection
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import ray
+from ray.exceptions import RayError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from pipeline import telemetry
+from pipeline.embed.job import Job
+from pipeline.embed.on_ray import metrics, ray_log
+from pipeline.errors import StalledError
+from pipeline.telemetry.liveness import Place, Standing, Watch
+
+ANSWER_SECONDS = 30.0
+SCRAPE_SECONDS = 5.0
+OPERATORS = tuple(
+    f"ray_data_{name}"
+    for name in ("num_tasks_running", "num_queued_blocks", "num_alive_actors", "num_restarting_actors",
+                 "num_pending_actors", "obj_store_mem_used")
+)  # fmt: skip
+"""What Ray's exporter says of the stages; it lags by some 15 s."""
+
+
+@dataclass(frozen=True)
+class RemoteSentry:
+    """Tells the run's `Watch`, from any process; where that is gone, nobody is told, and the work goes on."""
+
+    watch: Any
+
+    def enter(self, split_id: str, stage: str) -> int:
+        """Waits for the answer: who is killed next must have been seen here."""
+        try:
+            return int(ray.get(self.watch.enter.remote(split_id, stage, _place()), timeout=ANSWER_SECONDS))
+        except RayError:  # time-outs among them
+            return 0
+
+    def leave(self, split_id: str, stage: str) -> None:
+        self.watch.leave.remote(split_id, stage)
+
+    def beat(self, split_id: str, stage: str) -> None:
+        self.watch.beat.remote(split_id, stage)
+
+
+class Watchdog:
+    """Ends a run in which nobody shows life.
+
+    Args:
+        limit: how many seconds of silence are a stall.
+    """
+
+    def __init__(self, job: Job, limit: float) -> None:
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+        options = {"num_cpus": 0, "max_restarts": -1, "max_task_retries": -1, "scheduling_strategy": here}
+        self.job, self.limit = job, limit
+
+        def alive() -> Collection[str]:  # in here it travels by value, and brings none of our modules along
+            return {node["NodeID"] for node in ray.nodes() if node["Alive"]}
+
+        self.sentry = RemoteSentry(ray.remote(Watch).options(**options).remote(alive))
+
+    def look(self, pending: int, failed: int) -> Standing | None:
+        """Look at the clock, and tell how far the run is; how the stages stand, where the watch answers.
+
+        Args:
+            pending: splits that are not done.  failed: those that could not be done.
+
+        Raises:
+            StalledError: the limit is passed; what everybody was at is in the log.
+        """
+        watch = self.sentry.watch
+        metrics.standing(self.job, pending, failed)
+        try:
+            standing: Standing = ray.get(watch.standing.remote(), timeout=ANSWER_SECONDS)
+        except RayError:  # time-outs among them
+            return None  # it is started anew, and begins to count again
+        quiet = standing.quiet
+        metrics.quiet(self.job, quiet)
+        if quiet <= self.limit:
+            return standing
+        for line in _told(watch):
+            telemetry.event(f"stalled: {line}")
+        raise StalledError(
+            f"no micro-batch, read or write for {quiet / 60:.1f} minutes",
+            got=f"compute.watchdog_minutes {self.limit / 60:g}",
+            hint=f"the log tells what everybody was at; run again to resume{ray_log.hint()}",
+            more=ray_log.reasons(),
+        )
+
+
+def _told(watch: Any) -> list[str]:
+    """What everybody was at, as far as it can be found out: what can't must not hide the stall itself."""
+    found: list[str] = []
+    for ask in (lambda: ray.get(watch.report.remote(), timeout=ANSWER_SECONDS), _state):
+        try:
+            found += ask()
+        except Exception as error:  # whatever a cluster says that is not well
+            found.append(repr(error))
+    return found
+
+
+@cache
+def _place() -> Place:
+    return Place(ray.get_runtime_context().get_node_id(), ray.util.get_node_ip_address(), os.getpid())
+
+
+def _state() -> list[str]:
+    """What is free, and how the stages stand, by Ray's word."""
+    found = []
+    for node in ray.nodes():
+        address = node["NodeManagerAddress"]
+        state = "alive" if node["Alive"] else "dead"
+        total = {name: node["Resources"].get(name, 0) for name in ("CPU", "GPU")}
+        found.append(f"node {address} is {state}: {total}")
+        if node["Alive"]:
+            found += _operators(f"http://{address}:{node['MetricsExportPort']}/metrics")
+    free = ray.available_resources()
+    return [f"free: CPU {free.get('CPU', 0):g}, GPU {free.get('GPU', 0):g}", *found]
+
+
+def _operators(url: str) -> list[str]:
+    try:
+        with urllib.request.urlopen(url, timeout=SCRAPE_SECONDS) as answer:
+            text = answer.read().decode()
+    except OSError as error:
+        return [f"{url}: {error}"]
+    return [line for line in text.splitlines() if line.startswith(OPERATORS)]

@@ -1,0 +1,386 @@
+"""What a run would do, and about what it would cost, before it does it.
+
+Counted is what the plan counts; the rest is estimated from a sample of the texts (`sampling`). Nothing is
+written, and nothing is claimed that nobody knows: no rate, no hours; no price, no money.
+
+Cost: planning, O(shards) of the dataset and of its base, and the sample.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from functools import cached_property, partial
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipeline import schema, storage
+from pipeline.config.sections import Config
+from pipeline.dataset.damage import unless_damaged
+from pipeline.dataset.dataset import Dataset
+from pipeline.dataset.identity import Identity
+from pipeline.estimate import sampling, token_lengths, warnings
+from pipeline.estimate.sampling import Sample, Stratum
+from pipeline.estimate.token_lengths import Tokens
+from pipeline.estimate.warnings import Caution
+from pipeline.model.check import usable_checkpoint
+from pipeline.model.checkpoint import Checkpoint
+from pipeline.model.embedding_spec import Recipe
+from pipeline.model.tokenizer.tokenizer import Tokenizer
+from pipeline.nightly import reuse
+from pipeline.nightly.reuse import Base
+from pipeline.plan import sizing
+from pipeline.plan.make import make_plan
+from pipeline.plan.plan import Plan, extent, source_files
+from pipeline.plan.sizing import CPU_FLOPS
+
+ROW_BYTES = 40
+"""What a row of a shard takes beside its vector and what is carried: id, place and hash of its text."""
+
+
+@dataclass(frozen=True)
+class Reuse:
+    """What the base spares.
+
+    copied: split ids of shards that are copied whole, of so many rows.
+    unchanged: files of which each row's vector is taken; as rows the base has them.
+    changed_rows: rows that the base has of files that changed: so many vectors are taken at most.
+    """
+
+    base: str
+    copied: tuple[str, ...] = ()
+    copied_rows: int = 0
+    unchanged: tuple[str, ...] = ()
+    unchanged_rows: int = 0
+    changed_rows: int = 0
+
+
+@dataclass(frozen=True)
+class Rate:
+    """Tokens that a replica computes in a second; None where nobody knows.
+
+    by: "config", "this dataset", "base", "guess" or "none".
+    """
+
+    tokens_per_second: float | None
+    by: str
+    measured_tokens: int = 0
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What a run would do.
+
+    state: "new", "unfinished" (a plan is frozen) or "complete".
+    todo: what would be embedded: not there, not copied, and not taken from unchanged files of the base.
+    """
+
+    config: Config
+    checkpoint: Checkpoint
+    state: str
+    made: Plan
+    pending: Plan
+    todo: Plan
+    reuse: Reuse | None
+    sample: Sample
+    rate: Rate
+
+    @cached_property
+    def recipe(self) -> Recipe:
+        return Recipe.of(self.checkpoint, self.config.model)
+
+    @cached_property
+    def files(self) -> pa.Table:
+        """`source`, `file` and `size` of each planned file."""
+        found = self.made.pieces.group_by(["source", "file"]).aggregate([("size", "max")])
+        return found.rename_columns(["source", "file", "size"])
+
+    @property
+    def scans(self) -> int:
+        """Passes over files that reading the pending splits takes."""
+        return int(pc.count_distinct(self.pending.pieces.column("scan")).as_py())
+
+    @property
+    def counted_rows(self) -> int:
+        """Rows of files that are cut by rows."""
+        return _size(self.made.pieces, "rows")
+
+    @property
+    def estimated_rows(self) -> int | None:
+        """Rows of files that are cut by bytes, by the sampled ones' length; None without such a sample."""
+        total = 0.0
+        for name in self.config.source:
+            of_source = self.made.pieces.filter(pc.equal(self.made.pieces.column("source"), name))
+            size = _size(of_source, "bytes")
+            seen = [each for each in self.sample.strata if (each.source, each.unit) == (name, "bytes")]
+            if size and not any(each.covered for each in seen):
+                return None
+            total += sum(size * each.documents / each.covered for each in seen if each.covered)
+        return round(total)
+
+    def _expected(self, of: Callable[[Stratum], int]) -> int | None:
+        """Of all that would be embedded, by what the sample has; None where some could not be sampled."""
+        if any(not stratum.covered for stratum in self.sample.strata):
+            return None
+        return round(sum(stratum.weight * of(stratum) for stratum in self.sample.strata))
+
+    @property
+    def texts(self) -> int | None:
+        """Documents that would be embedded."""
+        return self._expected(lambda seen: seen.texts)
+
+    @property
+    def rejects(self) -> int | None:
+        """Documents that would be rejected."""
+        return self._expected(lambda seen: seen.rejects.total())
+
+    @property
+    def tokens(self) -> int | None:
+        """Tokens that would be computed."""
+        return self._expected(lambda seen: int(seen.lengths.sum()))
+
+    @property
+    def new_rows(self) -> int | None:
+        """Rows of the shards that would be made: documents, or their windows."""
+        return self._expected(lambda seen: len(seen.lengths)) if self.recipe.chunked else self.texts
+
+    @property
+    def shard_bytes(self) -> int | None:
+        """Of these rows, without what is carried."""
+        rows = self.new_rows
+        return None if rows is None else rows * (self.vector_bytes + ROW_BYTES)
+
+    @property
+    def dimension(self) -> int:
+        return self.recipe.dimension(self.checkpoint)
+
+    @property
+    def vector_bytes(self) -> int:
+        """Of one stored vector."""
+        return {
+            "float32": 4 * self.dimension, "int8": self.dimension + 4, "binary": -(-self.dimension // 8),
+        }[self.recipe.vector]  # fmt: skip
+
+    @property
+    def hours(self) -> float | None:
+        """Of one replica, computing."""
+        rate, tokens = self.rate.tokens_per_second, self.tokens
+        return None if rate is None or tokens is None else tokens / rate / 3600
+
+    @property
+    def price(self) -> float | None:
+        """Of these hours."""
+        price, hours = self.config.cost.price_per_hour, self.hours
+        return None if price is None or hours is None else price * hours
+
+    @property
+    def replicas(self) -> int | None:
+        """How many can be busy at a time; None where the cluster decides."""
+        most = self.config.compute.max_replicas
+        return min(most, len(self.todo.split_ids)) if most else None
+
+    @property
+    def payload_bytes(self) -> int:
+        """Of the largest split between two stages."""
+        return sizing.payload_bytes(self.made, self.config, self.checkpoint)
+
+    @cached_property
+    def lengths(self) -> Tokens | None:
+        """Of the sample; None where it is empty."""
+        return token_lengths.distribution(self.sample.strata)
+
+    @cached_property
+    def cautions(self) -> list[Caution]:
+        """What stands out."""
+        pending = self.pending.pieces
+        return [
+            *warnings.unread(self.sample.strata),
+            *warnings.empty_texts(self.sample.strata),
+            *warnings.truncated(self.lengths, self.recipe),
+            *warnings.unsplittable(pending),
+            *warnings.tiny_files(self.files),
+            *warnings.large_split(pending),
+            *warnings.without_id(self.config),
+            *warnings.plain_http(self.config),
+            *warnings.idle_replicas(self.config, len(self.todo.split_ids)),
+        ]
+
+    def fields(self) -> dict[str, Any]:
+        """All of it, by stable names: lengths in bytes, times in hours, parts of 1."""
+        return {
+            "output": self.config.output.path,
+            "state": self.state,
+            "files": self.files.num_rows,
+            "bytes": schema.total(self.files, "size"),
+            "failed_files": self.made.failed_files,
+            "counted_rows": self.counted_rows,
+            "estimated_rows": self.estimated_rows,
+            "splits": len(self.made.split_ids),
+            "pending": len(self.pending.split_ids),
+            "bytes_to_read": self.pending.stored_bytes,
+            "scans": self.scans,
+            "columns": [*self.made.columns.names, "embedding"],
+            "dimension": self.dimension,
+            "reuse": _reuse_fields(self.reuse),
+            "embed": {
+                "splits": len(self.todo.split_ids),
+                "texts": self.texts,
+                "rejects": self.rejects,
+                "rows": self.new_rows,
+                "tokens": self.tokens,
+            },
+            "sample": sample_fields(self.sample, self.lengths),
+            "max_tokens": self.recipe.max_tokens,
+            "tokens_per_second": self.rate.tokens_per_second,
+            "rate_by": self.rate.by,
+            "rate_measured_tokens": self.rate.measured_tokens,
+            "encoder_hours": self.hours,
+            "replicas": self.replicas,
+            "price": self.price,
+            "currency": self.config.cost.currency,
+            "shard_bytes": self.shard_bytes,
+            "payload_bytes": self.payload_bytes,
+            "cautions": [asdict(caution) for caution in self.cautions],
+        }
+
+
+def forecast(config: Config) -> Forecast:
+    """What `run` would do with this config now.
+
+    Raises:
+        PipelineError: what a run would end with at once.
+    """
+    checkpoint = usable_checkpoint(config)
+    identity = Identity.of(config, checkpoint)
+    dataset = Dataset.of(config)
+    dataset.refuse_unconditional(live=False)  # nothing is written here
+    claimed = dataset.refuse_other(identity)
+    frozen = dataset.plan() if claimed else None
+    made = Plan.from_bytes(frozen) if frozen else make_plan(config, checkpoint, identity.dataset_digest)
+    shards = dataset.shards()
+    pending = made.pending(shards)
+    state = "new" if not frozen else "complete" if dataset.complete() else "unfinished"
+    base = _base(config, dataset if frozen else None, identity)
+    spared = _spared(config, base, identity, pending) if base else None
+    todo = _todo(pending, spared)
+    recipe = Recipe.of(checkpoint, config.model)
+    sample = sampling.draw(todo.pieces, config, recipe, Tokenizer(checkpoint, recipe.max_tokens))
+    records = dataset.records(shards) if shards else schema.RECORD.empty_table()
+    rate = _rate(config, checkpoint, dataset, records, base)
+    return Forecast(config, checkpoint, state, made, pending, todo, spared, sample, rate)
+
+
+def _base(config: Config, frozen: Dataset | None, identity: Identity) -> Base | None:
+    """The base that a run would use: the dataset's own, once it has a plan."""
+    path = frozen.base() if frozen else reuse.chosen(config.absolute())
+    return reuse.usable(path, identity, config.output.options) if path else None
+
+
+def _alike(config: Config, file: str, versions: Mapping[str, str], version: str) -> bool:
+    """Tells whether the base was made of this version of a file."""
+    source = config.source[file.partition("/")[0]]
+    return storage.connect(source.path, source.options).same(versions.get(file, ""), version)
+
+
+def _spared(config: Config, base: Base, identity: Identity, pending: Plan) -> Reuse:
+    """By the base's manifest and plan alone; no shard is opened."""
+    records = reuse.copyable(base, identity, pending)
+    copied = pa.array([record["split_id"] for record in records], pa.string())
+    left = pending.pending(copied.to_pylist()).pieces
+    rows = _rows_of_files(base.manifest)
+    others = _rows_of_files(base.manifest.filter(pc.invert(pc.is_in(base.manifest["split_id"], copied))))
+    versions = base.versions()
+    files = dict(zip(source_files(left).to_pylist(), left.column("version").to_pylist(), strict=True))
+    unchanged = [
+        file for file, version in files.items() if rows.get(file) and _alike(config, file, versions, version)
+    ]
+    taken = set(unchanged)
+    changed = [file for file in files if file in others and file not in taken]
+    return Reuse(
+        base.path,
+        tuple(copied.to_pylist()),
+        sum(record["rows"] for record in records),
+        tuple(unchanged),
+        sum(others.get(file, 0) for file in unchanged),
+        sum(others[file] for file in changed),
+    )
+
+
+def _rows_of_files(manifest: pa.Table) -> dict[str, int]:
+    """Embedded rows of each source file."""
+    found = schema.structs(manifest.column("pieces"), schema.PIECE)
+    return schema.sum_by(source_files(found), found.column("rows"))
+
+
+def _todo(pending: Plan, spared: Reuse | None) -> Plan:
+    if spared is None:
+        return pending
+    left = pending.pending(spared.copied)
+    known = pc.is_in(source_files(left.pieces), pa.array(spared.unchanged, pa.string()))
+    return Plan(left.pieces.filter(pc.invert(known)), left.columns, left.dataset_digest)
+
+
+def _rate(
+    config: Config, checkpoint: Checkpoint, dataset: Dataset, records: pa.Table, base: Base | None
+) -> Rate:
+    """The config's; else what was measured on the same device; else a guess, for CPUs alone."""
+    if config.cost.tokens_per_second:
+        return Rate(config.cost.tokens_per_second, "config")
+    places = [("this dataset", dataset, records)]
+    places += [("base", base.dataset, base.manifest)] if base else []
+    for name, where, found in places:
+        tokens, seconds = (schema.total(found, each) for each in ("computed_tokens", "encode_seconds"))
+        device = unless_damaged("no rate is taken", where.layout.root, partial(_device, where))
+        if tokens and seconds and device == config.compute.device:
+            return Rate(tokens / seconds, name, tokens)
+    if config.compute.device == "cpu":
+        return Rate(CPU_FLOPS / checkpoint.flops_per_token, "guess")
+    return Rate(None, "none")
+
+
+def _device(dataset: Dataset) -> str | None:
+    """What a dataset's first driver was told to compute on."""
+    config = json.loads(dataset.storage.read(dataset.layout.identity)).get("config") or {}
+    found = (config.get("compute") or {}).get("device")
+    return str(found) if found else None
+
+
+def _size(pieces: pa.Table, unit: str) -> int:
+    """Rows or bytes of the pieces that are cut by these."""
+    part = pieces.filter(pc.equal(pieces.column("unit"), unit).fill_null(False))
+    return extent(part)
+
+
+def _reuse_fields(found: Reuse | None) -> dict[str, Any] | None:
+    if found is None:
+        return None
+    return {
+        "base": found.base,
+        "copied_shards": len(found.copied),
+        "copied_rows": found.copied_rows,
+        "unchanged_files": len(found.unchanged),
+        "unchanged_rows": found.unchanged_rows,
+        "changed_rows_at_most": found.changed_rows,
+    }
+
+
+def sample_fields(sample: Sample, lengths: Tokens | None) -> dict[str, Any]:
+    """The sample by stable names, as `Forecast.fields` has it."""
+    buckets = lengths.histogram.items() if lengths else ()
+    return {
+        "stretches": sample.stretches,
+        "files": sample.files,
+        "read_bytes": sample.read_bytes,
+        "texts": sum(each.texts for each in sample.strata),
+        "text_bytes": sum(each.text_bytes for each in sample.strata),
+        "rejects": dict(sum((each.rejects for each in sample.strata), start=Counter())),
+        "tokens_mean": lengths and lengths.mean,
+        "tokens_p50": lengths and lengths.p50,
+        "tokens_p95": lengths and lengths.p95,
+        "tokens_max": lengths and lengths.longest,
+        "truncated": lengths and lengths.truncated,
+        "histogram": [{"up_to": bound, "part": part} for bound, part in buckets],
+        "padded_per_token": lengths and lengths.padded,
+    }

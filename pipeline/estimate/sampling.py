@@ -1,0 +1,246 @@
+"""A bounded sample of a plan's texts, tokenised: what a corpus is like, before all of it is read.
+
+Owns what is drawn: a few stretches, evenly over each stratum (a source's files that are cut alike), so that a
+large file counts for as much as it holds. The same plan gives the same sample.
+
+Cost: about `STRETCHES` of them (two a stratum at least), `MOST_TEXTS` texts and about `MOST_BYTES` of them.
+Of Parquet a whole row group of the text column is read, so no more are begun after `MOST_READ` bytes.
+
+Shapes: R rows that would be computed, texts or windows of them.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipeline import schema, telemetry
+from pipeline.config.sections import Config
+from pipeline.model.embedding_spec import Recipe
+from pipeline.model.tokenizer.texts import tokenize_all, tokenized
+from pipeline.model.tokenizer.tokenizer import Tokenizer, joined
+from pipeline.plan.plan import extent, piece_of
+from pipeline.plan.sizing import BYTES_PER_LINE
+from pipeline.ragged import Ints
+from pipeline.source import reader
+from pipeline.source.formats import Piece
+from pipeline.source.reader import Part
+
+STRETCHES = 16
+MOST_TEXTS = 2_000
+MOST_BYTES = 4 << 20
+MOST_READ = 64 << 20
+WHOLE_FILES = 32
+"""A corpus of no more files, and no more than the sample may hold, is taken whole."""
+SPREAD = 0.618
+"""Stretches are read in an order in which any first few of them are spread over the whole."""
+
+
+@dataclass(frozen=True)
+class Stratum:
+    """The files of a source that are cut alike, and what was seen of them.
+
+    unit: what `size` and `covered` count, "rows" or "bytes": all there are, and those that were looked at.
+    texts: rows that would be embedded.  rejects: the others, by reason.  text_bytes: of the former.
+    lengths: (R,) tokens.  truncated: (R,) whether it had more.
+    unread: what could not be read, with the reason.
+    """
+
+    source: str
+    unit: str
+    size: int
+    covered: int = 0
+    texts: int = 0
+    text_bytes: int = 0
+    rejects: Counter[str] = field(default_factory=Counter)
+    lengths: Ints = field(default_factory=lambda: np.zeros(0, np.int64))
+    truncated: npt.NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, np.bool_))
+    unread: tuple[str, ...] = ()
+
+    @property
+    def weight(self) -> float:
+        """For how many rows each that was seen stands; 0 where none was."""
+        return self.size / self.covered if self.covered else 0.0
+
+    @property
+    def documents(self) -> int:
+        """Rows that were looked at."""
+        return self.texts + self.rejects.total()
+
+
+@dataclass(frozen=True)
+class Sample:
+    """All strata, and what the sample took: stretches, files, bytes from storage."""
+
+    strata: tuple[Stratum, ...]
+    stretches: int = 0
+    files: int = 0
+    read_bytes: int = 0
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """One stretch, read: its documents as far as the sample goes."""
+
+    piece: Piece
+    covered: int
+    texts: pa.Array
+    reasons: Sequence[str]
+
+
+@dataclass(frozen=True)
+class _Share:
+    """What a stratum may take of the whole sample."""
+
+    stretches: int
+    texts: int
+    text_bytes: int
+
+
+def draw(pieces: pa.Table, config: Config, recipe: Recipe, tokenizer: Tokenizer) -> Sample:
+    """Sample the texts of some pieces of a plan.
+
+    Args:
+        pieces: of splits alone, in the plan's order.
+    """
+    strata = list(_strata(pieces, config))
+    shares = _shares([schema.total(part, "stored_bytes") for _, part in strata])
+    drawn = [_drawn(part, share, config) for (_, part), share in zip(strata, shares, strict=True)]
+    before = telemetry.read_bytes.total()
+    seen: list[list[_Seen]] = [[] for _ in strata]
+    unread: list[list[str]] = [[] for _ in strata]
+    bare = _without_columns(config)
+    for stratum, piece in _in_turns([pieces for pieces, _ in drawn]):
+        if seen[stratum] and telemetry.read_bytes.total() - before > MOST_READ:
+            continue
+        [part] = reader.parts([piece], bare, pa.schema([]))
+        if part.documents is None:
+            unread[stratum].append(f"{piece.source_file}: {str(part.error).splitlines()[0]}")
+        else:
+            seen[stratum].append(_seen(part, drawn[stratum][1]))
+    found = tuple(
+        replace(_stratum(empty, kept, recipe, tokenizer), unread=tuple(dict.fromkeys(bad)))
+        for (empty, _), kept, bad in zip(strata, seen, unread, strict=True)
+    )
+    read = [each.piece for kept in seen for each in kept]
+    files = len({piece.source_file for piece in read})
+    return Sample(found, len(read), files, telemetry.read_bytes.total() - before)
+
+
+def _without_columns(config: Config) -> Config:
+    """The config, but that nothing is read of a source beside its texts."""
+    nothing = {"id_column": None, "carry": (), "partitions": ()}
+    sources = {name: source.model_copy(update=nothing) for name, source in config.source.items()}
+    return config.model_copy(update={"source": sources})
+
+
+def _strata(pieces: pa.Table, config: Config) -> Iterator[tuple[Stratum, pa.Table]]:
+    """Each stratum, still unseen, and its pieces."""
+    for name in config.source:
+        for unit in ("rows", "bytes"):
+            here = pc.and_(pc.equal(pieces.column("source"), name), pc.equal(pieces.column("unit"), unit))
+            if (part := pieces.filter(here.fill_null(False))).num_rows:
+                yield Stratum(name, unit, extent(part)), part
+
+
+def _shares(stored: Sequence[int]) -> list[_Share]:
+    """What each stratum may take, by what is stored of it; two stretches at least."""
+    counts = [max(2, round(STRETCHES * each / max(1, sum(stored)))) for each in stored]
+    return [
+        _Share(count, MOST_TEXTS * count // sum(counts), MOST_BYTES * count // sum(counts))
+        for count in counts
+    ]
+
+
+def _drawn(pieces: pa.Table, share: _Share, config: Config) -> tuple[list[Piece], int]:
+    """Stretches of a stratum, and of how many rows each counts: all of a small one, else some all over it."""
+    sizes = pc.subtract(pieces.column("stop"), pieces.column("start")).to_numpy()
+    rows = sizes.sum() / (1 if pieces.column("unit")[0].as_py() == "rows" else BYTES_PER_LINE)
+    files = len(pc.unique(pieces.column("file")))
+    fits = rows <= share.texts and schema.total(pieces, "stored_bytes") <= share.text_bytes
+    if fits and files <= WHOLE_FILES:
+        return _whole(pieces), share.texts
+    stops = np.cumsum(sizes)
+    cell = stops[-1] / share.stretches
+    places = cell * (np.arange(share.stretches) + 0.5)
+    hit = np.searchsorted(stops, places, "right")
+    inside = places - (stops - sizes)[hit]
+    stretches = (
+        _stretch(row, middle, cell, share, config)
+        for row, middle in zip(pieces.take(pa.array(hit)).to_pylist(), inside.tolist(), strict=True)
+    )
+    return list(dict.fromkeys(stretches)), max(1, share.texts // share.stretches)
+
+
+def _whole(pieces: pa.Table) -> list[Piece]:
+    """All pieces, those that follow each other in one file as one."""
+    whole: list[Piece] = []
+    for piece in map(piece_of, pieces.to_pylist()):
+        last = whole[-1] if whole else None
+        if last and (last.source_file, last.stop) == (piece.source_file, piece.start):
+            whole[-1] = replace(last, stop=piece.stop)
+        else:
+            whole.append(piece)
+    return whole
+
+
+def _stretch(row: Mapping[str, Any], middle: float, cell: float, share: _Share, config: Config) -> Piece:
+    """A part of a piece around a place in it; of a file that is only read from its start, its first rows."""
+    piece, size = piece_of(row), row["stop"] - row["start"]
+    most = share.text_bytes / share.stretches
+    if piece.unit == "rows":
+        most = min(share.texts / share.stretches, most * size / max(1, row["stored_bytes"]))
+    half = min(cell, max(1, most)) / 2
+    if not reader.seekable(piece, config):
+        return replace(piece, start=0, stop=min(piece.stop, max(1, round(2 * half))))
+    start = min(max(0, math.floor(middle - half)), size - 1)
+    stop = min(size, max(start + 1, math.floor(middle + half)))
+    return replace(piece, start=piece.start + start, stop=piece.start + stop)
+
+
+def _in_turns(drawn: Sequence[Sequence[Piece]]) -> Iterator[tuple[int, Piece]]:
+    """The stretches of all strata, with the stratum's number: one of each, then the next of each."""
+    turns = [
+        (turn, stratum, pieces[at])
+        for stratum, pieces in enumerate(drawn)
+        for turn, at in enumerate(sorted(range(len(pieces)), key=lambda at: at * SPREAD % 1))
+    ]
+    yield from ((stratum, piece) for _, stratum, piece in sorted(turns, key=lambda each: each[:2]))
+
+
+def _seen(part: Part, most: int) -> _Seen:
+    """What was read of a stretch, up to so many rows."""
+    assert part.documents is not None
+    rows, rejects = (
+        table.column("source_row").to_numpy() for table in (part.documents.rows, part.documents.rejects)
+    )
+    places = np.sort(np.concatenate([rows, rejects]))
+    stop = int(places[most]) if len(places) > most else part.stop
+    texts = part.documents.texts.filter(pa.array(rows < stop))
+    reasons = part.documents.rejects.column("reason").filter(pa.array(rejects < stop)).to_pylist()
+    return _Seen(part.piece, stop - part.start, texts, reasons)
+
+
+def _stratum(empty: Stratum, seen: Sequence[_Seen], recipe: Recipe, tokenizer: Tokenizer) -> Stratum:
+    """A stratum with what was seen of it, in the order of its files."""
+    seen = sorted(seen, key=lambda each: (each.piece.file, each.piece.start))
+    texts = [each.texts for each in seen if len(each.texts)]
+    cuts = [tokenize_all(each, lambda some: tokenized(some, tokenizer, recipe)) for each in texts]
+    tokens = joined((found for (found, _), _ in cuts), tokenizer.dtype)
+    failed = Counter(tokenizer_failed=sum(int((~cut_N).sum()) for _, cut_N in cuts))
+    texts = [each.filter(pa.array(cut_N)) for each, (_, cut_N) in zip(texts, cuts, strict=True)]
+    return replace(
+        empty,
+        covered=sum(each.covered for each in seen),
+        texts=sum(map(len, texts)),
+        text_bytes=sum(pc.sum(pc.binary_length(each)).as_py() or 0 for each in texts),
+        rejects=Counter(reason for each in seen for reason in each.reasons) + failed,
+        lengths=tokens.lengths,
+        truncated=tokens.truncated,
+    )

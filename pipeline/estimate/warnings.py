@@ -1,0 +1,155 @@
+"""What one would want to know before a run: cautions, each of a fixed kind. Pure, on plan and sample.
+
+kinds: unread, empty_texts, truncated, unsplittable, tiny_files, large_split, no_id_column, idle_replicas,
+plain_http.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipeline.config.sections import Config
+from pipeline.config.source import COLUMNLESS
+from pipeline.estimate.sampling import Stratum
+from pipeline.estimate.token_lengths import Tokens
+from pipeline.model.embedding_spec import Recipe
+
+MOSTLY_EMPTY = 0.5
+MANY_TRUNCATED = 0.1
+MANY_SPLITS_OF_A_SCAN = 8
+MANY_FILES, TINY_FILE = 10_000, 100_000
+LARGE_SPLIT, LARGE_SHARE, LARGE_BYTES = 8, 0.1, 1 << 20
+"""A split is large that holds so many times the median, such a part of all, and enough to wait for."""
+
+
+@dataclass(frozen=True)
+class Caution:
+    """What stands out, in a sentence that ends with what to do."""
+
+    kind: str
+    text: str
+
+
+Cautions = list[Caution]
+
+
+def unread(strata: Sequence[Stratum]) -> Cautions:
+    unread = [each for stratum in strata for each in stratum.unread]
+    more = f" (and {len(unread) - 1} more)" if len(unread) > 1 else ""
+    return [Caution("unread", f"a file could not be sampled: {unread[0]}{more}")] if unread else []
+
+
+def empty_texts(strata: Sequence[Stratum]) -> Cautions:
+    found = []
+    for stratum in strata:
+        empty = sum(stratum.rejects[reason] for reason in ("null", "blank"))
+        if empty > MOSTLY_EMPTY * stratum.documents:
+            text = (
+                f"source.{stratum.source}: {empty / stratum.documents:.0%} of the sampled texts are null or "
+                "blank; is text_column the right one?"
+            )
+            found.append(Caution("empty_texts", text))
+    return found
+
+
+def truncated(tokens: Tokens | None, recipe: Recipe) -> Cautions:
+    if tokens is None or tokens.truncated < MANY_TRUNCATED or recipe.long_text != "truncate":
+        return []
+    text = (
+        f"{tokens.truncated:.0%} of the texts are longer than {recipe.max_tokens} tokens, and only their "
+        "start is embedded; see model.long_text (chunks, mean_of_chunks) and model.max_tokens"
+    )
+    return [Caution("truncated", text)]
+
+
+def unsplittable(pieces: pa.Table) -> Cautions:
+    """Files of which one task reads many splits, one after the other."""
+    scans = pieces.group_by("scan").aggregate(
+        [("split", "count_distinct"), ("file", "min"), ("source", "min")]
+    )
+    long = scans.filter(pc.greater(scans.column("split_count_distinct"), MANY_SPLITS_OF_A_SCAN))
+    if not long.num_rows:
+        return []
+    worst = long.sort_by([("split_count_distinct", "descending")]).slice(0, 1).to_pylist()[0]
+    more = f" (and {long.num_rows - 1} more)" if long.num_rows > 1 else ""
+    text = (
+        f"{worst['source_min']}/{worst['file_min']}{more}: one task reads its "
+        f"{worst['split_count_distinct']} splits one after the other, since it can't be cut; more files, or "
+        "smaller row groups, are read at the same time"
+    )
+    return [Caution("unsplittable", text)]
+
+
+def tiny_files(files: pa.Table) -> Cautions:
+    count = files.num_rows
+    mean = (pc.mean(files.column("size")).as_py() or 0) if count else 0
+    if count < MANY_FILES or mean >= TINY_FILE:
+        return []
+    text = (
+        f"{count:,} files of {mean / 1000:.0f} kB on average: each costs several requests when planning and "
+        "when reading; larger ones are faster"
+    )
+    return [Caution("tiny_files", text)]
+
+
+def large_split(pieces: pa.Table) -> Cautions:
+    sums = pieces.group_by("split").aggregate([("stored_bytes", "sum"), ("source", "min"), ("file", "min")])
+    stored = np.sort(sums.column("stored_bytes_sum").to_numpy())
+    if len(stored) < 2:
+        return []
+    largest, median = int(stored[-1]), int(stored[(len(stored) - 1) // 2])
+    if largest < max(LARGE_SPLIT * median, LARGE_SHARE * stored.sum(), LARGE_BYTES):
+        return []
+    row = sums.sort_by([("stored_bytes_sum", "descending")]).slice(0, 1).to_pylist()[0]
+    text = (
+        f"one split of {row['source_min']}/{row['file_min']} holds {largest / stored.sum():.0%} of what is "
+        "to be read, so the run may wait for it at the end; see output.rows_per_shard and max_split_bytes"
+    )
+    return [Caution("large_split", text)]
+
+
+def without_id(config: Config) -> Cautions:
+    names = [
+        name
+        for name, source in config.source.items()
+        if source.id_column is None and source.format not in COLUMNLESS
+    ]
+    text = (
+        f"no id_column in source.{', source.'.join(names)}: rows are called by file and place, so one that "
+        "moves gets another id"
+    )
+    return [Caution("no_id_column", text)] if names else []
+
+
+def plain_http(config: Config) -> Cautions:
+    """Endpoints without TLS, but for those on this machine."""
+    options = {f"source.{name}": source.options for name, source in config.source.items()}
+    options["output"] = config.output.options
+    found = [
+        f"{name}.options.endpoint_url = {each.endpoint_url}"
+        for name, each in options.items()
+        if each.endpoint_url and each.endpoint_url.startswith("http://") and not _is_here(each.endpoint_url)
+    ]
+    text = f"{', '.join(found)}: who is on the way reads and changes what passes, a Hub's token too; use https://"
+    return [Caution("plain_http", text)] if found else []
+
+
+def _is_here(url: str) -> bool:
+    host = urlsplit(url).hostname or ""
+    return host in ("localhost", "::1") or re.fullmatch(r"127(\.\d+){3}", host) is not None
+
+
+def idle_replicas(config: Config, splits: int) -> Cautions:
+    replicas = max(config.compute.min_replicas, config.compute.max_replicas or 0)
+    if not splits or replicas <= splits:
+        return []
+    text = (
+        f"{replicas} replicas for {splits} splits: some will have nothing to do; fewer, or smaller splits "
+        "(output.rows_per_shard, output.max_split_bytes)"
+    )
+    return [Caution("idle_replicas", text)]

@@ -1,0 +1,34 @@
+"""Checks a checkpoint and its config before any worker is asked for."""
+
+from pipeline.config.sections import Config
+from pipeline.errors import ModelError
+from pipeline.model import checkpoint
+from pipeline.model.embedding_spec import Recipe
+from pipeline.model.tokenizer.chunks import room
+from pipeline.model.tokenizer.tokenizer import Tokenizer
+
+
+def usable_checkpoint(config: Config) -> checkpoint.Checkpoint:
+    """The checkpoint of a config, with all checked that needs no torch: before any worker is asked for.
+
+    Raises:
+        ModelError: it can't be used.
+    """
+    model = config.model
+    found = checkpoint.resolve(model.name, model.revision, allow_pickle=model.allow_pickle)
+    found.check()
+    recipe = Recipe.of(found, model)
+    _check_room(Tokenizer(found, recipe.max_tokens), recipe)
+    return found
+
+
+def _check_room(tokenizer: Tokenizer, recipe: Recipe) -> None:
+    left = room(tokenizer, recipe.prefix)
+    if 2 * left < tokenizer.limit:
+        hint = "raise it, or shorten the prefix"
+        raise ModelError(
+            "model.prefix leaves too little of model.max_tokens", got=f"{left} tokens", hint=hint
+        )
+    if 2 * recipe.chunk_overlap > left:
+        hint = f"at most half of the {left} tokens that a window has"
+        raise ModelError("model.chunk_overlap is too large", got=str(recipe.chunk_overlap), hint=hint)

@@ -1,0 +1,124 @@
+"""All that turns a text into a vector, every default resolved: the driver decides, the replicas follow.
+
+What stands here, with the weights and the tokenizer, is what the vector digest digests.
+"""
+
+from dataclasses import asdict, dataclass
+from typing import Any, Self
+
+from pipeline.config.sections import Model
+from pipeline.errors import ModelError
+from pipeline.model.checkpoint import Checkpoint
+from pipeline.model.sentence_transformers import Dense
+
+MAX_TOKENS = 512
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """From text to stored vector.
+
+    pooling: modes, their vectors concatenated.  dense: layers after it.  truncate_dim: dimensions kept.
+    """
+
+    max_tokens: int = MAX_TOKENS
+    prefix: str = ""
+    pooling: tuple[str, ...] = ("mean",)
+    dense: tuple[Dense, ...] = ()
+    normalize: bool = True
+    truncate_dim: int | None = None
+    long_text: str = "truncate"
+    chunk_overlap: int = 0
+    vector: str = "float32"
+
+    @classmethod
+    def of(cls, checkpoint: Checkpoint, model: Model | None = None) -> Self:
+        """What a config asks of a checkpoint; its defaults, unless `model` is given.
+
+        Raises:
+            ModelError: the checkpoint can't do it.
+        """
+        model = model or Model()
+        own = checkpoint.modules
+        if own and own.dense and model.pooling != "auto":
+            hint = "leave it at auto, or copy the transformer's files alone"
+            raise ModelError(
+                "has Dense layers made for its own pooling", "model.pooling", model.pooling, hint
+            )
+        pooling = own.pooling if own else ("mean",)
+        prefix = (own.prefix if own else "") if model.prefix is None else model.prefix
+        if prefix and own and not own.include_prompt:
+            hint = "set model.prefix to an empty text"
+            raise ModelError(
+                "pools without the prompt, which is not supported", checkpoint.name, prefix, hint
+            )
+        recipe = cls(
+            max_tokens=_max_tokens(checkpoint, model),
+            prefix=prefix,
+            pooling=pooling if model.pooling == "auto" else (model.pooling,),
+            dense=own.dense if own else (),
+            normalize=(own.normalize if own else True) if model.normalize is None else model.normalize,
+            truncate_dim=model.truncate_dim,
+            long_text=model.long_text,
+            chunk_overlap=0 if model.long_text == "truncate" else model.chunk_overlap,
+            vector=model.vector,
+        )
+        recipe.check(checkpoint)
+        return recipe
+
+    def check(self, checkpoint: Checkpoint) -> None:
+        """What config and checkpoint must agree on.
+
+        Raises:
+            ModelError: they don't.
+        """
+        positions = checkpoint.size("max_position_embeddings")
+        if self.max_tokens > positions:
+            what, hint = (
+                "model.max_tokens is more than the model has positions",
+                f"set it to {positions} or less",
+            )
+            raise ModelError(what, checkpoint.name, str(self.max_tokens), hint)
+        width = self.pooled_dimension(checkpoint)
+        for dense in self.dense:
+            if dense.inputs != width:
+                raise ModelError(
+                    "in_features does not fit",
+                    str(dense.folder),
+                    f"{dense.inputs}, not {width}",
+                    hint="fetch the folder again",
+                )
+            width = dense.outputs
+        if self.truncate_dim and self.truncate_dim > width:
+            raise ModelError(
+                "model.truncate_dim is more than there are",
+                checkpoint.name,
+                f"{self.truncate_dim} of {width}",
+                hint="lower it",
+            )
+
+    def pooled_dimension(self, checkpoint: Checkpoint) -> int:
+        return checkpoint.size("hidden_size") * len(self.pooling)
+
+    def dimension(self, checkpoint: Checkpoint) -> int:
+        """Length of a vector."""
+        width = self.dense[-1].outputs if self.dense else self.pooled_dimension(checkpoint)
+        return self.truncate_dim or width
+
+    @property
+    def chunked(self) -> bool:
+        """Whether a text may become several rows."""
+        return self.long_text == "chunks"
+
+    def fields(self) -> dict[str, Any]:
+        """By name, for a digest: contents, not where they lie."""
+        dense = [{**asdict(layer), "folder": None} for layer in self.dense]
+        return {**asdict(self), "pooling": "+".join(self.pooling), "dense": dense}
+
+
+def _max_tokens(checkpoint: Checkpoint, model: Model) -> int:
+    if model.max_tokens:
+        return model.max_tokens
+    own = checkpoint.modules.max_tokens if checkpoint.modules else None
+    # tokenizers without a limit say 10^30
+    return int(min(own or MAX_TOKENS, checkpoint.size("max_position_embeddings")))

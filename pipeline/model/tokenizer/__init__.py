@@ -1,0 +1,1 @@
+"""Texts become token ids, and long texts become chunks. Starts without torch."""

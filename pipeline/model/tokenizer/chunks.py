@@ -1,0 +1,186 @@
+"""Long texts become windows of at most `max_tokens` tokens, which begin and end with whole words.
+
+Owns where windows are cut. A window is a range of characters, and its tokens are those of that range alone:
+`text[char_start:char_stop]`, tokenized, gives them again. A word that is longer than a window is cut between
+characters, each part a window of its own.
+
+Shapes: N texts, W windows, K words of one text.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipeline.model.batching import TokenBatch
+from pipeline.model.tokenizer.tokenizer import Tokenizer, joined
+from pipeline.ragged import Bytes, Ints, text_array, text_bytes
+
+SPACES = " \t\n\r"
+"""What parts words (`word_cache.split`)."""
+BLOCK_BYTES = 1 << 21
+CHARACTERS_PER_TOKEN = 8
+"""Where the search for the end of a giant word's part begins."""
+
+
+@dataclass(frozen=True, slots=True)
+class Windows:
+    """Windows of N texts, in order.
+
+    tokens: of each window, special tokens included.  text: (W,) which text it is of.
+    char_start, char_stop: (W,) the range of it, in code points.
+    """
+
+    tokens: TokenBatch
+    text: Ints
+    char_start: Ints
+    char_stop: Ints
+
+    @property
+    def numbers(self) -> Ints:
+        """(W,) which window of its text each is, from 0."""
+        first = np.r_[True, self.text[1:] != self.text[:-1]] if len(self.text) else np.zeros(0, np.bool_)
+        starts = np.flatnonzero(first)
+        return np.arange(len(self.text)) - np.repeat(starts, np.diff(np.r_[starts, len(self.text)]))
+
+
+def windows(tokenizer: Tokenizer, texts: pa.Array, overlap: int, prefix: str = "") -> Windows:
+    """Cut texts into windows.
+
+    Args:
+        texts: large_strings without nulls.
+        overlap: most tokens that neighbouring windows share.
+        prefix: stands before each window; its tokens count.
+    """
+    parts, first = [], 0
+    for block in _blocks(texts):
+        parts.append(_windows(tokenizer, block, overlap, prefix, first))
+        first += len(block)
+    return Windows(
+        joined([part.tokens for part in parts], tokenizer.dtype),
+        *(
+            np.concatenate([np.zeros(0, np.int64), *(getattr(part, name) for part in parts)])
+            for name in ("text", "char_start", "char_stop")
+        ),
+    )
+
+
+def room(tokenizer: Tokenizer, prefix: str) -> int:
+    """Tokens that a prefix leaves to a text."""
+    return tokenizer.limit - (len(tokenizer.bare(prefix)) if prefix else 0)
+
+
+def _blocks(texts: pa.Array) -> Iterator[pa.Array]:
+    """Texts by the block: working on one takes some 30 times its bytes."""
+    _, offsets_N = text_bytes(texts)
+    starts = np.flatnonzero(np.diff(offsets_N[:-1] // BLOCK_BYTES, prepend=-1))
+    for start, stop in pairwise([*starts.tolist(), len(texts)]):
+        yield texts.slice(start, stop - start)
+
+
+def _windows(tokenizer: Tokenizer, texts: pa.Array, overlap: int, prefix: str, first: int) -> Windows:
+    data_B, offsets_N = text_bytes(texts)
+    cut_N = tokenizer.encode(prefixed(texts, prefix)).truncated
+    cutter = _Cutter(tokenizer, overlap, prefix)
+    ranges = [_whole(np.flatnonzero(~cut_N), offsets_N, texts)]
+    for number in np.flatnonzero(cut_N).tolist():
+        begin, end = offsets_N[number], offsets_N[number + 1]
+        start_W, stop_W = np.array(list(cutter.cut(data_B[begin:end])), np.int64).reshape(-1, 2).T
+        before_B = _characters_before(data_B[begin:end])
+        text_W = np.full(len(start_W), number)
+        ranges.append(
+            np.stack([text_W, begin + start_W, begin + stop_W, before_B[start_W], before_B[stop_W]])
+        )
+    places_5W = np.concatenate(ranges, axis=1)
+    text_W, start_W, stop_W, char_start_W, char_stop_W = places_5W[:, np.argsort(places_5W[0], kind="stable")]
+    # Tokenized anew: the words are known by now, and each window's ids are certainly its own text's.
+    tokens = tokenizer.encode(prefixed(text_array(data_B, start_W, stop_W - start_W), prefix))
+    return Windows(tokens, first + text_W, char_start_W, char_stop_W)
+
+
+def _whole(chosen: Ints, offsets_N: Ints, texts: pa.Array) -> Ints:
+    """(5, chosen) text, bytes and characters of texts that are one window each."""
+    characters = pc.utf8_length(texts.take(pa.array(chosen))).to_numpy(zero_copy_only=False)
+    return np.stack([chosen, offsets_N[chosen], offsets_N[chosen + 1], np.zeros_like(chosen), characters])
+
+
+def prefixed(texts: pa.Array, prefix: str) -> pa.Array:
+    """Texts with a prefix before each."""
+    if not prefix:
+        return texts
+    return pc.binary_join_element_wise(pa.scalar(prefix, texts.type), texts, pa.scalar("", texts.type))
+
+
+def _characters_before(data_B: Bytes) -> Ints:
+    """(B + 1,) code points that begin before each byte: all bytes begin one but those of 10xxxxxx."""
+    before = np.zeros(len(data_B) + 1, np.int64)
+    np.cumsum((data_B & 0xC0) != 0x80, out=before[1:])
+    return before
+
+
+class _Cutter:
+    """Cuts one long text at a time."""
+
+    def __init__(self, tokenizer: Tokenizer, overlap: int, prefix: str) -> None:
+        self._tokenizer, self._overlap, self._prefix = tokenizer, overlap, prefix
+        self._limit = tokenizer.limit
+        self._prefix_tokens = len(tokenizer.bare(prefix)) if prefix else 0
+        # A prefix without a space behind it becomes one word with the first of a window.
+        self._joins = bool(prefix) and prefix[-1] not in SPACES
+
+    def cut(self, text_B: Bytes) -> Iterator[tuple[int, int]]:
+        """(start, stop) bytes of each window."""
+        counts_K, start_K, stop_K = self._tokenizer.words(text_B)
+        before = np.concatenate([[0], np.cumsum(counts_K)])
+        first, last = 0, len(counts_K)
+        while first < last:
+            begin, stop = int(start_K[first]), int(stop_K[first])
+            cost = self._prefix_tokens + int(counts_K[first])
+            if self._joins and cost <= 2 * self._limit:
+                cost = self._tokens(text_B[begin:stop].tobytes().decode())
+            if cost > self._limit:
+                yield from self._giant(text_B, begin, stop)
+                first += 1
+                continue
+            end = int(np.searchsorted(before, before[first + 1] + self._limit - cost, "right")) - 1
+            yield begin, int(stop_K[end - 1])
+            if end == last:
+                return
+            shared = int(np.searchsorted(before, before[end] - self._overlap, "left"))
+            first = min(max(shared, first + 1), end)
+
+    def _tokens(self, text: str) -> int:
+        return len(self._tokenizer.bare(self._prefix + text))
+
+    def _giant(self, text_B: Bytes, start: int, stop: int) -> Iterator[tuple[int, int]]:
+        """Parts of one word that is longer than a window."""
+        word = text_B[start:stop].tobytes().decode()
+        place, begin = 0, start
+        while place < len(word):
+            size = self._fitting(word, place)
+            yield begin, begin + len(word[place : place + size].encode())
+            if place + size >= len(word):
+                return
+            step = max(1, size - size * self._overlap // self._limit)
+            begin += len(word[place : place + step].encode())
+            place += step
+
+    def _fitting(self, word: str, place: int) -> int:
+        """Characters from `place` on whose tokens fit; one at least."""
+        size = min(len(word) - place, CHARACTERS_PER_TOKEN * self._limit)
+        while size > 1:
+            tokens = self._tokens(word[place : place + size])
+            if tokens <= self._limit:
+                return self._behind_a_space(word, place, size)
+            room = self._limit - self._prefix_tokens
+            size = max(1, min(size - 1, size * room // max(1, tokens - self._prefix_tokens)))
+        return 1
+
+    @staticmethod
+    def _behind_a_space(word: str, place: int, size: int) -> int:
+        """Where a tokenizer can't be asked word by word, a whole text comes as one: cut it between words."""
+        space = max(word.rfind(character, place + 1, place + size) for character in SPACES)
+        return size if space < 0 or place + size == len(word) else space - place

@@ -1,0 +1,56 @@
+"""Token ids of texts, or of each chunk of long ones."""
+
+from collections.abc import Callable
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from pipeline import telemetry
+from pipeline.errors import TokenizerError
+from pipeline.model.batching import TokenBatch
+from pipeline.model.embedding_spec import Recipe
+from pipeline.model.tokenizer.chunks import Windows, prefixed, windows
+from pipeline.model.tokenizer.tokenizer import Tokenizer
+
+Tokens = tuple[TokenBatch, Windows | None]
+"""Of each text, or of each window of the texts."""
+
+
+Tokenize = Callable[[pa.Array], Tokens]
+
+
+def tokenized(texts: pa.Array, tokenizer: Tokenizer, recipe: Recipe) -> Tokens:
+    """Token ids of each text, or of each window of the texts.
+
+    Raises:
+        TokenizerError: the tokenizer can't cut one of them.
+    """
+    if recipe.long_text == "truncate":
+        return tokenizer.encode(prefixed(texts, recipe.prefix)), None
+    found = windows(tokenizer, texts, recipe.chunk_overlap, recipe.prefix)
+    return found.tokens, found
+
+
+def tokenize_all(texts: pa.Array, tokenize: Tokenize) -> tuple[Tokens, npt.NDArray[np.bool_]]:
+    """The tokens of those texts that can be cut, and (N,) which these are: as a rule all."""
+    cut_N = np.ones(len(texts), np.bool_)
+    try:
+        return tokenize(texts), cut_N
+    except TokenizerError as error:
+        telemetry.warn("texts that can't be tokenized", reason=error)
+    cut_N[_uncut(texts, tokenize)] = False
+    return tokenize(texts.filter(pa.array(cut_N))), cut_N
+
+
+def _uncut(texts: pa.Array, tokenize: Tokenize) -> list[int]:
+    """Which texts can't be cut; found by halves, for the others are many."""
+    try:
+        tokenize(texts)
+    except TokenizerError:
+        if len(texts) == 1:
+            return [0]
+        half = len(texts) // 2
+        behind = _uncut(texts.slice(half), tokenize)
+        return _uncut(texts.slice(0, half), tokenize) + [half + each for each in behind]
+    return []

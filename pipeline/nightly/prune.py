@@ -1,0 +1,192 @@
+"""Removing the datasets of a series that nobody needs any more.
+
+Killed at any point, the next call goes on: `_SUCCESS` goes first, so that what is half gone is never taken
+for complete; `dataset.json` goes last, so that it is found again. What is not ours in a folder stays.
+
+Before anything goes, dataset.json says so: a run that begins later refuses, one that began before has left a
+young record of its attempt, and is left alone.
+"""
+
+import datetime
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+from pipeline import telemetry
+from pipeline.dataset.layout import LOCK, Layout
+from pipeline.errors import SeriesError, StorageError
+from pipeline.nightly.latest import Latest
+from pipeline.nightly.members import THREADS, Member, Members, complete
+from pipeline.storage import ObjectInfo
+
+YOUNG = datetime.timedelta(days=1)
+"""What changed within it may belong to a run that is still at work."""
+FOLLOWED = "readers have come to follow it"
+
+
+@dataclass(frozen=True)
+class Fate:
+    """What becomes of a dataset, and why; `left`: the files in it that are not ours."""
+
+    name: str
+    removed: bool
+    reason: str
+    left: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Which datasets are old: not among the newest, and, if days are given, of longer ago than these.
+
+    keep: how many complete ones are the newest; unfinished ones as new as these are among them.
+    today: what days are counted from.
+
+    Raises:
+        SeriesError: they make no sense.
+    """
+
+    keep: int
+    days: int | None
+    today: datetime.date
+
+    def __post_init__(self) -> None:
+        wrong = [f"keep {self.keep}: at least 1 stays"] if self.keep < 1 else []
+        if self.days is not None and self.days < 1:
+            wrong.append(f"older than {self.days} days: at least 1")
+        if wrong:
+            raise SeriesError("nothing is pruned by such limits: " + ", ".join(wrong))
+
+    def reason_to_keep(self, member: Member, newer: int) -> str | None:
+        """Why a dataset is not old; `newer`: how many complete ones are newer."""
+        if member.run_date is None:
+            return "its name is no date"
+        if newer < self.keep:
+            return f"one of the {self.keep} newest" if member.complete else "unfinished, and among the newest"
+        if self.days is not None and (self.today - member.run_date).days <= self.days:
+            return f"not older than {self.days} days"
+        return None
+
+
+def prune(series: Members, limits: Limits, dry_run: bool, now: datetime.datetime) -> list[Fate]:
+    """Remove what is old and what no rule keeps; what became of each dataset, by name.
+
+    Raises:
+        SeriesError: there is no dataset, or LATEST.json can't be read.
+    """
+    members = series.datasets()
+    if not members:
+        raise SeriesError("holds no dataset of ours", series.layout.root, hint="check output.path")
+    needed = _needed(members, series.latest())
+    dates = [member.date for member in complete(members)]
+    fates = []
+    for member in members:
+        newer = sum(date > member.date for date in dates) if member.run_date else 0
+        if reason := needed.get(member.name) or limits.reason_to_keep(member, newer):
+            fates.append(Fate(member.name, False, reason))
+            if member.being_removed and member.complete and not dry_run:  # by a prune that was killed
+                series.dataset(member.name).end_removal()
+        else:
+            why = f"{'' if member.complete else 'unfinished; '}{newer} newer ones are complete"
+            fates.append(_prune(series, member, why, dry_run, now - YOUNG))
+    return fates
+
+
+def _needed(members: Iterable[Member], latest: Latest | None) -> dict[str, str]:
+    """Whom somebody needs, however old it is, and what for."""
+    needed = {
+        member.base: f"{member.name}, unfinished, takes vectors from it"
+        for member in members
+        if member.base and not member.complete
+    }
+    if latest and latest.previous:
+        needed[latest.previous] = "a rollback goes to it"
+    if latest:
+        needed[latest.dataset] = "readers follow it"
+    return needed
+
+
+def _prune(series: Members, member: Member, why: str, dry_run: bool, young: datetime.datetime) -> Fate:
+    """Remove a dataset, unless somebody turns out to be at it."""
+    layout = series.layout.dataset(member.name)
+    found = series.storage.below(layout.root)
+    # What says that it is being removed was written by a prune, which was killed.
+    if reason := _in_use(found, layout, young, but_identity=member.being_removed):
+        return Fate(member.name, False, reason)
+    left = sorted(name for name in found if not layout.is_ours(name))
+    if layout.name(layout.success) not in found and series.storage.exists(layout.success):
+        return Fate(member.name, False, "it was just completed, or its data/ is a link to another's")
+    if not dry_run and (reason := _remove(series, member.name, young)):
+        return Fate(member.name, False, reason)
+    return Fate(member.name, True, why, left)
+
+
+def _in_use(
+    found: Mapping[str, ObjectInfo], layout: Layout, young: datetime.datetime, but_identity: bool
+) -> str | None:
+    """Why what was found in a dataset may belong to a run that is still at work.
+
+    A prune's own mark and its lock are no sign of a run.
+    """
+    own = {LOCK, layout.name(layout.identity)} if but_identity else {LOCK}
+    looked_at = [info for name, info in found.items() if name not in own]
+    times = [info.changed for info in looked_at if info.changed]
+    if len(times) < len(looked_at):  # it may have been a moment ago
+        return "the storage does not tell when it changed"
+    return "changed within a day" if any(time > young for time in times) else None
+
+
+def _remove(series: Members, name: str, young: datetime.datetime) -> str | None:
+    """Remove a dataset's files in their order, and none but those that were listed.
+
+    A listing passes over symbolic links, which a path that is made up might lead through.
+
+    Returns:
+        why not, where somebody has come to it since we looked; then it is as it was.
+    """
+    dataset, layout, storage = series.dataset(name), series.layout.dataset(name), series.storage
+    if _followed(series, name):
+        return FOLLOWED
+    if not dataset.begin_removal():
+        return "somebody has just changed it"
+    found = storage.below(layout.root)
+    if reason := _in_use(found, layout, young, but_identity=True) or _taken_away(series, name, found):
+        dataset.end_removal()
+        return reason
+    last = (layout.plan, layout.identity)
+    paths = {layout.below(name) for name in found if layout.is_ours(name)} - {layout.success, *last}
+    with ThreadPoolExecutor(THREADS) as pool:
+        list(pool.map(storage.remove, sorted(paths)))
+    _sweep(series, layout)
+    for path in last:
+        if layout.name(path) in found:
+            storage.remove(path)
+    for folder in layout.folders:
+        storage.remove_empty_folder(folder)
+    telemetry.event("dataset removed", dataset=layout.root, files=len(paths) + len(last))
+    return None
+
+
+def _taken_away(series: Members, name: str, found: Mapping[str, ObjectInfo]) -> str | None:
+    """Take `_SUCCESS` away; put it back, and say why, where readers have come to follow the dataset."""
+    layout, storage = series.layout.dataset(name), series.storage
+    if layout.name(layout.success) in found:
+        storage.remove(layout.success)
+    # Whoever rolls back looks for _SUCCESS again after LATEST.json is written: one of us sees the other.
+    if not _followed(series, name):
+        return None
+    if layout.name(layout.success) in found:
+        storage.put_if_absent(layout.success, b"")
+    return FOLLOWED
+
+
+def _followed(series: Members, name: str) -> bool:
+    latest = series.latest()
+    return latest is not None and latest.dataset == name
+
+
+def _sweep(series: Members, layout: Layout) -> None:
+    """What killed writers left half uploaded is seen by nobody, and paid for."""
+    try:
+        series.storage.sweep(layout.root, layout.is_ours)
+    except StorageError as error:  # the dataset goes all the same
+        telemetry.event("unfinished uploads not looked for", reason=str(error))

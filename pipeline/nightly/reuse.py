@@ -1,0 +1,370 @@
+"""What a dataset takes from an older one, its base, instead of embedding it again.
+
+Whole shards are copied by storage where nothing of their split changed and the datasets are alike in all that
+counts: the same dataset digest, the same columns, nothing that a second try may mend. Else single vectors
+are taken by the hash of their text, under an equal vector digest; every other column comes from the new
+source. Of a document in windows, all windows are taken or none.
+
+The base is named in `dataset.json`, so every driver of a dataset, a resume or a rival, uses the same one.
+
+A base belongs to others: it may be damaged, pruned, made again with another model, or forged. So it is
+checked where something is taken from it, not only where it is chosen; and whatever is wrong with it costs
+reuse alone (`unless_damaged`).
+"""
+
+import functools
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Self
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from pipeline import parsing, schema, telemetry
+from pipeline.config.location import Options
+from pipeline.config.sections import Config
+from pipeline.dataset.damage import NOT_COPIED, UNREADABLE, _is_its_own, unless_damaged
+from pipeline.dataset.dataset import Dataset
+from pipeline.dataset.identity import Identity
+from pipeline.dataset.record import ShardRecord
+from pipeline.errors import (
+    ConfigError,
+    ExistsError,
+    MissingError,
+    OtherDatasetError,
+    StorageError,
+)
+from pipeline.nightly import Series
+from pipeline.nightly.layout import SeriesLayout
+from pipeline.plan.plan import Plan
+from pipeline.ragged import Ints
+from pipeline.storage import ObjectInfo
+
+NOTHING, NO_COPIES = "nothing is reused", "no shard is copied"
+COPY_THREADS = 32
+HASHES_KEPT = 64
+"""Shards whose text hashes a process remembers: 1 MB each, of the files that its splits belong to."""
+EMBEDDING = ("embedding", "embedding_scale", "n_tokens", "truncated", *schema.CHUNK.names)
+"""The columns that belong to a vector, and are taken with it."""
+NO_COLUMNS = pa.schema([])
+UNKNOWN_TO_FOOTERS = {"file_bytes", "storage_retries", "write_seconds"}
+"""Fields of a shard's record that were not known yet when its footer was written."""
+
+
+@dataclass(frozen=True, slots=True)
+class Digests:
+    """Whose dataset a base was when the driver chose it."""
+
+    vector: str
+    dataset: str
+
+    @classmethod
+    def of(cls, identity: Identity) -> Self:
+        return cls(identity.vector_digest, identity.dataset_digest)
+
+
+@dataclass(frozen=True)
+class Base:
+    """A complete dataset of the same vectors.
+
+    digests: what its dataset.json must still say; None for whoever looks at it first.
+    """
+
+    path: str
+    options: Options
+    digests: Digests | None = None
+
+    @cached_property
+    def dataset(self) -> Dataset:
+        return Dataset(self.path, self.options)
+
+    @cached_property
+    def identity(self) -> Identity:
+        """Whose dataset it is, read once.
+
+        Raises:
+            OtherDatasetError: it is gone, or is not the dataset that the driver chose.
+        """
+        found = self.dataset.identity()
+        if found is None or self.dataset.claimed() is None:
+            raise OtherDatasetError("is gone, or is being removed", self.path)
+        if self.digests and self.digests != Digests.of(found):
+            raise OtherDatasetError("is not the dataset that was chosen: it was made again", self.path)
+        return found
+
+    @cached_property
+    def manifest(self) -> pa.Table:
+        """A row per shard (`schema.RECORD`).
+
+        Raises:
+            OtherDatasetError: as `identity`.
+        """
+        found = self.dataset.manifest()
+        _ = self.identity  # asked afterwards: whoever makes a base again writes dataset.json first
+        return found
+
+    @cached_property
+    def shards_of(self) -> dict[str, list[str]]:
+        """The shards that hold rows of each source file; empty where the base can't be read."""
+        return unless_damaged(NOTHING, self.path, self._shards_of, patient=False) or {}
+
+    def _shards_of(self) -> dict[str, list[str]]:
+        found: dict[str, list[str]] = {}
+        columns = (self.manifest.column(name).to_pylist() for name in ("split_id", "pieces"))
+        for split_id, pieces in zip(*columns, strict=True):
+            for piece in pieces:
+                found.setdefault(f"{piece['source']}/{piece['file']}", []).append(split_id)
+        return found
+
+    def versions(self) -> dict[str, str]:
+        """The version of each file that it was made of; empty where its plan can't be read."""
+        found = unless_damaged("the base's plan can't be read", self.path, lambda: self._plan().versions())
+        return {"/".join(key): version for key, version in (found or {}).items()}
+
+    def _plan(self) -> Plan:
+        data = self.dataset.plan()
+        if data is None:
+            raise OtherDatasetError("its plan is gone", self.path)
+        return Plan.from_bytes(data)
+
+    def known(self, source_files: Iterable[str], wanted: pa.Array) -> pa.Table | None:
+        """The documents of these files whose texts have one of the wanted hashes (`packed`)."""
+        shards = dict.fromkeys(shard for file in source_files for shard in self.shards_of.get(file, ()))
+        found = [self.documents(shard) for shard in shards if self._has(shard, wanted)]
+        kept = [each.filter(pc.is_in(each.column("text_hash"), wanted)) for each in found if each is not None]
+        return pa.concat_tables(kept) if kept else None
+
+    def documents(self, shard: str) -> pa.Table | None:
+        """All documents of a shard (`packed`); None where it can't be read."""
+        names = ["text_hash", *EMBEDDING]
+        where = f"{self.path}: shard {shard}"
+        return unless_damaged(UNREADABLE, where, lambda: packed(self._read(shard, names)), patient=False)
+
+    def document_type(self) -> pa.DataType | None:
+        """The type of `rows` of its documents; None where it has no shard that can be read."""
+        shards = unless_damaged(NOTHING, self.path, lambda: self.manifest.column("split_id").to_pylist())
+        tables = (self.documents(shard) for shard in shards or ())
+        return next((table.schema.field("rows").type for table in tables if table is not None), None)
+
+    def checked(self, record: dict[str, Any], expected: pa.Schema) -> ShardRecord:
+        """Checks that a shard and its reject file are what its record in the manifest says; the record.
+
+        Cost: their footers are read, two requests each.
+
+        Args:
+            expected: the columns that the shard must have.
+
+        Raises:
+            OtherDatasetError: they are something else.
+            StorageError: they can't be read.
+        """
+        storage, layout, split_id = self.dataset.storage, self.dataset.layout, record["split_id"]
+        # Of a file whose size is known only the end is read.
+        with self._shard(split_id, storage.info(layout.shard(split_id))) as shard:
+            _refuse_other_columns(shard.schema_arrow, expected, layout.shard(split_id))
+            told = _told(shard)
+        both = told.keys() & record.keys() - UNKNOWN_TO_FOOTERS
+        if any(told[name] != record[name] for name in both):
+            raise OtherDatasetError("its footer and the manifest differ", layout.shard(split_id))
+        if record["rejects_file"]:
+            path = layout.rejects_file(record["rejects_file"])
+            with storage.open(path, storage.info(path)) as file:
+                _refuse_other_columns(parsing.opened(file, path).schema_arrow, schema.REJECTS, path)
+        return ShardRecord(**record)
+
+    def _has(self, shard: str, wanted: pa.Array) -> bool:
+        where = f"{self.path}: shard {shard}"
+        hashes = unless_damaged(UNREADABLE, where, lambda: _hashes(self, shard), patient=False)
+        return hashes is not None and bool(pc.any(pc.is_in(hashes, wanted)).as_py())
+
+    def _read(self, shard: str, names: Sequence[str]) -> pa.Table:
+        expected = self.identity.shard_schema(NO_COLUMNS)
+        wanted = pa.schema([expected.field(name) for name in names if name in expected.names])
+        with self._shard(shard) as parquet:
+            there = parquet.schema_arrow
+            found = pa.schema([there.field(name) for name in wanted.names if name in there.names])
+            _refuse_other_columns(found, wanted, self.path)
+            return parquet.read(wanted.names)
+
+    @contextmanager
+    def _shard(self, shard: str, known: ObjectInfo | None = None) -> Iterator[pq.ParquetFile]:
+        """Opens a shard.
+
+        Raises:
+            OtherDatasetError: it is another dataset's, by its footer.
+        """
+        path = self.dataset.layout.shard(shard)
+        with self.dataset.storage.open(path, known) as file:
+            parquet = parsing.opened(file, path, page_checksum_verification=True)
+            told, ours = _told(parquet), Digests.of(self.identity)
+            # Shards of older versions do not say whose they are.
+            whose = told.get("vector_digest") or ours.vector, told.get("dataset_digest") or ours.dataset
+            if told["split_id"] != shard or whose != (ours.vector, ours.dataset):
+                raise OtherDatasetError("is another dataset's shard", path)
+            yield parquet
+
+
+def _told(parquet: pq.ParquetFile) -> dict[str, Any]:
+    """What the footer of a shard tells of it."""
+    return parsing.json_object((parquet.metadata.metadata or {})[schema.RECORD_KEY], "a shard's footer")
+
+
+def _refuse_other_columns(found: pa.Schema, expected: pa.Schema, where: str) -> None:
+    if not found.equals(expected):
+        raise OtherDatasetError("its columns are not those of its dataset", where)
+
+
+@functools.lru_cache(maxsize=HASHES_KEPT)
+def _hashes(base: Base, shard: str) -> pa.ChunkedArray:
+    return base._read(shard, ["text_hash"]).column("text_hash")
+
+
+@functools.lru_cache(maxsize=1)
+def base_of(path: str, options: Options, digests: Digests | None = None) -> Base:
+    """The base, once a process: its dataset.json and its manifest are read once."""
+    return Base(path, options, digests)
+
+
+def chosen(config: Config) -> str | None:
+    """The path of the base that a config names; None where nothing is reused.
+
+    Raises:
+        ConfigError: it is no complete dataset.
+    """
+    name = config.reuse.base
+    if name is None:
+        return None
+    folder, _, own = config.output.path.rpartition("/")
+    if name == "latest":
+        latest = Series(folder, config.output.options).latest()
+        beside = latest.dataset if latest and latest.dataset != own else None
+        return SeriesLayout(folder).dataset(beside).root if beside else None
+    path = name.rstrip("/") if "/" in name else SeriesLayout(folder).dataset(name).root
+    if path == config.output.path:
+        raise ConfigError("a dataset can't be its own base", "reuse.base", name, hint="name another")
+    if not Dataset(path, config.output.options).complete():
+        hint = "name one that has data/_SUCCESS"
+        raise ConfigError("is no complete dataset", "reuse.base", path, hint)
+    return path
+
+
+def adopted(dataset: Dataset, identity: Identity, options: Options) -> Base | None:
+    """The base that `dataset.json` names, if its vectors are of the same kind."""
+    path = dataset.base()
+    return usable(path, identity, options) if path else None
+
+
+def usable(path: str, identity: Identity, options: Options) -> Base | None:
+    """The base at a path, if it can be read, and its vectors are of the same kind."""
+    return unless_damaged(NOTHING, path, lambda: _usable(path, identity, options))
+
+
+def _usable(path: str, identity: Identity, options: Options) -> Base | None:
+    found = Base(path, options).identity
+    if found.vector_digest != identity.vector_digest:
+        telemetry.event(NOTHING, base=path, reason="; ".join(identity.differences(found)[:3]))
+        return None
+    base = Base(path, options, Digests.of(found))
+    return base if base.manifest is not None else None
+
+
+def copyable(base: Base, identity: Identity, pending: Plan) -> list[dict[str, Any]]:
+    """The records of the shards that can stand for pending splits as they are; no shard is opened."""
+    return unless_damaged(NO_COPIES, base.path, lambda: _copyable(base, identity, pending)) or []
+
+
+def _copyable(base: Base, identity: Identity, pending: Plan) -> list[dict[str, Any]]:
+    manifest = base.manifest
+    differing: list[str] = []
+    if base.identity.dataset_digest != identity.dataset_digest:
+        differing = identity.differences(base.identity)[:3]
+    elif base._plan().columns != pending.columns:
+        differing = ["the columns' types differ"]
+    if differing:
+        telemetry.event(NO_COPIES, base=base.path, reason="; ".join(differing))
+        return []
+    same = manifest.filter(pc.is_in(manifest.column("split_id"), pending.split_ids))
+    return [record for record in same.to_pylist() if _is_final(record)]
+
+
+def copy(base: Base, dataset: Dataset, identity: Identity, pending: Plan) -> Iterator[ShardRecord]:
+    """Copy the shards of splits that are unchanged, by storage itself; the record of each.
+
+    Cost: four requests a shard, in threads; of the shards their footers are read.
+    """
+    whole = copyable(base, identity, pending)
+    expected = identity.shard_schema(pending.columns) if whole else NO_COLUMNS
+    with ThreadPoolExecutor(COPY_THREADS) as pool:
+        for copied in pool.map(lambda record: _copy(base, dataset, record, expected), whole):
+            if copied:
+                yield copied
+
+
+def _is_final(record: dict[str, Any]) -> bool:
+    """Nothing in a shard may be mended by a second try: no such reject, no file that could not be read."""
+    return record["transient"] == 0 and not any(piece["error"] for piece in record["pieces"])
+
+
+def _copy(base: Base, dataset: Dataset, record: dict[str, Any], expected: pa.Schema) -> ShardRecord | None:
+    """Copy a shard, its reject file first; None where it is gone, or not what it should be."""
+    store, old, new = dataset.storage, base.dataset.layout, dataset.layout
+    split_id, rejects = record["split_id"], record["rejects_file"]
+    where = f"{base.path}: shard {split_id}"
+    checked = unless_damaged(NOT_COPIED, where, lambda: base.checked(record, expected))
+    if checked is None:
+        return None
+    try:
+        if rejects:
+            store.copy_if_absent(old.rejects_file(rejects), new.rejects_file(rejects), new.root)
+        store.copy_if_absent(old.shard(split_id), new.shard(split_id), new.root)
+    except ExistsError:  # a rival embedded it; or its reject file is another one than ours of this name
+        shard = new.shard(split_id)
+        return dataset.footer(store.info(shard)) if store.exists(shard) else None
+    except StorageError as error:
+        if not _is_its_own(error, NOT_COPIED):
+            raise
+        # It is pruned under our hands, or may not be read: then it is embedded.
+        telemetry.event(NOT_COPIED, base=where, reason=str(error))
+        return None
+    return checked
+
+
+def packed(rows: pa.Table) -> pa.Table:
+    """A row a document: `text_hash`, and `rows`, the list of its rows, one or one for each window."""
+    chunked = "chunk" in rows.column_names
+    first = np.flatnonzero(rows.column("chunk").to_numpy() == 0) if chunked else np.arange(rows.num_rows)
+    offsets = pa.array(np.append(first, rows.num_rows), pa.int32())
+    values = rows.drop_columns(["text_hash"]).to_struct_array().combine_chunks()
+    hashes = rows.column("text_hash").combine_chunks().take(pa.array(first))
+    return pa.table({"text_hash": hashes, "rows": pa.ListArray.from_arrays(offsets, values)})
+
+
+def matched(known: pa.Table, hashes: pa.Array) -> tuple[Ints, pa.Table]:
+    """Which texts have known vectors, and their rows.
+
+    Args:
+        known: documents, `packed`.  hashes: (N,) of texts.
+
+    Returns:
+        (R,) for each row the text that it is of, ascending; and the rows.
+    """
+    found = pc.index_in(hashes, known.column("text_hash").combine_chunks())
+    texts = np.flatnonzero(found.is_valid().to_numpy(zero_copy_only=False))
+    lists = known.column("rows").take(found.drop_null()).combine_chunks()
+    counts = pc.list_value_length(lists).to_numpy()
+    return np.repeat(texts, counts), pa.Table.from_struct_array(lists.flatten())
+
+
+def load(dataset: Dataset, split_id: str) -> pa.Table | None:
+    """The documents that matching the whole dataset found for a split; None where it found none."""
+    path = dataset.layout.matches(split_id)
+    try:
+        data = dataset.storage.read(path)
+    except MissingError:
+        return None
+    return unless_damaged(UNREADABLE, path, lambda: parsing.opened(pa.BufferReader(data), path).read())

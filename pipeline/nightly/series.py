@@ -1,0 +1,260 @@
+"""What is done to a series: a run moves it on, a person takes it back, and old datasets are removed."""
+
+import dataclasses
+import datetime
+from collections.abc import Callable, Iterable
+
+import pyarrow as pa
+
+from pipeline import parsing, schema, telemetry
+from pipeline.config.sections import Output
+from pipeline.dataset.layout import Layout
+from pipeline.errors import (
+    DamagedError,
+    MissingError,
+    OtherDatasetError,
+    ReplacedError,
+    SeriesError,
+    StoppedError,
+)
+from pipeline.nightly import prune
+from pipeline.nightly.latest import Facts, Latest
+from pipeline.nightly.members import Member, Members, complete
+from pipeline.nightly.names import retry_order, without_retry
+
+TRIES = 30
+"""Each that is lost is a rival's that took effect."""
+COMPARED = pa.schema([schema.RECORD.field(name) for name in ("split_id", "file_bytes")])
+"""What of the manifest a listing must agree with."""
+
+
+class Series(Members):
+    """The series in a folder, there or not yet."""
+
+    def advance(self, name: str, run_date: datetime.date, facts: Facts) -> bool:
+        """Let readers follow a dataset that is complete, unless they follow a newer one or are held back.
+
+        May be called again at any time: a driver that died before it came to this does it when resumed.
+
+        Returns:
+            whether LATEST.json was changed.
+
+        Raises:
+            SeriesError: LATEST.json can't be read.
+            StoppedError: rivals kept changing it.
+        """
+
+        def moved(latest: Latest | None) -> Latest | None:
+            if latest is None:
+                return Latest.at(name, run_date, facts, previous=None)
+            if reason := _reason_to_stay(latest, name, run_date, facts):
+                telemetry.event("LATEST kept", dataset=latest.dataset, offered=name, reason=reason)
+                return None
+            # Under the same name another: it was removed, and made anew.
+            previous = latest.previous if latest.dataset == name else latest.dataset
+            return Latest.at(name, run_date, facts, previous)
+
+        return self._swap(moved) is not None
+
+    def rollback(self, to: str | None = None) -> Latest:
+        """Let readers follow an older dataset, and hold runs back until `unpin`.
+
+        Args:
+            to: its name; the one before the present one when not given.
+
+        Raises:
+            SeriesError: there is no series, or no such dataset, or it is not complete, or damaged.
+            StoppedError: rivals kept changing LATEST.json, or the dataset is just being removed.
+        """
+        followed, members = self._followed(), self.datasets()
+        target = self._named(to, members) if to else self._predecessor(followed, members)
+        dataset = self.dataset(target.name)
+        self._refuse_damaged(dataset.layout)
+        older = complete(members, before=target.date)
+        previous = older[-1].name if older else None
+        after = Latest.at(target.name, target.date, Facts.of(dataset), previous, pinned=True)
+        displaced = followed
+
+        def taken_back(latest: Latest | None) -> Latest:
+            nonlocal displaced
+            displaced = latest or followed  # a night may have moved it on since we looked
+            return after
+
+        self._swap(taken_back)
+        # A prune that had looked at LATEST.json before we wrote it has removed _SUCCESS; a later one sees us.
+        if not self._succeeded(dataset.layout):
+            self._swap(lambda latest: displaced if latest == after else None)
+            self._follow_newest()  # a night that ended meanwhile found it pinned
+            raise StoppedError("is being removed", dataset.layout.root, hint="name another")
+        return after
+
+    def unpin(self) -> Latest:
+        """Let readers follow the newest complete dataset, and runs move them on again.
+
+        Raises:
+            SeriesError: there is no series, or nothing is pinned.
+            StoppedError: rivals kept changing LATEST.json.
+        """
+
+        def released(latest: Latest | None) -> Latest:
+            if latest is None or not latest.pinned:
+                raise SeriesError("is not pinned", self.layout.latest, hint="runs move it by themselves")
+            return dataclasses.replace(latest, pinned=False)
+
+        self._followed()
+        # Released before we look: a run that ends after that moves on by itself.
+        self._swap(released)
+        self._follow_newest()
+        return self._followed()
+
+    def prune(
+        self,
+        keep: int = 3,
+        older_than_days: int | None = None,
+        dry_run: bool = False,
+        now: datetime.datetime | None = None,
+    ) -> list[prune.Fate]:
+        """Remove datasets that are old and that nobody needs.
+
+        Kept, however old, are the one that readers follow, its predecessor, every base that an unfinished
+        dataset names, what changed within a day, and what has no run date.
+
+        Args:
+            keep: how many of the newest complete ones stay.
+            older_than_days: of the others only those go whose run date is longer ago.
+            dry_run: only tell.
+            now: what age is counted from; the clock's time when not given.
+
+        Raises:
+            SeriesError: the limits make no sense, there is no dataset, or LATEST.json can't be read.
+        """
+        now = now or datetime.datetime.now(datetime.UTC)
+        limits = prune.Limits(keep, older_than_days, now.date())
+        return prune.prune(self, limits, dry_run, now)
+
+    def _swap(self, change: Callable[[Latest | None], Latest | None]) -> Latest | None:
+        """Put what `change` makes of LATEST.json in its place, over no other version than it saw.
+
+        Returns:
+            what was written; None where `change` left it alone.
+        """
+        for _ in range(TRIES):
+            version = self.storage.version(self.layout.latest)
+            try:
+                before = self.latest() if version else None
+                after = change(before)
+                if after is None:
+                    return None
+                self.storage.replace(self.layout.latest, after.to_bytes(), version)
+            except ReplacedError:
+                continue
+            was = before.dataset if before else None
+            what = "LATEST rewritten" if was == after.dataset else "LATEST moved"
+            telemetry.event(what, was=was, now=after.dataset, pinned=after.pinned)
+            return after
+        raise StoppedError("others keep changing it", self.layout.latest, hint="run again")
+
+    def _follow_newest(self) -> None:
+        """Lets readers follow the newest complete dataset, unless they are held back."""
+        if found := complete(self.datasets()):
+            newest = found[-1]
+            self.advance(newest.name, newest.date, Facts.of(self.dataset(newest.name)))
+
+    def _succeeded(self, layout: Layout) -> bool:
+        """Tells whether a dataset is complete at this moment.
+
+        Opens `_SUCCESS`: what a mount says of a file without opening it may be a minute old.
+        """
+        try:
+            self.storage.read(layout.success)
+        except MissingError:
+            return False
+        return True
+
+    def _followed(self) -> Latest:
+        latest = self.latest()
+        if latest is None:
+            hint = "no run has ended here; check output.path"
+            raise SeriesError("does not exist", self.layout.latest, hint=hint)
+        return latest
+
+    def _named(self, name: str, members: Iterable[Member]) -> Member:
+        where = self.layout.dataset(name).root
+        member = next((member for member in members if member.name == name), None)
+        if member is None:
+            known = ", ".join(each.name for each in complete(members)[-5:]) or "none"
+            raise SeriesError("is no dataset of ours", where, hint=f"complete are: {known}")
+        if not member.complete:
+            raise SeriesError(
+                "is not complete: it has no data/_SUCCESS",
+                where,
+                hint="run its config again, or name another",
+            )
+        if member.run_date is None:
+            raise SeriesError(
+                "has no place in the series: its name is no date",
+                where,
+                hint="name one that is called by its run date",
+            )
+        return member
+
+    def _predecessor(self, latest: Latest, members: Iterable[Member]) -> Member:
+        older = [member for member in complete(members) if member.order < latest.order]
+        if not older:
+            raise SeriesError(
+                f"holds no complete dataset older than {latest.dataset}",
+                self.layout.root,
+                hint="there is none to go back to",
+            )
+        return next((member for member in older if member.name == latest.previous), older[-1])
+
+    def _refuse_damaged(self, layout: Layout) -> None:
+        """Compare the manifest with what a LIST says."""
+        try:
+            manifest = parsing.table(self.storage.read(layout.manifest), COMPARED, layout.manifest)
+            ids, sizes = (column.to_pylist() for column in manifest.columns)
+            names = [layout.shard(split_id).rsplit("/", 1)[-1] for split_id in ids]
+        except (MissingError, DamagedError, OtherDatasetError) as error:
+            raise SeriesError(
+                "is damaged: its manifest can't be read",
+                layout.root,
+                str(error),
+                hint="name another with --to",
+            ) from None
+        found = {name: info.size for name, info in self.storage.folder(layout.data).items()}
+        found.pop("_SUCCESS", None)
+        wrong = _differences(dict(zip(names, sizes, strict=True)), found)
+        if wrong:
+            more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
+            raise SeriesError(
+                f"is damaged: {'; '.join(wrong[:3])}{more}", layout.data, hint="name another with --to"
+            )
+
+
+def _reason_to_stay(latest: Latest, name: str, run_date: datetime.date, facts: Facts) -> str | None:
+    if latest.dataset == name and latest.facts == facts:
+        return "it is followed already"
+    if latest.pinned:
+        return "it is pinned"
+    # Two of one date are ordered by name, so that calls in any order end the same.
+    return "it is newer" if latest.order > (run_date, retry_order(name)) else None
+
+
+def _differences(planned: dict[str, int], found: dict[str, int]) -> list[str]:
+    """What is missing, what is foreign, and what has another size, in a phrase each."""
+    return [
+        *(f"{name} is missing" for name in sorted(planned.keys() - found.keys())),
+        *(f"{name} is foreign" for name in sorted(found.keys() - planned.keys())),
+        *(
+            f"{name} has {found[name]} bytes instead of {size}"
+            for name, size in sorted(planned.items())
+            if found.get(name, size) != size
+        ),
+    ]
+
+
+def series_folder(output: Output) -> str | None:
+    """Returns the folder of all runs' datasets; None unless `{run_date}` was the last part of the path."""
+    parent, _, name = output.path.rpartition("/")
+    dated = output.run_date and without_retry(name) == output.run_date.isoformat()
+    return parent if dated else None

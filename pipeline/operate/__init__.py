@@ -1,0 +1,1 @@
+"""What a person looks at while or after a job runs: status, progress, the report, search."""

@@ -1,0 +1,83 @@
+"""Where a run stands, in one line of a log; and how often to say it."""
+
+from pipeline.operate.progress.counts import Moment
+
+FIRST_SECONDS, MOST_SECONDS = 5.0, 60.0
+SHARE = 0.1
+
+
+def pause(seconds: float) -> float:
+    """How long to wait for the next line of a run that has gone on for so long."""
+    return min(MOST_SECONDS, max(FIRST_SECONDS, seconds * SHARE))
+
+
+def standing(moment: Moment) -> str:
+    """All figures of a moment, as far as there are any."""
+    rows, tokens = moment.row_rate, moment.token_rate
+    said = [percent(moment), done(moment)]
+    if rows.overall:
+        said += [f"{rows.now:,.0f} rows/s", f"{tokens.now:,.0f} tokens/s"]
+        said += [f"(overall {rows.overall:,.0f} and {tokens.overall:,.0f})"]
+    said += [f"{moment.rejects:,} rejects", f"{moment.failed:,} failed", f"ETA {duration(moment.eta)}"]
+    return "  ".join([*said, stages(moment)])
+
+
+def ended(moment: Moment) -> str:
+    """What a run has come to, by rates of all of it."""
+    said = [
+        done(moment), f"{moment.row_rate.overall:,.0f} rows/s", f"{moment.token_rate.overall:,.0f} tokens/s",
+        f"{moment.rejects:,} rejects", f"{moment.failed:,} failed", f"in {duration(moment.seconds)}",
+    ]  # fmt: skip
+    return "  ".join(said)
+
+
+def percent(moment: Moment) -> str:
+    """Rounded down: what is not done is never 100 %."""
+    return f"{int(moment.fraction * 100)}%"
+
+
+def done(moment: Moment) -> str:
+    """How many splits of how many, and how much of the source, where that can be told."""
+    splits = f"{moment.done:,}/{moment.total.splits:,} splits"
+    source = source_done(moment)
+    return f"{splits}  {source}" if source else splits
+
+
+def source_done(moment: Moment) -> str:
+    """`3,904/7,552 rows` or `1.2/3.4 GB`."""
+    total = moment.total
+    if total.unit == "rows":
+        return f"{moment.amount:,.0f}/{total.amount:,} rows"
+    if total.unit == "bytes":
+        size, unit = next((size, unit) for size, unit in SIZES if total.amount >= size or size == 1)
+        return f"{moment.amount / size:.3g}/{total.amount / size:.3g} {unit}"
+    return ""
+
+
+SIZES = ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB"), (1, "bytes"))
+
+
+def stages(moment: Moment) -> str:
+    """How busy the stages are, and what the encoder waits for: it is the one that costs."""
+    if not moment.stages:
+        return "ending" if moment.eta == 0 else "starting"
+    said = []
+    for line in moment.stages:
+        waits = f" ({line.waits})" if line.stage == "encode" and line.waits else ""
+        said.append(f"{line.stage} {share(line.busy)}{waits}")
+    return "busy: " + ", ".join(said)
+
+
+def share(busy: float | None) -> str:
+    return "-" if busy is None else f"{busy:.0%}"
+
+
+def duration(seconds: float | None) -> str:
+    """`45s`, `1m34s`, `2h05m`, `3d04h`; `?` where it is not known."""
+    if seconds is None:
+        return "?"
+    whole = round(seconds)
+    for size, unit, part, part_unit in ((86400, "d", 3600, "h"), (3600, "h", 60, "m"), (60, "m", 1, "s")):
+        if whole >= size:
+            return f"{whole // size}{unit}{whole % size // part:02d}{part_unit}"
+    return f"{whole}s"

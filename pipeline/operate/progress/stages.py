@@ -1,0 +1,107 @@
+"""What each stage is at, how busy it is, and what it waits for; by how the run's `Watch` saw them stand."""
+
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from pipeline.telemetry.liveness import NOBODY, StageStanding, Standing
+
+STAGES = ("read", "encode", "write")
+WINDOW_SECONDS = 30.0
+BUSY = 0.9
+"""A stage that is at work so much of the time waits for nothing."""
+IDLE = 0.5
+"""One that is at work less than this, and more than all others, waits for Ray to bring it splits."""
+WAITS_FOR = {
+    "read": "waits for the readers",
+    "encode": "waits for the encoder",
+    "write": "waits for the writers",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class StageLine:
+    """One stage at a moment.
+
+    busy: share of its processes' time in the window, from the first split on; None where it is not known yet.
+        A replica counts once it has had a split; of readers and writers, as many as were at work at once.
+    waits: what for, or why nothing is to be done; empty where it is at full work.
+    """
+
+    stage: str
+    at_work: int
+    processes: int
+    busy: float | None
+    waits: str
+
+
+class Stages:
+    """The looks of the last seconds."""
+
+    def __init__(self) -> None:
+        self._looks: deque[Standing] = deque()
+
+    def stand(self, standing: Standing) -> None:
+        """Take in a look."""
+        if self._looks and standing.age < self._looks[-1].age:
+            self._looks.clear()  # the watch was lost, and counts anew
+        self._looks.append(standing)
+        while len(self._looks) > 2 and standing.age - self._looks[1].age >= WINDOW_SECONDS:
+            self._looks.popleft()
+
+    def lines(self, pending: int, failed: int) -> tuple[StageLine, ...]:
+        """A line for each stage, of a run with so many splits to do, of which so many failed."""
+        if not self._looks:
+            return ()
+        busy = {stage: self._busy(stage) for stage in STAGES}
+        now = self._looks[-1].stages
+        return tuple(
+            StageLine(
+                stage,
+                now.get(stage, NOBODY).at_work,
+                _processes(stage, now.get(stage, NOBODY)),
+                busy[stage],
+                _waits(stage, now, busy, pending - failed),
+            )
+            for stage in STAGES
+        )
+
+    def _busy(self, stage: str) -> float | None:
+        first, last = self._looks[0], self._looks[-1]
+        there = last.stages.get(stage, NOBODY)
+        could = min(last.age - first.age, there.age) * _processes(stage, there)
+        if not could:
+            return None
+        spent = there.busy_seconds - first.stages.get(stage, NOBODY).busy_seconds
+        return min(1.0, max(0.0, spent / could))
+
+
+def _processes(stage: str, there: StageStanding) -> int:
+    return there.places if stage == "encode" else there.most
+
+
+def _waits(
+    stage: str, now: Mapping[str, StageStanding], busy: Mapping[str, float | None], splits: int
+) -> str:
+    there = now.get(stage, NOBODY)
+    if not there.at_work and there.passed >= splits:
+        return "nothing left"
+    if not there.most:
+        return _not_begun(stage, now)
+    share = busy[stage]
+    if share is None or share >= BUSY:
+        return ""
+    # Work flows through all stages: who has time waits for the one that has the least.
+    others = {other: busy[other] or 0.0 for other in STAGES if other != stage}
+    slowest = max(others, key=lambda other: others[other])
+    if others[slowest] > share:
+        return WAITS_FOR[slowest]
+    if not now.get("encode", NOBODY).most:
+        return "waits for replicas to start"
+    return "waits for Ray" if share < IDLE else ""
+
+
+def _not_begun(stage: str, now: Mapping[str, StageStanding]) -> str:
+    if stage == "encode" and now:
+        return "starting replicas"
+    return "starting" if stage != "write" else WAITS_FOR["encode"]

@@ -1,0 +1,48 @@
+"""What sections of the page are built of: headings, sentences, tables, and numbers with their nouns."""
+
+from collections.abc import Sequence
+
+from pipeline.operate.report.markup import Markup, element, join
+from pipeline.operate.report.quantities import count
+
+NOTHING = Markup("")
+"""Of a section that has nothing to tell."""
+NOT_KNOWN = "\N{EN DASH}"
+MOST_LINES = 50
+"""Of a table; what is more is counted."""
+LONGEST_PLACE = 80
+LONGEST_REASON = 300
+
+
+def section(title: str, sentence: str, *content: Markup) -> Markup:
+    """A heading, what there is to see in a sentence or two, and the rest."""
+    about = element("p", sentence, class_="about") if sentence else NOTHING
+    return element("section", element("h2", title), about, *content)
+
+
+def table(heads: Sequence[str], rows: Sequence[Sequence[object]], numbers: Sequence[str] = ()) -> Markup:
+    """A table. Each cell knows its head: on a phone, where a row becomes a block, it stands beside it.
+
+    Args:
+        numbers: heads of the columns that hold numbers.
+    """
+    kinds = ["n" if head in numbers else None for head in heads]
+    cells = [element("th", head, scope="col", class_=kind) for head, kind in zip(heads, kinds, strict=True)]
+    lines = [
+        element(
+            "tr",
+            *(
+                element("td", value, class_=kind, data_head=head)
+                for value, kind, head in zip(row, kinds, heads, strict=True)
+            ),
+        )
+        for row in rows[:MOST_LINES]
+    ]
+    more = len(rows) - MOST_LINES
+    whole = element("table", element("thead", element("tr", *cells)), element("tbody", *lines))
+    return join(whole, element("p", f"and {count(more)} more", class_="about") if more > 0 else NOTHING)
+
+
+def some(number: int, what: str) -> str:
+    """`1 row`, `2 rows`."""
+    return f"{count(number)} {what}{'' if number == 1 else 's'}"

@@ -1,0 +1,97 @@
+"""Vectors as points on a plane, and what colours them. Pure NumPy.
+
+Shapes: N rows, D dimensions, P principal components.
+"""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.dataset.vectors import Vectors
+from pipeline.ragged import Ints
+
+NAMED = 8
+"""Values that have a colour of their own."""
+FEW = range(2, 13)
+"""So many distinct values make a column that parts the rows well."""
+LEAST_NAMED = 0.1
+"""Of the rows, what the named values of any other column must be."""
+OTHER = "other"
+
+
+@dataclass(frozen=True, slots=True)
+class Projection:
+    """(N, 2) points, and the part of the variance that each of the two axes has."""
+
+    points: npt.NDArray[np.float64]
+    explained: tuple[float, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Colours:
+    """What colours the points: a column, its named values, and the place of each row's among them.
+
+    of_rows: -1 for a value without a name.
+    """
+
+    column: str
+    names: tuple[str, ...]
+    of_rows: Ints
+
+
+def project(vectors_ND: Vectors) -> Projection | None:
+    """The two principal components of some vectors; None where fewer than three, or all alike.
+
+    Each axis points to where its greatest weight is positive, so that the same vectors give the same picture.
+    """
+    if min(vectors_ND.shape) < 2 or len(vectors_ND) < 3:
+        return None
+    centred_ND = vectors_ND.astype(np.float64) - vectors_ND.mean(axis=0, dtype=np.float64)
+    left_NP, spread_P, right_PD = np.linalg.svd(centred_ND, full_matrices=False)
+    variance = float((spread_P**2).sum())
+    if variance < 1e-12:
+        return None
+    heaviest_2 = np.abs(right_PD[:2]).argmax(axis=1)
+    signs_2 = np.where(right_PD[[0, 1], heaviest_2] < 0, -1.0, 1.0)
+    first, second = (float(value) for value in spread_P[:2] ** 2 / variance)
+    return Projection(left_NP[:, :2] * spread_P[:2] * signs_2, (first, second))
+
+
+def colours(columns: Mapping[str, Sequence[object]], sources: Sequence[str]) -> Colours:
+    """What to colour rows by: a column of few values; else their sources; else what has frequent values.
+
+    Args:
+        columns: carried columns, in the order of the config; of equal ones the first is taken.
+        sources: of each row.
+    """
+    counted = {name: Counter(map(_told, values)) for name, values in columns.items()}
+    for name, values in counted.items():
+        if len(values) in FEW:
+            return _coloured(name, columns[name], values)
+    by_source = Counter(sources)
+    if len(by_source) == 1 and counted:
+        named = {name: sum(rows for _, rows in _frequent(values)) for name, values in counted.items()}
+        best = max(named, key=lambda name: named[name])
+        if len(counted[best]) in (1, *FEW) or named[best] < LEAST_NAMED * len(sources):
+            return _coloured("source", sources, by_source)
+        return _coloured(best, columns[best], counted[best])
+    return _coloured("source", sources, by_source)
+
+
+def _coloured(column: str, values: Sequence[object], counted: Counter[str]) -> Colours:
+    names = tuple(name for name, _ in _frequent(counted))
+    place = {name: number for number, name in enumerate(names)}
+    return Colours(column, names, np.array([place.get(_told(value), -1) for value in values], np.int64))
+
+
+def _frequent(values: Counter[str]) -> list[tuple[str, int]]:
+    """The most frequent values, equal ones by name; of many, none that is there only once."""
+    ranked = sorted(values.items(), key=lambda item: (-item[1], item[0]))[:NAMED]
+    return [(name, rows) for name, rows in ranked if rows > 1 or len(values) <= NAMED]
+
+
+def _told(value: object) -> str:
+    return "(none)" if value is None else str(value)

@@ -1,0 +1,192 @@
+"""How a dataset stands, from what lies in it alone: of a run that goes on, or one that died.
+
+Nobody is asked but the storage, so what a process does between two shards is not known, and not claimed: an
+attempt without an ending shows signs of life, or has shown none for so long.
+
+Cost: two or three listings, the ledger, and the footers of shards that it does not have yet (a minute's, of a
+run that goes on); of a complete dataset the manifest alone.
+"""
+
+import datetime
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipeline import schema
+from pipeline.dataset.dataset import Dataset
+from pipeline.dataset.reconcile import failed_pieces
+from pipeline.dataset.summary import reject_reasons
+from pipeline.plan.plan import Plan
+
+QUIET_MINUTES = 5.0
+"""After so long without a sign of life a run is called silent; most splits take about a minute."""
+RECENT_MINUTES = 10.0
+Attempt = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Rate:
+    """What the newest attempt made of its last minutes, up to its last shard."""
+
+    seconds: float
+    splits: int
+    rows: int
+
+    @property
+    def rows_per_second(self) -> float:
+        return self.rows / self.seconds
+
+    @property
+    def splits_per_minute(self) -> float:
+        return 60 * self.splits / self.seconds
+
+
+@dataclass(frozen=True)
+class Standing:
+    """State and figures.
+
+    state: "not started"; "planned" (nobody tried yet); "running" (an attempt without an ending, with a sign
+        of life within `QUIET_MINUTES`); "silent" (without such a sign); "stopped" (the last attempt ended);
+        "complete".
+    failed_files: as the plan, the shards and the last attempt's ending know them.
+    last_shard, last_sign: when storage or writers say that they were made; None where there is none.
+    attempts: oldest first, as each left it; one without a `code` has no ending.
+    """
+
+    output: str
+    state: str
+    now: datetime.datetime
+    splits: int = 0
+    done: int = 0
+    figures: Mapping[str, int] | None = None
+    reject_reasons: Mapping[str, int] | None = None
+    failed_files: Mapping[str, str] | None = None
+    rate: Rate | None = None
+    last_shard: datetime.datetime | None = None
+    last_sign: datetime.datetime | None = None
+    attempts: Sequence[Attempt] = ()
+
+    @property
+    def pending(self) -> int:
+        return self.splits - self.done
+
+    @property
+    def silent_seconds(self) -> float | None:
+        """Since the last sign of life, by this machine's clock."""
+        return None if self.last_sign is None else max(0.0, (self.now - self.last_sign).total_seconds())
+
+    @property
+    def eta_seconds(self) -> float | None:
+        """Of a running one, if it goes on at its rate."""
+        if self.state != "running" or self.rate is None:
+            return None
+        return self.pending / self.rate.splits * self.rate.seconds
+
+    def fields(self) -> dict[str, Any]:
+        """All of it, by stable names; times in ISO 8601, UTC."""
+        return {
+            "output": self.output,
+            "state": self.state,
+            "splits": self.splits,
+            "done": self.done,
+            "pending": self.pending,
+            **(self.figures or {}),
+            "reject_reasons": dict(self.reject_reasons or {}),
+            "failed_files": dict(self.failed_files or {}),
+            "rows_per_second": self.rate and _rounded(self.rate.rows_per_second),
+            "splits_per_minute": self.rate and _rounded(self.rate.splits_per_minute),
+            "rate_seconds": self.rate and _rounded(self.rate.seconds),
+            "eta_seconds": _rounded(self.eta_seconds),
+            "last_shard": _iso(self.last_shard),
+            "last_sign": _iso(self.last_sign),
+            "silent_seconds": _rounded(self.silent_seconds),
+            "attempts": [
+                {name: value for name, value in attempt.items() if name != "summary"}
+                for attempt in self.attempts
+            ],
+        }
+
+
+def standing(dataset: Dataset, now: datetime.datetime | None = None) -> Standing:
+    """How a dataset stands.
+
+    Args:
+        now: with a time zone; the clock's time, where none is given.
+
+    Raises:
+        OtherDatasetError: it is of another version of the format, or holds what is no shard.
+        StorageError: storage failed.
+    """
+    now = now or datetime.datetime.now(datetime.UTC)
+    planned = dataset.plan() if dataset.identity() else None
+    if planned is None:
+        return Standing(dataset.layout.root, "not started", now)
+    plan = Plan.from_bytes(planned, dataset.layout.plan)
+    shards, complete = dataset.shards(), dataset.complete()
+    records = dataset.manifest() if complete else dataset.records(shards)
+    ledger = dataset.storage.folder(dataset.layout.ledger)
+    attempts = dataset.attempts(ledger)
+    newest = attempts[-1] if attempts else None
+    signs = [info.changed for info in (*shards.values(), *ledger.values()) if info.changed]
+    sign = max(signs, default=None)
+    return Standing(
+        output=dataset.layout.root,
+        state="complete" if complete else _state(newest, sign, now),
+        now=now,
+        splits=len(plan.split_ids),
+        done=len(shards),
+        figures={name: schema.total(records, name) for name in ("rows", "rejects", "tokens")},
+        reject_reasons=reject_reasons(records),
+        failed_files=_failed(plan, records, newest),
+        rate=_rate(records, newest) if newest else None,
+        last_shard=_moment(pc.max(records.column("written_at")).as_py()),
+        last_sign=sign,
+        attempts=attempts,
+    )
+
+
+def _state(newest: Attempt | None, sign: datetime.datetime | None, now: datetime.datetime) -> str:
+    if newest is None:
+        return "planned"
+    if "code" in newest:
+        return "stopped"
+    alive = sign is not None and now - sign <= datetime.timedelta(minutes=QUIET_MINUTES)
+    return "running" if alive else "silent"
+
+
+def _failed(plan: Plan, records: pa.Table, newest: Attempt | None) -> dict[str, str]:
+    ending = (newest or {}).get("summary") or {}
+    told: dict[str, str] = ending.get("failed_files", {})
+    return plan.failed_files | failed_pieces(records.column("pieces")) | told
+
+
+def _rate(records: pa.Table, newest: Attempt) -> Rate | None:
+    """Of what the newest attempt made itself: copied shards are of another's name."""
+    ours = records.filter(pc.equal(records.column("attempt"), newest["attempt"]))
+    last = pc.max(ours.column("written_at")).as_py()
+    if last is None:
+        return None
+    started = datetime.datetime.fromisoformat(newest["started"]).timestamp()
+    since = max(started, last - 60 * RECENT_MINUTES)
+    recent = ours.filter(pc.greater_equal(ours.column("written_at"), since))
+    if not recent.num_rows:
+        return None  # the writers' clocks are behind the driver's
+    return Rate(max(1.0, last - since), recent.num_rows, schema.total(recent, "rows"))
+
+
+def _moment(seconds: float | None) -> datetime.datetime | None:
+    try:
+        return None if seconds is None else datetime.datetime.fromtimestamp(seconds, datetime.UTC)
+    except (ValueError, OverflowError, OSError):  # of a record that no run of ours wrote
+        return None
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 3)
+
+
+def _iso(moment: datetime.datetime | None) -> str | None:
+    return moment.isoformat(timespec="seconds") if moment else None

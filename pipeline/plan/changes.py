@@ -1,0 +1,56 @@
+"""Which source files are not as they were planned."""
+
+from collections.abc import Mapping
+
+from pipeline import storage
+from pipeline.config.sections import Config
+from pipeline.errors import (
+    MissingError,
+)
+from pipeline.plan.make import list_sources
+from pipeline.plan.plan import Plan
+from pipeline.source.formats import file_name
+
+
+def current_versions(config: Config, planned: Mapping[tuple[str, str], str]) -> dict[tuple[str, str], str]:
+    """What `Plan.versions` would be if the sources were planned now.
+
+    Args:
+        planned: those of a plan; each that stands is given in the plan's words.
+
+    Raises:
+        MissingError: a source names nothing.
+    """
+    now = {}
+    for name, info in list_sources(config):
+        source = config.source[name]
+        key = name, file_name(source, info)
+        before = planned.get(key, info.version)
+        same = storage.connect(source.path, source.options).same(before, info.version)
+        now[key] = before if same else info.version
+    return now
+
+
+def no_longer_as_planned(config: Config, frozen: Plan) -> dict[str, str]:
+    """What became of each planned file that is not the planned version any more; what is new is left out.
+
+    Raises:
+        StorageError: the sources can't be listed, or name nothing.
+    """
+    planned = frozen.versions()
+    now = current_versions(config, planned)
+    return {
+        "/".join(key): "has changed since it was planned" if key in now else "is gone since it was planned"
+        for key, version in planned.items()
+        if now.get(key) != version
+    }
+
+
+def moved_sources(config: Config, frozen: Plan) -> list[str]:
+    """Files that came, went or changed since the plan was frozen."""
+    planned = frozen.versions()
+    try:
+        now = current_versions(config, planned)
+    except MissingError:
+        now = {}
+    return sorted("/".join(key) for key in now.keys() | planned.keys() if now.get(key) != planned.get(key))

@@ -1,0 +1,233 @@
+"""Lists the sources, surveys their files, cuts them into splits: all before anything starts."""
+
+import itertools
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from hashlib import blake2b
+from typing import Any
+
+import pyarrow as pa
+
+from pipeline import schema, storage, telemetry
+from pipeline.config.sections import Config
+from pipeline.config.source import Source
+from pipeline.errors import ConfigError, SourceError
+from pipeline.model.checkpoint import Checkpoint
+from pipeline.plan.cut import Range, cut_spans
+from pipeline.plan.plan import _FIELDS, BLOCK_ROWS, PIECE, Plan, split_id
+from pipeline.plan.sizing import split_bytes
+from pipeline.source.formats import Piece, Survey, file_name
+from pipeline.source.survey import Listed, Surveyed
+from pipeline.source.survey import survey as survey_files
+
+GROUP_FILL = 0.5
+"""How full a split of small files is on average, of what it may hold."""
+
+
+def make_plan(config: Config, checkpoint: Checkpoint, dataset_digest: str) -> Plan:
+    """List the sources, survey their files, cut them into splits.
+
+    A file that can't be cut stands in the plan with its error.
+
+    Raises:
+        ConfigError: a source names nothing, or none of its files has the columns that the config names.
+        StorageError: storage failed.
+    """
+    listed = list_sources(config)
+    telemetry.event("planning", files=len(listed))
+    surveyed = survey_files(listed, config.source)
+    _refuse_failing_sources(config, listed, surveyed)
+    columns, surveyed = _unify(surveyed, config)
+    _refuse_failing_sources(config, listed, surveyed)
+    caps = config.output.rows_per_shard, split_bytes(config, checkpoint)
+    rows = _rows(listed, surveyed, config, dataset_digest, caps)
+    return Plan(_table(rows), columns, dataset_digest)
+
+
+def _table(rows: Iterator[dict[str, Any]]) -> pa.Table:
+    """Rows of a plan, a few at a time as Python's objects: of a million they would fill gigabytes."""
+    blocks = iter(lambda: list(itertools.islice(rows, BLOCK_ROWS)), [])
+    tables = [pa.Table.from_pylist(block, schema=schema.PLAN) for block in blocks]
+    return pa.concat_tables([schema.PLAN.empty_table(), *tables])
+
+
+def list_sources(config: Config) -> list[Listed]:
+    """Every object of every source, with the source's name; in a stable order.
+
+    Raises:
+        MissingError: a source names nothing.
+    """
+    return [
+        (name, info)
+        for name, source in config.source.items()
+        for info in storage.connect(source.path, source.options).find(source.path)
+    ]
+
+
+def _refuse_failing_sources(config: Config, listed: list[Listed], surveyed: list[Surveyed]) -> None:
+    for name, source in config.source.items():
+        owned = [found for (owner, _), found in zip(listed, surveyed, strict=True) if owner == name]
+        _refuse_if_all_fail(name, source, owned)
+
+
+def _refuse_if_all_fail(name: str, source: Source, found: list[Surveyed]) -> None:
+    """What is wrong with every file is wrong with the config."""
+    errors = [survey for survey in found if isinstance(survey, SourceError)]
+    if len(errors) == len(found):
+        first = errors[0]
+        raise ConfigError(
+            f"none of its {len(found)} files can be embedded",
+            f"source.{name}",
+            f"{source.path}: {first.finding}",
+            first.hint or "check path, format and columns of this source",
+        )
+    surveys = [survey for survey in found if isinstance(survey, Survey)]
+    for column in source.columns:
+        if not any(column in survey.columns.names for survey in surveys):
+            raise ConfigError(
+                f"column {column!r} is in none of its files",
+                f"source.{name}",
+                source.path,
+                hint="check its name",
+            )
+
+
+def _unify(surveyed: list[Surveyed], config: Config) -> tuple[pa.Schema, list[Surveyed]]:
+    """One schema for all shards; a file whose types can't join it becomes a failed one."""
+    names = list(dict.fromkeys(name for source in config.source.values() for name in source.columns))
+    ours = any(source.id_column is None for source in config.source.values())
+    names = ["id", *names] if ours else names
+    _refuse_collisions(names)
+    columns = pa.schema([pa.field("id", pa.string())] if ours else [])
+    kept: list[Surveyed] = []
+    exact = {
+        name
+        for each in surveyed
+        if isinstance(each, Survey) and not each.loose
+        for name in each.columns.names
+    }
+    for survey in surveyed:
+        if isinstance(survey, Survey):
+            try:
+                columns = _joined(columns, survey.columns, exact)
+            except pa.ArrowException as error:
+                kept.append(
+                    SourceError(
+                        "its columns do not fit the files before it",
+                        got=str(error),
+                        hint="give the columns the same types, or make it a source of another job",
+                    )
+                )
+                continue
+        kept.append(survey)
+    fields = [columns.field(name) for name in names]
+    return pa.schema([f.with_type(pa.string()) if pa.types.is_null(f.type) else f for f in fields]), kept
+
+
+def _joined(columns: pa.Schema, more: pa.Schema, exact: Collection[str]) -> pa.Schema:
+    """One schema of both.
+
+    Args:
+        exact: columns whose types some file's own schema says. The others' are those that samples show, and
+            where two differ both are text.
+
+    Raises:
+        ArrowException: two types do not fit.
+    """
+    joined = []
+    for field in more:
+        at = columns.get_field_index(field.name)
+        try:
+            both = [pa.schema([each]) for each in ([columns.field(at)] if at >= 0 else []) + [field]]
+            joined.append(pa.unify_schemas(both, promote_options="permissive").field(0))
+        except pa.ArrowException:
+            if field.name in exact:
+                raise
+            joined.append(pa.field(field.name, pa.string()))
+    names = set(more.names)
+    return pa.schema([field for field in columns if field.name not in names] + joined)
+
+
+def _refuse_collisions(names: Sequence[str]) -> None:
+    seen = {name.lower(): name for name in schema.reserved_names()}
+    for name in names:
+        if name.lower() in seen:
+            raise ConfigError(
+                "two columns of the shards would have one name (case does not count)",
+                got=f"{name!r} and {seen[name.lower()]!r}",
+                hint="rename it in the source, or do not carry it",
+            )
+        seen[name.lower()] = name
+
+
+def _rows(
+    listed: Sequence[Listed],
+    surveyed: Sequence[Surveyed],
+    config: Config,
+    dataset_digest: str,
+    caps: tuple[int, int],
+) -> Iterator[dict[str, Any]]:
+    """The rows of a plan: those of files without splits, then the pieces of every split."""
+    files = []
+    for (name, info), survey in zip(listed, surveyed, strict=True):
+        file = file_name(config.source[name], info)
+        row = {"source": name, "file": file, "version": info.version, "size": info.size}
+        if isinstance(survey, SourceError):
+            yield row | {"error": str(survey)}
+        elif survey.spans:
+            files.append((row, survey))
+        else:
+            yield row | {"unit": survey.unit, "start": 0, "stop": 0}
+    scan, last = -1, None
+    for number, (key, split) in enumerate(_splits(files, caps)):
+        scan, last = scan + (key is None or key != last), key
+        ids = {"split": number, "split_id": split_id(dataset_digest, [piece for piece, _ in split])}
+        for piece, part in split:
+            fields = dict(zip(PIECE, _FIELDS(piece), strict=True))
+            yield ids | {"scan": scan, **fields, "stored_bytes": round(part.stored_bytes)}
+
+
+def _splits(
+    files: Iterable[tuple[dict[str, Any], Survey]], caps: tuple[int, int]
+) -> Iterator[tuple[object, list[tuple[Piece, Range]]]]:
+    """Splits, each with the key of its scan, None where it is read alone.
+
+    A file that fills no split shares one with its neighbours of the same source. Where such a group ends, the
+    hash of a path says, more often after a larger file, and not a count: so a file that comes, goes or
+    changes disturbs its own group, and at most the next.
+    """
+    group: list[tuple[Piece, Range]] = []
+    for row, survey in files:
+        parts = _parts(row, survey, caps)
+        (piece, first), *second = itertools.islice(parts, 2)
+        filled = sum(part.weight for _, part in group)
+        if group and (second or filled + first.weight > 1 or group[0][0].source != piece.source):
+            yield None, group
+            group = []
+        if second:
+            whole = itertools.chain([(piece, first)], second, parts)
+            yield from ((_scan(survey, *part), [part]) for part in whole)
+            continue
+        group.append((piece, first))
+        if _share(piece) * GROUP_FILL < first.weight:
+            yield None, group
+            group = []
+    if group:
+        yield None, group
+
+
+def _parts(row: Mapping[str, Any], survey: Survey, caps: tuple[int, int]) -> Iterator[tuple[Piece, Range]]:
+    """What splits take of a file, one after the other: it may be cut into a great many."""
+    for part in cut_spans(survey.spans, *caps):
+        yield Piece(**row, unit=survey.unit, start=part.start, stop=part.stop), part
+
+
+def _scan(survey: Survey, piece: Piece, part: Range) -> object:
+    """What is read in one pass: a file that can only be streamed, or a row group."""
+    if survey.unit == "bytes" or not (survey.streamed or part.span is not None):
+        return None
+    return piece.source_file, None if survey.streamed else part.span
+
+
+def _share(piece: Piece) -> float:
+    """A number in [0, 1) that a file's name decides."""
+    return int.from_bytes(blake2b(piece.source_file.encode(), digest_size=8).digest()) / 2**64

@@ -1,0 +1,152 @@
+"""Sources and config become splits: data, made before anything starts.
+
+A plan is a table with a row per piece of every split (`schema.PLAN`). It is frozen by the first driver and
+adopted by every later one, so whatever decides about rows, among it the shards' columns, stands in it.
+"""
+
+import itertools
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from hashlib import blake2b
+from operator import attrgetter, itemgetter
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from pipeline import parsing, schema
+from pipeline.source.formats import Piece
+
+PIECE = ("source", "file", "version", "size", "unit", "start", "stop")
+_FIELDS = attrgetter(*PIECE)
+Split = tuple[str, list[Piece]]
+BLOCK_ROWS = 10_000
+COLUMNS_KEY = b"pipeline.columns"
+DIGEST_KEY = b"pipeline.dataset_digest"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All pieces of all splits, and the id and carried columns that every shard has.
+
+    Splits are numbered from 0 in the order of the pieces, and so are scans: splits that one task reads in one
+    pass, since none of them could be read without the rows before it.
+    """
+
+    pieces: pa.Table
+    columns: pa.Schema
+    dataset_digest: str
+
+    @cached_property
+    def split_ids(self) -> pa.ChunkedArray:
+        """(splits,) ids in order."""
+        return pc.drop_null(pc.unique(self.pieces.column("split_id")))
+
+    @cached_property
+    def failed_files(self) -> dict[str, str]:
+        """Files that could not be cut, with the reason."""
+        failed = self.pieces.filter(pc.is_valid(self.pieces.column("error")))
+        names = source_files(failed).to_pylist()
+        return dict(zip(names, failed.column("error").to_pylist(), strict=True))
+
+    @property
+    def stored_bytes(self) -> int:
+        """What reading all splits should take from storage."""
+        return int(schema.total(self.pieces, "stored_bytes"))
+
+    def versions(self) -> dict[tuple[str, str], str]:
+        """The version of every planned file, by source and file."""
+        files = self.pieces.select(["source", "file", "version"]).group_by(
+            ["source", "file"], use_threads=False
+        )
+        columns = files.aggregate([("version", "first")]).columns
+        return {
+            (source, file): version
+            for source, file, version in zip(*(each.to_pylist() for each in columns), strict=True)
+        }
+
+    def piece(self, source: str, file: str, position: int) -> Piece | None:
+        """The piece that holds a row of a file."""
+        column = self.pieces.column
+        here = pc.and_(pc.equal(column("source"), source), pc.equal(column("file"), file))
+        inside = pc.and_(pc.less_equal(column("start"), position), pc.greater(column("stop"), position))
+        rows = self.pieces.filter(pc.and_(here, inside).fill_null(False)).to_pylist()
+        return piece_of(rows[0]) if rows else None
+
+    def first_of(self, source: str) -> Piece | None:
+        """The first piece that is of a source."""
+        at = pc.index(self.pieces.column("source"), source).as_py()
+        return piece_of(self.pieces.slice(at, 1).to_pylist()[0]) if at >= 0 else None
+
+    def pending(self, present: Iterable[str]) -> "Plan":
+        """The part of the plan whose shards are not there yet."""
+        missing = pc.invert(pc.is_in(self.pieces.column("split_id"), pa.array(list(present), pa.string())))
+        wanted = pc.and_(missing, pc.is_valid(self.pieces.column("split_id")))
+        return Plan(self.pieces.filter(wanted), self.columns, self.dataset_digest)
+
+    def splits(self) -> Iterator[Split]:
+        """Split ids with their pieces, in order."""
+        return (split for scan in self.scans() for split in scan)
+
+    def scans(self) -> Iterator[list[Split]]:
+        """Splits in order, those of one scan together."""
+        rows = (
+            row for batch in self.pieces.to_batches(max_chunksize=BLOCK_ROWS) for row in batch.to_pylist()
+        )
+        planned = (row for row in rows if row["split_id"] is not None)
+        for _, scan in itertools.groupby(planned, itemgetter("scan")):
+            yield [
+                (split_id, [piece_of(row) for row in split])
+                for split_id, split in itertools.groupby(scan, itemgetter("split_id"))
+            ]
+
+    def to_bytes(self) -> bytes:
+        """As plan.parquet."""
+        metadata = {
+            COLUMNS_KEY: self.columns.serialize().to_pybytes().hex(),
+            DIGEST_KEY: self.dataset_digest,
+        }
+        sink = pa.BufferOutputStream()
+        pq.write_table(self.pieces.replace_schema_metadata(metadata), sink, compression="zstd")
+        return bytes(sink.getvalue())
+
+    @staticmethod
+    def from_bytes(data: bytes, where: str = "plan.parquet") -> "Plan":
+        """From plan.parquet.
+
+        Raises:
+            DamagedError: it is none.
+        """
+        parquet = parsing.opened(pa.BufferReader(data), where)
+        pieces = parsing.columns(parquet, schema.PLAN, where)
+        with parsing.damage(where):
+            told = parquet.metadata.metadata
+            columns = pa.ipc.read_schema(pa.py_buffer(bytes.fromhex(told[COLUMNS_KEY].decode())))
+            parsing.refuse_extensions(columns)
+            return Plan(pieces, columns, told[DIGEST_KEY].decode())
+
+
+def extent(pieces: pa.Table) -> int:
+    """Rows or bytes of pieces that are all cut by the same."""
+    return int(pc.sum(pc.subtract(pieces.column("stop"), pieces.column("start"))).as_py() or 0)
+
+
+def piece_of(row: Mapping[str, Any]) -> Piece:
+    """The piece of a row of a plan."""
+    return Piece(*(row[name] for name in PIECE))
+
+
+def source_files(pieces: pa.Table) -> pa.ChunkedArray:
+    """`<source>/<file>` of each row of a table that has both."""
+    return pc.binary_join_element_wise(pieces.column("source"), pieces.column("file"), "/")
+
+
+def split_id(dataset_digest: str, pieces: Sequence[Piece]) -> str:
+    """20 hex digits that name a split: of this dataset, these versions of these files, these ranges."""
+    content = [
+        [piece.source, piece.file, piece.version, piece.unit, piece.start, piece.stop] for piece in pieces
+    ]
+    return blake2b(json.dumps([dataset_digest, content]).encode(), digest_size=10).hexdigest()

@@ -1,0 +1,66 @@
+"""How large splits are: in storage, in memory, between two stages."""
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipeline.config.sections import Config
+from pipeline.model.checkpoint import Checkpoint
+from pipeline.model.embedding_spec import Recipe
+from pipeline.plan.plan import Plan
+
+GPU_SPLIT_BYTES = 64 << 20
+
+
+SECONDS_PER_CPU_SPLIT = 60
+
+
+CPU_FLOPS = 1e11
+"""Matrix work per second that two ordinary cores do in float32: sizes splits, and makes a guess of costs."""
+
+
+BYTES_PER_TOKEN = 4
+
+
+BYTES_PER_LINE = 32
+
+
+MOST_EXPANDED = 10
+"""How many times its stored bytes a text is at most, about, once it is read: for estimates of memory."""
+
+
+def split_bytes(config: Config, checkpoint: Checkpoint) -> int:
+    """The most bytes of text in a split: the config's, else what keeps its device busy for a good while.
+
+    Where a text becomes a row for each window, no more than about `rows_per_shard` windows have.
+    """
+    recipe = Recipe.of(checkpoint, config.model)
+    window = (recipe.max_tokens - recipe.chunk_overlap) * BYTES_PER_TOKEN
+    most = config.output.rows_per_shard * window if recipe.chunked else GPU_SPLIT_BYTES
+    return min(most, config.output.max_split_bytes or _busy_bytes(config, checkpoint))
+
+
+def payload_bytes(pending: Plan, config: Config, checkpoint: Checkpoint) -> int:
+    """About what the largest split weighs between two stages: its vectors, its rows and its tokens."""
+    recipe, pieces = Recipe.of(checkpoint, config.model), pending.pieces
+    stored = _most_of_a_split(pieces, pieces.column("stored_bytes"))
+    text = min(split_bytes(config, checkpoint), MOST_EXPANDED * stored)
+    by_rows = pieces.filter(pc.equal(pieces.column("unit"), "rows").fill_null(False))
+    rows = _most_of_a_split(by_rows, pc.subtract(by_rows.column("stop"), by_rows.column("start")))
+    if by_rows.num_rows < pieces.num_rows:
+        rows = max(rows, text // BYTES_PER_LINE)
+    most = config.output.rows_per_shard
+    rows = min(most, text // BYTES_PER_LINE) if recipe.chunked else min(most, rows)
+    return rows * 4 * recipe.dimension(checkpoint) + 2 * text
+
+
+def _most_of_a_split(pieces: pa.Table, values: pa.ChunkedArray) -> int:
+    """The greatest sum of values over the pieces of a split."""
+    sums = pa.table({"split": pieces.column("split"), "value": values}).group_by("split")
+    return int(pc.max(sums.aggregate([("value", "sum")]).column("value_sum")).as_py() or 0)
+
+
+def _busy_bytes(config: Config, checkpoint: Checkpoint) -> int:
+    if config.compute.device == "cuda":
+        return GPU_SPLIT_BYTES
+    tokens = SECONDS_PER_CPU_SPLIT * CPU_FLOPS / checkpoint.flops_per_token
+    return int(min(max(tokens * BYTES_PER_TOKEN, 1 << 16), GPU_SPLIT_BYTES))

@@ -1,0 +1,1 @@
+"""Source files become documents: survey a file, read its pieces, separate what must be rejected."""

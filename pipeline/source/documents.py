@@ -1,0 +1,185 @@
+"""Rows as read become documents to embed, and rejects; a bad row never costs a good one."""
+
+import itertools
+from dataclasses import dataclass, replace
+from hashlib import blake2b
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipeline import schema
+from pipeline.errors import SourceError
+from pipeline.source.piece import LONGEST_DOCUMENT, Piece, Raw
+
+KEPT_CHARACTERS = 1000
+"""How much of a rejected text is kept."""
+
+
+@dataclass(frozen=True, slots=True)
+class Documents:
+    """Documents of a piece, with what their shard will say of them but the tokens; and the rejects.
+
+    texts: valid, non-blank large_strings.  rows: `carried columns + text_hash, source_file, source_row`.
+    rejects: of `schema.REJECTS`.
+    """
+
+    texts: pa.Array
+    rows: pa.Table
+    rejects: pa.Table
+
+
+def sift(raw: Raw, piece: Piece, columns: pa.Schema, keep_text: bool, replace_errors: bool) -> Documents:
+    """Part documents from what can't be embedded: at fault already, null, not UTF-8, blank, too long.
+
+    Args:
+        columns: the shards' id and carried columns; the file's are cast to them, without loss.
+        replace_errors: bytes that are not UTF-8 become U+FFFD, and their row stays.
+
+    Raises:
+        SourceError: a column can't be cast.
+    """
+    if replace_errors:
+        raw = _replaced(raw)
+    valid = _valid_utf8(raw.texts)
+    # Nulls take the place of what is not UTF-8, for no kernel below may see such bytes.
+    texts = raw.texts if valid.all() else pc.if_else(pa.array(valid), raw.texts, None)
+    blank = pc.equal(pc.binary_length(pc.utf8_trim_whitespace(texts)), 0).fill_null(False)
+    too_long = pc.greater(pc.binary_length(texts), LONGEST_DOCUMENT).fill_null(False)
+    faults = np.array(raw.faults.to_pylist() if raw.faults else [""] * len(texts), np.str_)
+    reasons = np.select(
+        [faults != "", ~valid, texts.is_null(), blank, too_long, ~_valid_columns(raw.columns, len(texts))],
+        [faults, "invalid_utf8", "null", "blank", "too_long", "invalid_utf8_carried"],
+        "",
+    )
+    rejects = _rejects(texts, reasons, raw.positions, piece, keep_text)
+    good = pa.array(reasons == "")
+    kept = texts.filter(good)
+    # What is not UTF-8 must be gone before columns are cast.
+    kept_columns = raw.columns.filter(good) if raw.columns.num_columns else raw.columns
+    raw = replace(raw, columns=kept_columns, positions=raw.positions.filter(good))
+    rows = _carried(raw, piece, columns).append_column(schema.SHARD_TAIL.field("text_hash"), _hashes(kept))
+    return Documents(kept, rows, rejects)
+
+
+def _replaced(raw: Raw) -> Raw:
+    """With U+FFFD in the places of what is not UTF-8 (Unicode 5.22, "substitution of maximal subparts")."""
+    columns = {
+        name: _repaired(column.cast(pa.large_string()).combine_chunks()) if _is_string(column) else column
+        for name, column in zip(raw.columns.column_names, raw.columns.columns, strict=True)
+    }
+    return replace(raw, texts=_repaired(raw.texts), columns=pa.table(columns))
+
+
+def _repaired(texts: pa.Array) -> pa.Array:
+    valid = _valid_utf8(texts)
+    if valid.all():
+        return texts
+    binary = texts.cast(pa.large_binary()).to_pylist()
+    return pa.array(
+        [None if value is None else value.decode(errors="replace") for value in binary],
+        pa.large_string(),
+    )
+
+
+def _is_string(column: pa.ChunkedArray) -> bool:
+    return bool(pa.types.is_string(column.type) or pa.types.is_large_string(column.type))
+
+
+def _valid_utf8(texts: pa.Array) -> npt.NDArray[np.bool_]:
+    try:
+        texts.validate(full=True)
+    except pa.ArrowInvalid:
+        # Only here, where at least one is broken, is each looked at on its own.
+        binary = texts.cast(pa.large_binary())
+        return np.fromiter((_decodes(value.as_buffer()) for value in binary), np.bool_, len(binary))
+    return np.ones(len(texts), np.bool_)
+
+
+def _valid_columns(columns: pa.Table, rows: int) -> npt.NDArray[np.bool_]:
+    """Whether all strings that a row carries are UTF-8; others would make the shard unreadable to some."""
+    valid = np.ones(rows, np.bool_)
+    for column in columns.columns:
+        if _is_string(column):
+            valid &= _valid_utf8(column.cast(pa.large_string()).combine_chunks())
+        elif pa.types.is_nested(column.type):
+            valid &= _valid_inside(column)
+    return valid
+
+
+def _valid_inside(column: pa.ChunkedArray) -> npt.NDArray[np.bool_]:
+    """Whether the strings inside each list, struct or map are UTF-8."""
+    if _is_valid(column):
+        return np.ones(len(column), np.bool_)
+    # Taken, not sliced: of a slice Arrow looks at all values that the whole has.
+    return np.fromiter((_is_valid(column.take([row])) for row in range(len(column))), np.bool_, len(column))
+
+
+def _is_valid(column: pa.ChunkedArray) -> bool:
+    try:
+        column.validate(full=True)
+    except pa.ArrowInvalid:
+        return False
+    return True
+
+
+def _decodes(value: pa.Buffer | None) -> bool:
+    try:
+        str(value or b"", "utf-8")
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _carried(raw: Raw, piece: Piece, columns: pa.Schema) -> pa.Table:
+    """Carried columns as the shards have them, and where each row came from."""
+    arrays = []
+    for field in columns:
+        if field.name in raw.columns.column_names:
+            arrays.append(_cast(raw.columns.column(field.name), field))
+        elif field.name == "id":
+            positions = raw.positions.cast(pa.string())
+            arrays.append(pc.binary_join_element_wise(f"{piece.source_file}#", positions, ""))
+        else:
+            arrays.append(pa.nulls(len(raw.positions), field.type))
+    arrays.append(pa.repeat(pa.scalar(piece.source_file), len(raw.positions)))
+    tail = [schema.SHARD_TAIL.field("source_file"), schema.SHARD_TAIL.field("source_row")]
+    return pa.Table.from_arrays([*arrays, raw.positions], schema=pa.schema([*columns, *tail]))
+
+
+def _cast(column: pa.ChunkedArray, field: pa.Field) -> pa.ChunkedArray:
+    try:
+        return column.cast(field.type)
+    except pa.ArrowException as error:
+        reason = str(error).splitlines()[0]
+        raise SourceError(
+            f"column {field.name!r} can't be cast to {field.type}",
+            got=reason,
+            hint="give it one type in all files, or do not carry it",
+        ) from None
+
+
+def _hashes(texts: pa.Array) -> pa.Array:
+    """BLAKE2b-128 (RFC 7693) of each text's UTF-8 bytes."""
+    offsets = np.frombuffer(texts.buffers()[1], np.int64, len(texts) + 1, texts.offset * 8).tolist()
+    data = memoryview(texts.buffers()[2] or b"")
+    digests = [
+        blake2b(data[start:stop], digest_size=16).digest() for start, stop in itertools.pairwise(offsets)
+    ]
+    return pa.array(digests, pa.binary())
+
+
+def _rejects(
+    texts: pa.Array, reasons: npt.NDArray[np.str_], positions: pa.Array, piece: Piece, keep_text: bool
+) -> pa.Table:
+    bad = pa.array(reasons != "")
+    kept = pc.utf8_slice_codeunits(texts.filter(bad), 0, KEPT_CHARACTERS).cast(pa.string())
+    columns = {
+        "source_file": pa.repeat(pa.scalar(piece.source_file), len(kept)),
+        "source_row": positions.filter(bad),
+        "reason": pa.array(reasons[reasons != ""].tolist(), pa.string()),
+        "permanent": pa.repeat(pa.scalar(True), len(kept)),
+        "text": kept if keep_text else pa.nulls(len(kept), pa.string()),
+    }
+    return pa.Table.from_pydict(columns, schema=schema.REJECTS)

@@ -1,0 +1,178 @@
+"""Source formats: one module each.
+
+A format answers two questions with plain functions: `survey` says how a file can be cut; `read` gives the
+rows of pieces of one file, in one pass.
+"""
+
+import re
+import urllib.parse
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any, Protocol
+
+import pyarrow as pa
+
+from pipeline import storage
+from pipeline.config.source import Source
+from pipeline.errors import MissingError, ReplacedError, SourceChangedError, SourceError, SourceGoneError
+from pipeline.source.documents import Documents, sift
+from pipeline.source.formats import delimited, jsonl, memory, parquet, text_files, text_lines
+from pipeline.source.piece import Piece, Raw, Span, Survey
+
+__all__ = [
+    "Documents", "Piece", "Raw", "Span", "Survey", "file_name", "file_path", "look", "read", "sift", "survey",
+]  # fmt: skip
+
+NO_PARTITION = "__HIVE_DEFAULT_PARTITION__"
+"""How Hive and Spark write a null in a path."""
+
+
+class _Format(Protocol):
+    """What each module of a format offers; `storage` failures pass through."""
+
+    def survey(self, file: Any, name: str, size: int, source: Source, /) -> Survey: ...
+    def read(
+        self, file: Any, pieces: Sequence[Piece], source: Source, columns: pa.Schema, /
+    ) -> Iterator[Raw]: ...
+
+
+_FORMATS: dict[str, _Format] = {
+    "parquet": parquet, "text": text_lines, "text-files": text_files,
+    "jsonl": jsonl, "csv": delimited, "tsv": delimited,
+}  # fmt: skip
+
+
+def file_name(source: Source, info: storage.ObjectInfo) -> str:
+    """What a found file is called in plan and shards: relative to its source."""
+    name = storage.connect(source.path, source.options).relative(source.path, info.path)
+    return name.encode("utf-8", "backslashreplace").decode()
+
+
+def file_path(source: Source, name: str) -> str:
+    """The full path of a file by that name."""
+    return f"{storage.connect(source.path, source.options).root(source.path)}/{name}"
+
+
+def survey(info: storage.ObjectInfo, name: str, source: Source) -> Survey:
+    """How a file can be cut.
+
+    Args:
+        name: of the file, relative to its source.
+
+    Raises:
+        SourceError: its content can't be embedded.
+    """
+    _refuse_leading_out(name)
+    keys = _partitions(name, source)
+    if info.version == storage.BROKEN_LINK:
+        raise SourceError("is a symbolic link that leads nowhere", hint="mend or remove it")
+    if source.format == "text-files":
+        found = text_files.survey(None, name, info.size, source)
+    else:
+        known = info if source.format == "parquet" else None  # it begins at its end
+        opened = storage.connect(info.path, source.options).open(info.path, known)
+        with memory.turns(), opened as file:
+            found = _FORMATS[source.format].survey(file, name, info.size, source)
+    fields = [*found.columns, *(pa.field(key, pa.string()) for key in keys)]
+    return replace(found, columns=pa.schema(fields))
+
+
+def read(path: str, pieces: Sequence[Piece], source: Source, columns: pa.Schema) -> Iterator[Raw]:
+    """The rows of pieces of the file at `path`, in their order, each once it is read.
+
+    Args:
+        columns: the shards' id and carried columns.
+
+    Raises:
+        SourceError: the content is damaged.
+        SourceChangedError: the file is not, or not any more when it was read, the version that was planned.
+        SourceGoneError: this process does not see it.
+    """
+    _refuse_leading_out(pieces[0].file)
+    store, keys = storage.connect(path, source.options), _partitions(pieces[0].file, source)
+    _check_version(store, path, pieces[0])
+    try:
+        with store.open(path, _planned(path, pieces[0])) as file:
+            for raw in _FORMATS[source.format].read(file, pieces, source, columns):
+                _check_version(store, path, pieces[0])
+                yield replace(raw, columns=_with_partitions(raw, keys))
+    except (SourceError, ReplacedError, MissingError):
+        _check_version(store, path, pieces[0])  # the better explanation, where it holds
+        raise
+
+
+def _refuse_leading_out(name: str) -> None:
+    """Refuses the name of a file outside of its source, which only a plan that is not ours has.
+
+    Object storage may list such a key: there, too, clients may take `..` for the folder above.
+    """
+    if name.startswith("/") or not name or ".." in name.split("/"):
+        hint = "rename the file; if no file is called so, plan.parquet is not ours"
+        raise SourceError("its name leads out of the source", got=name, hint=hint)
+
+
+def _partitions(name: str, source: Source) -> dict[str, str | None]:
+    """The wanted keys of a file's folders (`key=value/`).
+
+    Raises:
+        SourceError: its path lacks one.
+    """
+    found = {
+        urllib.parse.unquote(key): None if value == NO_PARTITION else urllib.parse.unquote(value)
+        for key, value in re.findall(r"(?:^|/)([^/=]+)=([^/]*)(?=/)", name)
+    }
+    for key in source.partitions:
+        if key not in found:
+            raise SourceError(
+                "its path has no such partition",
+                got=f"{key!r} in {name}",
+                hint="drop it from partitions, or move the file",
+            )
+    return {key: found[key] for key in source.partitions}
+
+
+def _with_partitions(raw: Raw, keys: dict[str, str | None]) -> pa.Table:
+    columns = dict(zip(raw.columns.column_names, raw.columns.columns, strict=True))
+    for key, value in keys.items():
+        columns[key] = pa.repeat(pa.scalar(value, pa.string()), len(raw.positions))
+    return pa.table(columns)
+
+
+def look(piece: Piece, source: Source) -> None:
+    """See that the file of a piece is there, may be read, and is the version that was planned.
+
+    Raises:
+        SourceChangedError: it is another version.
+        SourceGoneError: it is not there.
+        StorageError: storage does not give it.
+    """
+    _refuse_leading_out(piece.file)
+    path = file_path(source, piece.file)
+    store = storage.connect(path, source.options)
+    _check_version(store, path, piece)
+    with store.open(path, _planned(path, piece)) as file:
+        file.read(1)
+
+
+def _planned(path: str, piece: Piece) -> storage.ObjectInfo:
+    """The version to open: where storage can be asked for it, no other is ever read."""
+    return storage.ObjectInfo(path, piece.size, piece.version)
+
+
+def _check_version(store: storage.Storage, path: str, piece: Piece) -> None:
+    try:
+        found = store.info(path).version
+    except MissingError:
+        raise SourceGoneError(
+            "is gone since it was planned",
+            path,
+            f"planned {piece.version}",
+            "put it back and run again, or embed what is there now into a new output",
+        ) from None
+    if not store.same(piece.version, found):
+        hint = "embed what is there now into a new output"
+        if storage.only_its_inode_changed(piece.version, found):
+            hint = f"if it was only moved, set options.ignore_ctime of its source; else {hint}"
+        raise SourceChangedError(
+            "changed since it was planned", path, f"version {found}, planned {piece.version}", hint
+        )

@@ -1,0 +1,264 @@
+"""CSV and TSV, by Python's own reader; every column is a string, as it stands in the file.
+
+Where a field may hold a line end, only reading from the start tells where rows begin: such a file is counted
+once when planning and streamed in one scan, its rows numbered from 0 behind the header. Elsewhere a plain
+file is cut like lines of text, a row a line, and a row's position is its byte offset. Blank lines are no
+rows.
+
+A row with more or fewer fields than there are columns is rejected; so is one that can't be read, or does not
+end.
+
+Memory: one row with all its fields; of the others what is wanted.
+"""
+
+import csv
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from operator import itemgetter
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from pipeline.config.source import Source
+from pipeline.errors import SourceError
+from pipeline.source.formats import bounds, lines
+from pipeline.source.formats.columns import strings_of
+from pipeline.source.formats.compression import blocks, compression
+from pipeline.source.formats.ranges import in_ranges
+from pipeline.source.piece import LONGEST_DOCUMENT, Piece, Raw, Survey, named
+
+Row = list[str] | None
+"""The fields of a row; None where it can't be read."""
+Wanted = tuple[str, ...] | None
+"""Of a row the text, the carried fields and the first; None where it can't be read, or has other columns."""
+BLOCK_ROWS, BLOCK_BYTES = 4096, 1 << 20
+ESCAPE = "surrogateescape"
+"""How bytes that are no UTF-8 pass through Python's reader."""
+END = "\ue000end-of-the-file\ue000"
+"""Put behind the last line: in a quoted field that nobody closed it comes out as a part of it."""
+csv.field_size_limit(LONGEST_DOCUMENT)
+
+
+def survey(file: pa.NativeFile, name: str, size: int, source: Source) -> Survey:
+    """How the file can be cut, and its columns.
+
+    Raises:
+        SourceError: it lacks a column that the config names.
+    """
+    method = compression(name, source)
+    if not size:
+        return Survey("rows", pa.schema([]), ())
+    if method is None and not source.csv.newlines_in_fields:
+        columns = _columns(_header(file, source), source)
+        return Survey("bytes", columns, lines.byte_span(size, list(lines.samples(file, size))))
+    rows = _rows(file, method, size, source)
+    names = _names(rows, source)
+    if not names:
+        return Survey("rows", pa.schema([]), ())
+    spans = lines.row_spans(((1, sum(map(len, row or ()))) for row in rows), size)
+    return Survey("rows", _columns(names, source), spans, streamed=True)
+
+
+def read(file: pa.NativeFile, pieces: Sequence[Piece], source: Source, _: pa.Schema) -> Iterator[Raw]:
+    """The rows of each piece."""
+    if pieces[0].unit == "bytes":
+        names = _header(file, source)
+        for found in lines.read(file, pieces, None):
+            yield _raw_of_lines(found, names, source)
+        return
+    rows = _rows(file, compression(pieces[0].file, source), pieces[0].size, source)
+    names = _names(rows, source)
+    for piece, table in in_ranges(_tables(rows, names, source), pieces):
+        positions = pa.array(np.arange(piece.start, piece.stop, dtype=np.int64))
+        yield Raw.of(table, positions, piece.start, piece.stop)
+
+
+def _raw_of_lines(found: lines.Lines, names: Sequence[str], source: Source) -> Raw:
+    """A few lines at a time: as Python's objects their fields take many times their bytes."""
+    starts = range(0, len(found.texts), BLOCK_ROWS)
+    binary = (found.texts.slice(start, BLOCK_ROWS).cast(pa.large_binary()) for start in starts)
+    texts = ([line.decode("utf-8", ESCAPE) for line in block.to_pylist()] for block in binary)
+    rows = chain.from_iterable(_a_row_a_line(block, source) for block in texts)
+    kept: list[int] = []
+    header = found.start == 0 and source.csv.names is None
+    tables = list(_tables(_kept(rows, header, kept), names, source))
+    table = pa.concat_tables(tables or [_table([], names, source)])
+    positions = found.positions.take(pa.array(kept, pa.int64()))
+    return Raw.of(table, positions, found.start, found.stop)
+
+
+def _kept(rows: Iterable[Row], header: bool, kept: list[int]) -> Iterator[Row]:
+    """The rows but the header and blank lines; the places of those that stay go into `kept`."""
+    for at, row in enumerate(rows):
+        if row != [] and not (header and at == 0):
+            kept.append(at)
+            yield row
+
+
+def _tables(rows: Iterable[Row], names: Sequence[str], source: Source) -> Iterator[pa.Table]:
+    """Some rows after the other, as `_table` makes them."""
+    carried = [path for path in source.fields.values() if path in names]
+    # The last one is not wanted, but of a single one there would be no tuple.
+    wanted = itemgetter(*(names.index(path) for path in (source.text_column or "", *carried)), 0)
+    block: list[Wanted] = []
+    count, size = len(names), 0
+    for row in rows:
+        if row is None or len(row) != count:
+            block.append(None)
+        else:
+            block.append(found := wanted(row))
+            size += sum(map(len, found))
+        if size >= BLOCK_BYTES or len(block) == BLOCK_ROWS:
+            yield _table(block, names, source)
+            block, size = [], 0
+    if block:
+        yield _table(block, names, source)
+
+
+def _table(rows: Sequence[Wanted], names: Sequence[str], source: Source) -> pa.Table:
+    """As `Raw.of` takes it, with the carried columns that the file has."""
+    carried = [name for name, path in source.fields.items() if path in names]
+    columns = [
+        strings_of([row[place] if row else None for row in rows], ESCAPE) for place in range(1 + len(carried))
+    ]
+    faults = pa.array(["invalid_csv" if row is None else "" for row in rows], pa.string())
+    return pa.Table.from_arrays([columns[0], faults, *columns[1:]], names=["", "", *carried])
+
+
+def _rows(file: pa.NativeFile, method: str | None, size: int, source: Source) -> Iterator[Row]:
+    """All rows of a file, the first among them; blank lines left out behind it."""
+    texts = chain(_text_lines(blocks(file, method, size), size), [END])
+    taken, dialect = _Taken(), _dialect(source)
+    reader = csv.reader(_fed(texts, taken, dialect["delimiter"]), **dialect)
+    first = True
+    while True:
+        taken.characters = taken.fields = 0
+        try:
+            row: Row = next(reader)
+        except StopIteration:
+            return
+        except csv.Error:
+            row, reader = None, csv.reader(_fed(texts, taken, dialect["delimiter"]), **dialect)
+        if row == [END]:
+            return
+        if row and END in row[-1]:
+            row = None
+        if row != [] or first:
+            yield row
+        first = False
+
+
+@dataclass(slots=True)
+class _Taken:
+    """What Python's reader has taken since the last row, of which it bounds each field alone."""
+
+    characters: int = 0
+    fields: int = 0
+
+
+def _fed(texts: Iterator[str], taken: _Taken, delimiter: str) -> Iterator[str]:
+    """The lines, as long as a row ends.
+
+    Raises:
+        csv.Error: one does not.
+    """
+    for text in texts:
+        taken.characters += len(text)
+        if taken.characters > bounds.MOST_VALUES:  # so many fields have at least so many characters
+            taken.fields += text.count(delimiter)
+            if taken.fields > bounds.MOST_VALUES:
+                raise csv.Error("a row has too many fields")
+        if taken.characters > LONGEST_DOCUMENT + 1:
+            raise csv.Error("a row does not end")
+        yield text
+
+
+def _text_lines(data: Iterable[bytes], size: int) -> Iterator[str]:
+    """Lines with their ends, which may stand in a field."""
+    tail: list[bytes] = []
+    start, held, first, count = b"", 0, True, 0
+    for block in data:
+        count += block.count(b"\n")
+        bounds.refuse_rows(count, size)  # blank lines are no rows, and take as long
+        if len(start) < len(lines.MARK):
+            start += block[: len(lines.MARK)]
+            lines.refuse_other_encodings(start)
+        end = block.rfind(b"\n") + 1
+        if end:
+            for line in b"".join([*tail, block[: end - 1]]).split(b"\n"):
+                yield _decoded(line, first) + "\n"
+                first = False
+            tail, held = [], 0
+        tail.append(block[end:])
+        held += len(block) - end
+        lines.refuse_longer(held)
+    if held:
+        yield _decoded(b"".join(tail), first)
+
+
+def _decoded(line: bytes, first: bool) -> str:
+    return (line.removeprefix(lines.MARK) if first else line).decode("utf-8", ESCAPE)
+
+
+def _a_row_a_line(texts: Sequence[str], source: Source) -> list[Row]:
+    """Rows of lines: where one has a quote that is not closed in it, each line is read on its own."""
+    try:
+        crowded = any(_crowded(text, source) for text in texts)
+        rows: list[Row] = [] if crowded else list(csv.reader([*texts, END], **_dialect(source)))
+    except csv.Error:
+        rows = []
+    whole = len(rows) == len(texts) + 1 and rows[-1] == [END]
+    return rows[:-1] if whole else [_alone(text, source) for text in texts]
+
+
+def _crowded(text: str, source: Source) -> bool:
+    return len(text) > bounds.MOST_VALUES < text.count(source.csv.delimiter or "")
+
+
+def _alone(text: str, source: Source) -> Row:
+    if _crowded(text, source):
+        return None
+    reader = csv.reader((text, END), **_dialect(source))
+    try:
+        row = next(reader)
+    except csv.Error:
+        return None
+    return row if reader.line_num == 1 else None
+
+
+def _header(file: pa.NativeFile, source: Source) -> Sequence[str]:
+    """The columns' names, from the first line where the config does not name them."""
+    if source.csv.names:
+        return source.csv.names
+    return _names(iter([_alone(_decoded(lines.first_line(file), first=True), source)]), source)
+
+
+def _names(rows: Iterator[Row], source: Source) -> Sequence[str]:
+    """The columns' names; the first row is taken where it holds them. None of a file without a row."""
+    names = source.csv.names or next(rows, ())
+    if not names and names != ():
+        raise SourceError("its first line names no columns", hint="name them in csv.names")
+    return names or ()
+
+
+def _columns(names: Sequence[str], source: Source) -> pa.Schema:
+    for name in (source.text_column, source.id_column):
+        if name and name not in names:
+            raise SourceError(
+                "has no such column",
+                got=f"{name!r} among {named(names)}",
+                hint="check text_column, id_column and csv",
+            )
+    for name in (source.text_column, *source.fields.values()):
+        if name and names.count(name) > 1:
+            raise SourceError("has a column twice", got=repr(name), hint="rename one of them")
+    found = [name for name, path in source.fields.items() if path in names]
+    return pa.schema([pa.field(name, pa.string()) for name in found])
+
+
+def _dialect(source: Source) -> dict[str, Any]:
+    quote = source.csv.quote
+    quoting = {"quotechar": quote} if quote else {"quoting": csv.QUOTE_NONE}
+    return {"delimiter": source.csv.delimiter, **quoting}

@@ -1,0 +1,178 @@
+"""JSON Lines: an object a line; cut like lines of text.
+
+Carried columns have the types that samples show: 64-bit integers, floats, booleans; all else are strings, and
+what is no string is then carried as JSON. A value that does not fit rejects its row.
+
+Memory: the objects of one line at a time, for they take many times its bytes; of the others what is wanted.
+"""
+
+import json
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from pipeline.config.source import Source
+from pipeline.errors import SourceError
+from pipeline.source.formats import bounds, lines, memory
+from pipeline.source.formats.columns import MISFIT, column_of, strings_of, text_of
+from pipeline.source.formats.compression import compression
+from pipeline.source.piece import MOST_NAMES, Piece, Raw, Survey, named
+
+SAMPLED_ROWS = 2000
+BLOCK_ROWS = 4096
+MISSING = object()
+STRUCTURE = (b",", b"[", b"{")
+"""What each value of a line comes behind."""
+Outline = tuple[Sequence[str], dict[str, Any]]
+"""The names in an object; and its text and carried cells, without what is inside of them."""
+
+
+def survey(file: pa.NativeFile, name: str, size: int, source: Source) -> Survey:
+    """How the file can be cut, and what its objects hold; see `lines`.
+
+    Raises:
+        SourceError: no line is an object, or none has the text column.
+    """
+    method = compression(name, source)
+    if method:
+        spans, first = lines.counted(file, size, method)
+        sampled = [first]
+    else:
+        data = list(lines.samples(file, size))
+        spans = lines.byte_span(size, data)
+        sampled = [
+            lines.split(np.frombuffer(each, np.uint8), first=not at)[0] for at, each in enumerate(data)
+        ]
+    objects = [found for texts in sampled for found in _sampled(_binary(texts), source)]
+    if not objects and not method and spans:  # no line is as short as a sample
+        objects = list(_sampled([lines.first_line(file)], source))
+    blank = not objects and not any(line.strip() for texts in sampled for line in _binary(texts))
+    columns = pa.schema([]) if blank else _columns(objects, source)
+    return Survey("rows" if method else "bytes", columns, spans, streamed=bool(method), loose=True)
+
+
+def read(file: pa.NativeFile, pieces: Sequence[Piece], source: Source, columns: pa.Schema) -> Iterator[Raw]:
+    """The objects of each piece."""
+    for found in lines.read(file, pieces, compression(pieces[0].file, source)):
+        yield _parsed(found, source, columns)
+
+
+def _parsed(found: lines.Lines, source: Source, columns: pa.Schema) -> Raw:
+    """A few lines at a time: as Python's objects they take many times their bytes."""
+    starts = range(0, max(1, len(found.texts)), BLOCK_ROWS)
+    blocks = [_table(found.texts.slice(start, BLOCK_ROWS), source, columns) for start in starts]
+    return Raw.of(pa.concat_tables(blocks), found.positions, found.start, found.stop)
+
+
+def _table(lines_N: pa.Array, source: Source, columns: pa.Schema) -> pa.Table:
+    """As `Raw.of` takes it."""
+    texts: list[str | None] = []
+    faults: list[str] = []
+    kinds = {name: columns.field(name).type for name in source.fields if name in columns.names}
+    cells: dict[str, list[Any]] = {name: [] for name in kinds}
+    for line in _binary(lines_N):
+        content, fault = _object(line, source.encoding_errors)
+        text = _at(content, source.text_column)
+        texts.append(text if isinstance(text, str) else None)
+        faults.append(fault or ("" if isinstance(text, str | None) else "not_text"))
+        for name, kind in kinds.items():
+            cells[name].append(_cell(_at(content, source.fields[name]), kind))
+    carried = {}
+    for name, kind in kinds.items():
+        carried[name], misfits = column_of(cells[name], kind)
+        _fault(faults, "carried_type", misfits)
+    arrays = [strings_of(texts), pa.array(faults, pa.string()), *carried.values()]
+    return pa.Table.from_arrays(arrays, names=["", "", *carried])
+
+
+def _cell(value: Any, kind: pa.DataType) -> Any:
+    """A value as a column takes it, without what is inside of it."""
+    if not isinstance(value, dict | list):
+        return value
+    try:
+        return text_of(value) if pa.types.is_string(kind) else MISFIT
+    except RecursionError:
+        return MISFIT
+
+
+def _binary(texts: pa.Array) -> list[bytes]:
+    found: list[bytes] = texts.cast(pa.large_binary()).to_pylist()
+    return found
+
+
+def _fault(faults: list[str], fault: str, rows: Sequence[int]) -> None:
+    for row in rows:
+        faults[row] = faults[row] or fault
+
+
+def _object(line: bytes, errors: str) -> tuple[Any, str]:
+    """What a line holds, and why it can't be read, if it can't."""
+    if not line.strip():
+        return None, "blank"
+    if len(line) > bounds.MOST_VALUES < sum(map(line.count, STRUCTURE)):
+        return None, "too_long"
+    try:
+        content = json.loads(line.decode(errors="replace" if errors == "replace" else "strict"))
+    except UnicodeDecodeError:
+        return None, "invalid_utf8"
+    except (ValueError, RecursionError):
+        return None, "invalid_json"
+    return (content, "") if isinstance(content, dict) else (None, "invalid_json")
+
+
+def _at(content: Any, path: str | None, missing: Any = None) -> Any:
+    """What an object holds under a dotted path; the whole path may also be one key."""
+    if isinstance(content, dict) and path in content:
+        return content[path]
+    for key in (path or "").split("."):
+        if not isinstance(content, dict) or key not in content:
+            return missing
+        content = content[key]
+    return content
+
+
+def _sampled(found: Sequence[bytes], source: Source) -> Iterator[Outline]:
+    for line in found[:SAMPLED_ROWS]:
+        if len(line) > memory.SMALL:
+            memory.take_turn()
+        content, fault = _object(line, "replace")
+        if not fault:
+            yield _outline(content, source)
+
+
+def _outline(content: Any, source: Source) -> Outline:
+    paths = {"": source.text_column, **source.fields}
+    cells = {name: _at(content, path, MISSING) for name, path in paths.items()}
+    # Whatever is inside of a value, it is a string in the shards.
+    scalars = {name: "" if isinstance(cell, str | dict | list) else cell for name, cell in cells.items()}
+    return list(content)[:MOST_NAMES], scalars
+
+
+def _columns(objects: Sequence[Outline], source: Source) -> pa.Schema:
+    if not objects:
+        raise SourceError("holds no JSON objects, a line each", hint="check the format")
+    if all(cells[""] is MISSING for _, cells in objects):
+        names = named(list(dict.fromkeys(name for names, _ in objects[:20] for name in names)))
+        raise SourceError(
+            "has no such column", got=f"{source.text_column!r} among {names}", hint="check text_column"
+        )
+    found = {
+        name: [cells[name] for _, cells in objects if cells[name] is not MISSING] for name in source.fields
+    }
+    return pa.schema([pa.field(name, _type(cells)) for name, cells in found.items() if cells])
+
+
+def _type(cells: Sequence[Any]) -> pa.DataType:
+    """The type of a column that samples show."""
+    kinds = {type(cell) for cell in cells if cell is not None}
+    if not kinds:
+        return pa.null()
+    if kinds == {bool}:
+        return pa.bool_()
+    if any(isinstance(cell, int) and not -(2**63) <= cell < 2**63 for cell in cells):
+        return pa.string()  # a float would not be the same number
+    if kinds == {int}:
+        return pa.int64()
+    return pa.float64() if kinds <= {int, float} else pa.string()

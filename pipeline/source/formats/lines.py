@@ -1,0 +1,229 @@
+"""Lines of text, whatever they hold: by byte ranges of a plain file, or streamed from a compressed one.
+
+A plain file is cut without looking for line ends when planning: a piece owns the lines that start in its
+range, so the ranges that pieces consume tile the file exactly. A compressed file's lines are counted once
+when planning, and numbered. A line ends with LF; a CR before it is dropped, and so is a byte order mark.
+
+Memory: a piece's own lines, or a block of a stream; a line of more than `LONGEST_DOCUMENT` fails its file.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from pipeline.errors import SourceError
+from pipeline.source.formats import bounds, memory
+from pipeline.source.formats.compression import blocks
+from pipeline.source.formats.ranges import in_ranges
+from pipeline.source.piece import LONGEST_DOCUMENT, Piece, Span
+
+LF, CR = 10, 13
+MARK = b"\xef\xbb\xbf"
+OTHER_MARKS = (b"\xff\xfe", b"\xfe\xff")
+SAMPLES, SAMPLE_BYTES = 8, 1 << 16
+TAIL, CHUNK, MOST_CHUNK = 1 << 14, 1 << 16, 8 << 20
+"""What is read beyond a range for the end of its last line; where that is not enough, more and more."""
+SPAN_ROWS, SPAN_BYTES = 1024, 1 << 18
+"""How finely a streamed file's rows are known: splits are made of such spans."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lines:
+    """The lines of one piece: strings not yet checked for UTF-8, their positions, the range consumed."""
+
+    texts: pa.Array
+    positions: pa.Array
+    start: int
+    stop: int
+
+
+def samples(file: pa.NativeFile, size: int) -> Iterator[bytes]:
+    """Whole lines from a few places of a plain file, or all of a small one."""
+    places = SAMPLES if size > SAMPLES * SAMPLE_BYTES else 1
+    for number in range(places):
+        file.seek(size * number // places)
+        sample = file.read(SAMPLE_BYTES if places > 1 else size)
+        if number == 0:
+            refuse_other_encodings(sample)
+        begin = sample.find(b"\n") + 1 if number else 0
+        yield sample[begin:] if places == 1 else sample[begin : sample.rfind(b"\n") + 1] or sample
+
+
+def byte_span(size: int, sampled: Sequence[bytes]) -> tuple[Span, ...]:
+    """A plain file as one span, to be cut anywhere; rows are not counted but estimated.
+
+    The sample with the shortest lines decides: too many splits cost little, too many rows in one much.
+    """
+    shortest = min(len(sample) / (sample.count(b"\n") + 1) for sample in sampled)
+    return (Span(0, size, size / max(1.0, shortest), float(size), float(size)),) if size else ()
+
+
+def counted(file: pa.NativeFile, size: int, method: str) -> tuple[tuple[Span, ...], pa.Array]:
+    """A compressed file's lines, counted by streaming it once; and its first lines, as a sample."""
+    first: list[pa.Array] = []
+
+    def counts() -> Iterator[tuple[int, int]]:
+        for texts in streamed(file, method, size):
+            first.extend([] if first else [texts])
+            yield len(texts), _nbytes(texts)
+
+    spans = row_spans(counts(), size)
+    return spans, first[0] if first else pa.array([], pa.large_string())
+
+
+def row_spans(counts: Iterable[tuple[int, int]], size: int) -> tuple[Span, ...]:
+    """Spans of rows from (rows, bytes) of a stream's blocks; its stored size is laid to them by bytes.
+
+    Raises:
+        SourceError: it has more rows than a file of that size may.
+    """
+    spans: list[tuple[int, int, int]] = []
+    start = rows = text_bytes = 0
+    for more_rows, more_bytes in counts:
+        rows, text_bytes = rows + more_rows, text_bytes + more_bytes
+        if rows >= SPAN_ROWS or text_bytes >= SPAN_BYTES:
+            spans.append((start, start + rows, text_bytes))
+            start, rows, text_bytes = start + rows, 0, 0
+            bounds.refuse_rows(start, size)
+    if rows:
+        spans.append((start, start + rows, text_bytes))
+    all_bytes = max(1, sum(text_bytes for *_, text_bytes in spans))
+    return tuple(
+        Span(start, stop, stop - start, float(text_bytes), size * text_bytes / all_bytes)
+        for start, stop, text_bytes in spans
+    )
+
+
+def read(file: pa.NativeFile, pieces: Sequence[Piece], method: str | None) -> Iterator[Lines]:
+    """The lines of each piece of one file, in order.
+
+    Raises:
+        SourceError: the file is damaged, or has a line of more than `LONGEST_DOCUMENT`.
+    """
+    if pieces[0].unit == "bytes":
+        yield from (_range(file, piece) for piece in pieces)
+        return
+    tables = (pa.table({"line": texts}) for texts in streamed(file, method, pieces[0].size))
+    for piece, table in in_ranges(tables, pieces):
+        positions = pa.array(np.arange(piece.start, piece.stop, dtype=np.int64))
+        yield Lines(table.column("line").combine_chunks(), positions, piece.start, piece.stop)
+
+
+def streamed(file: pa.NativeFile, method: str | None, size: int) -> Iterator[pa.Array]:
+    """All lines of a file, a block at a time."""
+    tail: list[bytes] = []
+    start, held, first = b"", 0, True
+    for block in blocks(file, method, size):
+        if len(start) < len(MARK):
+            start += block[: len(MARK)]
+            refuse_other_encodings(start)
+        end = block.rfind(b"\n") + 1
+        if end:
+            yield split(np.frombuffer(b"".join([*tail, block[:end]]), np.uint8), first)[0]
+            tail, held, first = [], 0, False
+        tail.append(block[end:])
+        held += len(block) - end
+        refuse_longer(held)
+    if held:
+        yield split(np.frombuffer(b"".join(tail), np.uint8), first)[0]
+
+
+def split(data: npt.NDArray[np.uint8], first: bool) -> tuple[pa.Array, npt.NDArray[np.int64]]:
+    """Lines as strings (not yet checked for UTF-8), and the offset where each starts.
+
+    Args:
+        first: whether the file begins here, perhaps with a mark.
+    """
+    mark = len(MARK) if first and data[: len(MARK)].tobytes() == MARK else 0
+    stops = np.flatnonzero(data == LF)
+    if len(data) and data[-1] != LF:
+        stops = np.append(stops, len(data))
+    starts = np.concatenate([np.zeros(min(1, len(stops)), np.int64), stops[:-1] + 1])
+    ended = stops[stops < len(data)]
+    dropped = ended[(ended > starts[: len(ended)]) & (data[ended - 1] == CR)] - 1
+    keep = np.ones(len(data), np.bool_)
+    keep[ended] = False
+    keep[dropped] = False
+    keep[:mark] = False
+    # Line ends are all that is left out: before line i there are i of them, and some CRs.
+    edges = np.append(starts, len(data))
+    left_out = np.minimum(np.arange(len(edges)), len(ended)) + np.searchsorted(dropped, edges)
+    left_out[1:] += mark
+    offsets, kept = pa.py_buffer(edges - left_out), pa.py_buffer(data[keep])
+    return pa.LargeStringArray.from_buffers(len(starts), offsets, kept), starts
+
+
+def _range(file: pa.NativeFile, piece: Piece) -> Lines:
+    """The lines that start in a range of bytes; as a rule by one request, which reads a little further."""
+    base = max(piece.start - 1, 0)  # a line that starts with the range follows a LF right before
+    file.seek(base)
+    data: bytes | bytearray = file.read(piece.stop - base + TAIL)
+    further = _chunks(file)
+
+    def first_from(position: int) -> int:
+        """Where the first line begins that starts at or after a position."""
+        nonlocal data
+        if position == 0 or position >= piece.size:
+            return min(position, piece.size)
+        at = position - 1 - base
+        while (found := data.find(b"\n", at)) < 0:
+            at = len(data)
+            refuse_longer(base + at - position)
+            if not (more := next(further, b"")):
+                return piece.size
+            data = data if isinstance(data, bytearray) else bytearray(data)
+            data += more
+        return base + found + 1
+
+    start = first_from(piece.start)
+    stop = max(start, first_from(piece.stop))
+    bounds.refuse_crowded(data.count(b"\n", start - base, stop - base))
+    texts, starts = split(np.frombuffer(data, np.uint8)[start - base : stop - base], first=start == 0)
+    return Lines(texts, pa.array(starts + start), start, stop)
+
+
+def _chunks(file: pa.NativeFile) -> Iterator[bytes]:
+    """What follows in a file; larger and larger, for a long line should not take many requests."""
+    size = CHUNK
+    while chunk := file.read(size):
+        yield chunk
+        size = min(2 * size, MOST_CHUNK)
+
+
+def first_line(file: pa.NativeFile) -> bytes:
+    """The first line of a plain file, without its end."""
+    file.seek(0)
+    data = bytearray()
+    for chunk in _chunks(file):
+        data += chunk
+        if b"\n" in chunk:
+            break
+        refuse_longer(len(data))
+        if len(data) > memory.SMALL:
+            memory.take_turn()
+    refuse_other_encodings(data)
+    return bytes(data.split(b"\n", 1)[0].removesuffix(b"\r"))
+
+
+def refuse_longer(size: int) -> None:
+    """
+    Raises:
+        SourceError: a line has more than `LONGEST_DOCUMENT` bytes.
+    """
+    if size > LONGEST_DOCUMENT:
+        raise SourceError(
+            "has a line that is too long", got=f"more than {LONGEST_DOCUMENT} bytes", hint="check the format"
+        )
+
+
+def refuse_other_encodings(start: bytes | bytearray) -> None:
+    if start.startswith(OTHER_MARKS):
+        raise SourceError("is UTF-16", got="its byte order mark", hint="convert it to UTF-8")
+
+
+def _nbytes(texts: pa.Array) -> int:
+    offsets = np.frombuffer(texts.buffers()[1], np.int64, len(texts) + 1)
+    return int(offsets[-1])

@@ -1,0 +1,36 @@
+"""Text files that are one document each: row 0 of themselves. Planning does not open them."""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import pyarrow as pa
+
+from pipeline.config.source import Source
+from pipeline.source.formats.compression import blocks, compression
+from pipeline.source.formats.lines import MARK
+from pipeline.source.piece import LONGEST_DOCUMENT, Piece, Raw, Span, Survey
+
+INFLATED = 4
+"""What text usually has over its compressed size: sizes splits, and nothing else; `reader` bounds them."""
+
+
+def survey(_: None, name: str, size: int, source: Source) -> Survey:
+    """One row, empty or not."""
+    text_bytes = float(size * INFLATED if compression(name, source) else size)
+    return Survey("rows", pa.schema([]), (Span(0, 1, 1, text_bytes, float(size)),))
+
+
+def read(file: pa.NativeFile, pieces: Sequence[Piece], source: Source, _: pa.Schema) -> Iterator[Raw]:
+    """The file as its only row; one that is too long for a document is a fault."""
+    data = bytearray()
+    for block in blocks(file, compression(pieces[0].file, source), pieces[0].size):
+        data += block
+        if len(data) > LONGEST_DOCUMENT:
+            break
+    too_long = len(data) > LONGEST_DOCUMENT
+    text = b"" if too_long else bytes(data).removeprefix(MARK)
+    texts = pa.LargeStringArray.from_buffers(
+        1, pa.py_buffer(np.array([0, len(text)], np.int64)), pa.py_buffer(text)
+    )
+    positions, faults = pa.array([0], pa.int64()), pa.array(["too_long" if too_long else ""])
+    yield from (Raw(texts, pa.table({}), positions, 0, 1, faults) for _ in pieces)

@@ -1,0 +1,23 @@
+"""Plain text, a line a document."""
+
+from collections.abc import Iterator, Sequence
+
+import pyarrow as pa
+
+from pipeline.config.source import Source
+from pipeline.source.formats import lines
+from pipeline.source.formats.compression import compression
+from pipeline.source.piece import Piece, Raw, Survey
+
+
+def survey(file: pa.NativeFile, name: str, size: int, source: Source) -> Survey:
+    """How the file can be cut; of a plain one a few samples are read, a compressed one is streamed."""
+    if method := compression(name, source):
+        return Survey("rows", pa.schema([]), lines.counted(file, size, method)[0], streamed=True)
+    return Survey("bytes", pa.schema([]), lines.byte_span(size, list(lines.samples(file, size))))
+
+
+def read(file: pa.NativeFile, pieces: Sequence[Piece], source: Source, _: pa.Schema) -> Iterator[Raw]:
+    """The lines of each piece."""
+    for found in lines.read(file, pieces, compression(pieces[0].file, source)):
+        yield Raw(found.texts, pa.table({}), found.positions, found.start, found.stop)

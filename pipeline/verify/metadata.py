@@ -1,0 +1,142 @@
+"""What a dataset says of itself, read on first use, each file once: identity, plan, manifest, summary, names.
+
+A file that can't be read, or should be there and is not, is a finding; what it would have said is then None
+or empty. Failures of storage pass through. Nothing that the dataset names is contacted: no source, no model,
+no other dataset.
+"""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import pyarrow as pa
+
+from pipeline import parsing
+from pipeline.dataset.dataset import Dataset
+from pipeline.dataset.expected import Expected
+from pipeline.dataset.identity import Identity
+from pipeline.dataset.layout import Layout
+from pipeline.errors import DamagedError, MissingError, PipelineError
+from pipeline.plan.plan import Plan
+from pipeline.verify.shard_audit import Finding
+
+
+@dataclass
+class Evidence:
+    """A dataset's own word, and what was wrong with it."""
+
+    dataset: Dataset
+    found: list[Finding] = field(default_factory=list)
+
+    def add(self, check: str, where: str, what: str) -> None:
+        """Take in a finding."""
+        self.found.append(Finding(check, where, what))
+
+    @cached_property
+    def content(self) -> dict[str, Any]:
+        """dataset.json; empty where it can't be read.
+
+        Raises:
+            MissingError: there is none, and so no dataset.
+            OtherDatasetError: it is of another version of the format.
+        """
+        layout = self.dataset.layout
+        try:
+            data = self.dataset.storage.read(layout.identity)
+        except MissingError:
+            hint = "name the folder that holds dataset.json"
+            raise MissingError("there is no dataset here", layout.root, hint=hint) from None
+        with self._readable("identity", "dataset.json"):
+            identity = Identity.from_bytes(data, layout.identity)
+            found = parsing.json_object(data, layout.identity)
+            return found if identity.dataset_digest else {}  # it can be digested
+        return {}
+
+    @cached_property
+    def identity(self) -> Identity:
+        """Of a dataset.json that can be read."""
+        return Identity(self.content["vector_fields"], self.content["dataset_fields"])
+
+    @cached_property
+    def plan(self) -> Plan | None:
+        """The frozen plan."""
+        with self._readable("complete", "plan.parquet"):
+            return Plan.from_bytes(self.dataset.storage.read(self.dataset.layout.plan))
+        return None
+
+    @cached_property
+    def expected(self) -> Expected | None:
+        """What every shard must be; None where dataset.json and plan do not say it."""
+        if self.content and self.plan:
+            with self._readable("identity", "dataset.json"):
+                return Expected.of(self.identity, self.plan.columns)
+        return None
+
+    @cached_property
+    def finished(self) -> bool:
+        """Whether `_SUCCESS` stands; where it does not, nobody has written manifest and summary."""
+        return self.dataset.complete()
+
+    @cached_property
+    def manifest(self) -> pa.Table | None:
+        """The record of each shard."""
+        if self.finished:
+            with self._readable("complete", "manifest.parquet"):
+                return self.dataset.manifest()
+        return None
+
+    @cached_property
+    def recorded(self) -> Mapping[str, int]:
+        """The row of each split in the manifest."""
+        ids = self.manifest["split_id"].to_pylist() if self.manifest is not None else []
+        return {split: row for row, split in enumerate(ids)}
+
+    def record(self, split: str) -> dict[str, Any] | None:
+        """A split's row of the manifest."""
+        if self.manifest is None or split not in self.recorded:
+            return None
+        record: dict[str, Any] = self.manifest.slice(self.recorded[split], 1).to_pylist()[0]
+        return record
+
+    @cached_property
+    def summary(self) -> dict[str, Any]:
+        """summary.json; empty where there is none to be read."""
+        if self.finished:
+            with self._readable("complete", "summary.json"):
+                path = self.dataset.layout.summary
+                summary = parsing.json_object(self.dataset.storage.read(path), path)
+                return summary | {"failed_files": dict(summary["failed_files"])}
+        return {}
+
+    @cached_property
+    def planned(self) -> set[str]:
+        """Splits of the plan."""
+        return set(self.plan.split_ids.to_pylist()) if self.plan else set()
+
+    @cached_property
+    def there(self) -> set[str]:
+        """Splits that have a shard; other files of data/ are findings."""
+        splits = set()
+        for name in sorted(self.dataset.storage.folder(self.dataset.layout.data)):
+            split = Layout.split_of_shard(name)
+            if split is not None:
+                splits.add(split)
+            elif name != "_SUCCESS":
+                self.add("shards", f"data/{name}", "does not belong here")
+        return splits
+
+    @contextmanager
+    def _readable(self, check: str, where: str) -> Iterator[None]:
+        """What a damaged file makes a library raise is a finding; our other errors are final."""
+        try:
+            yield
+        except MissingError:
+            self.add(check, where, "is missing")
+        except DamagedError as error:
+            self.add(check, where, f"can't be read: {parsing.brief(error)}")
+        except PipelineError:
+            raise
+        except Exception as error:  # the boundary: damaged bytes make Arrow and JSON raise what they like
+            self.add(check, where, f"can't be read: {parsing.brief(error)}")

@@ -1,0 +1,280 @@
+"""Rows embedded once more, from their sources, and compared with what a shard says: the deepest check.
+
+Whether a vector belongs to its text can't be seen in a shard. A sample of rows is drawn, the same for the
+same dataset; their texts are read, each piece once, and go through tokenizer and model again.
+
+Cost: torch; each piece that holds a drawn row is read whole, and a model run for each drawn row.
+
+Shapes: N drawn rows of D documents, K rows of one piece, W rows as they should be; in vectors D dimensions.
+"""
+
+import functools
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipeline import parsing, schema
+from pipeline.config.location import Options
+from pipeline.config.sections import Config
+from pipeline.dataset import vectors
+from pipeline.dataset.dataset import Dataset
+from pipeline.dataset.identity import Identity
+from pipeline.dataset.vectors import Vectors
+from pipeline.errors import ModelError, SourceError
+from pipeline.model import checkpoint
+from pipeline.model.checkpoint import Checkpoint
+from pipeline.model.embedding_spec import Recipe
+from pipeline.model.tokenizer.texts import tokenize_all, tokenized
+from pipeline.model.tokenizer.tokenizer import Tokenizer
+from pipeline.ragged import Ints
+from pipeline.source import lookup
+from pipeline.source.formats import Piece
+from pipeline.verify import shard_audit
+from pipeline.verify.shard_audit import Finding, Trouble
+
+LEAST_COSINE = {"float32": 0.9999, "bfloat16": 0.999}
+"""Between a vector and its text's, by the arithmetic that made it (docs/decisions.md)."""
+MEASURES = {"float32": "cosine", "int8": "cosine", "binary": "share of equal bits"}
+"""How near a stored vector is to its text's."""
+UNLIKE_BITS = 0.01
+"""Of a binary vector's dimensions, those that may differ: values near zero fall on either side."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """Documents of a shard to embed again: each with the chance `fraction`, drawn by the dataset's digest."""
+
+    root: str
+    options: Options
+    split_id: str
+    pieces: Sequence[Piece]
+    fraction: float
+    dataset_digest: str
+    vector_digest: str
+    config: str  # the caller's, as JSON: what a dataset says of its own is not followed
+
+
+@dataclass(frozen=True, slots=True)
+class Compared:
+    """What came of a sample.
+
+    rows: compared.  unchecked: drawn, but their source is gone or has changed.
+    nearness: the least cosine (of bits the least share that is equal); infinite where none was compared.
+    """
+
+    findings: tuple[Finding, ...]
+    rows: int
+    unchecked: int
+    nearness: float
+
+
+def resolve(config: Config, vector_digest: str) -> Checkpoint:
+    """The checkpoint that made a dataset; needs no torch.
+
+    Raises:
+        ModelError: it is no longer there, or another has its name.
+    """
+    model = config.model
+    found = checkpoint.resolve(model.name, model.revision, allow_pickle=model.allow_pickle)
+    if Identity.of(config, found).vector_digest != vector_digest:
+        raise ModelError(
+            "is not the model that made the dataset", model.name, hint="put that one in its place"
+        )
+    return found
+
+
+def reembed_shard(sample: Sample) -> Compared:
+    """Embed the drawn documents of a shard again.
+
+    Raises:
+        ModelError: the model that made the dataset is no longer there.
+        StorageError: storage failed.
+    """
+    dataset = Dataset(sample.root, sample.options)
+    path = dataset.layout.shard(sample.split_id)
+    shard = parsing.opened(pa.BufferReader(dataset.storage.read(path)), path).read()
+    rows = _draw(sample, shard.replace_schema_metadata(None))
+    drawn = _with_texts(sample, rows)
+    told_N = drawn.documents.column("text_hash").take(pa.array(drawn.document))
+    same_N = pc.equal(drawn.rows.column("text_hash"), told_N).fill_null(False).to_numpy()
+    troubles = [
+        *shard_audit.some("deep", ~same_N, drawn.rows, "have another text_hash than their source's text")
+    ]
+    nearness = math.inf
+    sound = drawn.without(drawn.document[~same_N])
+    if sound.rows.num_rows:
+        more, nearness = _compared(sample, sound)
+        troubles += more
+    where = dataset.layout.name(path)
+    findings = tuple(Finding(check, where, what) for check, what in troubles)
+    return Compared(findings, len(same_N), rows.num_rows - len(same_N), nearness)
+
+
+@dataclass(frozen=True, slots=True)
+class _Drawn:
+    """N rows, and D documents from their source: `text` and `text_hash`.
+
+    document: (N,) which document each row is of.
+    """
+
+    rows: pa.Table
+    document: Ints
+    documents: pa.Table
+
+    def without(self, bad: Ints) -> "_Drawn":
+        """The same without some documents."""
+        good_D = np.ones(self.documents.num_rows, np.bool_)
+        good_D[bad] = False
+        good_N = good_D[self.document]
+        number_D = np.cumsum(good_D) - 1
+        rows, documents = self.rows.filter(pa.array(good_N)), self.documents.filter(pa.array(good_D))
+        return _Drawn(rows, number_D[self.document[good_N]], documents)
+
+
+def _draw(sample: Sample, shard: pa.Table) -> pa.Table:
+    """All rows of some documents."""
+    seed = blake2b(f"{sample.dataset_digest} {sample.split_id}".encode(), digest_size=8).digest()
+    ours = [name for name in shard.column_names if name in schema.reserved_names()]
+    document_N = _documents(shard)
+    chances_D = np.random.default_rng(int.from_bytes(seed)).random(document_N.max(initial=-1) + 1)
+    return shard.select(ours).filter(pa.array(chances_D[document_N] < sample.fraction))
+
+
+def _documents(rows: pa.Table) -> Ints:
+    """(N,) numbers of the rows' documents, from 0 in order of appearance."""
+    places = rows.select(["source_file", "source_row"]).to_pandas()
+    numbers_N: Ints = places.groupby(["source_file", "source_row"], sort=False).ngroup().to_numpy()
+    return numbers_N
+
+
+def _with_texts(sample: Sample, rows: pa.Table) -> _Drawn:
+    """The rows whose source is as it was, with their documents; each piece is read once."""
+    config = Config.model_validate_json(sample.config)
+    ranges = [
+        {"source": piece.source, "file": piece.file, "first": piece.start, "last": piece.stop}
+        for piece in sample.pieces
+    ]
+    range_N = shard_audit.range_of(rows, ranges)
+    kept = [rows.slice(0, 0)]
+    found = [pa.table({"text": pa.array([], pa.large_string()), "text_hash": pa.array([], pa.binary())})]
+    for index in np.unique(range_N).tolist():
+        rows_K = rows.filter(pa.array(range_N == index))
+        places = pc.unique(rows_K.column("source_row")).to_pylist()
+        try:
+            found.append(lookup.documents(config, sample.pieces[index], places))
+        except SourceError:
+            continue
+        kept.append(rows_K)
+    rows = pa.concat_tables(kept).combine_chunks()
+    return _Drawn(rows, _documents(rows), pa.concat_tables(found).combine_chunks())
+
+
+def _compared(sample: Sample, drawn: _Drawn) -> tuple[list[Trouble], float]:
+    """What differs when the documents are embedded again; and how near the vectors are at least."""
+    model = _model(sample.config, sample.vector_digest)
+    fresh = model.embed(drawn.documents.column("text").combine_chunks())
+    # Row by row, in the same order: a row for each document, or for each of its windows.
+    chunk_N = drawn.rows.column("chunk") if fresh.windows else pa.array(np.zeros(len(drawn.document)))
+    order = np.lexsort((chunk_N.to_numpy(), drawn.document))
+    drawn = _Drawn(drawn.rows.take(pa.array(order)), drawn.document[order], drawn.documents)
+    bad = _cut_otherwise(drawn, fresh)
+    troubles = [
+        *shard_audit.some(
+            "deep", np.isin(drawn.document, bad), drawn.rows, "are not the windows of their text"
+        )
+    ]
+    good_W = ~np.isin(fresh.document, bad)
+    rows = drawn.without(bad).rows
+    if not rows.num_rows:
+        return troubles, math.inf
+    other_N = rows.column("n_tokens").to_numpy() != fresh.tokens[good_W]
+    troubles += shard_audit.some("deep", other_N, rows, "have another n_tokens than their text")
+    far_N, nearness_N = model.unlike(rows, fresh.vectors[good_W])
+    nearness = float(nearness_N.min())
+    what = f"have another vector than their text's ({MEASURES[model.recipe.vector]} {nearness:.4f})"
+    return [*troubles, *shard_audit.some("deep", far_N, rows, what)], nearness
+
+
+@dataclass(frozen=True, slots=True)
+class _Fresh:
+    """W rows as they should be, in the order of their documents.
+
+    document: (W,) which document each is of.  tokens: (W,) ids of each.  vectors: (W, D).
+    windows: of a dataset with a row for each, `chunk`, `char_start` and `char_stop` by name; else empty.
+    """
+
+    document: Ints
+    tokens: Ints
+    vectors: Vectors
+    windows: Mapping[str, Ints]
+
+
+def _cut_otherwise(drawn: _Drawn, fresh: _Fresh) -> Ints:
+    """The documents whose rows are not the windows that their text has: others, fewer, or more."""
+    size = drawn.documents.num_rows
+    bad_D = np.bincount(drawn.document, minlength=size) != np.bincount(fresh.document, minlength=size)
+    as_many_N, as_many_W = ~bad_D[drawn.document], ~bad_D[fresh.document]
+    for name, values_W in fresh.windows.items():
+        differs = drawn.rows.column(name).to_numpy()[as_many_N] != values_W[as_many_W]
+        bad_D[drawn.document[as_many_N][differs]] = True
+    return np.flatnonzero(bad_D)
+
+
+class _Model:
+    """The model that made a dataset, on this node."""
+
+    def __init__(self, config: Config, vector_digest: str) -> None:
+        # torch only where it is asked for: every other check starts without it.
+        from pipeline.model.encoder import Encoder  # noqa: PLC0415
+
+        found = resolve(config, vector_digest)
+        self.recipe = Recipe.of(found, config.model)
+        self.tokenizer = Tokenizer(found, self.recipe.max_tokens)
+        # A sample needs no GPU; what one did in bfloat16 is near to this, if not as near.
+        self.encoder = Encoder(found, device="cpu", dtype="float32", recipe=self.recipe)
+        self.least_cosine = LEAST_COSINE[config.dtype]
+
+    def embed(self, texts: pa.Array) -> _Fresh:
+        """What the rows of these documents should be; vectors as they are before they are stored."""
+        recipe = self.recipe
+        (tokens, parts), cut_N = tokenize_all(texts, lambda some: tokenized(some, self.tokenizer, recipe))
+        numbers = np.flatnonzero(cut_N)
+        lengths_W, vectors_WD = tokens.lengths, self.encoder.encode(tokens)
+        if parts is None:
+            return _Fresh(numbers, lengths_W, vectors_WD, {})
+        if recipe.chunked:
+            window = {"chunk": parts.numbers, "char_start": parts.char_start, "char_stop": parts.char_stop}
+            return _Fresh(numbers[parts.text], lengths_W, vectors_WD, window)
+        tokens_N = np.bincount(parts.text, lengths_W, len(numbers)).astype(np.int64)
+        windows_N = np.bincount(parts.text, minlength=len(numbers))
+        means_ND = vectors.mean_of_windows(vectors_WD, lengths_W, windows_N, recipe.normalize)
+        return _Fresh(numbers, tokens_N, means_ND, {})
+
+    def unlike(self, rows: pa.Table, fresh_ND: Vectors) -> tuple[npt.NDArray[np.bool_], Vectors]:
+        """(N,) which stored vectors are not their texts'; and (N,) how near each is.
+
+        By distance, for vectors that are not of length 1 too: at length 1 a cosine of c is a distance of
+        sqrt(2 - 2c). What quantization can have moved comes on top.
+        """
+        dimension = fresh_ND.shape[1]
+        stored_ND = vectors.load(rows, dimension)
+        if self.recipe.vector == "binary":
+            unlike_N = ((stored_ND > 0) != (fresh_ND > 0)).sum(axis=1)
+            return unlike_N > math.ceil(UNLIKE_BITS * dimension), 1 - unlike_N / np.float32(dimension)
+        cosine_N = (vectors.unit(stored_ND) * vectors.unit(fresh_ND)).sum(axis=1)
+        distance_N = np.linalg.norm(stored_ND - fresh_ND, axis=1)
+        bound = math.sqrt(2 - 2 * self.least_cosine)
+        most_N = bound * np.linalg.norm(fresh_ND, axis=1) + shard_audit.quantization(rows, dimension)
+        return ~(distance_N <= most_N), cosine_N
+
+
+@functools.lru_cache(1)
+def _model(config: str, vector_digest: str) -> _Model:
+    """One a process: it takes seconds to load."""
+    return _Model(Config.model_validate_json(config), vector_digest)

@@ -1,0 +1,66 @@
+"""A fused layer computes what the plain one does, or is not used. What needs a GPU is in tests/gpu."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from pipeline.model import albert, checkpoint, fused, kernels
+from pipeline.model.albert import Albert
+from pipeline.model.attention import Packing
+from pipeline.model.fused import FusedLayer
+from pipeline.model.pooling import positions
+from tests.conftest import make_checkpoint
+
+
+@pytest.fixture(params=("gelu_new", "gelu", "relu"))
+def layer(tmp_path: Path, request: pytest.FixtureRequest) -> torch.nn.Module:
+    """A plain layer, in bfloat16 so that nothing is prepacked, then in float32."""
+    folder = make_checkpoint(tmp_path / "model", hidden_act=request.param)
+    model = Albert(checkpoint.resolve(str(folder)), torch.device("cpu"), torch.bfloat16).float()
+    found = model.encoder.albert_layer_groups[0].albert_layers[0]  # type: ignore[union-attr, index]
+    assert isinstance(found, albert._Layer)
+    found.name = request.param  # type: ignore[assignment]
+    return found
+
+
+def test_equals_the_plain_layer(layer: Any) -> None:
+    lengths = torch.tensor([3, 1, 7])
+    packing = Packing.of(lengths, positions(lengths, 11), 7, varlen=False)
+    hidden = torch.randn(11, layer.ffn.in_features)
+    made = FusedLayer(layer, layer.name, with_kernels=False)
+    torch.testing.assert_close(made(hidden, packing), layer(hidden, packing), atol=1e-5, rtol=0)
+    assert fused.difference(made, layer) < 1e-5
+
+
+def test_the_check_passes_for_what_is_equal(layer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernels, "LOADED", False)
+    assert isinstance(fused.quickest(layer, layer.name), FusedLayer)
+
+
+def test_kernels_that_do_not_compile_are_left_out(
+    layer: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(*_: Any) -> None:
+        raise OSError("no C compiler")
+
+    monkeypatch.setattr(kernels, "LOADED", True)
+    monkeypatch.setattr(kernels, "attention", fail, raising=False)
+    with caplog.at_level(logging.WARNING, "pipeline"):
+        found = fused.quickest(layer, layer.name)
+    assert isinstance(found, FusedLayer)
+    assert not found.with_kernels
+    assert "no C compiler" in caplog.text
+
+
+@pytest.mark.parametrize("wrong", [lambda x, *_: x, lambda x, *_: x * torch.nan], ids=["other", "nan"])
+def test_a_layer_that_differs_is_not_used(
+    layer: Any, wrong: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(kernels, "LOADED", False)
+    monkeypatch.setattr(FusedLayer, "_add_norm", lambda _, x, *rest: wrong(x, *rest))
+    with caplog.at_level(logging.WARNING, "pipeline"):
+        assert fused.quickest(layer, layer.name) is layer
+    assert "differs from the plain layer" in caplog.text

@@ -1,0 +1,42 @@
+"""Lanes run at the same time, with a thread of torch's each, and leave the rest of the process as it was."""
+
+from threading import Barrier, get_ident
+
+import pytest
+import torch
+
+from pipeline.model.thread_lanes import Lanes, OneByOne
+
+
+def test_lanes_run_side_by_side() -> None:
+    meeting = Barrier(3)  # where one by one they would wait for ever
+    lanes = Lanes(3)
+    finished = [lanes.begin(meeting.wait, 30) for _ in range(3)]
+    assert sorted(each() for each in finished) == [0, 1, 2]
+
+
+def test_each_has_one_thread_of_torch_and_the_others_keep_theirs() -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        lanes = Lanes(2)
+        together = Barrier(2)
+
+        def threads() -> int:
+            together.wait(30)  # else one lane might answer for both
+            return torch.get_num_threads()
+
+        assert [each() for each in [lanes.begin(threads), lanes.begin(threads)]] == [1, 1]
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_an_error_is_raised_where_the_result_is_asked_for() -> None:
+    finished = Lanes(1).begin(int, "no number")
+    with pytest.raises(ValueError, match="no number"):
+        finished()
+
+
+def test_a_gpu_is_driven_by_the_thread_that_asks() -> None:
+    assert OneByOne().begin(get_ident)() == get_ident()
