@@ -1,8 +1,9 @@
 """Vectors for texts that moved: a dataset's splits and the whole of its base, joined by the hash of texts.
 
-Plain callables, wired in `embed.on_ray`: documents of both sides go into buckets by their hash; in a bucket each
-split finds what the base has of it; what belongs to one split comes together again, and is kept as a file
-that the split's reader takes. A text that is common on both sides costs a row for each split, not each pair.
+Plain callables; `embed.on_ray.match` wires them. Documents of both sides go into buckets by their hash. In a
+bucket each split finds what the base has of it. What belongs to one split comes together again, and is kept
+as a file that the split's reader takes. A text that is common on both sides costs a row for each split, not
+each pair.
 """
 
 import itertools

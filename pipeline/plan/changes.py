@@ -4,9 +4,7 @@ from collections.abc import Mapping
 
 from pipeline import storage
 from pipeline.config.sections import Config
-from pipeline.errors import (
-    MissingError,
-)
+from pipeline.errors import MissingError
 from pipeline.plan.make import list_sources
 from pipeline.plan.plan import Plan
 from pipeline.source.formats import file_name

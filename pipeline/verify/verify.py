@@ -2,7 +2,7 @@
 
 Believes no record, and follows none: sources and model are looked at where the caller's own config says that
 they are, and never where the dataset does. Whoever wrote that could have them ask any server, with the
-caller's credentials. Each shard is read whole, by `shard_audit`; what it holds is compared with footer, manifest,
+caller's credentials. `shard_audit` reads each shard whole; what it holds is compared with footer, manifest,
 summary and plan. Starts without torch (but for `deep`), and without Ray where shards are few. Writes nothing.
 
 Cost: the dataset is read once; O(shards) memory here, one shard in each thread or task.
