@@ -77,7 +77,7 @@ def _endless(kind: str, suffix: str) -> Files:
     yield "newlines", repeated(kind, suffix, b"\n", 20 * MiB)
     yield "one-line", repeated(kind, suffix, b"x", 300 * MiB)
     yield "blanks", repeated(kind, suffix, b"   \n", 80 * MiB)
-    yield "wide-blanks", repeated(kind, suffix, b" " * 1023 + b"\n", 300 * MiB)
+    yield "wide-blanks", repeated(kind, suffix, b" " * 65_535 + b"\n", 300 * MiB)
     yield "nuls", repeated(kind, suffix, b"\0", 80 * MiB)
     yield "nuls-in-lines", repeated(kind, suffix, b"\0\n", 40 * MiB)
     yield "no-utf8", repeated(kind, suffix, b"\xff", 80 * MiB)
