@@ -4,11 +4,11 @@ import re
 from pathlib import Path
 
 
-def peak_mib() -> float:
-    """MiB of this process at its peak (`VmHWM`, proc_pid_status(5)).
+def peak_mib(process: int | str = "self") -> float:
+    """MiB of a process, by its id, at its peak (`VmHWM`, proc_pid_status(5)).
 
     Not `ru_maxrss`: a child begins with what its parent had before `exec`.
     """
-    found = re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())
+    found = re.search(r"VmHWM:\s+(\d+)", Path(f"/proc/{process}/status").read_text())
     assert found, "Linux tells it"
     return int(found[1]) / 1024

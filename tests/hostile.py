@@ -73,14 +73,16 @@ def repeated(kind: str, suffix: str, unit: bytes, size: int, end: bytes = b"") -
 
 
 def _endless(kind: str, suffix: str) -> Files:
-    yield "newlines", repeated(kind, suffix, b"\n", 300 * MiB)
+    # Of those with short lines, 21 million: more than `bounds.ALWAYS_ROWS`, whatever is looked at before.
+    yield "newlines", repeated(kind, suffix, b"\n", 20 * MiB)
     yield "one-line", repeated(kind, suffix, b"x", 300 * MiB)
-    yield "blanks", repeated(kind, suffix, b"   \n", 300 * MiB)
+    yield "blanks", repeated(kind, suffix, b"   \n", 80 * MiB)
+    yield "wide-blanks", repeated(kind, suffix, b" " * 65_535 + b"\n", 300 * MiB)
     yield "nuls", repeated(kind, suffix, b"\0", 80 * MiB)
     yield "nuls-in-lines", repeated(kind, suffix, b"\0\n", 40 * MiB)
     yield "no-utf8", repeated(kind, suffix, b"\xff", 80 * MiB)
     yield "long-enough", repeated(kind, suffix, b"y", 60 * MiB, b"\n")
-    yield "open-quote", repeated(kind, suffix, b'"ab\n",', 300 * MiB)
+    yield "open-quote", repeated(kind, suffix, b'"ab\n",', 120 * MiB)
     yield "quotes", repeated(kind, suffix, b'"', 70 * MiB)
     yield "long-name", COMPRESS[suffix](b"z" * 2 * MiB + b"\n1\n")
 

@@ -1,24 +1,38 @@
 """Hostile files: each is named, costs its own rows alone, and takes no more memory than is said.
 
 Survey and reading are done in a process of its own each, whose peak is measured: the former is the driver's
-part of a job, the latter a reader's.
+part of a job, the latter a reader's. Then both are those of a job, over files of several formats.
 """
 
 import json
 import subprocess
 import sys
+import time
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import psutil
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
+from benchmarks.memory import peak_mib
+from pipeline.errors import ExitCode
 from tests import hostile
+from tests.clusters import without_ray
+from tests.conftest import write_config
 
 DRIVER_MIB = 2048
 """Of a process that plans, where a few small files are looked at: beside the processes that it starts."""
 LOOKING_MIB = 3072 + 512
 """Of each of the latter: `survey.MOST_MEMORY`, and what it has once it has started."""
 READER_MIB = 2560
+LOOK_SECONDS = 0.2
+"""How often a job's processes are looked at: each one's peak is its own to the last look before it ends."""
+FEWER_ROWS = ["2000000", "10"]
+"""`bounds.ALWAYS_ROWS` and `ROWS_A_BYTE` of the default run: of CSV, all that are allowed take a minute."""
 FEW = [("parquet", ""), ("text", ".gz"), ("jsonl", ".zst"), ("csv", ".gz")]
 MANY = [
     (kind, suffix)
@@ -32,7 +46,10 @@ from benchmarks.memory import peak_mib
 from pipeline.config.load import parse_config
 from pipeline.model import checkpoint
 from pipeline.plan.make import make_plan
+from pipeline.source.formats import bounds
 
+if len(sys.argv) > 3:
+    bounds.ALWAYS_ROWS, bounds.ROWS_A_BYTE = map(int, sys.argv[3:])
 job = parse_config(json.load(open(sys.argv[1])))
 made = make_plan(job, checkpoint.resolve("albert-mini"), "digest")
 open(sys.argv[2], "wb").write(made.to_bytes())
@@ -67,7 +84,7 @@ print(json.dumps({"files": files, "splits": splits, "peak": peak_mib()}))
 def collection(folder: Path, kind: str, suffix: str) -> dict[str, Any]:
     """Hostile files with good ones between them; the source that they are."""
     files = folder / "in"
-    files.mkdir()
+    files.mkdir(parents=True)
     for number, (name, data) in enumerate(hostile.of(kind, suffix, folder)):
         (files / f"{number:02d}-{name}.{kind}{suffix}").write_bytes(data)
         (files / f"{number:02d}-good.{kind}{suffix}").write_bytes(hostile.good(kind, suffix))
@@ -75,7 +92,7 @@ def collection(folder: Path, kind: str, suffix: str) -> dict[str, Any]:
     return {"path": str(files), "format": kind, **carried}
 
 
-def measured(script: str, *arguments: Path) -> dict[str, Any]:
+def measured(script: str, *arguments: Path | str) -> dict[str, Any]:
     command = [sys.executable, "-c", script, *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
@@ -83,15 +100,28 @@ def measured(script: str, *arguments: Path) -> dict[str, Any]:
     return found
 
 
-@pytest.mark.timeout(900)
-@pytest.mark.parametrize(
-    ("kind", "suffix"), [*FEW, *(pytest.param(*each, marks=pytest.mark.slow) for each in MANY)]
-)
+@pytest.mark.parametrize(("kind", "suffix"), FEW)
 def test_hostile_files_cost_themselves_alone(kind: str, suffix: str, tmp_path: Path) -> None:
+    check(kind, suffix, tmp_path, FEWER_ROWS)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize(("kind", "suffix"), [*FEW, *MANY])
+def test_hostile_files_of_every_kind_cost_themselves_alone(kind: str, suffix: str, tmp_path: Path) -> None:
+    check(kind, suffix, tmp_path)
+
+
+def check(kind: str, suffix: str, tmp_path: Path, rows: Sequence[str] = ()) -> None:
+    """Plan and read a collection; each file is accounted for.
+
+    Args:
+        rows: how many a file may have, if not what is usual.
+    """
     source = collection(tmp_path, kind, suffix)
     job = tmp_path / "job.json"
     job.write_text(json.dumps({"source": {"s": source}, "output": {"path": str(tmp_path / "out")}}))
-    planned = measured(PLANNED, job, tmp_path / "plan")
+    planned = measured(PLANNED, job, tmp_path / "plan", *rows)
     read = measured(READ, job, tmp_path / "plan")
     print(kind, suffix, {name: planned[name] for name in ("peak", "beside")}, read["peak"], read["splits"])
     for path in sorted(Path(source["path"]).iterdir()):
@@ -107,3 +137,91 @@ def test_hostile_files_cost_themselves_alone(kind: str, suffix: str, tmp_path: P
     assert planned["peak"] < DRIVER_MIB
     assert planned["beside"] < LOOKING_MIB
     assert read["peak"] < READER_MIB
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_a_job_over_hostile_files_of_several_formats(tmp_path: Path, tiny: Path) -> None:
+    sources = {kind: collection(tmp_path / kind, kind, suffix) for kind, suffix in FEW}
+    sources["csv"]["carry"] = []  # strings, and those of another format are numbers
+    values = {
+        "source": sources,
+        "model": {"name": str(tiny)},
+        "output": {"path": str(tmp_path / "out")},
+        "quality": {"max_reject_fraction": 1},
+    }
+    job = write_config(tmp_path / "job.yaml", values)
+    code, ended, peak = run(job, tmp_path)
+    assert code == ExitCode.INCOMPLETE, ended
+    assert not (tmp_path / "out/data/_SUCCESS").exists()
+    check_peaks(peak)
+    assert any("read" in title for title in peak)
+    code, ended, peak = run(job, tmp_path, "--set", "quality.allow_failed_files=true")
+    assert code == ExitCode.DONE, ended
+    assert (tmp_path / "out/data/_SUCCESS").exists()
+    check_peaks(peak)
+
+    rows, rejects = places(tmp_path / "out/data"), places(tmp_path / "out/rejects")
+    good, accounted = per_file(rows), per_file(pa.concat_tables([rows, rejects]))
+    for kind, source in sources.items():
+        for path in sorted(Path(source["path"]).iterdir()):
+            name = f"{kind}/in/{path.name}"
+            if path.name[3:].startswith("good"):
+                assert (good.get(name), accounted.get(name)) == (20, 20), name
+                assert name not in ended["failed_files"]
+            else:
+                known = name in accounted or name in ended["failed_files"] or "empty-members" in name
+                assert known, f"{name} is unaccounted for"
+
+
+def run(job: Path, folder: Path, *arguments: str) -> tuple[int, dict[str, Any], dict[str, float]]:
+    """Run a job with a Ray of its own: its exit code, what it says in the end, and its processes' peaks."""
+    command = [sys.executable, "-m", "pipeline", "run", str(job), "--quiet", "--json", *arguments]
+    with (folder / "said").open("wb") as said, (folder / "log").open("wb") as log:
+        process = subprocess.Popen(command, stdout=said, stderr=log, env=without_ray())
+        try:
+            peak = peaks(process)
+        finally:
+            process.terminate()
+            process.wait()
+    print(peak)
+    log_end = (folder / "log").read_text()[-3000:]
+    assert process.returncode in (ExitCode.DONE, ExitCode.INCOMPLETE), log_end
+    ended: dict[str, Any] = json.loads((folder / "said").read_text())
+    return process.returncode, ended, peak
+
+
+def places(folder: Path) -> pa.Table:
+    """Where the rows of a dataset, or its rejects, come from."""
+    return pq.read_table(folder, columns=["source_file", "source_row"])
+
+
+def per_file(rows: pa.Table) -> dict[str, int]:
+    """How many rows of each file there are; none is there twice."""
+    assert rows.group_by(rows.column_names).aggregate([]).num_rows == rows.num_rows
+    counts = rows.group_by("source_file").aggregate([("source_row", "count")])
+    return dict(zip(*(column.to_pylist() for column in counts.columns), strict=True))
+
+
+def check_peaks(peak: dict[str, float]) -> None:
+    """The driver, and every worker that has read, stayed within their bounds."""
+    assert peak["driver"] < DRIVER_MIB
+    assert max((most for title, most in peak.items() if "read" in title), default=0) < READER_MIB
+
+
+def peaks(job: subprocess.Popen[bytes]) -> dict[str, float]:
+    """MiB that the processes of a job have at their peaks, the most of each kind; looked at until it ends.
+
+    A kind is `driver`, or the title that Ray gives a worker while it works.
+    """
+    peak: dict[int, float] = {}
+    kinds: dict[str, set[int]] = {"driver": {job.pid}}
+    while job.poll() is None:
+        for process in [psutil.Process(job.pid), *psutil.Process(job.pid).children(recursive=True)]:
+            with suppress(psutil.Error, OSError, AssertionError):  # it has ended since
+                title = " ".join(process.cmdline())
+                peak[process.pid] = peak_mib(process.pid)
+                if title.startswith("ray::"):
+                    kinds.setdefault(title, set()).add(process.pid)
+        time.sleep(LOOK_SECONDS)
+    return {kind: max(peak[pid] for pid in pids) for kind, pids in kinds.items()}
