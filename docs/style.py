@@ -18,7 +18,9 @@ HEADLESS = re.compile(
     r"|Whether|Which|While|Who|Whoever|Whom|Whose|Why|With|Without)\b"
 )
 """What a docstring does not start with."""
-WORDS = re.compile(r"\b(?:is|are|was|were) no (?!longer\b|more\b|less\b|later\b)|\banew\b|\bmend(?:s|ed|ing)?\b", re.I)
+WORDS = re.compile(
+    r"\b(?:is|are|was|were) no (?!longer\b|more\b|less\b|later\b)|\banew\b|\bmend(?:s|ed|ing)?\b", re.I
+)
 """What neither code nor pages say."""
 PAGES = ("README.md", "CHANGELOG.md", "docs/*.md", "k8s/**/*.md", "pipeline/model/albert-mini/README.md")
 

@@ -1,9 +1,10 @@
 """Every error that a user meets, provoked: one message with what, where, what was got and what to do."""
 
 import ast
+import datetime
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from http import HTTPStatus
 from pathlib import Path
 
@@ -11,8 +12,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline import cli, errors
+from pipeline import cli, errors, telemetry
+from pipeline.dataset.dataset import Dataset
 from pipeline.errors import ExitCode, PipelineError
+from pipeline.nightly import Facts, Series
 from pipeline.storage import retry
 from tests import records
 from tests.catalogue import entries, provoke
@@ -67,14 +70,93 @@ def damaged_plan(folder: Path, patch: pytest.MonkeyPatch) -> None:
     file("out/plan.parquet", "PAR1, and no more")(folder, patch)
 
 
-def complete_and_moved_on(folder: Path, _: pytest.MonkeyPatch) -> None:
-    dataset, made = records.planned(values(folder))
+def completed(wanted: Mapping[str, object]) -> Dataset:
+    """A dataset that is complete, without rows."""
+    dataset, made = records.planned(wanted)
     records.complete(dataset, *(records.record(split) for split in made.split_ids.to_pylist()))
-    (folder / "out/summary.json").write_text(json.dumps({"failed_files": {}} | dict.fromkeys(SUMMARY, 0)))
-    (folder / "corpus/2.parquet").unlink()
+    Path(dataset.layout.summary).write_text(json.dumps({"failed_files": {}} | dict.fromkeys(SUMMARY, 0)))
+    return dataset
 
 
 SUMMARY = ("files", "splits", "shards", "rows", "rejects", "tokens", "truncated")
+
+
+def complete_and_moved_on(folder: Path, _: pytest.MonkeyPatch) -> None:
+    completed(values(folder))
+    (folder / "corpus/2.parquet").unlink()
+
+
+def embedded(folder: Path, **last: str) -> None:
+    """A dataset with all its shards, whose driver could not commit; `last`: what the last one says."""
+    dataset, made = records.planned(values(folder))
+    *first, final = made.split_ids.to_pylist()
+    records.write(dataset, *map(records.record, first), records.record(final, **last))
+
+
+def of_another_model(folder: Path, _: pytest.MonkeyPatch) -> None:
+    embedded(folder, vector_digest="of another model")
+
+
+def being_removed(folder: Path, _: pytest.MonkeyPatch) -> None:
+    dataset, _made = records.planned(values(folder))
+    assert dataset.begin_removal()
+
+
+def just_before(
+    patch: pytest.MonkeyPatch, when: Callable[[str, str], bool], then: Callable[[], None]
+) -> None:
+    """Do something in the middle of a command: before the first of its storage requests that `when` names."""
+    done: list[str] = []
+
+    def observe(operation: str, path: str) -> None:
+        if not done and when(operation, path):
+            done.append(path)
+            then()
+
+    patch.setattr(telemetry, "observers", [*telemetry.observers, observe])
+
+
+def gone_before_its_end(folder: Path, patch: pytest.MonkeyPatch) -> None:
+    """Complete when the run begins; a prune comes before it has looked at the plan."""
+    dataset = completed(values(folder))
+
+    def prune() -> None:
+        for path in (dataset.layout.success, dataset.layout.plan):
+            Path(path).unlink()
+
+    just_before(patch, lambda operation, path: operation == "read" and path.endswith("plan.parquet"), prune)
+
+
+def removed(folder: Path, patch: pytest.MonkeyPatch, anew: bool = False) -> None:
+    """All is removed when the run has listed the shards and begins to commit; and claimed anew, if told."""
+    embedded(folder)
+    listed: list[str] = []
+
+    def commits(operation: str, path: str) -> bool:
+        listed.extend([path] if operation == "list" and path.endswith("/data") else [])
+        return bool(listed) and operation == "read" and path.endswith("dataset.json")
+
+    def remove() -> None:
+        shutil.rmtree(folder / "out")
+        if anew:
+            records.planned(values(folder))
+
+    just_before(patch, commits, remove)
+
+
+def made_anew(folder: Path, patch: pytest.MonkeyPatch) -> None:
+    removed(folder, patch, anew=True)
+
+
+def pruned_beside_a_rollback(folder: Path, patch: pytest.MonkeyPatch) -> None:
+    """Readers follow the newest of three nights; the one that is wanted goes before they can follow it."""
+    for day in ("2026-11-22", "2026-11-23", "2026-11-24"):
+        night = completed(values(folder) | {"output": {"path": f"out/{day}"}})
+        Series("out").advance(day, datetime.date.fromisoformat(day), Facts.of(night))
+    success = folder / "out/2026-11-22/data/_SUCCESS"
+    just_before(
+        patch, lambda operation, path: operation == "put" and path.endswith("LATEST.json"), success.unlink
+    )
 
 
 def without_weights(folder: Path, _: pytest.MonkeyPatch) -> None:
@@ -148,8 +230,16 @@ CASES: dict[str, Case] = {
         "--set source.docs.options.endpoint_url=http://127.0.0.1:9",
         impatient,
     ),
+    "A dataset that is being removed": ("run job.yaml", being_removed),
+    "A complete dataset that is being removed": ("run job.yaml", gone_before_its_end),
+    "Back to a dataset that is being removed": (
+        f"rollback job.yaml {SERIES} --to 2026-11-22", pruned_beside_a_rollback,
+    ),
+    "Removed beneath a run": ("run job.yaml", removed),
+    "Removed beneath a run, and made anew": ("run job.yaml", made_anew),
     "Made by another config": (f"{PLAN} --set model.max_tokens=64", claimed),
     "A file that does not belong here": (PLAN, foreign),
+    "Shards of another model or config": ("run job.yaml", of_another_model),
     "The source has moved on": ("run job.yaml", complete_and_moved_on),
 }  # fmt: skip
 ON_RAY: dict[str, Case] = {

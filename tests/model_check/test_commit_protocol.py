@@ -9,7 +9,7 @@ what in `scenarios`:
 - runs never take readers back, and a rollback that fails leaves them no further back than a night took them;
 - wherever a process dies, one undisturbed run makes the dataset complete, with exact rows.
 
-Each test prints what it has seen. The full bounds take minutes: `-m slow`.
+Each test prints what it has seen. The full bounds take an hour of one core or more: `-m slow`.
 """
 
 import json
