@@ -574,7 +574,7 @@ class Hub:
 
 def test_a_file_of_the_hub_is_looked_up_anew() -> None:
     hub = Hub()
-    store = storage.objects.HubStorage(hub)
+    store = storage.base.HubStorage(hub)
     assert store.info("datasets/a/b/x.txt").version == "1"
     hub.blob = "2"
     assert store.info("datasets/a/b/x.txt").version == "2"

@@ -281,7 +281,7 @@ class Throttled:
 
 def test_a_failing_storage_is_not_a_damaged_file(tmp_path: Path) -> None:
     data = parquet_file(tmp_path / "x.parquet", numbered(5)).read_bytes()
-    file = pa.PythonFile(storage.objects.NamedFile(Throttled(data), "s3://b/x.parquet"), mode="r")
+    file = pa.PythonFile(storage.base.NamedFile(Throttled(data), "s3://b/x.parquet"), mode="r")
     with pytest.raises(StorageError, match="SlowDown"):
         parquet.survey(file, "x.parquet", len(data), PARQUET)
 

@@ -77,7 +77,7 @@ def test_a_mark_is_dropped_and_another_encoding_refused(tmp_path: Path) -> None:
 
 
 def test_a_line_without_end_fails_its_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (pieces_of, formats.text.lines, formats.separated):
+    for module in (pieces_of, formats.text_lines.lines, formats.delimited):
         monkeypatch.setattr(module, "LONGEST_DOCUMENT", 100_000)
     data = b"short\n" + b"x" * 5_000_000
     for name, content in (("a.txt", data), ("a.txt.bz2", bz2.compress(data)), ("a.jsonl", data)):
@@ -333,7 +333,7 @@ def test_bytes_that_are_no_utf8_are_rejected_or_replaced(tmp_path: Path, name: s
 
 
 def test_text_files_of_any_kind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(formats.files, "LONGEST_DOCUMENT", 2_000_000)
+    monkeypatch.setattr(formats.text_files, "LONGEST_DOCUMENT", 2_000_000)
     cases = {
         "a": b"one\ntwo",
         "b": b"",
