@@ -20,7 +20,6 @@ from pipeline.errors import ModelError
 from pipeline.model import fused, onednn_linear
 from pipeline.model.attention import Packing, attend, has_varlen
 from pipeline.model.checkpoint import Checkpoint
-from pipeline.model.pooling import positions
 
 ACTIVATIONS = {
     "gelu_new": nn.GELU("tanh"),
@@ -70,16 +69,9 @@ class Albert(nn.Module):
                 layer.activation = nn.Identity()
         onednn_linear.prepack(self)
 
-    def forward(self, ids_T: torch.Tensor, lengths_B: torch.Tensor, longest: int) -> torch.Tensor:
-        """Last hidden state of shape (T, D).
-
-        Args:
-            ids_T: int64, of all texts.  lengths_B: int64, on the same device.
-            longest: the greatest of `lengths_B`, known without asking the device.
-        """
-        position_T = positions(lengths_B, len(ids_T))
-        packing = Packing.of(lengths_B, position_T, longest, self.varlen)
-        hidden_TD: torch.Tensor = self.encoder(self.embeddings(ids_T, position_T), packing)
+    def forward(self, ids_T: torch.Tensor, packing: Packing) -> torch.Tensor:
+        """Last hidden state of shape (T, D), of int64 token ids."""
+        hidden_TD: torch.Tensor = self.encoder(self.embeddings(ids_T, packing.position_ids), packing)
         return hidden_TD
 
 

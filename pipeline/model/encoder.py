@@ -25,7 +25,7 @@ from torch.nn.functional import normalize
 from pipeline import telemetry
 from pipeline.errors import DeviceError, ModelError
 from pipeline.model.albert import Albert
-from pipeline.model.attention import AMPERE
+from pipeline.model.attention import AMPERE, Packing
 from pipeline.model.batching import TokenBatch, micro_batches
 from pipeline.model.checkpoint import Checkpoint, resolve
 from pipeline.model.embedding_spec import Recipe
@@ -217,7 +217,8 @@ class Encoder:
     def _forward(self, model: Albert, ids_T: Ints, lengths_B: Ints) -> torch.Tensor:
         """(B, D) on the device. Nothing here waits for the device, so that it never waits for us."""
         lengths = _moved(lengths_B, self.device)
-        hidden_TD = model(_moved(ids_T, self.device), lengths, int(lengths_B.max()))
+        packing = Packing.of(lengths, len(ids_T), int(lengths_B.max()), model.varlen)
+        hidden_TD = model(_moved(ids_T, self.device), packing)
         pooled_BD = pool(hidden_TD, lengths, self.recipe.pooling)
         for layer in self.dense:
             pooled_BD = layer(pooled_BD)

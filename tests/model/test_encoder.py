@@ -17,7 +17,7 @@ from pipeline.config.sections import Model
 from pipeline.errors import ModelError
 from pipeline.model import albert, checkpoint
 from pipeline.model import encoder as module
-from pipeline.model.attention import has_varlen
+from pipeline.model.attention import Packing, has_varlen
 from pipeline.model.batching import TokenBatch, micro_batches
 from pipeline.model.embedding_spec import Recipe
 from pipeline.model.encoder import Encoder
@@ -359,12 +359,12 @@ def nan_for(model: albert.Albert, text: np.ndarray[Any, Any], times: int = 10**9
     """Let the model give NaN for a text, so many times: as a device that errs, or a value that overflows."""
     forward, left = model.forward, [times]
 
-    def failing(ids: torch.Tensor, lengths: torch.Tensor, longest: int) -> torch.Tensor:
-        hidden = forward(ids, lengths, longest)
-        for stop, length in zip(lengths.cumsum(0).tolist(), lengths.tolist(), strict=True):
-            if left[0] and np.array_equal(ids[stop - length : stop].numpy(), text):
+    def failing(ids: torch.Tensor, packing: Packing) -> torch.Tensor:
+        hidden = forward(ids, packing)
+        for start, stop in pairwise(packing.cu_seqlens.tolist()):
+            if left[0] and np.array_equal(ids[start:stop].numpy(), text):
                 left[0] -= 1
-                hidden[stop - length : stop] = torch.nan
+                hidden[start:stop] = torch.nan
         return hidden
 
     model.forward = failing  # type: ignore[method-assign]

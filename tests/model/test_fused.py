@@ -11,7 +11,6 @@ from pipeline.model import albert, checkpoint, fused, kernels
 from pipeline.model.albert import Albert
 from pipeline.model.attention import Packing
 from pipeline.model.fused import FusedLayer
-from pipeline.model.pooling import positions
 from tests.conftest import make_checkpoint
 
 
@@ -28,7 +27,7 @@ def layer(tmp_path: Path, request: pytest.FixtureRequest) -> torch.nn.Module:
 
 def test_equals_the_plain_layer(layer: Any) -> None:
     lengths = torch.tensor([3, 1, 7])
-    packing = Packing.of(lengths, positions(lengths, 11), 7, varlen=False)
+    packing = Packing.of(lengths, 11, 7, varlen=False)
     hidden = torch.randn(11, layer.ffn.in_features)
     made = FusedLayer(layer, layer.name, with_kernels=False)
     torch.testing.assert_close(made(hidden, packing), layer(hidden, packing), atol=1e-5, rtol=0)

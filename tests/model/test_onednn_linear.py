@@ -6,6 +6,7 @@ from transformers.activations import ACT2FN
 
 from pipeline.model import onednn_linear
 from pipeline.model.albert import Albert
+from pipeline.model.attention import Packing
 from pipeline.model.checkpoint import resolve
 
 
@@ -24,7 +25,7 @@ def test_equals_the_plain_layer(activation: str | None, shape: tuple[int, ...]) 
 
 
 def test_without_the_operators_the_plain_layers_stay(monkeypatch: pytest.MonkeyPatch) -> None:
-    arguments = (torch.tensor([2, 50, 3, 2, 3]), torch.tensor([3, 2]), 3)
+    arguments = (torch.tensor([2, 50, 3, 2, 3]), Packing.of(torch.tensor([3, 2]), 5, 3, varlen=False))
     with torch.inference_mode():
         fast = Albert(resolve("albert-mini"), torch.device("cpu"), torch.float32)(*arguments)
         monkeypatch.setattr(onednn_linear, "available", lambda: False)
