@@ -24,7 +24,6 @@ from torch.nn.functional import normalize
 
 from pipeline import telemetry
 from pipeline.errors import DeviceError, ModelError
-from pipeline.model.albert import Albert
 from pipeline.model.attention import AMPERE, Packing
 from pipeline.model.batching import TokenBatch, micro_batches
 from pipeline.model.checkpoint import Checkpoint, resolve
@@ -32,6 +31,7 @@ from pipeline.model.embedding_spec import Recipe
 from pipeline.model.pooling import pool
 from pipeline.model.sentence_transformers import Dense
 from pipeline.model.thread_lanes import Lanes, OneByOne
+from pipeline.model.transformer import Transformer, load_transformer
 from pipeline.ragged import Ints, spread
 
 CPU_BATCH_TOKENS = 512
@@ -68,7 +68,7 @@ class Encoded:
 
 
 class Encoder:
-    """One ALBERT replica.
+    """A replica of a checkpoint.
 
     Args:
         model: a checkpoint, or its folder, Hub id, or `albert-mini`.
@@ -98,8 +98,8 @@ class Encoder:
         _require_dtype(self.device, self.dtype)
         self.lanes = _lanes(self.device, threads)
         with self._on_device():
-            self.model = Albert(checkpoint, self.device, self.dtype)
-        self.exact: Albert | None = self.model if self.dtype == torch.float32 else None
+            self.model = load_transformer(checkpoint, self.device, self.dtype)
+        self.exact: Transformer | None = self.model if self.dtype == torch.float32 else None
         self.dense = [_layer(dense, self.device) for dense in self.recipe.dense]
         self.dimension = self.recipe.dimension(checkpoint)
         self.batch_tokens = batch_tokens or _default_budget(self.device, checkpoint.size("hidden_size"))
@@ -155,7 +155,7 @@ class Encoder:
             return
         telemetry.warn("vectors that are not finite", texts=len(strange), again=min(len(strange), MAX_AGAIN))
         try:
-            self.exact = self.exact or Albert(self.checkpoint, self.device, torch.float32)
+            self.exact = self.exact or load_transformer(self.checkpoint, self.device, torch.float32)
         except torch.OutOfMemoryError:
             telemetry.warn("no memory for the model in float32")
             return
@@ -203,7 +203,7 @@ class Encoder:
 
     @torch.inference_mode()
     def _attempt(
-        self, distinct: "_Distinct", batch_B: Ints, model: Albert | None = None
+        self, distinct: "_Distinct", batch_B: Ints, model: Transformer | None = None
     ) -> torch.Tensor | None:
         """(B, D) on the device; None where memory did not suffice."""
         try:
@@ -214,7 +214,7 @@ class Encoder:
                 raise
             return None
 
-    def _forward(self, model: Albert, ids_T: Ints, lengths_B: Ints) -> torch.Tensor:
+    def _forward(self, model: Transformer, ids_T: Ints, lengths_B: Ints) -> torch.Tensor:
         """(B, D) on the device. Nothing here waits for the device, so that it never waits for us."""
         lengths = _moved(lengths_B, self.device)
         packing = Packing.of(lengths, len(ids_T), int(lengths_B.max()), model.varlen)

@@ -17,9 +17,9 @@ from torch.nn.functional import linear
 
 from pipeline import telemetry
 from pipeline.model import kernels
+from pipeline.model.activations import ACTIVATIONS
 from pipeline.model.attention import Packing, attend
 
-TANH_GELU = ("gelu_new", "gelu_pytorch_tanh")
 CHECKED = (16, 32, 64, 160)
 """Lengths of the longest text in the check's micro-batches: one for each tile of the attention kernel."""
 TOLERANCE = 0.03
@@ -71,7 +71,7 @@ class FusedLayer(nn.Module):
         self.dense, self.attention_norm = attention.dense, attention.LayerNorm
         self.ffn, self.activation, self.ffn_output = layer.ffn, layer.activation, layer.ffn_output
         self.norm = layer.full_layer_layer_norm
-        self.epilogue = activation in TANH_GELU and self.qkv_weight.is_cuda
+        self.epilogue = ACTIVATIONS[activation].tanh_gelu and self.qkv_weight.is_cuda
 
     def forward(self, hidden_TD: torch.Tensor, packing: Packing) -> torch.Tensor:
         """(T, D)"""
