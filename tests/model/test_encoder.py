@@ -15,7 +15,7 @@ from transformers import AlbertModel, AutoTokenizer
 from pipeline import telemetry
 from pipeline.config.sections import Model
 from pipeline.errors import ModelError
-from pipeline.model import checkpoint
+from pipeline.model import checkpoint, device
 from pipeline.model import encoder as module
 from pipeline.model.activations import ACTIVATIONS
 from pipeline.model.albert import forward as albert
@@ -338,22 +338,22 @@ def test_a_failed_library_is_a_failed_device(
 
     monkeypatch.setattr(torch.cuda, "synchronize", dead)
     error = RuntimeError(message)
-    assert module._device_failed(error, torch.device("cuda"))
-    assert not module._device_failed(error, torch.device("cpu"))
+    assert device.device_failed(error, torch.device("cuda"))
+    assert not device.device_failed(error, torch.device("cpu"))
 
 
 def test_a_fault_of_the_program_is_not_a_failed_device(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "synchronize", lambda _: None)
     error = RuntimeError("The size of tensor a (3) must match the size of tensor b (4)")
-    assert not module._device_failed(error, torch.device("cuda"))
+    assert not device.device_failed(error, torch.device("cuda"))
 
 
 def test_a_gpu_without_bfloat16_says_what_to_set(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (7, 5))
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "Tesla T4")
     with pytest.raises(ModelError, match=r"Tesla T4.*7\.5.*model.dtype: float32"):
-        module._require_dtype(torch.device("cuda"), torch.bfloat16)
-    module._require_dtype(torch.device("cuda"), torch.float32)
+        device.require_dtype(torch.device("cuda"), torch.bfloat16)
+    device.require_dtype(torch.device("cuda"), torch.float32)
     assert not has_varlen(64, torch.device("cuda"), torch.bfloat16)
 
 

@@ -144,7 +144,7 @@ class Tokenizer:
         return TokenBatch(ids, bounds(lengths), truncated)
 
     def _by_words(self, texts: pa.Array, max_bytes: int) -> Iterator[TokenBatch]:
-        """By words, of each text no more than `max_bytes` bytes unless it takes more to know the first ids."""
+        """By words, of each text no more than `max_bytes` unless it takes more to know the first ids."""
         for block in blocks(texts, max_bytes):
             words, first_N, cut_N = _words(block, max_bytes)
             batch = self._gather(self._spans(words), first_N)
