@@ -29,7 +29,7 @@ class VectorBuffer:
 
     @classmethod
     def near(cls, device: torch.device, unique: int, texts: int, dimension: int) -> Self:
-        """Returns a buffer on the device if that has room for the vectors in both orders, else on the host."""
+        """Returns a buffer on the device if that has room for vectors in both orders, else on the host."""
         if device.type == "cuda":
             free, _ = torch.cuda.mem_get_info(device)
             if 4 * (unique + texts) * dimension <= RESULTS_SHARE * free:
