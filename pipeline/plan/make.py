@@ -102,7 +102,7 @@ def _unify(surveyed: list[Surveyed], config: Config) -> tuple[pa.Schema, list[Su
     exact = {
         name
         for each in surveyed
-        if isinstance(each, Survey) and not each.loose
+        if isinstance(each, Survey) and not each.types_inferred
         for name in each.columns.names
     }
     for survey in surveyed:

@@ -131,7 +131,7 @@ def _processes_for(listed: Sequence[Listed], sources: Mapping[str, Source]) -> i
         return 0  # it is this process's alone
     if len(listed) > FEW_FILES or sum(info.size for _, info in listed) > FEW_BYTES:
         return min(len(os.sched_getaffinity(0)), len(listed), MOST_PROCESSES)
-    return int(any(sources[name].format == "parquet" for name, _ in listed))
+    return int(any(formats.FORMATS[sources[name].format].isolated for name, _ in listed))
 
 
 def _look(listed: Sequence[Listed], sources: Mapping[str, Source]) -> list[Surveyed]:
