@@ -17,7 +17,7 @@ from tests import hostile
 DRIVER_MIB = 2048
 """Of a process that plans, where a few small files are looked at: beside the processes that it starts."""
 LOOKING_MIB = 3072 + 512
-"""Of each of the latter: `survey.MOST_MEMORY`, and what it has once it has started."""
+"""Of each of the latter: `process_pool.MOST_MEMORY`, and what it has once it has started."""
 READER_MIB = 2560
 FEW = [("parquet", ""), ("text", ".gz"), ("jsonl", ".zst"), ("csv", ".gz")]
 MANY = [
