@@ -24,7 +24,7 @@ import pyarrow as pa
 import torch
 
 from benchmarks.encoder import make_model, sentence_transformer, useful_flops
-from pipeline.model import fused
+from pipeline.model.albert import fused
 from pipeline.model.batching import TokenBatch
 from pipeline.model.checkpoint import resolve
 from pipeline.model.encoder import Encoder

@@ -1,6 +1,7 @@
 """A source as the config names it: which files, in which format, and what of them is wanted."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any, Literal
 
@@ -8,13 +9,32 @@ from pydantic import Field, ValidationInfo, field_validator
 
 from pipeline.config.location import Name, Options, Path_, Section, honoured
 
+
+@dataclass(frozen=True, slots=True)
+class FormatOptions:
+    """What a config may say of the files of a format.
+
+    suffixes: by which `auto` knows it.  columns: whether its rows have any beside the text.
+    compressible: whether whole files of it may be compressed.
+    dialect: the delimiter and quote that `csv` has by default; None where `csv` means nothing.
+    """
+
+    suffixes: tuple[str, ...] = ()
+    columns: bool = True
+    compressible: bool = True
+    dialect: tuple[str, str] | None = None
+
+
 FORMATS = {
-    ".parquet": "parquet", ".pq": "parquet", ".txt": "text", ".jsonl": "jsonl", ".ndjson": "jsonl",
-    ".csv": "csv", ".tsv": "tsv",
-}  # fmt: skip
+    "parquet": FormatOptions((".parquet", ".pq"), compressible=False),
+    "text": FormatOptions((".txt",), columns=False),
+    "text-files": FormatOptions(columns=False),
+    "jsonl": FormatOptions((".jsonl", ".ndjson")),
+    "csv": FormatOptions((".csv",), dialect=(",", '"')),
+    "tsv": FormatOptions((".tsv",), dialect=("\t", "")),
+}
+"""By their names, those of `Source.format`; how each is read is in `source.formats.FORMATS`."""
 COMPRESSIONS = {".gz": "gzip", ".bz2": "bz2", ".zst": "zstd", ".xz": "xz"}
-COLUMNLESS = ("text", "text-files")
-SEPARATED = ("csv", "tsv")
 
 
 class Csv(Section):
@@ -89,26 +109,29 @@ class Source(Section):
             return value
         path = PurePosixPath(info.data["path"])
         plain = path.with_suffix("") if path.suffix in COMPRESSIONS else path
-        if plain.suffix not in FORMATS:
-            raise ValueError(
-                f"can't tell the format of {info.data['path']!r}: set it to parquet, text, text-files, "
-                "jsonl, csv or tsv"
-            )
-        return FORMATS[plain.suffix]
+        for name, options in FORMATS.items():
+            if plain.suffix in options.suffixes:
+                return name
+        *others, last = FORMATS
+        names = f"{', '.join(others)} or {last}"
+        raise ValueError(f"can't tell the format of {info.data['path']!r}: set it to {names}")
 
     @field_validator("compression")
     @classmethod
     def _parquet_compresses_within(cls, value: str, info: ValidationInfo) -> str:
-        if value not in ("auto", "none") and info.data.get("format") == "parquet":
-            raise ValueError("parquet is compressed within, never as a whole: drop it")
+        kind = info.data.get("format")
+        if value not in ("auto", "none") and kind in FORMATS and not FORMATS[kind].compressible:
+            raise ValueError(f"{kind} is compressed within, never as a whole: drop it")
         return value
 
     @field_validator("text_column", "id_column", "carry")
     @classmethod
     def _refuse_columns_of_text(cls, value: Any, info: ValidationInfo) -> Any:
-        if value and info.data.get("format") in COLUMNLESS:
+        kind = info.data.get("format")
+        columnless = kind in FORMATS and not FORMATS[kind].columns
+        if value and columnless:
             raise ValueError("text files have no columns: drop it")
-        if info.field_name == "text_column" and info.data.get("format") not in (None, *COLUMNLESS):
+        if info.field_name == "text_column" and kind and not columnless:
             return value or "text"
         if info.field_name == "carry":
             _refuse_twice(value)
@@ -127,18 +150,25 @@ class Source(Section):
     @classmethod
     def _resolve_csv(cls, value: Csv, info: ValidationInfo) -> Csv:
         kind = info.data.get("format")
-        if kind not in SEPARATED:
+        dialect = FORMATS[kind].dialect if kind in FORMATS else None
+        if dialect is None:
             if kind and value != Csv():
                 raise ValueError(f"means nothing to {kind}: drop it")
             return value
-        quote = ('"' if kind == "csv" else "") if value.quote is None else value.quote
+        delimiter, default_quote = dialect
+        quote = default_quote if value.quote is None else value.quote
         return value.model_copy(
             update={
-                "delimiter": value.delimiter or ("," if kind == "csv" else "\t"),
+                "delimiter": value.delimiter or delimiter,
                 "quote": quote,
                 "newlines_in_fields": value.newlines_in_fields and bool(quote),
             }
         )
+
+    @property
+    def has_columns(self) -> bool:
+        """Whether its rows have columns beside the text."""
+        return FORMATS[self.format].columns
 
     @property
     def columns(self) -> tuple[str, ...]:

@@ -24,14 +24,6 @@ OPERATIONAL = re.compile(
 """Config that never changes a shard, and so may differ when resuming. What is not listed counts."""
 
 
-ARCHITECTURE = {
-    "num_hidden_layers": None, "num_hidden_groups": 1, "inner_group_num": 1, "hidden_size": None,
-    "num_attention_heads": None, "intermediate_size": None, "embedding_size": None, "hidden_act": "gelu_new",
-    "layer_norm_eps": 1e-12,
-}  # fmt: skip
-"""What config.json says of the arithmetic, and what transformers takes where it says nothing."""
-
-
 OWN = {"model.arithmetic": 1, "model.tokenizing": 1}
 """Versions of our own code that decides about a vector. Raise one when a text would get another vector, so
 that older vectors are not taken for those of now. What is 1 is left out, as in older datasets.
@@ -58,10 +50,7 @@ class Identity:
         model = {f"model.{key}": value for key, value in recipe.fields().items()}
         model |= {"model.dtype": config.dtype}
         model |= {"model.weights": checkpoint.weights_digest, "model.tokenizer": checkpoint.tokenizer_digest}
-        model |= {
-            f"model.config.{key}": checkpoint.config.get(key, default)
-            for key, default in ARCHITECTURE.items()
-        }
+        model |= {f"model.config.{key}": value for key, value in checkpoint.digested.items()}
         model |= {name: version for name, version in OWN.items() if version != 1}
         return cls(model, fields_of(config))
 

@@ -1,6 +1,6 @@
 """How vectors are stored: float32, or quantized. Pure NumPy and Arrow.
 
-Shapes: N rows, W windows, D dimensions.
+Shapes: N rows, C chunks, D dimensions.
 """
 
 import numpy as np
@@ -91,23 +91,23 @@ def non_finite(vectors_ND: Vectors, but_N: npt.NDArray[np.bool_], where: str) ->
     return bad_N
 
 
-def mean_of_windows(
-    vectors_WD: Vectors, tokens_W: npt.NDArray[np.int64], windows_N: npt.NDArray[np.int64], normalize: bool
+def mean_of_chunks(
+    vectors_CD: Vectors, tokens_C: npt.NDArray[np.int64], chunks_N: npt.NDArray[np.int64], normalize: bool
 ) -> Vectors:
-    """(N, D): for each text the mean of its windows' vectors, weighted by their tokens.
+    """(N, D): for each text the mean of its chunks' vectors, weighted by their tokens.
 
     Args:
-        windows_N: how many windows each text has, at least one; they lie one behind the other.
+        chunks_N: how many chunks each text has, at least one; they lie one behind the other.
         normalize: scale the means to length 1.
     """
-    starts_N = np.cumsum(windows_N) - windows_N
-    weighted_WD = vectors_WD * tokens_W[:, None].astype(np.float32)
-    if not len(windows_N):
-        return vectors_WD
-    sums_ND = np.add.reduceat(weighted_WD, starts_N, axis=0)
-    tokens_N1 = np.add.reduceat(tokens_W, starts_N)[:, None]
+    starts_N = np.cumsum(chunks_N) - chunks_N
+    weighted_CD = vectors_CD * tokens_C[:, None].astype(np.float32)
+    if not len(chunks_N):
+        return vectors_CD
+    sums_ND = np.add.reduceat(weighted_CD, starts_N, axis=0)
+    tokens_N1 = np.add.reduceat(tokens_C, starts_N)[:, None]
     means_ND = np.divide(sums_ND, tokens_N1.astype(np.float32)).astype(np.float32, copy=False)
     if normalize:
         means_ND = unit(means_ND)
-    # A text of one window keeps its vector to the last bit.
-    return np.where((windows_N == 1)[:, None], vectors_WD[starts_N], means_ND).astype(np.float32, copy=False)
+    # A text of one chunk keeps its vector to the last bit.
+    return np.where((chunks_N == 1)[:, None], vectors_CD[starts_N], means_ND).astype(np.float32, copy=False)

@@ -42,7 +42,7 @@ from pipeline.errors import (
 )
 from pipeline.model.batching import TokenBatch
 from pipeline.model.embedding_spec import Recipe
-from pipeline.model.tokenizer.chunks import Windows
+from pipeline.model.tokenizer.chunks import Chunks
 from pipeline.model.tokenizer.texts import tokenize_all, tokenized
 from pipeline.model.tokenizer.tokenizer import Tokenizer
 from pipeline.nightly import reuse
@@ -183,7 +183,7 @@ class Encode:
         found, too_large = encoded.vectors, encoded.too_large
         if "windows" in cells:
             windows_N = np.frombuffer(cells["windows"], np.int64)
-            found = vectors.mean_of_windows(found, tokens.lengths, windows_N, self.encoder.recipe.normalize)
+            found = vectors.mean_of_chunks(found, tokens.lengths, windows_N, self.encoder.recipe.normalize)
             too_large = (
                 np.logical_or.reduceat(too_large, bounds(windows_N)[:-1]) if len(windows_N) else too_large
             )
@@ -306,7 +306,7 @@ def _reused(job: Job, split_id: str, parts: Sequence[Part], rows: pa.Table) -> t
     return document_R, reused
 
 
-def _with_tokens(rows: pa.Table, tokens: TokenBatch, parts: Windows | None, recipe: Recipe) -> pa.Table:
+def _with_tokens(rows: pa.Table, tokens: TokenBatch, parts: Chunks | None, recipe: Recipe) -> pa.Table:
     """The rows with what their tokens say: `n_tokens`, `truncated`, and the window in chunk mode."""
     counts, truncated = tokens.lengths, tokens.truncated
     if parts and recipe.chunked:

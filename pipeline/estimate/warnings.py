@@ -14,7 +14,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.config.sections import Config
-from pipeline.config.source import COLUMNLESS
 from pipeline.estimate.sampling import Stratum
 from pipeline.estimate.token_lengths import Tokens
 from pipeline.model.embedding_spec import Recipe
@@ -115,9 +114,7 @@ def large_split(pieces: pa.Table) -> Cautions:
 
 def without_id(config: Config) -> Cautions:
     names = [
-        name
-        for name, source in config.source.items()
-        if source.id_column is None and source.format not in COLUMNLESS
+        name for name, source in config.source.items() if source.id_column is None and source.has_columns
     ]
     text = (
         f"no id_column in source.{', source.'.join(names)}: rows are called by file and place, so one that "

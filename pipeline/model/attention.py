@@ -12,40 +12,52 @@ from typing import Self
 import torch
 from torch.nn.functional import pad, scaled_dot_product_attention
 
+from pipeline.model.pooling import positions
+
 AMPERE = (8, 0)
 """The compute capability from which on a GPU multiplies bfloat16 itself, and has torch's kernel."""
 
 
 @dataclass(frozen=True, slots=True)
 class Packing:
-    """Where the texts of a micro-batch lie.
+    """Where the texts of a micro-batch lie, in flash-attention's words.
 
-    edges: (B + 1,) int32, where each begins, and the end.  longest: L.
-    spread: (B, L), for each place of a padded batch a token of the same text: its own, or the last.
-    real: (B, L) bool, whether it is its own.  gather: (T,) where in the padded batch each token is.
+    cu_seqlens: (B + 1,) int32, where each text begins, and the end.  max_seqlen: L.
+    position_ids: (T,) the place of each token in its text.
+    varlen: whether attention runs over the packed texts as they lie, without padding.
+    pad_index: (B, L), for each place of a padded batch a token of the same text: its own, or the last.
+    pad_mask: (B, L) bool, whether it is its own.  unpad_index: (T,) where in the padded batch each token is.
     The last three are None where no padding is needed.
     """
 
-    edges: torch.Tensor
-    longest: int
+    cu_seqlens: torch.Tensor
+    max_seqlen: int
+    position_ids: torch.Tensor
     varlen: bool
-    spread: torch.Tensor | None = None
-    real: torch.Tensor | None = None
-    gather: torch.Tensor | None = None
+    pad_index: torch.Tensor | None = None
+    pad_mask: torch.Tensor | None = None
+    unpad_index: torch.Tensor | None = None
 
     @classmethod
-    def of(cls, lengths_B: torch.Tensor, position_T: torch.Tensor, longest: int, varlen: bool) -> Self:
-        edges = pad(lengths_B.cumsum(0), (1, 0))
-        tokens, texts = len(position_T), len(lengths_B)
-        if varlen or tokens == texts * longest:
-            return cls(edges.int(), longest, varlen)
+    def of(cls, lengths_B: torch.Tensor, tokens: int, max_seqlen: int, varlen: bool) -> Self:
+        """Packs texts of these lengths.
+
+        Args:
+            lengths_B: int64 tokens of each text.
+            tokens, max_seqlen: their sum and the greatest of them, known without asking the device.
+        """
+        ends, texts = pad(lengths_B.cumsum(0), (1, 0)), len(lengths_B)
+        position_T = positions(lengths_B, tokens)
+        if varlen or tokens == texts * max_seqlen:
+            return cls(ends.int(), max_seqlen, position_T, varlen)
         device = lengths_B.device
-        place_L = torch.arange(longest, device=device)
+        place_L = torch.arange(max_seqlen, device=device)
         # Of the same text, so that nothing of one text, NaN least of all, ever meets another.
-        spread_BL = torch.minimum(edges[:-1, None] + place_L, edges[1:, None] - 1)
+        index_BL = torch.minimum(ends[:-1, None] + place_L, ends[1:, None] - 1)
         row_T = torch.arange(texts, device=device).repeat_interleave(lengths_B, output_size=tokens)
-        real_BL = place_L < lengths_B[:, None]
-        return cls(edges.int(), longest, varlen, spread_BL, real_BL, row_T * longest + position_T)
+        mask_BL = place_L < lengths_B[:, None]
+        unpad_T = row_T * max_seqlen + position_T
+        return cls(ends.int(), max_seqlen, position_T, varlen, index_BL, mask_BL, unpad_T)
 
 
 def attend(
@@ -72,8 +84,8 @@ def _varlen(
 ) -> torch.Tensor:
     from torch.nn.attention.varlen import varlen_attn  # noqa: PLC0415  (CUDA's kernels, only where there are)
 
-    edges, longest = packing.edges, packing.longest
-    attended = varlen_attn(query_THC, key_THC, value_THC, edges, edges, longest, longest)
+    ends, longest = packing.cu_seqlens, packing.max_seqlen
+    attended = varlen_attn(query_THC, key_THC, value_THC, ends, ends, longest, longest)
     assert isinstance(attended, torch.Tensor)  # a pair only where more is asked for
     return attended
 
@@ -86,12 +98,12 @@ def _padded(
 ) -> torch.Tensor:
     """The same on any device, in any dtype."""
     tokens, heads, size = query_THC.shape
-    if packing.spread is None or packing.real is None or packing.gather is None:
-        shape = (tokens // packing.longest, packing.longest, heads, size)
+    if packing.pad_index is None or packing.pad_mask is None or packing.unpad_index is None:
+        shape = (tokens // packing.max_seqlen, packing.max_seqlen, heads, size)
         query, key, value = (t.reshape(shape).transpose(1, 2) for t in (query_THC, key_THC, value_THC))
         attended_BHLC = scaled_dot_product_attention(query, key, value)
         return attended_BHLC.transpose(1, 2).reshape(tokens, heads, size)
-    query, key, value = (t[packing.spread].transpose(1, 2) for t in (query_THC, key_THC, value_THC))
-    mask_B11L = packing.real[:, None, None, :]
+    query, key, value = (t[packing.pad_index].transpose(1, 2) for t in (query_THC, key_THC, value_THC))
+    mask_B11L = packing.pad_mask[:, None, None, :]
     attended_BHLC = scaled_dot_product_attention(query, key, value, attn_mask=mask_B11L)
-    return attended_BHLC.transpose(1, 2).flatten(0, 1)[packing.gather]
+    return attended_BHLC.transpose(1, 2).flatten(0, 1)[packing.unpad_index]

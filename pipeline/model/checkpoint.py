@@ -1,12 +1,11 @@
 """A model reference becomes a folder on this node, checked without torch.
 
-Owns: what a usable ALBERT checkpoint is. Everything that can be wrong with one is found here, by the driver,
-before any worker is asked for. Weights are read from safetensors; from a pickle only where the config allows
-it, and then by torch's reader of bare weights.
+Owns: what a usable checkpoint is, with its family's facts (`families.py`). Everything that can be wrong with
+one is found here, by the driver, before any worker is asked for. Weights are read from safetensors; from a
+pickle only where the config allows it, and then by torch's reader of bare weights.
 """
 
 import hashlib
-import math
 import random
 import re
 import time
@@ -22,10 +21,11 @@ from safetensors import SafetensorError, safe_open
 
 from pipeline import parsing, telemetry
 from pipeline.errors import HubBusyError, ModelError
+from pipeline.model.families import Family, family_of
+from pipeline.model.model_config import ModelConfig
 from pipeline.model.sentence_transformers import SETTINGS, Modules, read_modules
 
 BUILT_IN = "albert-mini"
-ACTIVATIONS = ("gelu_new", "gelu", "gelu_pytorch_tanh", "relu", "silu", "tanh")
 TOKENIZER_FILES = ("tokenizer.json", "spiece.model", "vocab.txt", "tokenizer_config.json")
 PICKLE = "pytorch_model.bin"
 INDEX = "model.safetensors.index.json"
@@ -43,17 +43,11 @@ _PACKAGED = Path(__file__).parent / BUILT_IN
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 _COMMIT = re.compile(r"snapshots/([0-9a-f]{40})$")
 _PART = re.compile(r"[\w.-]+\.safetensors")
-_HEADS = re.compile(r"(albert\.)?pooler|predictions|sop_classifier|classifier|qa_outputs|.*position_ids$")
-"""Weights of other tasks that a checkpoint may carry beside the encoder's."""
-MOST = {"num_hidden_layers": 1000, "num_hidden_groups": 100, "inner_group_num": 100}
-"""Far beyond any model: more would take the driver's memory, or a device's time, before anyone saw why."""
-LARGEST = 1 << 24
-"""Of all other sizes; the weights have them, too."""
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """An ALBERT checkpoint in a local folder; `modules` where sentence-transformers saved it."""
+    """A checkpoint in a local folder; `modules` where sentence-transformers saved it."""
 
     name: str
     folder: Path
@@ -62,11 +56,11 @@ class Checkpoint:
     allow_pickle: bool = False
 
     @cached_property
-    def config(self) -> Mapping[str, Any]:
+    def config(self) -> ModelConfig:
         """config.json."""
         path = self.folder / "config.json"
         try:
-            config = parsing.json_value(path.read_text(encoding="utf-8"))
+            values = parsing.json_value(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise ModelError(
                 "can't be read",
@@ -74,58 +68,22 @@ class Checkpoint:
                 str(error),
                 hint="a checkpoint has a config.json: check model.name",
             ) from None
-        if not isinstance(config, dict) or config.get("model_type") != "albert":
-            kind = config.get("model_type") if isinstance(config, dict) else type(config).__name__
-            raise ModelError(
-                "is no ALBERT checkpoint",
-                str(path),
-                f"model_type {kind!r}",
-                hint="name a folder whose config.json says model_type albert",
-            )
-        return config
-
-    def _check_geometry(self) -> None:
-        """What would otherwise be found out on the replicas."""
-        where = str(self.folder / "config.json")
-        if self.activation not in ACTIVATIONS:
-            raise ModelError(
-                "hidden_act is unknown", where, repr(self.activation), f"one of {', '.join(ACTIVATIONS)}"
-            )
-        if not isinstance(self.epsilon, float) or not 0 < self.epsilon < math.inf:
-            hint = "fetch the checkpoint again"
-            raise ModelError("layer_norm_eps must be a small positive float", where, repr(self.epsilon), hint)
-        self.size("num_hidden_layers")
-        hidden, heads = self.size("hidden_size"), self.size("num_attention_heads")
-        if hidden % heads:
-            raise ModelError(
-                "num_attention_heads must divide hidden_size",
-                where,
-                f"{heads} and {hidden}",
-                hint="fetch the checkpoint again",
-            )
+        family = family_of(values, path)
+        return ModelConfig(path, values, family.DEFAULTS, family.LIMITS)
 
     @property
-    def activation(self) -> str:
-        """Of the feed-forward network, one of `ACTIVATIONS`."""
-        return str(self.config.get("hidden_act", "gelu_new"))
+    def family(self) -> Family:
+        """The family of its `model_type`."""
+        return family_of(self.config.values, self.config.path)
 
-    @property
-    def epsilon(self) -> float:
-        """What layer norms add to a variance."""
-        return self.config.get("layer_norm_eps", 1e-12)  # type: ignore[no-any-return]
-
-    def size(self, key: str, default: int | None = None) -> int:
+    def size(self, key: str) -> int:
         """A number of config.json."""
-        value = self.config.get(key, default)
-        most = MOST.get(key, LARGEST)
-        if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= most:
-            raise ModelError(
-                f"{key} must be a positive integer, at most {most:,}",
-                str(self.folder / "config.json"),
-                repr(value),
-                hint="fetch the checkpoint again",
-            )
-        return value
+        return self.config.size(key)
+
+    @property
+    def digested(self) -> Mapping[str, Any]:
+        """What config.json says of the arithmetic, as the vector digest takes it."""
+        return {key: self.config.get(key) for key in self.family.DIGESTED}
 
     @cached_property
     def weight_files(self) -> list[Path]:
@@ -174,9 +132,7 @@ class Checkpoint:
     @property
     def flops_per_token(self) -> float:
         """Matrix work of one token in all layers, attention's part (which grows with length) left out."""
-        hidden, inner = self.size("hidden_size"), self.size("intermediate_size")
-        layers = self.size("num_hidden_layers") * self.size("inner_group_num", 1)
-        return 2.0 * layers * (4 * hidden * hidden + 2 * hidden * inner)
+        return self.family.flops_per_token(self.config)
 
     def check(self) -> None:
         """Find what is wrong with the weights, as far as that takes no torch.
@@ -184,7 +140,7 @@ class Checkpoint:
         Raises:
             ModelError: geometry or weights can't be used.
         """
-        self._check_geometry()
+        self.family.check(self.config)
         if not self.pickled:
             self.match({name: shape for name, (_, shape) in self.stored().items()})
 
@@ -197,12 +153,13 @@ class Checkpoint:
         Raises:
             ModelError: a weight is missing, has another shape, or is none that we know.
         """
-        names = {name: name if name in shapes else f"albert.{name}" for name, _ in self._expected()}
+        family, expected = self.family, dict(self.family.weights(self.config))
+        names = {name: name if name in shapes else family.PREFIX + name for name in expected}
         missing = [name for name, stored in names.items() if stored not in shapes]
-        unexpected = [name for name in shapes if name not in names.values() and not _HEADS.match(name)]
+        unexpected = [name for name in shapes if name not in names.values() and not family.HEADS.match(name)]
         wrong = [
             f"{name} {shapes[names[name]]}, not {shape}"
-            for name, shape in self._expected()
+            for name, shape in expected.items()
             if names[name] in shapes and shapes[names[name]] != shape
         ]
         for what, which in (("missing", missing), ("unexpected", unexpected), ("of another shape", wrong)):
@@ -230,28 +187,6 @@ class Checkpoint:
                 raise ModelError(
                     "can't be read as safetensors", str(path), str(error), hint="fetch it again"
                 ) from None
-
-    def _expected(self) -> Iterator[tuple[str, tuple[int, ...]]]:
-        hidden, inner, embedding = (
-            self.size(key) for key in ("hidden_size", "intermediate_size", "embedding_size")
-        )
-        for table, rows in (
-            ("word", self.size("vocab_size")),
-            ("position", self.size("max_position_embeddings")),
-            ("token_type", self.size("type_vocab_size", 2)),
-        ):
-            yield f"embeddings.{table}_embeddings.weight", (rows, embedding)
-        yield from _pair("embeddings.LayerNorm", (embedding,))
-        yield from _pair("encoder.embedding_hidden_mapping_in", (hidden, embedding))
-        for group in range(self.size("num_hidden_groups", 1)):
-            for layer in range(self.size("inner_group_num", 1)):
-                prefix = f"encoder.albert_layer_groups.{group}.albert_layers.{layer}"
-                for part in ("query", "key", "value", "dense"):
-                    yield from _pair(f"{prefix}.attention.{part}", (hidden, hidden))
-                yield from _pair(f"{prefix}.attention.LayerNorm", (hidden,))
-                yield from _pair(f"{prefix}.ffn", (inner, hidden))
-                yield from _pair(f"{prefix}.ffn_output", (hidden, inner))
-                yield from _pair(f"{prefix}.full_layer_layer_norm", (hidden,))
 
 
 def resolve(name: str, revision: str | None = None, *, allow_pickle: bool = False) -> Checkpoint:
@@ -315,11 +250,6 @@ def _not_given(name: str, error: Exception) -> ModelError:
     reason = (str(error).strip() or repr(error)).splitlines()[0]
     hint = f"check the name, or {elsewhere}"
     return ModelError("is no folder here, and the Hub does not give it", where, reason, hint)
-
-
-def _pair(name: str, shape: tuple[int, ...]) -> Iterator[tuple[str, tuple[int, ...]]]:
-    yield f"{name}.weight", shape
-    yield f"{name}.bias", shape[:1]
 
 
 def _digest_files(paths: list[Path]) -> str:

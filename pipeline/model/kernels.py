@@ -86,7 +86,7 @@ if LOADED:
     @triton.jit
     def _attention(  # noqa: PLR0913, PLR0917
         qkv,
-        edges,
+        cu_seqlens,
         out,
         scale,
         tiles,
@@ -98,8 +98,8 @@ if LOADED:
     ):
         head, tile = tl.program_id(0) % H, tl.program_id(0) // H % tiles
         text = tl.program_id(0) // H // tiles
-        start = tl.load(edges + text).to(tl.int64)
-        length = (tl.load(edges + text + 1) - start).to(tl.int32)
+        start = tl.load(cu_seqlens + text).to(tl.int64)
+        length = (tl.load(cu_seqlens + text + 1) - start).to(tl.int32)
         if tile * M >= length:
             return
         query_place = tile * M + tl.arange(0, M)
@@ -142,20 +142,20 @@ def add_norm(x_TD: torch.Tensor, residual_TD: torch.Tensor, norm: torch.nn.Layer
     return out_TD
 
 
-def attention(qkv_TD3: torch.Tensor, heads: int, edges: torch.Tensor, longest: int) -> torch.Tensor:
+def attention(qkv_TD3: torch.Tensor, heads: int, cu_seqlens: torch.Tensor, max_seqlen: int) -> torch.Tensor:
     """Returns what each token attends to, (T, D).
 
     Args:
         qkv_TD3: (T, 3 D), contiguous: queries, keys and values of all heads, side by side.
-        edges: (B + 1,) int32, where each text begins, and the end.
-        longest: tokens of the longest text.
+        cu_seqlens: (B + 1,) int32, where each text begins, and the end.
+        max_seqlen: tokens of the longest text.
     """
     tokens, width = qkv_TD3.shape
-    size, tile = width // 3 // heads, tile_for(longest)
+    size, tile = width // 3 // heads, tile_for(max_seqlen)
     out_TD = torch.empty((tokens, width // 3), dtype=qkv_TD3.dtype, device=qkv_TD3.device)
-    tiles = triton.cdiv(longest, tile.queries)
-    _attention[((len(edges) - 1) * tiles * heads,)](
-        qkv_TD3, edges, out_TD, size**-0.5 * LOG2_E, tiles,
+    tiles = triton.cdiv(max_seqlen, tile.queries)
+    _attention[((len(cu_seqlens) - 1) * tiles * heads,)](
+        qkv_TD3, cu_seqlens, out_TD, size**-0.5 * LOG2_E, tiles,
         H=heads, C=size, BLOCK=max(16, triton.next_power_of_2(size)), M=tile.queries, N=tile.keys,
         num_warps=tile.warps, num_stages=tile.stages,
     )  # fmt: skip

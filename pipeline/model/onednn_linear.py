@@ -8,13 +8,7 @@ products 1.1 times as fast, with GELU 1.3 times.
 import torch
 from torch import nn
 
-FUSED = {
-    "gelu_new": ("gelu", "tanh"),
-    "gelu_pytorch_tanh": ("gelu", "tanh"),
-    "gelu": ("gelu", "none"),
-    "relu": ("relu", ""),
-}
-"""What transformers calls an activation, and how oneDNN is asked for it."""
+from pipeline.model.activations import ACTIVATIONS
 
 
 class PrepackedLinear(nn.Module):
@@ -22,14 +16,16 @@ class PrepackedLinear(nn.Module):
 
     Args:
         linear: whose weights are taken.
-        activation: a key of `FUSED`, or nothing.
+        activation: one of `ACTIVATIONS` that oneDNN has, or nothing.
     """
 
     def __init__(self, linear: nn.Linear, activation: str | None = None) -> None:
         super().__init__()
         self.weight = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach())
         self.bias = None if linear.bias is None else linear.bias.detach()
-        self.post, self.algorithm = FUSED[activation] if activation else ("none", "")
+        post = ACTIVATIONS[activation].onednn if activation else ("none", "")
+        assert post, activation
+        self.post, self.algorithm = post
 
     def forward(self, values: torch.Tensor) -> torch.Tensor:
         """(..., outputs) of (..., inputs)."""

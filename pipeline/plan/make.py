@@ -16,7 +16,7 @@ from pipeline.plan.cut import Range, cut_spans
 from pipeline.plan.plan import _FIELDS, BLOCK_ROWS, PIECE, Plan, split_id
 from pipeline.plan.sizing import split_bytes
 from pipeline.source.formats import Piece, Survey, file_name
-from pipeline.source.survey import Listed, Surveyed
+from pipeline.source.inspection import Listed, Surveyed
 from pipeline.source.survey import survey as survey_files
 
 GROUP_FILL = 0.5
@@ -102,7 +102,7 @@ def _unify(surveyed: list[Surveyed], config: Config) -> tuple[pa.Schema, list[Su
     exact = {
         name
         for each in surveyed
-        if isinstance(each, Survey) and not each.loose
+        if isinstance(each, Survey) and not each.types_inferred
         for name in each.columns.names
     }
     for survey in surveyed:

@@ -34,14 +34,14 @@ class Survey:
     columns: the fields of the id and carried columns that the file has, by the shards' names, in readable
         types.
     streamed: the file can only be read from its start, so all its splits are read in one scan.
-    loose: types are those that samples show; anything could be carried as text.
+    types_inferred: they are those that samples show; anything could be carried as text.
     """
 
     unit: str
     columns: pa.Schema
     spans: tuple[Span, ...]
     streamed: bool = False
-    loose: bool = False
+    types_inferred: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,8 +28,6 @@ from pipeline.source import formats
 from pipeline.source.formats import Documents, Piece
 from pipeline.source.formats.bounds import MOST_READ
 
-CUT_ANYWHERE = ("parquet", "text-files")
-"""Formats of which a stretch of rows is read without all rows before it."""
 UNSEEN = (SourceChangedError, MissingError, DeniedError, ReplacedError)
 """What may be this node's view of a file alone, or pass."""
 NONE: Mapping[str, SourceChangedError] = {}
@@ -88,7 +86,7 @@ def parts(
 
 def seekable(piece: Piece, config: Config) -> bool:
     """Whether a piece can be read without the rows before it."""
-    return piece.unit == "bytes" or config.source[piece.source].format in CUT_ANYWHERE
+    return piece.unit == "bytes" or formats.random_access(config.source[piece.source].format)
 
 
 def usable(found: Sequence[Part]) -> Sequence[Documents]:

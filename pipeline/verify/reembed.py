@@ -253,7 +253,7 @@ class _Model:
             return _Fresh(numbers[parts.text], lengths_W, vectors_WD, window)
         tokens_N = np.bincount(parts.text, lengths_W, len(numbers)).astype(np.int64)
         windows_N = np.bincount(parts.text, minlength=len(numbers))
-        means_ND = vectors.mean_of_windows(vectors_WD, lengths_W, windows_N, recipe.normalize)
+        means_ND = vectors.mean_of_chunks(vectors_WD, lengths_W, windows_N, recipe.normalize)
         return _Fresh(numbers, tokens_N, means_ND, {})
 
     def unlike(self, rows: pa.Table, fresh_ND: Vectors) -> tuple[npt.NDArray[np.bool_], Vectors]:

@@ -4,7 +4,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from pipeline.dataset.vectors import load, mean_of_windows, store, stored_fields
+from pipeline.dataset.vectors import load, mean_of_chunks, store, stored_fields
 
 
 def table(vectors: np.ndarray, kind: str) -> pa.Table:
@@ -31,10 +31,10 @@ def test_bits_by_hand() -> None:
     assert stored.column("embedding")[0].as_py() == bytes([0b10101011, 0b10000000])
 
 
-def test_the_mean_of_windows_is_weighted_by_tokens() -> None:
+def test_the_mean_of_chunks_is_weighted_by_tokens() -> None:
     vectors = np.array([[1, 0], [0, 1], [3, 4]], np.float32)
-    means = mean_of_windows(vectors, np.array([3, 1, 9]), np.array([2, 1]), normalize=False)
+    means = mean_of_chunks(vectors, np.array([3, 1, 9]), np.array([2, 1]), normalize=False)
     np.testing.assert_allclose(means, [[0.75, 0.25], [3, 4]])
-    means = mean_of_windows(vectors, np.array([3, 1, 9]), np.array([2, 1]), normalize=True)
+    means = mean_of_chunks(vectors, np.array([3, 1, 9]), np.array([2, 1]), normalize=True)
     np.testing.assert_allclose(np.linalg.norm(means[0]), 1, rtol=1e-6)
-    assert mean_of_windows(vectors[:0], np.array([], int), np.array([], int), normalize=True).shape == (0, 2)
+    assert mean_of_chunks(vectors[:0], np.array([], int), np.array([], int), normalize=True).shape == (0, 2)

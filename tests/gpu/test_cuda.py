@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from pipeline.model import kernels
+from pipeline.model.albert.fused import FusedLayer
 from pipeline.model.batching import TokenBatch
 from pipeline.model.encoder import Encoder
-from pipeline.model.fused import FusedLayer
 from tests.conftest import make_checkpoint
 from tests.model.test_encoder import GEOMETRIES, TEXTS, tokenized
 
@@ -94,6 +94,6 @@ def test_where_vectors_are_gathered_changes_nothing(base: Path, monkeypatch: pyt
     tokens = tokenized(base, [*MANY, *MANY[:100]])
     encoder = Encoder(base, device="cuda", dtype="bfloat16")
     on_device = encoder.encode(tokens)
-    monkeypatch.setattr("pipeline.model.encoder.RESULTS_SHARE", 0)
+    monkeypatch.setattr("pipeline.model.vector_buffer.RESULTS_SHARE", 0)
     np.testing.assert_array_equal(encoder.encode(tokens), on_device)
     np.testing.assert_array_equal(on_device[-100:], on_device[:100])

@@ -15,9 +15,11 @@ from transformers import AlbertModel, AutoTokenizer
 from pipeline import telemetry
 from pipeline.config.sections import Model
 from pipeline.errors import ModelError
-from pipeline.model import albert, checkpoint
+from pipeline.model import checkpoint, device
 from pipeline.model import encoder as module
-from pipeline.model.attention import has_varlen
+from pipeline.model.activations import ACTIVATIONS
+from pipeline.model.albert import forward as albert
+from pipeline.model.attention import Packing, has_varlen
 from pipeline.model.batching import TokenBatch, micro_batches
 from pipeline.model.embedding_spec import Recipe
 from pipeline.model.encoder import Encoder
@@ -98,7 +100,7 @@ def test_equals_transformers(tmp_path: Path, geometry: str) -> None:
     np.testing.assert_allclose(vectors, reference(folder, texts, 24), atol=1e-5)
 
 
-@pytest.mark.parametrize("activation", checkpoint.ACTIVATIONS)
+@pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_every_activation_equals_transformers(tmp_path: Path, activation: str) -> None:
     folder = make_checkpoint(tmp_path / "model", hidden_act=activation)
     np.testing.assert_allclose(encode(folder, TEXTS, 24), reference(folder, TEXTS, 24), atol=1e-5)
@@ -336,38 +338,38 @@ def test_a_failed_library_is_a_failed_device(
 
     monkeypatch.setattr(torch.cuda, "synchronize", dead)
     error = RuntimeError(message)
-    assert module._device_failed(error, torch.device("cuda"))
-    assert not module._device_failed(error, torch.device("cpu"))
+    assert device.device_failed(error, torch.device("cuda"))
+    assert not device.device_failed(error, torch.device("cpu"))
 
 
 def test_a_fault_of_the_program_is_not_a_failed_device(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "synchronize", lambda _: None)
     error = RuntimeError("The size of tensor a (3) must match the size of tensor b (4)")
-    assert not module._device_failed(error, torch.device("cuda"))
+    assert not device.device_failed(error, torch.device("cuda"))
 
 
 def test_a_gpu_without_bfloat16_says_what_to_set(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (7, 5))
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "Tesla T4")
     with pytest.raises(ModelError, match=r"Tesla T4.*7\.5.*model.dtype: float32"):
-        module._require_dtype(torch.device("cuda"), torch.bfloat16)
-    module._require_dtype(torch.device("cuda"), torch.float32)
+        device.require_dtype(torch.device("cuda"), torch.bfloat16)
+    device.require_dtype(torch.device("cuda"), torch.float32)
     assert not has_varlen(64, torch.device("cuda"), torch.bfloat16)
 
 
-def nan_for(model: albert.Albert, text: np.ndarray[Any, Any], times: int = 10**9) -> None:
+def nan_for(model: Any, text: np.ndarray[Any, Any], times: int = 10**9) -> None:
     """Let the model give NaN for a text, so many times: as a device that errs, or a value that overflows."""
     forward, left = model.forward, [times]
 
-    def failing(ids: torch.Tensor, lengths: torch.Tensor, longest: int) -> torch.Tensor:
-        hidden = forward(ids, lengths, longest)
-        for stop, length in zip(lengths.cumsum(0).tolist(), lengths.tolist(), strict=True):
-            if left[0] and np.array_equal(ids[stop - length : stop].numpy(), text):
+    def failing(ids: torch.Tensor, packing: Packing) -> torch.Tensor:
+        hidden = forward(ids, packing)
+        for start, stop in pairwise(packing.cu_seqlens.tolist()):
+            if left[0] and np.array_equal(ids[start:stop].numpy(), text):
                 left[0] -= 1
-                hidden[stop - length : stop] = torch.nan
+                hidden[start:stop] = torch.nan
         return hidden
 
-    model.forward = failing  # type: ignore[method-assign]
+    model.forward = failing
 
 
 def test_a_vector_that_is_not_finite_is_computed_again_in_float32(

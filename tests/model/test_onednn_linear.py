@@ -5,12 +5,14 @@ import torch
 from transformers.activations import ACT2FN
 
 from pipeline.model import onednn_linear
-from pipeline.model.albert import Albert
+from pipeline.model.activations import ACTIVATIONS
+from pipeline.model.attention import Packing
 from pipeline.model.checkpoint import resolve
+from pipeline.model.transformer import load_transformer
 
 
 @pytest.mark.skipif(not onednn_linear.available(), reason="torch was built without oneDNN")
-@pytest.mark.parametrize("activation", [None, *onednn_linear.FUSED])
+@pytest.mark.parametrize("activation", [None, *(name for name, each in ACTIVATIONS.items() if each.onednn)])
 @pytest.mark.parametrize("shape", [(1, 8), (1, 0, 8), (2, 37, 8)])
 def test_equals_the_plain_layer(activation: str | None, shape: tuple[int, ...]) -> None:
     torch.manual_seed(0)
@@ -24,9 +26,9 @@ def test_equals_the_plain_layer(activation: str | None, shape: tuple[int, ...]) 
 
 
 def test_without_the_operators_the_plain_layers_stay(monkeypatch: pytest.MonkeyPatch) -> None:
-    arguments = (torch.tensor([2, 50, 3, 2, 3]), torch.tensor([3, 2]), 3)
+    arguments = (torch.tensor([2, 50, 3, 2, 3]), Packing.of(torch.tensor([3, 2]), 5, 3, varlen=False))
     with torch.inference_mode():
-        fast = Albert(resolve("albert-mini"), torch.device("cpu"), torch.float32)(*arguments)
+        fast = load_transformer(resolve("albert-mini"), torch.device("cpu"), torch.float32)(*arguments)
         monkeypatch.setattr(onednn_linear, "available", lambda: False)
-        plain = Albert(resolve("albert-mini"), torch.device("cpu"), torch.float32)(*arguments)
+        plain = load_transformer(resolve("albert-mini"), torch.device("cpu"), torch.float32)(*arguments)
     torch.testing.assert_close(fast, plain, atol=1e-4, rtol=1e-4)

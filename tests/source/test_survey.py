@@ -18,7 +18,7 @@ from pipeline import telemetry
 from pipeline.config.load import parse_config
 from pipeline.errors import CredentialsError, ExitCode, SourceError, StoppedError, StorageError
 from pipeline.plan.make import list_sources
-from pipeline.source import survey
+from pipeline.source import inspection, process_pool, survey
 from pipeline.storage.error_mapping import named_errors
 
 TWO_NUMBERS, ONE_NUMBER = 0x26, 0x16
@@ -33,7 +33,7 @@ def beside(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(survey, "CHUNK", 2)
 
 
-def surveyed(values: dict[str, Any]) -> list[survey.Surveyed]:
+def surveyed(values: dict[str, Any]) -> list[inspection.Surveyed]:
     parsed = parse_config(values)
     return survey.survey(list_sources(parsed), parsed.source)
 
@@ -46,15 +46,15 @@ def test_other_processes_say_what_this_one_would(
     (corpus / "2.parquet").write_bytes(b"no Parquet")
     telemetry.requests.clear()
     parsed = parse_config(job())
-    here, asked = survey._look(list_sources(parsed), parsed.source), dict(telemetry.requests)
-    monkeypatch.setattr(survey, "_look", None)  # it is asked of others alone
+    here, asked = inspection.look(list_sources(parsed), parsed.source), dict(telemetry.requests)
+    monkeypatch.setattr(survey, "look", None)  # it is asked of others alone
     telemetry.requests.clear()
     there = surveyed(job())
     assert _comparable(there) == _comparable(here)
     assert sum(isinstance(each, SourceError) for each in there) == 1
     assert dict(telemetry.requests) == asked
     assert not [
-        each for each in psutil.Process().children() if "pipeline.source.survey" in " ".join(each.cmdline())
+        each for each in psutil.Process().children() if process_pool.__name__ in " ".join(each.cmdline())
     ]
 
 
@@ -89,12 +89,12 @@ def test_a_process_that_was_killed_says_nothing_of_a_file(
         process.kill()
         return process
 
-    monkeypatch.setattr(survey.subprocess, "Popen", killed)
+    monkeypatch.setattr(process_pool.subprocess, "Popen", killed)
     with pytest.raises(StoppedError, match=r"was ended \(got signal 9\).*run again"):
         surveyed(job())
 
 
-def _comparable(found: list[survey.Surveyed]) -> list[Any]:
+def _comparable(found: list[inspection.Surveyed]) -> list[Any]:
     return [str(each) if isinstance(each, SourceError) else each for each in found]
 
 
@@ -167,15 +167,15 @@ def test_credentials_past_their_time_are_no_files_fault(
             expired = PermissionError("The provided token has expired.")
             raise expired from ClientError({"Error": {"Code": "ExpiredToken"}}, "GetObject")
 
-    monkeypatch.setattr(survey.formats, "survey", refuse)
+    monkeypatch.setattr(inspection.formats, "survey", refuse)
     parsed = parse_config(job())
     with pytest.raises(CredentialsError, match="check the credentials"):
-        survey._look(list_sources(parsed), parsed.source)
+        inspection.look(list_sources(parsed), parsed.source)
 
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(survey, "PAUSES", (0.0, 0.0))
+    monkeypatch.setattr(inspection, "PAUSES", (0.0, 0.0))
 
 
 @pytest.mark.usefixtures("impatient")
@@ -190,8 +190,8 @@ def test_a_file_that_is_gone_for_a_moment_is_asked_for_again(
         if (tmp_path / "away").exists():
             (tmp_path / "away").rename(corpus / "1.parquet")
 
-    monkeypatch.setattr(survey.time, "sleep", back)
-    found = survey._look(listed, parsed.source)
+    monkeypatch.setattr(inspection.time, "sleep", back)
+    found = inspection.look(listed, parsed.source)
     assert [isinstance(each, SourceError) for each in found] == [False] * 3
 
 
@@ -201,7 +201,7 @@ def test_a_file_that_stays_away_ends_the_planning_and_is_not_frozen(job: Job, co
     listed = list_sources(parsed)
     (corpus / "1.parquet").unlink()
     with pytest.raises(StorageError, match=r"1\.parquet: is gone since it was listed.*run again") as raised:
-        survey._look(listed, parsed.source)
+        inspection.look(listed, parsed.source)
     assert raised.value.exit_code == ExitCode.RETRYABLE
 
 
@@ -209,7 +209,7 @@ def test_a_file_that_stays_away_ends_the_planning_and_is_not_frozen(job: Job, co
 @pytest.mark.parametrize("times", [1, 99])
 def test_a_refusal_of_one_file_is_not_frozen(job: Job, monkeypatch: pytest.MonkeyPatch, times: int) -> None:
     """By S3's words; root, who tests, is refused nothing on a file system."""
-    left, look = [times], survey.formats.survey
+    left, look = [times], inspection.formats.survey
 
     def refuse(info: Any, *rest: Any) -> Any:
         with named_errors(info.path):
@@ -219,12 +219,12 @@ def test_a_refusal_of_one_file_is_not_frozen(job: Job, monkeypatch: pytest.Monke
                 raise denied from ClientError({"Error": {"Code": "AccessDenied"}}, "GetObject")
         return look(info, *rest)
 
-    monkeypatch.setattr(survey.formats, "survey", refuse)
+    monkeypatch.setattr(inspection.formats, "survey", refuse)
     parsed = parse_config(job())
     if times == 1:
-        found = survey._look(list_sources(parsed), parsed.source)
+        found = inspection.look(list_sources(parsed), parsed.source)
         assert [isinstance(each, SourceError) for each in found] == [False] * 3
         return
     with pytest.raises(StorageError, match=r"1\.parquet: is listed, but may not be read") as raised:
-        survey._look(list_sources(parsed), parsed.source)
+        inspection.look(list_sources(parsed), parsed.source)
     assert raised.value.exit_code == ExitCode.RETRYABLE

@@ -1,37 +1,36 @@
-"""Long texts become windows of at most `max_tokens` tokens, which begin and end with whole words.
+"""Long texts become chunks of at most `max_tokens` tokens, which begin and end with whole words.
 
-Owns where windows are cut. A window is a range of characters, and its tokens are those of that range alone:
-`text[char_start:char_stop]`, tokenized, gives them again. A word that is longer than a window is cut between
-characters, each part a window of its own.
+Owns where chunks are cut. A chunk is a range of characters, and its tokens are those of that range alone:
+`text[char_start:char_stop]`, tokenized, gives them again. A word that is longer than a chunk is cut between
+characters, each part a chunk of its own.
 
-Shapes: N texts, W windows, K words of one text.
+Shapes: N texts, C chunks, K words of one text.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import pairwise
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.model.batching import TokenBatch
+from pipeline.model.tokenizer.blocks import blocks
 from pipeline.model.tokenizer.tokenizer import Tokenizer, joined
 from pipeline.ragged import Bytes, Ints, text_array, text_bytes
 
 SPACES = " \t\n\r"
 """What parts words (`word_cache.split`)."""
-BLOCK_BYTES = 1 << 21
 CHARACTERS_PER_TOKEN = 8
 """Where the search for the end of a giant word's part begins."""
 
 
 @dataclass(frozen=True, slots=True)
-class Windows:
-    """Windows of N texts, in order.
+class Chunks:
+    """Chunks of N texts, in order.
 
-    tokens: of each window, special tokens included.  text: (W,) which text it is of.
-    char_start, char_stop: (W,) the range of it, in code points.
+    tokens: of each chunk, special tokens included.  text: (C,) which text it is of.
+    char_start, char_stop: (C,) the range of it, in code points.
     """
 
     tokens: TokenBatch
@@ -41,25 +40,25 @@ class Windows:
 
     @property
     def numbers(self) -> Ints:
-        """(W,) which window of its text each is, from 0."""
+        """(C,) which chunk of its text each is, from 0."""
         first = np.r_[True, self.text[1:] != self.text[:-1]] if len(self.text) else np.zeros(0, np.bool_)
         starts = np.flatnonzero(first)
         return np.arange(len(self.text)) - np.repeat(starts, np.diff(np.r_[starts, len(self.text)]))
 
 
-def windows(tokenizer: Tokenizer, texts: pa.Array, overlap: int, prefix: str = "") -> Windows:
-    """Cut texts into windows.
+def chunk_texts(tokenizer: Tokenizer, texts: pa.Array, overlap: int, prefix: str = "") -> Chunks:
+    """Cuts texts into chunks.
 
     Args:
         texts: large_strings without nulls.
-        overlap: most tokens that neighbouring windows share.
-        prefix: stands before each window; its tokens count.
+        overlap: most tokens that neighbouring chunks share.
+        prefix: stands before each chunk; its tokens count.
     """
     parts, first = [], 0
-    for block in _blocks(texts):
-        parts.append(_windows(tokenizer, block, overlap, prefix, first))
+    for block in blocks(texts):
+        parts.append(_chunk_block(tokenizer, block, overlap, prefix, first))
         first += len(block)
-    return Windows(
+    return Chunks(
         joined([part.tokens for part in parts], tokenizer.dtype),
         *(
             np.concatenate([np.zeros(0, np.int64), *(getattr(part, name) for part in parts)])
@@ -73,36 +72,28 @@ def room(tokenizer: Tokenizer, prefix: str) -> int:
     return tokenizer.limit - (len(tokenizer.bare(prefix)) if prefix else 0)
 
 
-def _blocks(texts: pa.Array) -> Iterator[pa.Array]:
-    """Texts by the block: working on one takes some 30 times its bytes."""
-    _, offsets_N = text_bytes(texts)
-    starts = np.flatnonzero(np.diff(offsets_N[:-1] // BLOCK_BYTES, prepend=-1))
-    for start, stop in pairwise([*starts.tolist(), len(texts)]):
-        yield texts.slice(start, stop - start)
-
-
-def _windows(tokenizer: Tokenizer, texts: pa.Array, overlap: int, prefix: str, first: int) -> Windows:
+def _chunk_block(tokenizer: Tokenizer, texts: pa.Array, overlap: int, prefix: str, first: int) -> Chunks:
     data_B, offsets_N = text_bytes(texts)
     cut_N = tokenizer.encode(prefixed(texts, prefix)).truncated
-    cutter = _Cutter(tokenizer, overlap, prefix)
+    chunker = Chunker(tokenizer, overlap, prefix)
     ranges = [_whole(np.flatnonzero(~cut_N), offsets_N, texts)]
     for number in np.flatnonzero(cut_N).tolist():
         begin, end = offsets_N[number], offsets_N[number + 1]
-        start_W, stop_W = np.array(list(cutter.cut(data_B[begin:end])), np.int64).reshape(-1, 2).T
+        start_C, stop_C = np.array(list(chunker.cut(data_B[begin:end])), np.int64).reshape(-1, 2).T
         before_B = _characters_before(data_B[begin:end])
-        text_W = np.full(len(start_W), number)
+        text_C = np.full(len(start_C), number)
         ranges.append(
-            np.stack([text_W, begin + start_W, begin + stop_W, before_B[start_W], before_B[stop_W]])
+            np.stack([text_C, begin + start_C, begin + stop_C, before_B[start_C], before_B[stop_C]])
         )
-    places_5W = np.concatenate(ranges, axis=1)
-    text_W, start_W, stop_W, char_start_W, char_stop_W = places_5W[:, np.argsort(places_5W[0], kind="stable")]
-    # Tokenized anew: the words are known by now, and each window's ids are certainly its own text's.
-    tokens = tokenizer.encode(prefixed(text_array(data_B, start_W, stop_W - start_W), prefix))
-    return Windows(tokens, first + text_W, char_start_W, char_stop_W)
+    places_5C = np.concatenate(ranges, axis=1)
+    text_C, start_C, stop_C, char_start_C, char_stop_C = places_5C[:, np.argsort(places_5C[0], kind="stable")]
+    # Tokenized anew: the words are known by now, and each chunk's ids are certainly its own text's.
+    tokens = tokenizer.encode(prefixed(text_array(data_B, start_C, stop_C - start_C), prefix))
+    return Chunks(tokens, first + text_C, char_start_C, char_stop_C)
 
 
 def _whole(chosen: Ints, offsets_N: Ints, texts: pa.Array) -> Ints:
-    """(5, chosen) text, bytes and characters of texts that are one window each."""
+    """(5, chosen) text, bytes and characters of texts that are one chunk each."""
     characters = pc.utf8_length(texts.take(pa.array(chosen))).to_numpy(zero_copy_only=False)
     return np.stack([chosen, offsets_N[chosen], offsets_N[chosen + 1], np.zeros_like(chosen), characters])
 
@@ -121,18 +112,18 @@ def _characters_before(data_B: Bytes) -> Ints:
     return before
 
 
-class _Cutter:
+class Chunker:
     """Cuts one long text at a time."""
 
     def __init__(self, tokenizer: Tokenizer, overlap: int, prefix: str) -> None:
         self._tokenizer, self._overlap, self._prefix = tokenizer, overlap, prefix
         self._limit = tokenizer.limit
         self._prefix_tokens = len(tokenizer.bare(prefix)) if prefix else 0
-        # A prefix without a space behind it becomes one word with the first of a window.
+        # A prefix without a space behind it becomes one word with the first of a chunk.
         self._joins = bool(prefix) and prefix[-1] not in SPACES
 
     def cut(self, text_B: Bytes) -> Iterator[tuple[int, int]]:
-        """(start, stop) bytes of each window."""
+        """(start, stop) bytes of each chunk."""
         counts_K, start_K, stop_K = self._tokenizer.words(text_B)
         before = np.concatenate([[0], np.cumsum(counts_K)])
         first, last = 0, len(counts_K)
@@ -156,7 +147,7 @@ class _Cutter:
         return len(self._tokenizer.bare(self._prefix + text))
 
     def _giant(self, text_B: Bytes, start: int, stop: int) -> Iterator[tuple[int, int]]:
-        """Parts of one word that is longer than a window."""
+        """Parts of one word that is longer than a chunk."""
         word = text_B[start:stop].tobytes().decode()
         place, begin = 0, start
         while place < len(word):

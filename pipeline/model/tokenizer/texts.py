@@ -10,25 +10,25 @@ from pipeline import telemetry
 from pipeline.errors import TokenizerError
 from pipeline.model.batching import TokenBatch
 from pipeline.model.embedding_spec import Recipe
-from pipeline.model.tokenizer.chunks import Windows, prefixed, windows
+from pipeline.model.tokenizer.chunks import Chunks, chunk_texts, prefixed
 from pipeline.model.tokenizer.tokenizer import Tokenizer
 
-Tokens = tuple[TokenBatch, Windows | None]
-"""Of each text, or of each window of the texts."""
+Tokens = tuple[TokenBatch, Chunks | None]
+"""Of each text, or of each chunk of the texts."""
 
 
 Tokenize = Callable[[pa.Array], Tokens]
 
 
 def tokenized(texts: pa.Array, tokenizer: Tokenizer, recipe: Recipe) -> Tokens:
-    """Token ids of each text, or of each window of the texts.
+    """Token ids of each text, or of each chunk of the texts.
 
     Raises:
         TokenizerError: the tokenizer can't cut one of them.
     """
     if recipe.long_text == "truncate":
         return tokenizer.encode(prefixed(texts, recipe.prefix)), None
-    found = windows(tokenizer, texts, recipe.chunk_overlap, recipe.prefix)
+    found = chunk_texts(tokenizer, texts, recipe.chunk_overlap, recipe.prefix)
     return found.tokens, found
 
 

@@ -11,7 +11,7 @@ Shapes: N texts, W words, T token ids.
 
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
-from itertools import chain, pairwise
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -24,13 +24,12 @@ from pipeline import telemetry
 from pipeline.errors import TokenizerError
 from pipeline.model.batching import TokenBatch
 from pipeline.model.checkpoint import Checkpoint
+from pipeline.model.tokenizer.blocks import BLOCK_BYTES, blocks
 from pipeline.model.tokenizer.by_word import Cutter, obstacle
 from pipeline.model.tokenizer.hf import PROBES, check_vocabulary, load_backend, named_failures
 from pipeline.model.tokenizer.word_cache import LONGEST, Spans, WordCache, Words, counts, distinct, split
 from pipeline.ragged import Bytes, Ints, bounds, interleave, text_array, text_bytes
 
-BLOCK_BYTES = 1 << 21
-"""Text that is worked on at once: its arrays fit a processor's cache."""
 BYTES_PER_TOKEN = 8
 """Of a long text so many bytes per token are read first; most need 4 to 5."""
 
@@ -107,7 +106,7 @@ class Tokenizer:
                 if self.by_words:
                     parts += self._by_words(chunk, BYTES_PER_TOKEN * self.max_tokens)
                 else:
-                    parts += [self._as_it_is(block) for block in _blocks(chunk, BLOCK_BYTES)]
+                    parts += [self._as_it_is(block) for block in blocks(chunk, BLOCK_BYTES)]
         return joined(parts, self.dtype)
 
     def _failing_texts(self) -> AbstractContextManager[None]:
@@ -144,14 +143,14 @@ class Tokenizer:
         truncated = np.fromiter((bool(each.overflowing) for each in encodings), np.bool_, len(encodings))
         return TokenBatch(ids, bounds(lengths), truncated)
 
-    def _by_words(self, texts: pa.Array, window: int) -> Iterator[TokenBatch]:
-        """By words, of each text no more than `window` bytes unless it takes more to know the first ids."""
-        for block in _blocks(texts, window):
-            words, first_N, cut_N = _words(block, window)
+    def _by_words(self, texts: pa.Array, max_bytes: int) -> Iterator[TokenBatch]:
+        """By words, of each text no more than `max_bytes` unless it takes more to know the first ids."""
+        for block in blocks(texts, max_bytes):
+            words, first_N, cut_N = _words(block, max_bytes)
             batch = self._gather(self._spans(words), first_N)
             unsure_N = cut_N & ~batch.truncated
             if unsure_N.any():
-                more = joined(self._by_words(block.filter(pa.array(unsure_N)), 4 * window), self.dtype)
+                more = joined(self._by_words(block.filter(pa.array(unsure_N)), 4 * max_bytes), self.dtype)
                 batch = _replaced(batch, unsure_N, more)
             yield batch
 
@@ -208,25 +207,14 @@ def _frame(backend: Backend) -> tuple[list[int], list[int]]:
     return framed[:at], framed[at + len(bare) :]
 
 
-def _blocks(texts: pa.Array, window: int) -> Iterator[pa.Array]:
-    """Texts by the block; of each no more than `window` bytes count."""
-    if not (pa.types.is_string(texts.type) or pa.types.is_large_string(texts.type)):
-        texts = texts.cast(pa.large_string())
+def _words(texts: pa.Array, max_bytes: int) -> tuple[Words, Ints, npt.NDArray[np.bool_]]:
+    """The words in the first `max_bytes` bytes of texts, how many are before each text, which texts go on."""
     _, offsets = text_bytes(texts)
-    block_N = np.cumsum(np.minimum(np.diff(offsets), window) + 1) // BLOCK_BYTES
-    starts = np.flatnonzero(np.diff(block_N, prepend=-1))
-    for start, stop in pairwise([*starts.tolist(), len(texts)]):
-        yield texts.slice(start, stop - start)
-
-
-def _words(texts: pa.Array, window: int) -> tuple[Words, Ints, npt.NDArray[np.bool_]]:
-    """The words in the first `window` bytes of texts, how many are before each text, which texts go on."""
-    _, offsets = text_bytes(texts)
-    cut_N = np.diff(offsets) > window
+    cut_N = np.diff(offsets) > max_bytes
     if not cut_N.any():
         return *split(texts), cut_N
     binary = pa.large_binary() if pa.types.is_large_string(texts.type) else pa.binary()
-    words, first_N = split(pc.binary_slice(texts.cast(binary), 0, window))
+    words, first_N = split(pc.binary_slice(texts.cast(binary), 0, max_bytes))
     # The last word of a text that goes on may go on too.
     whole_W = np.ones(len(words), np.bool_)
     whole_W[first_N[1:][cut_N & (np.diff(first_N) > 0)] - 1] = False

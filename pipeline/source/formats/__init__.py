@@ -1,14 +1,13 @@
-"""Source formats: one module each.
+"""Source formats: one module each, whose `FORMAT` states what is known of it.
 
 A format answers two questions with plain functions: `survey` says how a file can be cut; `read` gives the
-rows of pieces of one file, in one pass.
+rows of pieces of one file, in one pass. A new one is a module, a line here and one in the config.
 """
 
 import re
 import urllib.parse
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Protocol
 
 import pyarrow as pa
 
@@ -17,29 +16,28 @@ from pipeline.config.source import Source
 from pipeline.errors import MissingError, ReplacedError, SourceChangedError, SourceError, SourceGoneError
 from pipeline.source.documents import Documents, sift
 from pipeline.source.formats import delimited, jsonl, memory, parquet, text_files, text_lines
+from pipeline.source.formats.format import Format
 from pipeline.source.piece import Piece, Raw, Span, Survey
 
 __all__ = [
-    "Documents", "Piece", "Raw", "Span", "Survey", "file_name", "file_path", "look", "read", "sift", "survey",
+    "FORMATS", "Documents", "Format", "Piece", "Raw", "Span", "Survey", "file_name", "file_path", "look",
+    "random_access", "read", "sift", "survey",
 ]  # fmt: skip
 
 NO_PARTITION = "__HIVE_DEFAULT_PARTITION__"
 """How Hive and Spark write a null in a path."""
 
 
-class _Format(Protocol):
-    """What each module of a format offers; `storage` failures pass through."""
-
-    def survey(self, file: Any, name: str, size: int, source: Source, /) -> Survey: ...
-    def read(
-        self, file: Any, pieces: Sequence[Piece], source: Source, columns: pa.Schema, /
-    ) -> Iterator[Raw]: ...
-
-
-_FORMATS: dict[str, _Format] = {
-    "parquet": parquet, "text": text_lines, "text-files": text_files,
-    "jsonl": jsonl, "csv": delimited, "tsv": delimited,
+FORMATS: Mapping[str, Format] = {
+    "parquet": parquet.FORMAT, "text": text_lines.FORMAT, "text-files": text_files.FORMAT,
+    "jsonl": jsonl.FORMAT, "csv": delimited.FORMAT, "tsv": delimited.FORMAT,
 }  # fmt: skip
+"""By the config's names of them; what a config may say of each is in `config.source.FORMATS`."""
+
+
+def random_access(name: str) -> bool:
+    """Whether a stretch of a format's rows is read without all rows before it."""
+    return FORMATS[name].random_access
 
 
 def file_name(source: Source, info: storage.ObjectInfo) -> str:
@@ -66,15 +64,16 @@ def survey(info: storage.ObjectInfo, name: str, source: Source) -> Survey:
     keys = _partitions(name, source)
     if info.version == storage.BROKEN_LINK:
         raise SourceError("is a symbolic link that leads nowhere", hint="mend or remove it")
-    if source.format == "text-files":
-        found = text_files.survey(None, name, info.size, source)
-    else:
-        known = info if source.format == "parquet" else None  # it begins at its end
+    kind = FORMATS[source.format]
+    if kind.opened:
+        known = info if kind.read_from_end else None
         opened = storage.connect(info.path, source.options).open(info.path, known)
         with memory.turns(), opened as file:
-            found = _FORMATS[source.format].survey(file, name, info.size, source)
+            found = kind.survey(file, name, info.size, source)
+    else:
+        found = kind.survey(None, name, info.size, source)
     fields = [*found.columns, *(pa.field(key, pa.string()) for key in keys)]
-    return replace(found, columns=pa.schema(fields))
+    return replace(found, columns=pa.schema(fields), types_inferred=kind.types_inferred)
 
 
 def read(path: str, pieces: Sequence[Piece], source: Source, columns: pa.Schema) -> Iterator[Raw]:
@@ -93,7 +92,7 @@ def read(path: str, pieces: Sequence[Piece], source: Source, columns: pa.Schema)
     _check_version(store, path, pieces[0])
     try:
         with store.open(path, _planned(path, pieces[0])) as file:
-            for raw in _FORMATS[source.format].read(file, pieces, source, columns):
+            for raw in FORMATS[source.format].read(file, pieces, source, columns):
                 _check_version(store, path, pieces[0])
                 yield replace(raw, columns=_with_partitions(raw, keys))
     except (SourceError, ReplacedError, MissingError):

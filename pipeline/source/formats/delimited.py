@@ -26,6 +26,7 @@ from pipeline.errors import SourceError
 from pipeline.source.formats import bounds, lines
 from pipeline.source.formats.columns import strings_of
 from pipeline.source.formats.compression import blocks, compression
+from pipeline.source.formats.format import Format
 from pipeline.source.formats.ranges import in_ranges
 from pipeline.source.piece import LONGEST_DOCUMENT, Piece, Raw, Survey, named
 
@@ -262,3 +263,6 @@ def _dialect(source: Source) -> dict[str, Any]:
     quote = source.csv.quote
     quoting = {"quotechar": quote} if quote else {"quoting": csv.QUOTE_NONE}
     return {"delimiter": source.csv.delimiter, **quoting}
+
+
+FORMAT = Format(survey, read)

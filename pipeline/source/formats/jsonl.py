@@ -18,6 +18,7 @@ from pipeline.errors import SourceError
 from pipeline.source.formats import bounds, lines, memory
 from pipeline.source.formats.columns import MISFIT, column_of, strings_of, text_of
 from pipeline.source.formats.compression import compression
+from pipeline.source.formats.format import Format
 from pipeline.source.piece import MOST_NAMES, Piece, Raw, Survey, named
 
 SAMPLED_ROWS = 2000
@@ -50,7 +51,7 @@ def survey(file: pa.NativeFile, name: str, size: int, source: Source) -> Survey:
         objects = list(_sampled([lines.first_line(file)], source))
     blank = not objects and not any(line.strip() for texts in sampled for line in _binary(texts))
     columns = pa.schema([]) if blank else _columns(objects, source)
-    return Survey("rows" if method else "bytes", columns, spans, streamed=bool(method), loose=True)
+    return Survey("rows" if method else "bytes", columns, spans, streamed=bool(method))
 
 
 def read(file: pa.NativeFile, pieces: Sequence[Piece], source: Source, columns: pa.Schema) -> Iterator[Raw]:
@@ -176,3 +177,6 @@ def _type(cells: Sequence[Any]) -> pa.DataType:
     if kinds == {int}:
         return pa.int64()
     return pa.float64() if kinds <= {int, float} else pa.string()
+
+
+FORMAT = Format(survey, read, types_inferred=True)

@@ -16,6 +16,7 @@ from pipeline.errors import SourceError
 from pipeline.schema import readable_type
 from pipeline.source.formats import bounds, memory
 from pipeline.source.formats.compression import compression, damage_named, first_line
+from pipeline.source.formats.format import Format
 from pipeline.source.formats.ranges import in_ranges
 from pipeline.source.piece import Piece, Raw, Span, Survey, named
 
@@ -265,3 +266,6 @@ def _storage(column: pa.ChunkedArray) -> pa.ChunkedArray:
 def _is_text(kind: pa.DataType | None) -> bool:
     kind = kind.value_type if kind and pa.types.is_dictionary(kind) else kind
     return kind is not None and any(matches(kind) for matches in TEXT_TYPES)
+
+
+FORMAT = Format(survey, read, read_from_end=True, random_access=True, isolated=True)

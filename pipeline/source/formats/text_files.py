@@ -7,6 +7,7 @@ import pyarrow as pa
 
 from pipeline.config.source import Source
 from pipeline.source.formats.compression import blocks, compression
+from pipeline.source.formats.format import Format
 from pipeline.source.formats.lines import MARK
 from pipeline.source.piece import LONGEST_DOCUMENT, Piece, Raw, Span, Survey
 
@@ -34,3 +35,6 @@ def read(file: pa.NativeFile, pieces: Sequence[Piece], source: Source, _: pa.Sch
     )
     positions, faults = pa.array([0], pa.int64()), pa.array(["too_long" if too_long else ""])
     yield from (Raw(texts, pa.table({}), positions, 0, 1, faults) for _ in pieces)
+
+
+FORMAT = Format(survey, read, opened=False, random_access=True)

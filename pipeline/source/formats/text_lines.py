@@ -7,6 +7,7 @@ import pyarrow as pa
 from pipeline.config.source import Source
 from pipeline.source.formats import lines
 from pipeline.source.formats.compression import compression
+from pipeline.source.formats.format import Format
 from pipeline.source.piece import Piece, Raw, Survey
 
 
@@ -21,3 +22,6 @@ def read(file: pa.NativeFile, pieces: Sequence[Piece], source: Source, _: pa.Sch
     """The lines of each piece."""
     for found in lines.read(file, pieces, compression(pieces[0].file, source)):
         yield Raw(found.texts, pa.table({}), found.positions, found.start, found.stop)
+
+
+FORMAT = Format(survey, read)

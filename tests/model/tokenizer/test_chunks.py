@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from jobs.docstrings import docstrings
 from pipeline.model import checkpoint
-from pipeline.model.tokenizer.chunks import windows
+from pipeline.model.tokenizer.chunks import chunk_texts
 from pipeline.model.tokenizer.tokenizer import Tokenizer
 from tests.tokenizers_of import HAN, WORDS, edited, make_folder, real_folder
 
@@ -61,7 +61,7 @@ def tokenizers(tmp_path: Path, kind: str, limit: int) -> Tokenizer:
 
 
 def check(tokenizer: Tokenizer, texts: list[str], overlap: int, prefix: str = "") -> None:
-    found = windows(tokenizer, pa.array(texts, pa.large_string()), overlap, prefix)
+    found = chunk_texts(tokenizer, pa.array(texts, pa.large_string()), overlap, prefix)
     lengths, edges = found.tokens.lengths, found.tokens.offsets
     ids = [found.tokens.ids[start:stop] for start, stop in pairwise(edges)]
     assert set(found.text.tolist()) == set(range(len(texts)))
@@ -114,7 +114,7 @@ def test_any_text(texts: list[str], overlap: int) -> None:
 def test_neighbours_share_no_more_than_the_overlap() -> None:
     texts = ["one two three four five six seven eight nine ten " * 20]
     for overlap in (0, 2, 5):
-        found = windows(MINI, pa.array(texts, pa.large_string()), overlap)
+        found = chunk_texts(MINI, pa.array(texts, pa.large_string()), overlap)
         for before, after in zip(found.char_stop[:-1], found.char_start[1:], strict=True):
             shared = texts[0][after:before]
             count = len(MINI.bare(shared)) if shared.strip() else 0
@@ -124,5 +124,5 @@ def test_neighbours_share_no_more_than_the_overlap() -> None:
 
 
 def test_no_texts_have_no_windows() -> None:
-    found = windows(MINI, pa.array([], pa.large_string()), 2)
+    found = chunk_texts(MINI, pa.array([], pa.large_string()), 2)
     assert len(found.text) == len(found.numbers) == 0

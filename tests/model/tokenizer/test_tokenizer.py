@@ -19,7 +19,7 @@ from transformers import AutoTokenizer
 
 from pipeline.model import checkpoint
 from pipeline.model.checkpoint import Checkpoint
-from pipeline.model.tokenizer import tokenizer
+from pipeline.model.tokenizer import blocks, tokenizer
 from pipeline.model.tokenizer.hf import load_backend
 from pipeline.model.tokenizer.tokenizer import Tokenizer
 from tests.conftest import PACKAGED
@@ -204,7 +204,7 @@ def test_kinds_of_arrays() -> None:
 def test_blocks_and_windows_leave_no_trace(
     limit: int, folders: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tokenizer, "BLOCK_BYTES", 300)
+    monkeypatch.setattr(blocks, "BLOCK_BYTES", 300)
     monkeypatch.setattr(tokenizer, "BYTES_PER_TOKEN", 1)
     texts = [
         "\u0301 " * 400,

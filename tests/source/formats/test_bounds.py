@@ -23,7 +23,7 @@ from pipeline.errors import SourceError
 from pipeline.plan.cut import cut_spans
 from pipeline.plan.make import list_sources
 from pipeline.sanitize import printable
-from pipeline.source import reader, survey
+from pipeline.source import process_pool, reader, survey
 from pipeline.source.formats import Span, bounds, compression, delimited, jsonl, lines, memory
 from pipeline.source.formats.parquet import _batch_size
 from tests import hostile
@@ -294,7 +294,7 @@ def test_a_file_that_needs_too_much_memory_is_a_failed_one(
         command = [*command[:-1], command[-1].replace("this.main", "this.MOST_MEMORY = 200 << 20; this.main")]
         return begin(command, *arguments, **keywords)
 
-    monkeypatch.setattr(survey.subprocess, "Popen", limited)
+    monkeypatch.setattr(process_pool.subprocess, "Popen", limited)
     folder = tmp_path / "in"
     folder.mkdir()
     for name in "abc":
@@ -309,7 +309,7 @@ def test_a_file_that_needs_too_much_memory_is_a_failed_one(
 @pytest.mark.parametrize(
     ("code", "had", "failed"),
     [
-        (survey.OUT_OF_MEMORY, 0, True),
+        (process_pool.OUT_OF_MEMORY, 0, True),
         (-signal.SIGKILL, 2 << 30, True),
         (-signal.SIGKILL, 300 << 20, False),
         (-signal.SIGTERM, 2 << 30, False),
@@ -317,7 +317,7 @@ def test_a_file_that_needs_too_much_memory_is_a_failed_one(
     ],
 )
 def test_whose_fault_the_end_of_a_process_is(code: int, had: int, failed: bool) -> None:
-    assert (survey._DiedError(code, had).error is not None) is failed
+    assert (process_pool.DiedError(code, had).error is not None) is failed
 
 
 def test_what_is_printed_of_a_long_text_costs_little() -> None:

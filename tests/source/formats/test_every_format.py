@@ -1,10 +1,20 @@
 """Every format, compressed in every way: rows and texts are exactly what another library wrote."""
 
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
 from benchmarks import formats
+from pipeline.config import source
+from pipeline.source.formats import FORMATS
+
+
+def test_a_format_that_can_be_configured_is_one_that_can_be_read() -> None:
+    names = set(get_args(source.Source.model_fields["format"].annotation)) - {"auto"}
+    assert set(source.FORMATS) == set(FORMATS) == names
+    suffixes = [suffix for options in source.FORMATS.values() for suffix in options.suffixes]
+    assert len(set(suffixes)) == len(suffixes)
 
 
 @pytest.mark.parametrize(("kind", "suffix", "size"), list(formats.cases()))

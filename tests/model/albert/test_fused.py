@@ -7,11 +7,12 @@ from typing import Any
 import pytest
 import torch
 
-from pipeline.model import albert, checkpoint, fused, kernels
-from pipeline.model.albert import Albert
+from pipeline.model import checkpoint, kernels
+from pipeline.model.albert import forward, fused
+from pipeline.model.albert.forward import Albert
+from pipeline.model.albert.fused import FusedLayer
 from pipeline.model.attention import Packing
-from pipeline.model.fused import FusedLayer
-from pipeline.model.pooling import positions
+from pipeline.model.transformer import load_transformer
 from tests.conftest import make_checkpoint
 
 
@@ -19,16 +20,17 @@ from tests.conftest import make_checkpoint
 def layer(tmp_path: Path, request: pytest.FixtureRequest) -> torch.nn.Module:
     """A plain layer, in bfloat16 so that nothing is prepacked, then in float32."""
     folder = make_checkpoint(tmp_path / "model", hidden_act=request.param)
-    model = Albert(checkpoint.resolve(str(folder)), torch.device("cpu"), torch.bfloat16).float()
-    found = model.encoder.albert_layer_groups[0].albert_layers[0]  # type: ignore[union-attr, index]
-    assert isinstance(found, albert._Layer)
+    model = load_transformer(checkpoint.resolve(str(folder)), torch.device("cpu"), torch.bfloat16)
+    assert isinstance(model, Albert)
+    found = model.float().encoder.albert_layer_groups[0].albert_layers[0]  # type: ignore[union-attr, index]
+    assert isinstance(found, forward._Layer)
     found.name = request.param  # type: ignore[assignment]
     return found
 
 
 def test_equals_the_plain_layer(layer: Any) -> None:
     lengths = torch.tensor([3, 1, 7])
-    packing = Packing.of(lengths, positions(lengths, 11), 7, varlen=False)
+    packing = Packing.of(lengths, 11, 7, varlen=False)
     hidden = torch.randn(11, layer.ffn.in_features)
     made = FusedLayer(layer, layer.name, with_kernels=False)
     torch.testing.assert_close(made(hidden, packing), layer(hidden, packing), atol=1e-5, rtol=0)

@@ -17,10 +17,9 @@ from torch.nn.functional import linear
 
 from pipeline import telemetry
 from pipeline.model import kernels
+from pipeline.model.activations import ACTIVATIONS
 from pipeline.model.attention import Packing, attend
-from pipeline.model.pooling import positions
 
-TANH_GELU = ("gelu_new", "gelu_pytorch_tanh")
 CHECKED = (16, 32, 64, 160)
 """Lengths of the longest text in the check's micro-batches: one for each tile of the attention kernel."""
 TOLERANCE = 0.03
@@ -72,7 +71,7 @@ class FusedLayer(nn.Module):
         self.dense, self.attention_norm = attention.dense, attention.LayerNorm
         self.ffn, self.activation, self.ffn_output = layer.ffn, layer.activation, layer.ffn_output
         self.norm = layer.full_layer_layer_norm
-        self.epilogue = activation in TANH_GELU and self.qkv_weight.is_cuda
+        self.epilogue = ACTIVATIONS[activation].tanh_gelu and self.qkv_weight.is_cuda
 
     def forward(self, hidden_TD: torch.Tensor, packing: Packing) -> torch.Tensor:
         """(T, D)"""
@@ -83,7 +82,7 @@ class FusedLayer(nn.Module):
     def _attend(self, hidden_TD: torch.Tensor, packing: Packing) -> torch.Tensor:
         qkv = linear(hidden_TD, self.qkv_weight, self.qkv_bias)
         if self.with_kernels:
-            return kernels.attention(qkv, self.heads, packing.edges, packing.longest)
+            return kernels.attention(qkv, self.heads, packing.cu_seqlens, packing.max_seqlen)
         query, key, value = qkv.view(len(qkv), 3, self.heads, -1).unbind(1)
         return attend(query, key, value, packing).flatten(1)
 
@@ -127,7 +126,7 @@ def difference(candidate: FusedLayer, layer: Layer) -> float:
     for longest in CHECKED:
         lengths_B = torch.tensor([longest, 1, longest // 2 + 1], device=weight.device)
         tokens = int(lengths_B.sum())
-        packing = Packing.of(lengths_B, positions(lengths_B, tokens), longest, weight.is_cuda)
+        packing = Packing.of(lengths_B, tokens, longest, weight.is_cuda)
         hidden_TD = torch.randn(tokens, weight.shape[1], generator=generator).to(weight)
         wanted_TD, found_TD = (each(hidden_TD, packing).float() for each in (layer, candidate))
         off_T = (found_TD - wanted_TD).norm(dim=1) / wanted_TD.norm(dim=1)

@@ -1,0 +1,88 @@
+"""ALBERT's facts: defaults of its config.json, what it must say, the weights that belong to it, its work.
+
+A `families.Family`: planning and committing ask it, so it starts without torch.
+"""
+
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from pipeline.errors import ModelError
+from pipeline.model.activations import ACTIVATIONS
+from pipeline.model.model_config import ModelConfig
+
+NAME = "ALBERT"
+FORWARD = "pipeline.model.albert.forward:Albert"
+DEFAULTS: Mapping[str, Any] = {
+    "num_hidden_groups": 1, "inner_group_num": 1, "hidden_act": "gelu_new", "layer_norm_eps": 1e-12,
+    "type_vocab_size": 2,
+}  # fmt: skip
+DIGESTED: Sequence[str] = (
+    "num_hidden_layers", "num_hidden_groups", "inner_group_num", "hidden_size", "num_attention_heads",
+    "intermediate_size", "embedding_size", "hidden_act", "layer_norm_eps",
+)  # fmt: skip
+LIMITS: Mapping[str, int] = {"num_hidden_layers": 1000, "num_hidden_groups": 100, "inner_group_num": 100}
+"""Far beyond any model: more would take the driver's memory, or a device's time, before anyone saw why."""
+PREFIX = "albert."
+HEADS = re.compile(r"(albert\.)?pooler|predictions|sop_classifier|classifier|qa_outputs|.*position_ids$")
+
+
+def check(config: ModelConfig) -> None:
+    """Checks what would otherwise be found out on the replicas.
+
+    Raises:
+        ModelError: no replica could load this geometry.
+    """
+    where, activation, epsilon = str(config.path), str(config.get("hidden_act")), config.get("layer_norm_eps")
+    if activation not in ACTIVATIONS:
+        known = ", ".join(ACTIVATIONS)
+        raise ModelError("hidden_act is unknown", where, repr(activation), f"one of {known}")
+    if not isinstance(epsilon, float) or not 0 < epsilon < math.inf:
+        hint = "fetch the checkpoint again"
+        raise ModelError("layer_norm_eps must be a small positive float", where, repr(epsilon), hint)
+    config.size("num_hidden_layers")
+    hidden, heads = config.size("hidden_size"), config.size("num_attention_heads")
+    if hidden % heads:
+        raise ModelError(
+            "num_attention_heads must divide hidden_size",
+            where,
+            f"{heads} and {hidden}",
+            hint="fetch the checkpoint again",
+        )
+
+
+def weights(config: ModelConfig) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """Yields the name and shape of each weight that the forward pass needs."""
+    hidden, inner, embedding = (
+        config.size(key) for key in ("hidden_size", "intermediate_size", "embedding_size")
+    )
+    for table, key in (
+        ("word", "vocab_size"),
+        ("position", "max_position_embeddings"),
+        ("token_type", "type_vocab_size"),
+    ):
+        yield f"embeddings.{table}_embeddings.weight", (config.size(key), embedding)
+    yield from _pair("embeddings.LayerNorm", (embedding,))
+    yield from _pair("encoder.embedding_hidden_mapping_in", (hidden, embedding))
+    for group in range(config.size("num_hidden_groups")):
+        for layer in range(config.size("inner_group_num")):
+            prefix = f"encoder.albert_layer_groups.{group}.albert_layers.{layer}"
+            for part in ("query", "key", "value", "dense"):
+                yield from _pair(f"{prefix}.attention.{part}", (hidden, hidden))
+            yield from _pair(f"{prefix}.attention.LayerNorm", (hidden,))
+            yield from _pair(f"{prefix}.ffn", (inner, hidden))
+            yield from _pair(f"{prefix}.ffn_output", (hidden, inner))
+            yield from _pair(f"{prefix}.full_layer_layer_norm", (hidden,))
+
+
+def flops_per_token(config: ModelConfig) -> float:
+    """Returns one token's matrix work in all layers, without attention's part, which grows with length."""
+    hidden, inner = config.size("hidden_size"), config.size("intermediate_size")
+    layers = config.size("num_hidden_layers") * config.size("inner_group_num")
+    return 2.0 * layers * (4 * hidden * hidden + 2 * hidden * inner)
+
+
+def _pair(name: str, shape: tuple[int, ...]) -> Iterator[tuple[str, tuple[int, ...]]]:
+    yield f"{name}.weight", shape
+    yield f"{name}.bias", shape[:1]

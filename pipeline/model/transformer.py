@@ -1,0 +1,83 @@
+"""A checkpoint's weights become the forward pass of its family, on a device."""
+
+from collections.abc import Iterator, Mapping
+from importlib import import_module
+from typing import Protocol, cast
+
+import torch
+from safetensors import safe_open
+
+from pipeline.errors import ModelError
+from pipeline.model.attention import Packing
+from pipeline.model.checkpoint import Checkpoint
+from pipeline.model.model_config import ModelConfig
+
+
+class Transformer(Protocol):
+    """A replica: packed token ids in, packed token vectors out.
+
+    varlen: whether its attention runs over packed texts as they lie, without padding.
+    """
+
+    varlen: bool
+
+    def __call__(self, ids_T: torch.Tensor, packing: Packing) -> torch.Tensor:
+        """Last hidden state of shape (T, D), of int64 token ids."""
+
+
+class _Build(Protocol):
+    """How the class of a family's `FORWARD` is called."""
+
+    def __call__(
+        self,
+        config: ModelConfig,
+        weights: Mapping[str, torch.Tensor],
+        device: torch.device,
+        dtype: torch.dtype,
+    ) -> Transformer: ...
+
+
+def load_transformer(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -> Transformer:
+    """Loads a replica of a checkpoint.
+
+    Raises:
+        ModelError: the checkpoint lacks a weight, or has one that we don't know.
+    """
+    module, _, name = checkpoint.family.FORWARD.partition(":")
+    build = cast(_Build, getattr(import_module(module), name))
+    return build(checkpoint.config, dict(_tensors(checkpoint)), device, dtype)
+
+
+def _tensors(checkpoint: Checkpoint) -> Iterator[tuple[str, torch.Tensor]]:
+    if checkpoint.pickled:
+        stored = _unpickled(checkpoint)
+        names = checkpoint.match({name: tuple(tensor.shape) for name, tensor in stored.items()})
+        yield from ((name, stored[where].float()) for name, where in names.items())
+        return
+    files = checkpoint.stored()
+    for name, stored_name in checkpoint.match({name: shape for name, (_, shape) in files.items()}).items():
+        with safe_open(files[stored_name][0], framework="pt") as file:
+            # A copy: what is read maps the file, which somebody may write anew while this replica lives.
+            yield name, file.get_tensor(stored_name).to(torch.float32, copy=True)
+
+
+def _unpickled(checkpoint: Checkpoint) -> dict[str, torch.Tensor]:
+    (path,) = checkpoint.weight_files
+    try:
+        found = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # pickle raises what it likes
+        reason = str(error).splitlines()[0]
+        raise ModelError(
+            "can't be read as bare weights",
+            str(path),
+            reason,
+            hint="fetch it again, or convert it to safetensors",
+        ) from None
+    if not isinstance(found, dict) or not all(isinstance(each, torch.Tensor) for each in found.values()):
+        raise ModelError(
+            "is no mapping of weights",
+            str(path),
+            type(found).__name__,
+            hint="fetch it again, or convert it to safetensors",
+        )
+    return found
