@@ -27,10 +27,10 @@ from pipeline.config.load import parse_config
 from pipeline.dataset import writer
 from pipeline.dataset.dataset import Dataset
 from pipeline.dataset.identity import Identity
-from pipeline.embed import stages
+from pipeline.embed import read as read_stage
 from pipeline.embed.job import Job
-from pipeline.embed.row import table_to_buffer
-from pipeline.model import checkpoint
+from pipeline.embed.split import PackedTable
+from pipeline.model import checkpoint, outputs
 from pipeline.model.embedding_spec import Recipe
 from pipeline.plan.make import make_plan
 from pipeline.plan.plan import Split
@@ -87,21 +87,21 @@ def measure(splits: list[Split], told: Job, output: Path) -> Spent:
     tokenizer = told.tokenizer()
     for split_id, pieces in splits:
         started = time.process_time()
-        parts = list(reader.parts(pieces, told.config, told.columns))
+        [(_, parts)] = reader.read_splits([(split_id, pieces)], told.config, told.columns)
         documents = reader.usable(parts)
         texts = pa.concat_arrays([part.texts for part in documents])
         read = time.process_time()
         tokens = tokenizer.encode(texts)
         tokenized = time.process_time()
         found = pa.concat_tables([part.rows for part in documents])
-        table = stages._with_tokens(found, tokens, None, told.recipe)
+        table = read_stage._rows_of_texts(found, tokens, None)
         vectors = np.random.default_rng(0).standard_normal((table.num_rows, DIMENSION), np.float32)
         began = time.process_time()
         contents = writer.Contents(
-            split_id, table, vectors, pa.concat_tables([part.rejects for part in documents]),
-            [part.consumed() for part in parts],
+            split_id, table, outputs.of_vectors(vectors),
+            pa.concat_tables([part.rejects for part in documents]), [part.consumed() for part in parts],
         )  # fmt: skip
-        table_to_buffer(table)  # as it travels between the stages
+        PackedTable.of(table)  # as it travels between the stages
         writer.write(Dataset(str(output)), contents, _figures())
         spent["read"] += read - started
         spent["tokenize"] += tokenized - read

@@ -128,8 +128,9 @@ def cell(folder: Path, kind: str, suffix: str, files: int, rows: int, max_split_
     before = telemetry.read_bytes.total()
     found: dict[str, list[str]] = {}
     for scan in made.scans():
-        pieces = list(itertools.chain.from_iterable(pieces for _, pieces in scan))
-        for part in reader.parts(pieces, job, made.columns):
+        for part in itertools.chain.from_iterable(
+            parts for _, parts in reader.read_splits(scan, job, made.columns)
+        ):
             assert part.documents is not None, part.error
             found.setdefault(part.piece.file, []).extend(part.documents.texts.to_pylist())
     seconds = time.perf_counter() - started

@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.dataset import vectors
+from pipeline.model.outputs import embedding
 
 QUERIES, NEAREST, CANDIDATES = 500, 10, 100
 Floats = npt.NDArray[np.float32]
@@ -23,9 +24,9 @@ Floats = npt.NDArray[np.float32]
 
 def stored(vectors_ND: Floats, kind: str) -> Floats:
     """As a reader of the shards has them, of length 1."""
-    fields = vectors.stored_fields(kind, vectors_ND.shape[1])
-    table = pa.Table.from_arrays(vectors.store(vectors_ND, kind), schema=pa.schema(fields))
-    return vectors.unit(vectors.load(table, vectors_ND.shape[1]))
+    fields = embedding.fields(kind, vectors_ND.shape[1])
+    table = pa.Table.from_arrays(embedding.store(vectors_ND, kind), schema=pa.schema(fields))
+    return vectors.unit(embedding.load(table, vectors_ND.shape[1]))
 
 
 def nearest(vectors_ND: Floats, queries: npt.NDArray[np.int64], count: int) -> npt.NDArray[np.int64]:
@@ -39,7 +40,7 @@ def main(root: Path) -> None:
     """Print one table."""
     shards = pq.read_table(root / "data", columns=["embedding"])
     dimension = shards.schema.field("embedding").type.list_size
-    vectors_ND = vectors.load(shards, dimension)
+    vectors_ND = embedding.load(shards, dimension)
     queries = np.random.default_rng(0).choice(len(vectors_ND), QUERIES, replace=False)
     wanted = nearest(vectors_ND, queries, NEAREST)
     print(f"{len(vectors_ND):,} rows of {dimension} dimensions\n")

@@ -156,25 +156,20 @@ def structs(lists: pa.ChunkedArray, kind: pa.DataType) -> pa.Table:
     return pa.Table.from_struct_array(pc.list_flatten(lists).combine_chunks().cast(kind))
 
 
-def reserved_names() -> set[str]:
-    """Column names that are ours in every shard."""
-    return {"embedding", "embedding_scale", *SHARD_TAIL.names, *CHUNK.names}
-
-
 def rows_schema(columns: pa.Schema, chunked: bool = False) -> pa.Schema:
-    """A shard's schema without the vectors: what travels beside them."""
+    """A shard's schema without the outputs: what travels beside them."""
     return pa.schema([*columns, *SHARD_TAIL, *(CHUNK if chunked else ())])
 
 
-def shard_schema(rows: pa.Schema, vectors: list[pa.Field]) -> pa.Schema:
-    """A shard's schema: carried columns, the vector, and our own columns.
+def shard_schema(rows: pa.Schema, outputs: list[pa.Field]) -> pa.Schema:
+    """A shard's schema: carried columns, the outputs, and our own columns.
 
     Args:
-        rows: of `rows_schema`.  vectors: of `vectors.stored_fields`.
+        rows: of `rows_schema`.  outputs: of `model.outputs.fields`.
     """
     at = rows.get_field_index(SHARD_TAIL.names[0])
     fields = list(rows)
-    return pa.schema([*fields[:at], *vectors, *fields[at:]])
+    return pa.schema([*fields[:at], *outputs, *fields[at:]])
 
 
 def columns_digest(columns: pa.Schema) -> str:

@@ -17,14 +17,13 @@ from pipeline.dataset.dataset import Dataset
 from pipeline.dataset.identity import Identity
 from pipeline.dataset.record import Failure
 from pipeline.driver import run
-from pipeline.embed import stages
+from pipeline.embed.encode import Encode
 from pipeline.embed.job import Job as Told
-from pipeline.embed.stages import Encode
 from pipeline.model import checkpoint
 from pipeline.model.embedding_spec import Recipe
 from pipeline.plan.plan import Plan
-from pipeline.plan.scan_row import feed_row
 from tests.records import NOTHING
+from tests.splits import embedded
 
 Job = Callable[..., dict[str, Any]]
 STARTED = "2026-11-25T12:00:00+00:00"
@@ -78,11 +77,9 @@ def embed(values: dict[str, Any], attempt: str = "attempt") -> tuple[Dataset, Pl
     dataset.storage.put(dataset.layout.attempt(attempt), json.dumps(told).encode())
     digests = identity.vector_digest, model.tokenizer_digest
     job = Told(parsed, frozen.columns, Recipe.of(model, parsed.model), None, *digests, attempt)
-    encode, failures = Encode(job), []
+    encode, failures = Encode(job), list[Failure]()
     for scan in frozen.pending(dataset.shards()).scans():
-        for read in stages.read(pa.Table.from_pylist([feed_row(scan)]), job):
-            found = stages.result(stages.write(encode(read), job)["note"][0].as_py())
-            failures += [found] if isinstance(found, Failure) else []
+        failures += [each for each in embedded(scan, job, encode) if isinstance(each, Failure)]
     return dataset, frozen, failures
 
 

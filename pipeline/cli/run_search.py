@@ -2,7 +2,7 @@
 
 from argparse import Namespace
 
-from pipeline import schema, telemetry
+from pipeline import telemetry
 from pipeline.cli.output import Said, printable, show, show_json, write
 from pipeline.cli.series_verify import series_of
 from pipeline.config import sections
@@ -12,6 +12,7 @@ from pipeline.dataset.dataset import Dataset
 from pipeline.errors import ConfigError, ExitCode
 from pipeline.estimate import warnings
 from pipeline.model.check import usable_checkpoint
+from pipeline.model.outputs import reserved_names
 from pipeline.operate import search
 from pipeline.plan import plan
 from pipeline.sanitize import few
@@ -72,7 +73,7 @@ def search_(arguments: Namespace) -> Said:
         show_json(found)
         return ExitCode.DONE, ""
     for hit, text in zip(hits, texts, strict=True):
-        carried = [str(value) for name, value in hit.row.items() if name not in schema.reserved_names()]
+        carried = [str(value) for name, value in hit.row.items() if name not in reserved_names()]
         write(
             f"{hit.score:7.4f}  {printable('  '.join(carried), 90)}",
             f"         {printable(text or '(its source is gone or has changed)', 90)}",

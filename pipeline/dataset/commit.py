@@ -32,6 +32,7 @@ from pipeline.errors import (
     StoppedError,
     StorageError,
 )
+from pipeline.model import outputs
 from pipeline.plan.plan import Plan, Split
 from pipeline.storage import ObjectInfo
 
@@ -326,7 +327,7 @@ def _write_failed(case: _Case, failures: Sequence[Failure]) -> None:
             }
             for piece in pieces
         ]  # fmt: skip
-        nothing = np.zeros((0, dimension), np.float32)
+        nothing = outputs.of_vectors(np.zeros((0, dimension), np.float32))
         contents = writer.Contents(
             split_id, rows.empty_table(), nothing, schema.REJECTS.empty_table(), told, vector
         )

@@ -11,10 +11,10 @@ import pyarrow as pa
 
 from pipeline import parsing, schema
 from pipeline.config.sections import Config
-from pipeline.dataset import vectors
 from pipeline.errors import (
     OtherDatasetError,
 )
+from pipeline.model import outputs
 from pipeline.model.checkpoint import Checkpoint
 from pipeline.model.embedding_spec import Recipe
 
@@ -78,7 +78,7 @@ class Identity:
         """
         rows = schema.rows_schema(columns, chunked=self.vector_fields["model.long_text"] == "chunks")
         kind = self.vector_fields["model.vector"]
-        return schema.shard_schema(rows, vectors.stored_fields(kind, self.dimension))
+        return schema.shard_schema(rows, outputs.fields(kind, self.dimension))
 
     def to_bytes(self, config: Config, base: str | None = None, claim: str = "") -> bytes:
         """As dataset.json.

@@ -18,15 +18,18 @@ from pipeline.dataset import vectors
 from pipeline.dataset.dataset import Dataset
 from pipeline.dataset.record import ShardRecord, parquet_bytes
 from pipeline.errors import ExistsError
+from pipeline.model import outputs
+from pipeline.model.outputs import Values
+from pipeline.model.outputs.embedding import Vectors
 
 
 @dataclass(frozen=True)
 class Contents:
     """What goes into one shard.
 
-    rows: of `schema.rows_schema`.  vectors: (rows, D) float32.
+    rows: of `schema.rows_schema`.  outputs: what each output keeps of the rows, "embedding" among them.
     rejects: of `schema.REJECTS`.  pieces: the range that was consumed of each piece.
-    vector: how vectors are stored (`vectors.store`).
+    vector: how vectors are stored (`outputs.store`).
     too_large: (rows,) bool, those for which memory did not suffice.
     reused: further rows, with vectors as they are stored, of `schema.shard_schema`.
     order: (rows + reused,) by which all rows are sorted; None where `rows` are in order, and are all.
@@ -34,13 +37,18 @@ class Contents:
 
     split_id: str
     rows: pa.Table
-    vectors: npt.NDArray[np.float32]
+    outputs: Mapping[str, Values]
     rejects: pa.Table
     pieces: Sequence[Mapping[str, Any]]
     vector: str = "float32"
     too_large: npt.NDArray[np.bool_] | None = None
     reused: pa.Table | None = None
     order: npt.NDArray[np.int64] | None = None
+
+    @property
+    def vectors(self) -> Vectors:
+        """(rows, D) float32."""
+        return self.outputs["embedding"]
 
 
 def write(dataset: Dataset, contents: Contents, figures: Mapping[str, Any]) -> ShardRecord:
@@ -77,21 +85,27 @@ def write(dataset: Dataset, contents: Contents, figures: Mapping[str, Any]) -> S
 def content_digest(shard: pa.Table) -> str:
     """A digest of what matters in a shard, independent of how Parquet laid it out: 32 hex digits.
 
-    BLAKE2b-128 (RFC 7693) over, in order: the vectors as stored, the scales of int8, the rows' numbers, the
-    numbers of windows, and the texts' hashes.
+    BLAKE2b-128 (RFC 7693) over, in order: the outputs as stored (the vectors, then the scales of int8), the
+    rows' numbers, the numbers of windows, and the texts' hashes.
     """
     shard = shard.combine_chunks()
     digest = blake2b(digest_size=16)
-    for chunk in shard.column("embedding").chunks:
-        if pa.types.is_binary(chunk.type):
-            digest.update(b"".join(chunk.to_pylist()))
-        else:
-            digest.update(np.ascontiguousarray(chunk.flatten()).data)
-    for name, kind in (("embedding_scale", np.float32), ("source_row", np.int64), ("chunk", np.int32)):
+    for name in outputs.columns():
+        for chunk in shard.column(name).chunks if name in shard.column_names else ():
+            digest.update(_content(chunk))
+    for name, kind in (("source_row", np.int64), ("chunk", np.int32)):
         if name in shard.column_names:
             digest.update(np.ascontiguousarray(shard.column(name).to_numpy(), kind).data)
     digest.update(b"".join(shard.column("text_hash").to_pylist()))
     return digest.hexdigest()
+
+
+def _content(stored: pa.Array) -> bytes | memoryview:
+    """The values of a column, one behind the other."""
+    if pa.types.is_binary(stored.type):
+        return b"".join(stored.to_pylist())
+    values = stored.flatten() if pa.types.is_fixed_size_list(stored.type) else stored
+    return np.ascontiguousarray(values).data
 
 
 def _reject_non_finite(contents: Contents) -> Contents:
@@ -126,7 +140,7 @@ def _reject_non_finite(contents: Contents) -> Contents:
         contents,
         order=order,
         rows=contents.rows.filter(pa.array(kept)),
-        vectors=contents.vectors[kept],
+        outputs={name: values[kept] for name, values in contents.outputs.items()},
         rejects=pa.concat_tables([contents.rejects, pa.Table.from_pydict(rejects, schema=schema.REJECTS)]),
         too_large=None,
     )
@@ -205,9 +219,9 @@ def _rows_by_file(table: pa.Table) -> dict[str, npt.NDArray[np.int64]]:
 
 def _table(contents: Contents) -> pa.Table:
     """The shard: what was embedded and what was reused, in the order of the source."""
-    fields = vectors.stored_fields(contents.vector, contents.vectors.shape[1])
+    fields = outputs.fields(contents.vector, contents.vectors.shape[1])
     table = contents.rows
-    for field, column in zip(fields, vectors.store(contents.vectors, contents.vector), strict=True):
+    for field, column in zip(fields, outputs.store(contents.outputs, contents.vector), strict=True):
         table = table.append_column(field, column)
     final = schema.shard_schema(contents.rows.schema, fields)
     table = table.select(final.names).cast(final)
@@ -226,7 +240,7 @@ def _shard_bytes(table: pa.Table, record: ShardRecord) -> bytes:
         compression="zstd",
         # Dictionaries and statistics of vectors cost time and space, and find nothing.
         use_dictionary=[name for name in table.column_names if name in ("source_file", "truncated")],
-        write_statistics=[name for name in table.column_names if name != "embedding"],
+        write_statistics=[name for name in table.column_names if name not in outputs.OUTPUTS],
         write_page_checksum=True,
     ) as file:
         if table.num_rows:  # a row group without rows stops some readers, a file without row groups none

@@ -1,16 +1,141 @@
-"""Buffers in and out of the one-row tables that travel between stages, without copies.
+"""A split as a row that travels between stages: a one-row table, whose payload is borrowed and never copied.
 
-A cell is a `large_binary` value that borrows a buffer. Arrow's own ways (`pa.array([bytes])`,
-`scalar.as_buffer()`) copy the payload, which for a large split costs as long as writing it.
+A row has three kinds of columns: `split_id`; `header`, a JSON object with the class of what it holds,
+everything small, and the dtype and shape of each array; and a cell for each table and array. Every row has
+every column, so that rows of any stage, and failures, are blocks of one schema.
+
+Here, too, is the boundary that each stage runs in. A stage never raises: an exception would end the whole
+job, so what goes wrong with a split travels on as data, and the stages after it let it pass.
 """
+
+import json
+import os
+import platform
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from pipeline.dataset.record import START, Failure, ShardRecord
+from pipeline.embed.split import EncodedSplit, PackedTable, ReadSplit
+from pipeline.errors import ENDS, ExitCode, PipelineError, StartError, UnseenError
+from pipeline.model.outputs import OUTPUTS
+from pipeline.sanitize import redact
+from pipeline.telemetry import liveness
+from pipeline.telemetry.liveness import Sentry
 
-def cell(buffer: pa.Buffer | npt.NDArray[np.generic] | None) -> pa.Array:
-    """One value that borrows a buffer or a contiguous array; null for None."""
+Content = ReadSplit | EncodedSplit | ShardRecord | Failure
+_CLASSES: dict[str, Any] = {kind.__name__: kind for kind in (ReadSplit, EncodedSplit, ShardRecord, Failure)}
+_TABLES = ("rows", "rejects", "reused")
+_ARRAYS = ("order", "ids", "lengths", "chunks", "too_large")
+_OUTPUT = "output."
+"""Before the name of an output, in the name of its cell."""
+
+
+def to_row(content: Content) -> pa.Table:
+    """Makes a row of what left a stage."""
+    values = {field.name: getattr(content, field.name) for field in fields(content)}
+    outputs = {f"{_OUTPUT}{name}": array for name, array in values.pop("outputs", {}).items()}
+    tables = {name: values.pop(name).buffer for name in _TABLES if isinstance(values.get(name), PackedTable)}
+    arrays = {name: values.pop(name) for name in _ARRAYS if isinstance(values.get(name), np.ndarray)}
+    arrays |= outputs
+    header = {
+        "class": type(content).__name__,
+        "arrays": {name: (array.dtype.str, array.shape) for name, array in arrays.items()},
+        "values": values,
+    }
+    cells = tables | arrays
+    columns = {"split_id": pa.array([content.split_id]), "header": pa.array([json.dumps(header)])}
+    return pa.table(columns | {name: to_cell(cells.get(name)) for name in _cell_names()})
+
+
+def from_row(row: pa.Table) -> Content:
+    """Returns what `to_row` made a row of."""
+    return _content(row, _header(row))
+
+
+def run_stage(
+    stage: str, split_id: str, files: Sequence[str], work: Callable[[], Content], sentry: Sentry | None
+) -> pa.Table:
+    """Runs a stage's work on one split; whatever it raises becomes the split's failure.
+
+    Args:
+        files: of the split, `<source>/<file>`.
+    """
+    try:
+        with liveness.at(sentry, split_id, stage):
+            return to_row(work())
+    except ENDS:
+        raise
+    except BaseException as error:  # the boundary: raised further, it would end every other split's job
+        return to_row(_failure(stage, split_id, files, error))
+
+
+def run_on_row(stage: str, row: pa.Table, work: Callable[[Any], Content], sentry: Sentry | None) -> pa.Table:
+    """Runs a stage's work on the split that a row holds; a failure passes untouched."""
+    header = _header(row)
+    if header["class"] == Failure.__name__:
+        return to_row(_content(row, header))
+    split_id, files = row.column("split_id")[0].as_py(), source_files(header["values"]["pieces"])
+    return run_stage(stage, split_id, files, lambda: work(_content(row, header)), sentry)
+
+
+def source_files(pieces: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Returns `<source>/<file>` of each piece."""
+    return [f"{piece['source']}/{piece['file']}" for piece in pieces]
+
+
+def _failure(stage: str, split_id: str, files: Sequence[str], error: BaseException) -> Failure:
+    if isinstance(error, PipelineError):
+        stage = START if isinstance(error, StartError) else stage
+        code, message = int(error.exit_code), str(error)
+        files = error.files if isinstance(error, UnseenError) and error.files else files
+    else:
+        trace = "".join(traceback.format_exception(error))
+        code, message = int(ExitCode.BUG), redact(f"a bug of ours: {error!r}\n{trace}")
+    process = f"{platform.node()} {os.getpid()}"
+    return Failure(split_id, tuple(files), stage, code, message, process, type(error).__name__)
+
+
+def _header(row: pa.Table) -> dict[str, Any]:
+    header: dict[str, Any] = json.loads(row.column("header")[0].as_py())
+    return header
+
+
+def _content(row: pa.Table, header: Mapping[str, Any]) -> Content:
+    kind, values = _CLASSES[header["class"]], header["values"]
+    if kind is Failure:
+        return Failure(**values | {"files": tuple(values["files"])})
+    if kind is ShardRecord:
+        return ShardRecord(**values)
+    tables = {name: PackedTable(from_cell(row.column(name))) for name in _TABLES if _has(row, name)}
+    arrays = {
+        name: np.frombuffer(from_cell(row.column(name)), dtype).reshape(shape)
+        for name, (dtype, shape) in header["arrays"].items()
+    }
+    outputs = {name: arrays.pop(f"{_OUTPUT}{name}") for name in OUTPUTS if f"{_OUTPUT}{name}" in arrays}
+    content: Content = kind(**values, **tables, **arrays, **({"outputs": outputs} if outputs else {}))
+    return content
+
+
+def _cell_names() -> list[str]:
+    return [*_TABLES, *_ARRAYS, *(f"{_OUTPUT}{name}" for name in OUTPUTS)]
+
+
+def _has(row: pa.Table, name: str) -> bool:
+    return bool(row.column(name).null_count == 0)
+
+
+def to_cell(buffer: pa.Buffer | npt.NDArray[np.generic] | None) -> pa.Array:
+    """Makes a `large_binary` value that borrows a buffer or a contiguous array; null for None.
+
+    Arrow's own ways (`pa.array([bytes])`, `scalar.as_buffer()`) copy the payload, which for a large split
+    costs as long as writing it.
+    """
     if buffer is None:
         return pa.nulls(1, pa.large_binary())
     data = buffer if isinstance(buffer, pa.Buffer) else pa.py_buffer(buffer.reshape(-1).view(np.uint8))
@@ -18,21 +143,8 @@ def cell(buffer: pa.Buffer | npt.NDArray[np.generic] | None) -> pa.Array:
     return pa.LargeBinaryArray.from_buffers(pa.large_binary(), 1, [None, offsets, data])
 
 
-def uncell(column: pa.Array | pa.ChunkedArray) -> pa.Buffer:
-    """The buffer behind the only value of a column."""
+def from_cell(column: pa.Array | pa.ChunkedArray) -> pa.Buffer:
+    """Returns the buffer behind the only value of a column."""
     array = column.chunk(0) if isinstance(column, pa.ChunkedArray) else column
     start, stop = np.frombuffer(array.buffers()[1], np.int64, 2, array.offset * 8)
     return array.buffers()[2].slice(int(start), int(stop - start))
-
-
-def table_to_buffer(table: pa.Table) -> pa.Buffer:
-    """A table as an Arrow IPC stream."""
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, table.schema) as writer:
-        writer.write_table(table)
-    return sink.getvalue()
-
-
-def buffer_to_table(buffer: pa.Buffer) -> pa.Table:
-    """The table in an Arrow IPC stream, borrowing it."""
-    return pa.ipc.open_stream(buffer).read_all()

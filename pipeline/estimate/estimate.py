@@ -25,6 +25,7 @@ from pipeline.estimate import sampling, token_lengths, warnings
 from pipeline.estimate.sampling import Sample, Stratum
 from pipeline.estimate.token_lengths import Tokens
 from pipeline.estimate.warnings import Caution
+from pipeline.model import outputs
 from pipeline.model.check import usable_checkpoint
 from pipeline.model.checkpoint import Checkpoint
 from pipeline.model.embedding_spec import Recipe
@@ -221,7 +222,7 @@ class Forecast:
             "pending": len(self.pending.split_ids),
             "bytes_to_read": self.pending.stored_bytes,
             "scans": self.scans,
-            "columns": [*self.made.columns.names, "embedding"],
+            "columns": [*self.made.columns.names, *outputs.OUTPUTS],
             "dimension": self.dimension,
             "reuse": _reuse_fields(self.reuse),
             "embed": {

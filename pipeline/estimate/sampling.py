@@ -119,7 +119,7 @@ def draw(pieces: pa.Table, config: Config, recipe: Recipe, tokenizer: Tokenizer)
     for stratum, piece in _in_turns([pieces for pieces, _ in drawn]):
         if seen[stratum] and telemetry.read_bytes.total() - before > MOST_READ:
             continue
-        [part] = reader.parts([piece], bare, pa.schema([]))
+        part = reader.read_piece(piece, bare, pa.schema([]))
         if part.documents is None:
             unread[stratum].append(f"{piece.source_file}: {str(part.error).splitlines()[0]}")
         else:

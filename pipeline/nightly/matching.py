@@ -6,7 +6,6 @@ as a file that the split's reader takes. A text that is common on both sides cos
 each pair.
 """
 
-import itertools
 from collections.abc import Iterator
 from typing import Any
 
@@ -47,10 +46,8 @@ def wanted_documents(
     Args:
         kind: the type of `rows`, which they have none of.
     """
-    splits = splits_of(row)
-    parts = reader.parts([piece for _, pieces in splits for piece in pieces], config, columns)
-    for split_id, pieces in splits:
-        documents = [part.documents for part in itertools.islice(parts, len(pieces)) if part.documents]
+    for split_id, parts in reader.read_splits(splits_of(row), config, columns):
+        documents = [part.documents for part in parts if part.documents]
         found = [column for part in documents for column in part.rows.column("text_hash").chunks]
         hashes = pa.chunked_array(found, pa.binary()).unique()
         yield _bucketed(pa.repeat(split_id, len(hashes)), hashes, pa.nulls(len(hashes), kind), buckets)

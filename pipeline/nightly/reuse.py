@@ -39,6 +39,7 @@ from pipeline.errors import (
     OtherDatasetError,
     StorageError,
 )
+from pipeline.model import outputs
 from pipeline.nightly import Series
 from pipeline.nightly.layout import SeriesLayout
 from pipeline.plan.plan import Plan
@@ -49,8 +50,6 @@ NOTHING, NO_COPIES = "nothing is reused", "no shard is copied"
 COPY_THREADS = 32
 HASHES_KEPT = 64
 """Shards whose text hashes a process remembers: 1 MB each, of the files that its splits belong to."""
-EMBEDDING = ("embedding", "embedding_scale", "n_tokens", "truncated", *schema.CHUNK.names)
-"""The columns that belong to a vector, and are taken with it."""
 NO_COLUMNS = pa.schema([])
 UNKNOWN_TO_FOOTERS = {"file_bytes", "storage_retries", "write_seconds"}
 """Fields of a shard's record that were not known yet when its footer was written."""
@@ -141,7 +140,7 @@ class Base:
 
     def documents(self, shard: str) -> pa.Table | None:
         """All documents of a shard (`packed`); None where it can't be read."""
-        names = ["text_hash", *EMBEDDING]
+        names = ["text_hash", *_taken()]
         where = f"{self.path}: shard {shard}"
         return unless_damaged(UNREADABLE, where, lambda: packed(self._read(shard, names)), patient=False)
 
@@ -207,6 +206,11 @@ class Base:
             if told["split_id"] != shard or whose != (ours.vector, ours.dataset):
                 raise OtherDatasetError("is another dataset's shard", path)
             yield parquet
+
+
+def _taken() -> list[str]:
+    """Returns the columns that belong to a vector, and are taken with it."""
+    return [*outputs.columns(), "n_tokens", "truncated", *schema.CHUNK.names]
 
 
 def _told(parquet: pq.ParquetFile) -> dict[str, Any]:

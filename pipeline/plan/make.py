@@ -12,6 +12,7 @@ from pipeline.config.sections import Config
 from pipeline.config.source import Source
 from pipeline.errors import ConfigError, SourceError
 from pipeline.model.checkpoint import Checkpoint
+from pipeline.model.outputs import reserved_names
 from pipeline.plan.cut import Range, cut_spans
 from pipeline.plan.plan import _FIELDS, BLOCK_ROWS, PIECE, Plan, split_id
 from pipeline.plan.sizing import split_bytes
@@ -148,7 +149,7 @@ def _joined(columns: pa.Schema, more: pa.Schema, exact: Collection[str]) -> pa.S
 
 
 def _refuse_collisions(names: Sequence[str]) -> None:
-    seen = {name.lower(): name for name in schema.reserved_names()}
+    seen = {name.lower(): name for name in reserved_names()}
     for name in names:
         if name.lower() in seen:
             raise ConfigError(

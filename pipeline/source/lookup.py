@@ -22,8 +22,7 @@ def documents(config: Config, piece: Piece, places: Sequence[int]) -> pa.Table:
     Raises:
         SourceError: the file is gone, changed or damaged.
     """
-    [part] = reader.parts([piece], config, pa.schema([]))
-    [found] = reader.usable([part])
+    [found] = reader.usable([reader.read_piece(piece, config, pa.schema([]))])
     at = pc.index_in(pa.array(places, pa.int64()), found.rows.column("source_row").combine_chunks())
     return pa.table({"text": found.texts, "text_hash": found.rows.column("text_hash")}).take(at)
 

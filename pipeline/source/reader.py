@@ -1,14 +1,14 @@
 """Pieces become documents: each file is read in one pass, and what can't be read costs itself alone.
 
-Memory: the documents of the pieces that were asked for and not yet taken; a file's other rows pass by. Of
-several files, which share a split, all documents up to a bound.
+Memory: the documents of one split; a file's other rows pass by. Of several files, which share a split, all
+documents up to a bound.
 """
 
 import platform
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from heapq import heappop, heappush
-from itertools import groupby
+from itertools import groupby, islice
 from typing import Any
 
 import pyarrow as pa
@@ -60,28 +60,41 @@ class Part:
         }
 
 
-def parts(
-    pieces: Sequence[Piece],
+def read_splits(
+    splits: Iterable[tuple[str, Sequence[Piece]]],
     config: Config,
     columns: pa.Schema,
     without: Mapping[str, SourceChangedError] = NONE,
-) -> Iterator[Part]:
-    """What becomes of each piece, in order; those of one file that follow each other are read in one pass.
+) -> Iterator[tuple[str, list[Part]]]:
+    """Yields the id and the parts of each split, in order; reads a file once for all splits of a scan.
+
+    A split is read when it is asked for.
 
     Args:
-        without: files that the driver found changed or gone.
+        splits: ids and pieces, as a plan has them.  without: files that the driver found changed or gone.
     """
-    runs = [(file, list(run)) for file, run in groupby(pieces, lambda piece: piece.source_file)]
-    found = (
-        part
-        for file, run in runs
-        for part in (
-            (Part(piece, error=without[file]) for piece in run)
-            if file in without
-            else _of_file(run, config, columns)
-        )
-    )
-    yield from found if len(runs) < 2 else _together(found)
+    splits = list(splits)
+    parts = _parts([piece for _, pieces in splits for piece in pieces], config, columns, without)
+    for split_id, pieces in splits:
+        own = islice(parts, len(pieces))
+        files = {piece.source_file for piece in pieces}
+        yield split_id, list(own) if len(files) < 2 else _together(own)
+
+
+def read_piece(piece: Piece, config: Config, columns: pa.Schema) -> Part:
+    """Reads one piece by itself."""
+    return next(_parts([piece], config, columns, NONE))
+
+
+def _parts(
+    pieces: Sequence[Piece], config: Config, columns: pa.Schema, without: Mapping[str, SourceChangedError]
+) -> Iterator[Part]:
+    """Yields the part of each piece; those of one file that follow each other are read in one pass."""
+    for file, run in groupby(pieces, lambda piece: piece.source_file):
+        if file in without:
+            yield from (Part(piece, error=without[file]) for piece in run)
+        else:
+            yield from _of_file(list(run), config, columns)
 
 
 def seekable(piece: Piece, config: Config) -> bool:

@@ -19,17 +19,18 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline import parsing, schema
+from pipeline import parsing
 from pipeline.config.location import Options
 from pipeline.config.sections import Config
 from pipeline.dataset import vectors
 from pipeline.dataset.dataset import Dataset
 from pipeline.dataset.identity import Identity
-from pipeline.dataset.vectors import Vectors
 from pipeline.errors import ModelError, SourceError
 from pipeline.model import checkpoint
 from pipeline.model.checkpoint import Checkpoint
 from pipeline.model.embedding_spec import Recipe
+from pipeline.model.outputs import embedding, reserved_names
+from pipeline.model.outputs.embedding import Vectors
 from pipeline.model.tokenizer.texts import tokenize_all, tokenized
 from pipeline.model.tokenizer.tokenizer import Tokenizer
 from pipeline.ragged import Ints
@@ -140,7 +141,7 @@ class _Drawn:
 def _draw(sample: Sample, shard: pa.Table) -> pa.Table:
     """All rows of some documents."""
     seed = blake2b(f"{sample.dataset_digest} {sample.split_id}".encode(), digest_size=8).digest()
-    ours = [name for name in shard.column_names if name in schema.reserved_names()]
+    ours = [name for name in shard.column_names if name in reserved_names()]
     document_N = _documents(shard)
     chances_D = np.random.default_rng(int.from_bytes(seed)).random(document_N.max(initial=-1) + 1)
     return shard.select(ours).filter(pa.array(chances_D[document_N] < sample.fraction))
@@ -263,7 +264,7 @@ class _Model:
         sqrt(2 - 2c). What quantization can have moved comes on top.
         """
         dimension = fresh_ND.shape[1]
-        stored_ND = vectors.load(rows, dimension)
+        stored_ND = embedding.load(rows, dimension)
         if self.recipe.vector == "binary":
             unlike_N = ((stored_ND > 0) != (fresh_ND > 0)).sum(axis=1)
             return unlike_N > math.ceil(UNLIKE_BITS * dimension), 1 - unlike_N / np.float32(dimension)

@@ -20,11 +20,12 @@ import pyarrow.compute as pc
 
 from pipeline import parsing, schema
 from pipeline.config.location import Options
-from pipeline.dataset import vectors, writer
+from pipeline.dataset import writer
 from pipeline.dataset.dataset import Dataset
 from pipeline.dataset.expected import Expected
 from pipeline.dataset.record import ShardRecord
 from pipeline.errors import DamagedError, MissingError, OtherDatasetError, StorageError
+from pipeline.model.outputs import embedding
 from pipeline.parsing import brief
 from pipeline.ragged import Ints
 from pipeline.source.formats import Piece
@@ -292,7 +293,7 @@ def _vectors(rows: pa.Table, expected: Expected) -> Iterator[Trouble]:
         other_N = pc.not_equal(pc.binary_length(rows["embedding"]), width).to_numpy()
         yield from some("vectors", other_N, rows, f"have vectors that are not of {width} bytes")
         return
-    vectors_ND = vectors.load(rows, expected.dimension)
+    vectors_ND = embedding.load(rows, expected.dimension)
     finite_N = np.asarray(np.isfinite(vectors_ND).all(axis=1))
     yield from some("vectors", ~finite_N, rows, "hold NaN or infinity")
     if expected.normalized:

@@ -14,9 +14,9 @@ from pipeline.dataset import writer
 from pipeline.dataset.dataset import Dataset
 from pipeline.dataset.record import ShardRecord, to_table
 from pipeline.dataset.summary import reject_reasons
-from pipeline.dataset.vectors import stored_fields
 from pipeline.dataset.writer import Contents
 from pipeline.errors import ExitCode, NonFiniteError
+from pipeline.model.outputs import fields
 
 COLUMNS = pa.schema([("id", pa.string())])
 
@@ -41,7 +41,7 @@ def contents(vectors: np.ndarray, rejected: int = 0) -> Contents:
         schema=schema.REJECTS,
     )
     piece = {"source": "docs", "file": "f", "start": 0, "stop": count + rejected}
-    return Contents("s0", rows, vectors.astype(np.float32), rejects, [piece])
+    return Contents("s0", rows, {"embedding": vectors.astype(np.float32)}, rejects, [piece])
 
 
 def write(root: Path, what: Contents, attempt: str = "a") -> ShardRecord:
@@ -80,7 +80,7 @@ def test_a_shard_holds_rows_vectors_and_its_own_record(tmp_path: Path) -> None:
     record = write(tmp_path, contents(vectors, rejected=2))
     path = tmp_path / "data" / "part-s0.parquet"
     table = pq.read_table(path, page_checksum_verification=True)
-    assert table.schema.equals(schema.shard_schema(schema.rows_schema(COLUMNS), stored_fields("float32", 3)))
+    assert table.schema.equals(schema.shard_schema(schema.rows_schema(COLUMNS), fields("float32", 3)))
     assert np.array_equal(np.stack(table.column("embedding").to_numpy()), vectors)
     dataset = Dataset(str(tmp_path))
     assert replace(record, write_seconds=0.0) == dataset.footer(dataset.shards()["s0"])
@@ -113,7 +113,7 @@ def test_a_split_of_rejects_alone_has_a_shard_without_rows(tmp_path: Path) -> No
     record = write(tmp_path, contents(np.ones((0, 3)), rejected=3))
     table = pq.read_table(tmp_path / "data" / "part-s0.parquet")
     assert (table.num_rows, record.rejects) == (0, 3)
-    assert table.schema.equals(schema.shard_schema(schema.rows_schema(COLUMNS), stored_fields("float32", 3)))
+    assert table.schema.equals(schema.shard_schema(schema.rows_schema(COLUMNS), fields("float32", 3)))
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
@@ -178,7 +178,7 @@ def test_the_digest_sees_a_change_in_any_of_what_it_covers(tmp_path: Path) -> No
             table = table.set_column(3, schema.SHARD_TAIL.field("text_hash"), pa.array([b"x", b"y"]))
         digests.add(
             write(
-                tmp_path / str(change), Contents("s0", table, what.vectors, what.rejects, [])
+                tmp_path / str(change), Contents("s0", table, what.outputs, what.rejects, [])
             ).content_digest
         )
     assert len(digests) == 4

@@ -22,15 +22,15 @@ from pipeline.dataset.dataset import BEING_REMOVED, Dataset
 from pipeline.dataset.identity import Identity
 from pipeline.dataset.record import Failure, ShardRecord, read_records
 from pipeline.driver import run
-from pipeline.embed import stages
 from pipeline.embed.job import Job
+from pipeline.embed.read import read_scan
 from pipeline.errors import DeniedError, ExitCode, OtherDatasetError, StoppedError
 from pipeline.model import checkpoint
 from pipeline.nightly import Series
 from pipeline.plan.plan import Plan
-from pipeline.plan.scan_row import feed_row
 from pipeline.verify import verify
 from tests.model_check.protocol import encoded
+from tests.splits import scan_row, written
 
 JobValues = Callable[..., dict[str, Any]]
 FAR = datetime.now(UTC) + timedelta(days=30)
@@ -57,9 +57,8 @@ class Night:
         """Write the shards of these splits; of all when none is named."""
         for number, split in enumerate(self.plan.splits()):
             if not numbers or number in numbers:
-                row = pa.table({name: [value] for name, value in feed_row([split]).items()})
-                for read in stages.read(row, self.job):
-                    done = stages.result(stages.write(encoded(read, 16), self.job).column("note")[0].as_py())
+                for read in read_scan(scan_row([split]), self.job):
+                    done = written(encoded(read, 16), self.job)
                     assert isinstance(done, ShardRecord), done
 
     def commit(self, *failures: Failure, allow: bool = False) -> commit.Ending:

@@ -12,9 +12,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline import cli
-from pipeline.dataset import vectors
 from pipeline.errors import ExitCode, OtherDatasetError
 from pipeline.model import checkpoint
+from pipeline.model.outputs import embedding
 from pipeline.model.tokenizer.tokenizer import Tokenizer
 from tests.conftest import read_dataset, texts, write_config
 from tests.driver.test_run import embed
@@ -83,8 +83,8 @@ def test_quantized_vectors(job: Job, tmp_path: Path, tiny: Path, kind: str, far:
     embed(job(model={"vector": kind}))
     table = read_dataset(tmp_path / "out")
     wanted = reference(tiny, texts(60), 512)
-    assert np.abs(vectors.load(table, 16) - wanted).max() <= far
-    np.testing.assert_array_equal(vectors.load(table, 16) > 0, wanted > 0) if kind == "binary" else None
+    assert np.abs(embedding.load(table, 16) - wanted).max() <= far
+    np.testing.assert_array_equal(embedding.load(table, 16) > 0, wanted > 0) if kind == "binary" else None
     assert table.schema.field("embedding").type == (
         pa.binary() if kind == "binary" else pa.list_(pa.int8(), 16)
     )

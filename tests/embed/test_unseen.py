@@ -5,7 +5,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import pytest
 
 from pipeline import storage
@@ -14,7 +13,7 @@ from pipeline.dataset.commit import commit
 from pipeline.dataset.dataset import Dataset
 from pipeline.dataset.identity import Identity
 from pipeline.dataset.record import Failure, ShardRecord
-from pipeline.embed import stages
+from pipeline.embed.encode import Encode
 from pipeline.embed.job import Job
 from pipeline.embed.unseen import settled
 from pipeline.errors import CrashError, ExitCode, UnseenError
@@ -22,8 +21,8 @@ from pipeline.model import checkpoint
 from pipeline.model.embedding_spec import Recipe
 from pipeline.plan.make import make_plan
 from pipeline.plan.plan import Plan
-from pipeline.plan.scan_row import feed_row
 from tests.conftest import texts
+from tests.splits import embedded
 
 JobValues = Callable[..., dict[str, Any]]
 NAMES = [f"docs/in/{number}.txt" for number in range(4)]
@@ -57,15 +56,12 @@ def made(job: JobValues, folder: Path, allow: bool) -> tuple[Plan, Job]:
 def without_ray(job: Job, pending: Plan, between: Callable[[], object]) -> Settled:
     """The flow's three stages one after the other; something happens before the driver looks."""
     jobs: list[Job] = []
-    encode = stages.Encode(job)
+    encode = Encode(job)
 
     def flow(pending: Plan, job: Job) -> Iterator[ShardRecord | Failure]:
         jobs.append(job)
         for scan in pending.scans():
-            row = pa.Table.from_pylist([feed_row(scan)])
-            for read in stages.read(row, job):
-                written = stages.write(encode(read), job)
-                yield stages.result(written.column("note")[0].as_py())
+            yield from embedded(scan, job, encode)
         between()
 
     return list(settled(pending, job, flow)), jobs

@@ -5,7 +5,7 @@ import itertools
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -111,13 +111,13 @@ def test_no_row_is_drawn_twice_and_none_that_is_not_there(
         table = pa.table({"key": list(range(rows)), "text": ["word"] * rows, "topic": ["t"] * rows})
         pq.write_table(table, corpus / f"{number}.parquet")
     drawn: list[Piece] = []
-    read = reader.parts
+    read = reader.read_piece
 
-    def parts(pieces: Sequence[Piece], told: sections.Config, columns: pa.Schema) -> Iterator[reader.Part]:
-        drawn.extend(pieces)
-        return read(pieces, told, columns)
+    def read_piece(piece: Piece, told: sections.Config, columns: pa.Schema) -> reader.Part:
+        drawn.append(piece)
+        return read(piece, told, columns)
 
-    monkeypatch.setattr(reader, "parts", parts)
+    monkeypatch.setattr(reader, "read_piece", read_piece)
     of(job(output={"rows_per_shard": 999}))
     assert len(drawn) > 10
     ranges = sorted((piece.file, piece.start, piece.stop) for piece in drawn)

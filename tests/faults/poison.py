@@ -24,10 +24,11 @@ def runtime(**environment: str) -> str:
 
 def arm() -> None:
     """Make the stages of this process sensitive to the words."""
-    from pipeline.embed import stages
+    from pipeline.embed import read
+    from pipeline.embed.encode import Encode
 
-    stages.tokenized = functools.partial(_touched, stages.tokenized)
-    stages.Encode._encode = _witnessed(stages.Encode._encode)
+    read.tokenized = functools.partial(_touched, read.tokenized)
+    Encode.encode_split = _witnessed(Encode.encode_split)
 
 
 def _touched(tokenized: Any, texts: Any, *rest: Any) -> Any:
@@ -45,12 +46,12 @@ def _touched(tokenized: Any, texts: Any, *rest: Any) -> Any:
 
 def _witnessed(encode: Any) -> Any:
     @functools.wraps(encode)
-    def told(replica: Any, split_id: str, *rest: Any) -> Any:
+    def told(replica: Any, split: Any) -> Any:
         if witness := os.environ.get("WITNESS"):
             with open(witness, "a") as file:  # noqa: PTH123  (one write of a line: processes do not mix theirs)
-                file.write(f"{split_id}\n")
+                file.write(f"{split.split_id}\n")
         time.sleep(float(os.environ.get("PACE", "0")))
-        return encode(replica, split_id, *rest)
+        return encode(replica, split)
 
     return told
 

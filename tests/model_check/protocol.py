@@ -9,7 +9,7 @@ import contextlib
 import datetime
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -28,16 +28,20 @@ from pipeline.dataset.identity import Identity
 from pipeline.dataset.layout import Layout
 from pipeline.dataset.record import Failure
 from pipeline.driver import run
-from pipeline.embed import job, stages
+from pipeline.embed import job
 from pipeline.embed.job import Job
+from pipeline.embed.read import read_scan
+from pipeline.embed.row import from_row, to_row
+from pipeline.embed.split import EncodedSplit, ReadSplit, SplitRows
 from pipeline.errors import ExitCode
 from pipeline.model import checkpoint
+from pipeline.model.outputs import of_vectors
 from pipeline.nightly import Facts, Series
 from pipeline.nightly import latest as latest_module
 from pipeline.plan.make import make_plan
 from pipeline.plan.plan import Plan
-from pipeline.plan.scan_row import feed_row
 from tests.model_check.world import Actor, Bucket, Inline, ModelStorage, Stored, World
+from tests.splits import scan_row, written
 
 NOW = datetime.datetime(2026, 11, 27, 12, tzinfo=datetime.UTC)
 OLD, LATER = NOW - datetime.timedelta(days=30), NOW + datetime.timedelta(days=30)
@@ -91,7 +95,7 @@ class Table:
                 files = tuple(piece.source_file for piece in dict(self.made.splits())[split_id])
                 yield Failure(split_id, files, "read", int(ExitCode.INCOMPLETE), "it kills its process")
             else:
-                yield stages.result(stages.write(self.encoded[split_id], told).column("note")[0].as_py())
+                yield written(self.encoded[split_id], told)
 
     def zombie(self, name: str, split: int) -> Actor:
         """A worker of a driver that is gone, with a shard in hand; it has looked at dataset.json long ago."""
@@ -99,7 +103,7 @@ class Table:
 
         def work() -> None:
             self.world.here.asked = True
-            stages.write(self.encoded[self.splits[split]], self.job(wanted))
+            written(self.encoded[self.splits[split]], self.job(wanted))
 
         return Actor(name, work)
 
@@ -294,28 +298,30 @@ def table(folder: Path) -> Iterator[Table]:
         _fix(patch, shared)
         told = shared.job(wanted)
         for split in made.splits():
-            row = pa.table({name: [value] for name, value in feed_row([split]).items()})
-            for read in stages.read(row, told):
+            for read in read_scan(scan_row([split]), told):
                 shared.encoded[split[0]] = encoded(read, told.recipe.dimension(model))
         yield shared
 
 
 def encoded(row: pa.Table, dimension: int) -> pa.Table:
     """What a replica would make of a split that was read: vectors of length 1."""
-
-    def work(split_id: str, note: dict[str, Any], cells: Any) -> pa.Table:
-        count = len(np.frombuffer(cells["lengths"], np.int64))
-        vectors = np.zeros((count, dimension), np.float32)
-        vectors[:, 0] = 1
-        note["figures"] |= {
-            "computed_tokens": 1, "padded_tokens": 1, "encode_seconds": 0.1, "idle_seconds": 0.0,
-            "read_seconds": 0.1, "tokenize_seconds": 0.1, "attempt": "a",
-        }  # fmt: skip
-        note |= {"dimension": dimension, "too_large": []}
-        passed = {name: cells.get(name) for name in stages.PASSED_ON}
-        return stages._row(split_id, note, **passed, vectors=vectors)
-
-    return stages._guarded("encode", row, work, None)
+    split = from_row(row)
+    if not isinstance(split, ReadSplit):
+        return row
+    vectors = np.zeros((len(split.lengths), dimension), np.float32)
+    vectors[:, 0] = 1
+    figures = {
+        "computed_tokens": 1, "padded_tokens": 1, "encode_seconds": 0.1, "idle_seconds": 0.0,
+        "read_seconds": 0.1, "tokenize_seconds": 0.1, "attempt": "a",
+    }  # fmt: skip
+    passed = {field.name: getattr(split, field.name) for field in fields(SplitRows)}
+    return to_row(
+        EncodedSplit(
+            **passed | {"figures": {**split.figures, **figures}},
+            outputs=of_vectors(vectors),
+            too_large=np.zeros(len(vectors), np.bool_),
+        )
+    )
 
 
 class _Quiet:

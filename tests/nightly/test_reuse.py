@@ -26,16 +26,15 @@ from pipeline.dataset.dataset import Dataset
 from pipeline.dataset.identity import Identity
 from pipeline.dataset.record import Failure, ShardRecord, parquet_bytes
 from pipeline.driver import run
-from pipeline.embed import stages
+from pipeline.embed.encode import Encode
 from pipeline.embed.job import Job
-from pipeline.embed.stages import Encode
 from pipeline.errors import DeniedError, ExitCode, OtherDatasetError, StorageError
 from pipeline.model.check import usable_checkpoint
 from pipeline.model.checkpoint import Checkpoint
 from pipeline.nightly import reuse
 from pipeline.plan.plan import Plan
-from pipeline.plan.scan_row import feed_row
 from tests.conftest import read_dataset, texts
+from tests.splits import embedded
 
 Values = Callable[..., dict[str, Any]]
 
@@ -93,12 +92,9 @@ class Night:
     def embed(self) -> list[Failure]:
         """What workers do with what is pending."""
         reuse.base_of.cache_clear()  # a worker is another process than the driver
-        ended = []
+        ended: list[ShardRecord | Failure] = []
         for scan in self.plan.pending(self.dataset.shards()).scans():
-            told = pa.table({name: [value] for name, value in feed_row(scan).items()})
-            for row in stages.read(told, self.job):
-                written = stages.write(replica(self.job)(row), self.job)
-                ended.append(stages.result(written.column("note")[0].as_py()))
+            ended += embedded(scan, self.job, replica(self.job))
         return [each for each in ended if isinstance(each, Failure)]
 
     def ends(self, copy: bool = True) -> Ending:

@@ -67,16 +67,16 @@ job = parse_config(json.load(open(sys.argv[1])))
 made = Plan.from_bytes(open(sys.argv[2], "rb").read())
 files, splits = {}, 0
 for scan in made.scans():
-    parts = reader.parts([piece for _, pieces in scan for piece in pieces], job, made.columns)
-    for _, pieces in scan:  # as a task does: what it read of a split is gone before the next
+    for _, parts in reader.read_splits(scan, job, made.columns):
         splits += 1
-        for part in [next(parts) for _ in pieces]:
+        for part in parts:
             seen = files.setdefault(part.piece.source_file, {"rows": 0, "rejects": 0, "errors": []})
             if part.error:
                 seen["errors"].append([type(part.error).__name__, str(part.error)])
             else:
                 seen["rows"] += len(part.documents.texts)
                 seen["rejects"] += part.documents.rejects.num_rows
+        parts = part = None  # as a task does: what it read of a split is gone before the next
 print(json.dumps({"files": files, "splits": splits, "peak": peak_mib()}))
 """
 

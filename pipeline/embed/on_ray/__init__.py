@@ -1,7 +1,7 @@
 """The flow on Ray Data: read and tokenise on CPUs, encode on a pool of replicas, write on CPUs.
 
 One split is one Ray row, from end to end: Ray may move, retry and spill it, but neither cut nor merge it.
-The only package that imports Ray; what it runs (`stages`, `matching`) does not know it.
+The only package that imports Ray; what it runs (`read`, `encode`, `write`, `matching`) does not know it.
 """
 
 from pipeline.embed.on_ray.cluster import cluster

@@ -17,14 +17,17 @@ from ray.exceptions import RayError
 from pipeline import telemetry
 from pipeline.config.sections import Compute
 from pipeline.dataset.record import START, Failure, ShardRecord
-from pipeline.embed import stages
+from pipeline.embed.encode import Encode
 from pipeline.embed.job import Job
 from pipeline.embed.on_ray import metrics, shared_storage
 from pipeline.embed.on_ray.cluster import cluster, nodes, stopped
 from pipeline.embed.on_ray.feed import feed
 from pipeline.embed.on_ray.watchdog import RemoteSentry, Watchdog
+from pipeline.embed.read import read_scan
 from pipeline.embed.resources import Resources, fit
+from pipeline.embed.row import from_row
 from pipeline.embed.unseen import settled
+from pipeline.embed.write import write_row
 from pipeline.errors import ExitCode, ModelError, NonFiniteError, OutputError, PipelineError, StartError
 from pipeline.plan.plan import Plan
 from pipeline.telemetry.liveness import NOBODY, Standing
@@ -195,11 +198,18 @@ def _is_of_output(failure: Failure) -> bool:
 def _consume(graph: Dataset, arrivals: "queue.SimpleQueue[Arrived | BaseException | None]") -> None:
     try:
         for batch in graph.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
-            for note in batch.column("note").to_pylist():
-                arrivals.put(stages.result(note))
+            for at in range(batch.num_rows):
+                arrivals.put(_result(batch.slice(at, 1)))
         arrivals.put(None)
     except BaseException as error:  # it is raised where the arrivals are taken
         arrivals.put(error)
+
+
+def _result(row: pa.Table) -> Arrived:
+    """What left the flow for one split."""
+    result = from_row(row)
+    assert isinstance(result, Arrived)
+    return result
 
 
 def _graph(splits: Dataset, job: Job, resources: Resources, sentry: RemoteSentry) -> Dataset:
@@ -207,35 +217,35 @@ def _graph(splits: Dataset, job: Job, resources: Resources, sentry: RemoteSentry
     one_split: dict[str, Any] = {"batch_size": 1, "batch_format": "pyarrow", "zero_copy_batch": True}
     told = {"job": job, "sentry": sentry}
     least, most = resources.replicas
-    rows = splits.map_batches(read, fn_kwargs=told, num_cpus=compute.cpus_per_reader, **one_split)
+    rows = splits.map_batches(run_read, fn_kwargs=told, num_cpus=compute.cpus_per_reader, **one_split)
     vectors = rows.map_batches(
-        Encode,
+        RayEncode,
         fn_constructor_kwargs=told,
         compute=ActorPoolStrategy(min_size=least, max_size=most),
         num_cpus=resources.replica_cpus,
         num_gpus=resources.replica_gpus or None,
         **one_split,
     )
-    return vectors.map_batches(write, fn_kwargs=told, num_cpus=compute.cpus_per_writer, **one_split)
+    return vectors.map_batches(run_write, fn_kwargs=told, num_cpus=compute.cpus_per_writer, **one_split)
 
 
-class Encode(stages.Encode):
-    """`stages.Encode`, in a process that gives its device back."""
+class RayEncode(Encode):
+    """A replica, in a process that gives its device back."""
 
     def __init__(self, job: Job, sentry: RemoteSentry) -> None:
         super().__init__(job, sentry)
         atexit.register(signal.alarm, EXIT_SECONDS)
 
 
-def read(row: pa.Table, job: Job, sentry: RemoteSentry) -> Iterator[pa.Table]:
-    """`stages.read`, measured."""
+def run_read(row: pa.Table, job: Job, sentry: RemoteSentry) -> Iterator[pa.Table]:
+    """Reads a scan, and measures it."""
     with metrics.storage(job):
-        yield from stages.read(row, job, sentry)
+        yield from read_scan(row, job, sentry)
 
 
-def write(row: pa.Table, job: Job, sentry: RemoteSentry) -> pa.Table:
-    """`stages.write`, measured; and since here a split is done, so is all that its record says."""
+def run_write(row: pa.Table, job: Job, sentry: RemoteSentry) -> pa.Table:
+    """Writes a split, and measures it; since here a split is done, so is all that its record says."""
     with metrics.storage(job):
-        written = stages.write(row, job, sentry)
-    metrics.count(job, stages.result(written.column("note")[0].as_py()))
+        written = write_row(row, job, sentry)
+    metrics.count(job, _result(written))
     return written

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.dataset.vectors import Vectors
+from pipeline.model.outputs.embedding import Vectors
 from pipeline.ragged import Ints
 
 NAMED = 8

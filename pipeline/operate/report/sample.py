@@ -15,11 +15,11 @@ import pyarrow.compute as pc
 
 from pipeline import parsing, schema
 from pipeline.config.sections import Config
-from pipeline.dataset import vectors
 from pipeline.dataset.dataset import Dataset
 from pipeline.dataset.expected import Expected
-from pipeline.dataset.vectors import Vectors
 from pipeline.errors import MissingError
+from pipeline.model.outputs import embedding, reserved_names
+from pipeline.model.outputs.embedding import Vectors
 from pipeline.operate.report.markup import beginning
 from pipeline.operate.report.texts import texts
 from pipeline.plan.plan import Plan
@@ -82,7 +82,7 @@ def drawn(config: Config, dataset: Dataset, plan: Plan, records: pa.Table) -> Sa
     dimension = 8 * len(rows["embedding"][0].as_py()) if pa.types.is_binary(kind) else kind.list_size
     ours = [name for name in OURS if name in rows.column_names and not name.startswith("embedding")]
     return Sample(
-        vectors.load(rows, dimension),
+        embedding.load(rows, dimension),
         rows.select(ours),
         {name: [_value(value) for value in rows[name].to_pylist()] for name in _carried(config, rows)},
         texts(config, plan, rows, [record["split_id"] for record in chosen]),
@@ -166,7 +166,7 @@ def _cheap(columns: pa.Schema) -> list[str]:
     kinds = (
         pa.types.is_string, pa.types.is_boolean, pa.types.is_integer, pa.types.is_date, pa.types.is_decimal,
     )  # fmt: skip
-    carried = [field for field in columns if field.name not in schema.reserved_names()]
+    carried = [field for field in columns if field.name not in reserved_names()]
     short = [field.name for field in carried if any(is_kind(field.type) for is_kind in kinds)]
     return [*(name for name in OURS if name in columns.names), *short]
 

@@ -23,10 +23,11 @@ from pipeline.dataset.dataset import Dataset
 from pipeline.dataset.identity import Identity
 from pipeline.dataset.record import START, Failure, ShardRecord
 from pipeline.driver import run
-from pipeline.embed import on_ray, stages
+from pipeline.embed import on_ray
 from pipeline.embed.job import Job as Told
 from pipeline.embed.on_ray import graph, watchdog
 from pipeline.embed.on_ray.feed import feed
+from pipeline.embed.row import run_stage
 from pipeline.errors import ExitCode, ModelError, OutputError, StartError
 from pipeline.model import checkpoint
 from pipeline.model.check import usable_checkpoint
@@ -34,7 +35,7 @@ from pipeline.model.embedding_spec import Recipe
 from pipeline.plan.make import make_plan
 from tests import records
 from tests.conftest import make_checkpoint, write_config
-from tests.embed.test_stages import broken_weights
+from tests.embed.test_encode import broken_weights
 
 Job = Callable[..., dict[str, Any]]
 pytestmark = pytest.mark.usefixtures("ray_cluster")
@@ -84,8 +85,8 @@ import atexit, time
 from pipeline.embed.on_ray import graph
 atexit.register(time.sleep, 600)  # begins later than what is registered after it
 graph.EXIT_SECONDS = 1
-graph.Encode._start = lambda self: None
-graph.Encode(None, None)
+graph.RayEncode._start = lambda self: None
+graph.RayEncode(None, None)
 """
 
 
@@ -238,8 +239,7 @@ def test_a_task_that_is_cancelled_within_a_stage_is_cancelled(tmp_path: Path) ->
 
     @ray.remote(max_retries=0)
     def task() -> pa.Table:
-        row = pa.table({"split_id": ["s"], "note": ['{"pieces": []}']})
-        return stages._guarded("read", row, work, None)
+        return run_stage("read", "s", [], work, None)
 
     running = task.remote()
     while not begun.exists():

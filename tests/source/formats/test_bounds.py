@@ -171,8 +171,8 @@ def test_files_that_expand_beyond_their_split_fail_and_their_neighbours_stay(
         write(folder / f"{number}-good.gz", gzip.compress(b"a document"))
     values = job(source={"s": {"path": str(folder), "format": "text-files"}}, output={"rows_per_shard": 1000})
     made = planned(values)
-    [(_, pieces)] = list(made.splits())
-    parts = list(reader.parts(pieces, parse_config(values), made.columns))
+    [(_, pieces)] = splits = list(made.splits())
+    [(_, parts)] = reader.read_splits(splits, parse_config(values), made.columns)
     assert [part.piece for part in parts] == pieces
     failed = [part.piece.file for part in parts if part.error]
     assert failed

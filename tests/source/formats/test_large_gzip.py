@@ -27,7 +27,7 @@ made = make_plan(job, checkpoint.resolve("albert-mini"), "digest")
 planned = peak_mib()
 rows, digest = 0, blake2b()
 [scan] = list(made.scans())
-for part in reader.parts([piece for _, [piece] in scan], job, made.columns):
+for _, [part] in reader.read_splits(scan, job, made.columns):
     assert part.documents.rows.column("n").to_pylist() == list(range(rows, rows + len(part.documents.texts)))
     rows += len(part.documents.texts)
     digest.update("".join(part.documents.texts.to_pylist()).encode())

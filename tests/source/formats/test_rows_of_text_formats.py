@@ -416,8 +416,8 @@ def test_keys_of_folders_are_carried(job: Job, tmp_path: Path) -> None:
     made = planned(values)
     assert made.columns.names == ["id", "date", "lang"]
     assert "no such partition" in made.failed_files["s/b.txt"]
-    pieces = [piece for _, split in made.splits() for piece in split]
-    parts = list(reader.parts(pieces, parse_config(values), made.columns))
+    read = reader.read_splits(made.splits(), parse_config(values), made.columns)
+    parts = [part for _, split in read for part in split]
     found = [part.documents.rows.select(["date", "lang"]).to_pylist() for part in parts if part.documents]
     assert sorted(found, key=str) == [[{"date": "2026-01-01", "lang": "d e"}], [{"date": None, "lang": "en"}]]
 
@@ -455,10 +455,10 @@ def test_a_bad_file_in_a_split_of_several_costs_itself(job: Job, tmp_path: Path)
         (folder / f"{number}.txt").write_text(f"text {number}\n")
     values = job(source={"s": {"path": f"{folder}/*.txt"}}, output={"rows_per_shard": 65_536})
     parsed, made = parse_config(values), planned(values)
-    [(_, pieces)] = list(made.splits())
+    splits = list(made.splits())
     (folder / "1.txt").write_text("changed\n")
     (folder / "3.txt").unlink()
-    parts = list(reader.parts(pieces, parsed, made.columns))
+    [(_, parts)] = reader.read_splits(splits, parsed, made.columns)
     assert [isinstance(part.error, SourceChangedError) for part in parts] == [False, True, False, True, False]
     assert [part.texts.to_pylist() for part in reader.usable(parts)] == [["text 0"], ["text 2"], ["text 4"]]
     with pytest.raises(SourceChangedError):
@@ -479,7 +479,7 @@ def test_splits_of_a_large_row_group_are_read_in_one_scan(job: Job, tmp_path: Pa
         pieces = [piece for _, [piece] in scan]
         found = [
             part.documents.texts.to_pylist()
-            for part in reader.parts(pieces, parsed, made.columns)
+            for _, [part] in reader.read_splits(scan, parsed, made.columns)
             if part.documents
         ]
         assert found == [[f"text {n}" for n in range(piece.start, piece.stop)] for piece in pieces]

@@ -1,0 +1,176 @@
+"""What a replica runs, an actor that stays: token ids in, what each output keeps of their vectors out.
+
+Shapes: S sequences that the model runs, N rows, D dimensions.
+"""
+
+import os
+import platform
+import sys
+import time
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from pipeline import telemetry
+from pipeline.dataset import vectors
+from pipeline.embed.job import Job
+from pipeline.embed.row import run_on_row
+from pipeline.embed.split import EncodedSplit, ReadSplit
+from pipeline.errors import ENDS, DeviceError, NonFiniteError, PipelineError, StartError
+from pipeline.model import outputs
+from pipeline.model.batching import TokenBatch
+from pipeline.model.embedding_spec import Recipe
+from pipeline.model.outputs.embedding import Vectors
+from pipeline.ragged import bounds
+from pipeline.telemetry.liveness import Sentry
+
+if TYPE_CHECKING:
+    from pipeline.model.encoder import Encoded
+
+PATIENCE = 0.1
+"""Of the watchdog's time: so long a replica tries to start before it gives up a split."""
+FIRST_PAUSE_SECONDS = 1.0
+Bools = npt.NDArray[np.bool_]
+
+
+class Encode:
+    """A replica that stays.
+
+    One that can't start says so for the splits that it is given, for raised here it would end the job without
+    its name. It tries again for a while before each: the Hub or a mount may be back soon, and replicas that
+    did start take the other splits meanwhile.
+    """
+
+    def __init__(self, job: Job, sentry: Sentry | None = None) -> None:
+        self.job, self.sentry, self.ended = job, sentry, time.perf_counter()
+        self.works = False
+        self.broken = self._start()
+
+    def __call__(self, row: pa.Table) -> pa.Table:
+        try:
+            return run_on_row("encode", row, self.encode_split, self.sentry)
+        finally:
+            self.ended = time.perf_counter()
+
+    def encode_split(self, split: ReadSplit) -> EncodedSplit:
+        """Embeds a split.
+
+        Raises:
+            StartError: this replica can't start.
+            DeviceError: the device failed.
+            NonFiniteError: its vectors are not for the writer.
+        """
+        if self.broken:
+            self._start_again()
+        started = time.perf_counter()
+        encoded = self._run(split.tokens)
+        vectors_ND, too_large_N = _of_rows(encoded, split, self.encoder.recipe.normalize)
+        took = {
+            "computed_tokens": encoded.computed_tokens,
+            "padded_tokens": encoded.padded_tokens,
+            "encode_seconds": time.perf_counter() - started,
+            "idle_seconds": started - self.ended,
+        }
+        self._refuse_non_finite(vectors_ND, too_large_N)
+        return _encoded(split, took, vectors_ND, too_large_N)
+
+    def _run(self, tokens: TokenBatch) -> "Encoded":
+        try:
+            return self.encoder.run(tokens)
+        except DeviceError as error:
+            self._end_process(error)
+            raise
+
+    def _start(self) -> StartError | None:
+        # torch stays out of the driver and of the readers and writers: 2 s and 300 MB in each.
+        from pipeline.model.encoder import Encoder  # noqa: PLC0415
+
+        config = self.job.config
+        try:
+            replica = self.job.replica()
+            self.encoder = Encoder(
+                replica,
+                device=config.compute.device,
+                dtype=config.dtype,
+                recipe=Recipe.of(replica, config.model),
+                batch_tokens=config.compute.batch_tokens,
+                threads=self.job.threads,
+            )
+        except PipelineError as error:
+            where = f"{error.where} on {platform.node()}".strip()
+            return StartError(error.what, where, error.got, error.hint, error.exit_code)
+        except ENDS:
+            raise
+        except BaseException as error:  # torch raises what it likes, and safetensors panics
+            where = f"{config.model.name} on {platform.node()}"
+            hint = "check the checkpoint's files and the device"
+            return StartError("a replica can't start", where, repr(error), hint)
+        return None
+
+    def _start_again(self) -> None:
+        patience = PATIENCE * 60 * self.job.config.compute.watchdog_minutes
+        until, pause = time.monotonic() + patience, FIRST_PAUSE_SECONDS
+        while self.broken and time.monotonic() + pause <= until:
+            time.sleep(pause)
+            telemetry.beat()
+            self.broken = self._start()
+            pause *= 2
+        if self.broken:
+            raise self.broken
+
+    def _end_process(self, error: DeviceError) -> None:
+        """Where a sentry counts who dies at a split: a new process has a new device, here or elsewhere."""
+        if self.sentry:
+            telemetry.warn("the process ends", reason=error)
+            sys.stderr.flush()
+            os._exit(int(error.exit_code))
+
+    def _refuse_non_finite(self, vectors_ND: Vectors, too_large_N: Bools) -> None:
+        """Refuse a split of which too much is not finite; a device that did better before has gone bad.
+
+        Raises:
+            NonFiniteError: its vectors are not for the writer.
+        """
+        where = f"{self.job.config.compute.device} on {platform.node()}"
+        try:
+            vectors.non_finite(vectors_ND, too_large_N, where)
+        except NonFiniteError as error:
+            if self.works:
+                self._end_process(error)
+            raise
+        self.works = True
+
+
+def _of_rows(encoded: "Encoded", split: ReadSplit, normalize: bool) -> tuple[Vectors, Bools]:
+    """(N, D) the vectors of rows, and (N,) for which memory did not suffice."""
+    if split.chunks is None:
+        return encoded.vectors, encoded.too_large
+    vectors_ND = vectors.mean_of_chunks(encoded.vectors, split.lengths, split.chunks, normalize)
+    return vectors_ND, _any_of_windows(encoded.too_large, split.chunks)
+
+
+def _encoded(
+    split: ReadSplit, took: Mapping[str, float], vectors_ND: Vectors, too_large_N: Bools
+) -> EncodedSplit:
+    return EncodedSplit(
+        split_id=split.split_id,
+        pieces=split.pieces,
+        rows=split.rows,
+        rejects=split.rejects,
+        reused=split.reused,
+        order=split.order,
+        figures={**split.figures, **took},
+        outputs=outputs.of_vectors(vectors_ND),
+        too_large=too_large_N,
+    )
+
+
+def _any_of_windows(which_S: Bools, windows_N: npt.NDArray[np.int64]) -> Bools:
+    """(N,) whether any chunk of a row is one of these."""
+    if not len(windows_N):
+        return which_S
+    which_N: Bools = np.logical_or.reduceat(which_S, bounds(windows_N)[:-1])
+    return which_N

@@ -1,0 +1,228 @@
+"""What a read task runs: the splits of a scan are read and tokenized, one after the other.
+
+Shapes: N documents that are to be embedded of a split, R rows that are reused, E rows that are embedded (the
+documents, or chunks of them).
+"""
+
+import functools
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipeline import schema, telemetry
+from pipeline.embed.job import Job
+from pipeline.embed.row import run_stage
+from pipeline.embed.split import PackedTable, ReadSplit
+from pipeline.model.batching import TokenBatch
+from pipeline.model.tokenizer.chunks import Chunks
+from pipeline.model.tokenizer.texts import tokenize_all, tokenized
+from pipeline.model.tokenizer.tokenizer import Tokenizer
+from pipeline.nightly import reuse
+from pipeline.plan.scan_row import splits_of
+from pipeline.ragged import Ints
+from pipeline.source import reader
+from pipeline.source.documents import KEPT_CHARACTERS, Documents
+from pipeline.source.reader import Part
+from pipeline.telemetry.liveness import Sentry
+
+Reading = Iterator[tuple[str, list[Part]]]
+"""The splits of a scan, as `reader.read_splits` gives them."""
+
+
+def read_scan(row: pa.Table, job: Job, sentry: Sentry | None = None) -> Iterator[pa.Table]:
+    """Reads the splits of a scan; yields a row for each."""
+    splits = splits_of(row)
+    reading = reader.read_splits(splits, job.config, job.columns, job.without)
+    for split_id, pieces in splits:
+        work = functools.partial(read_split, split_id, reading, job)
+        yield run_stage("read", split_id, [piece.source_file for piece in pieces], work, sentry)
+
+
+def read_split(split_id: str, reading: Reading, job: Job) -> ReadSplit:
+    """Reads and tokenizes one split of a scan."""
+    meter = _Meter()
+    # What a split before this one has left, because it was not to be tried again, is passed over.
+    parts = next(parts for of, parts in reading if of == split_id)
+    reader.refuse_unseen(parts, job.without)
+    documents = _joined(reader.usable(parts))
+    reused = _reused(job, split_id, parts, documents.rows)
+    new = _without(documents, reused.document)
+    meter.has_read()
+    tokenizer = job.tokenizer()
+    meter.has_tokenizer(tokenizer)
+    embedded = _tokenize(new, tokenizer, job)
+    told = {"attempt": job.attempt, "text_bytes": _text_bytes(documents.texts)}
+    return _packed(split_id, parts, embedded, reused, told | meter.figures(tokenizer), job)
+
+
+def _joined(parts: Sequence[Documents]) -> Documents:
+    """The documents of all parts as one."""
+    texts = pa.chunked_array([part.texts for part in parts], pa.large_string()).combine_chunks()
+    rows = pa.concat_tables([part.rows for part in parts])
+    return Documents(texts, rows, pa.concat_tables([part.rejects for part in parts]))
+
+
+def _text_bytes(texts: pa.Array) -> int:
+    return pc.sum(pc.binary_length(texts)).as_py() or 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Reused:
+    """What a base has of a split.
+
+    document: (R,) the number of each row's document.  rows: None where no base is asked.
+    """
+
+    document: Ints
+    rows: pa.Table | None = None
+
+
+def _reused(job: Job, split_id: str, parts: Sequence[Part], rows: pa.Table) -> _Reused:
+    hashes = rows.column("text_hash").combine_chunks()
+    known = job.known(split_id, parts, hashes)
+    if known is None:
+        return _Reused(np.zeros(0, np.int64))
+    document_R, stored = reuse.matched(known, hashes)
+    reused = rows.take(pa.array(document_R))
+    for field, column in zip(stored.schema, stored.columns, strict=True):
+        reused = reused.append_column(field, column)
+    return _Reused(document_R, reused)
+
+
+@dataclass(frozen=True, slots=True)
+class _New:
+    """Documents that are to be embedded, and their (N,) numbers among all of the split."""
+
+    documents: Documents
+    number: Ints
+
+
+def _without(documents: Documents, document_R: Ints) -> _New:
+    """Leaves out the documents that are reused."""
+    new_N = np.setdiff1d(np.arange(len(documents.texts)), document_R)
+    at = pa.array(new_N)
+    return _New(replace(documents, texts=documents.texts.take(at), rows=documents.rows.take(at)), new_N)
+
+
+@dataclass(frozen=True, slots=True)
+class _Embedded:
+    """What there is to embed.
+
+    rows: (E,) as their shard has them, without outputs.  number: (E,) of each the document's.
+    chunks: (E,) how many chunks each row is the mean of, where it is.
+    """
+
+    rows: pa.Table
+    rejects: pa.Table
+    number: Ints
+    tokens: TokenBatch
+    chunks: Ints | None
+
+
+def _tokenize(new: _New, tokenizer: Tokenizer, job: Job) -> _Embedded:
+    """Cuts texts into tokens, and where that is asked for into chunks; a text that can't be is a reject."""
+    texts, rows, number_N = new.documents.texts, new.documents.rows, new.number
+    (tokens, chunks), cut_N = tokenize_all(texts, lambda some: tokenized(some, tokenizer, job.recipe))
+    rejects = new.documents.rejects
+    if not cut_N.all():
+        rejects = pa.concat_tables([rejects, _rejected(texts, rows, ~cut_N, job)])
+        rows, number_N = rows.filter(pa.array(cut_N)), number_N[cut_N]
+    counts_N = np.bincount(chunks.text, minlength=rows.num_rows) if chunks else None
+    if chunks and job.recipe.chunked:
+        rows = _rows_of_chunks(rows, tokens, chunks)
+        return _Embedded(rows, rejects, number_N[chunks.text], tokens, None)
+    return _Embedded(_rows_of_texts(rows, tokens, chunks), rejects, number_N, tokens, counts_N)
+
+
+def _rejected(texts: pa.Array, rows: pa.Table, which_N: npt.NDArray[np.bool_], job: Job) -> pa.Table:
+    """The rejects of texts that can't be tokenized: by this tokenizer, never."""
+    which = pa.array(which_N)
+    rows = rows.filter(which)
+    texts = pc.utf8_slice_codeunits(texts.filter(which), 0, KEPT_CHARACTERS).cast(pa.string())
+    rejects = {
+        "source_file": rows.column("source_file"),
+        "source_row": rows.column("source_row"),
+        "reason": pa.repeat(pa.scalar("tokenizer_failed"), len(texts)),
+        "permanent": pa.repeat(pa.scalar(True), len(texts)),
+        "text": texts if job.config.output.keep_rejected_text else pa.nulls(len(texts), pa.string()),
+    }
+    return pa.Table.from_pydict(rejects, schema=schema.REJECTS)
+
+
+def _rows_of_chunks(rows: pa.Table, tokens: TokenBatch, chunks: Chunks) -> pa.Table:
+    """A row for each chunk of the texts."""
+    rows = rows.take(pa.array(chunks.text))
+    columns = (chunks.numbers, chunks.char_start, chunks.char_stop)
+    for field, values in zip(schema.CHUNK, columns, strict=True):
+        rows = rows.append_column(field, pa.array(values.astype(np.int32)))
+    return _with_tokens(rows, tokens.lengths, tokens.truncated)
+
+
+def _rows_of_texts(rows: pa.Table, tokens: TokenBatch, chunks: Chunks | None) -> pa.Table:
+    """A row for each text; of one in chunks, the tokens of all of them."""
+    if chunks is None:
+        return _with_tokens(rows, tokens.lengths, tokens.truncated)
+    counts_N = np.bincount(chunks.text, tokens.lengths, rows.num_rows)
+    return _with_tokens(rows, counts_N, np.bincount(chunks.text, tokens.truncated, rows.num_rows) > 0)
+
+
+def _with_tokens(rows: pa.Table, counts_E: npt.NDArray[Any], truncated_E: npt.NDArray[np.bool_]) -> pa.Table:
+    """The rows with what their tokens say."""
+    rows = rows.append_column("n_tokens", pa.array(counts_E.astype(np.int32)))
+    return rows.append_column("truncated", pa.array(truncated_E))
+
+
+def _packed(
+    split_id: str,
+    parts: Sequence[Part],
+    embedded: _Embedded,
+    reused: _Reused,
+    figures: dict[str, Any],
+    job: Job,
+) -> ReadSplit:
+    final = schema.rows_schema(job.columns, job.recipe.chunked)
+    return ReadSplit(
+        split_id=split_id,
+        pieces=[part.consumed() for part in parts],
+        rows=PackedTable.of(embedded.rows.select(final.names).cast(final)),
+        rejects=PackedTable.of(embedded.rejects),
+        reused=PackedTable.of(reused.rows) if reused.rows else None,
+        order=np.concatenate([embedded.number, reused.document]) if reused.rows else None,
+        figures=figures,
+        ids=embedded.tokens.ids,
+        lengths=embedded.tokens.lengths,
+        chunks=embedded.chunks,
+    )
+
+
+class _Meter:
+    """Measures what reading and tokenizing a split takes, from here on."""
+
+    def __init__(self) -> None:
+        self.started, self.retries = time.perf_counter(), telemetry.retries.total()
+        self.read_bytes = telemetry.read_bytes.total()
+
+    def has_read(self) -> None:
+        """Ends reading; loading the tokenizer is a part of tokenizing."""
+        self.read = time.perf_counter()
+
+    def has_tokenizer(self, tokenizer: Tokenizer) -> None:
+        """Begins to count what its cache finds."""
+        self.hits, self.misses = tokenizer.cache.hits, tokenizer.cache.misses
+
+    def figures(self, tokenizer: Tokenizer) -> dict[str, float]:
+        """As the shard record has them."""
+        return {
+            "read_bytes": telemetry.read_bytes.total() - self.read_bytes,
+            "read_seconds": self.read - self.started,
+            "tokenize_seconds": time.perf_counter() - self.read,
+            "cache_hits": tokenizer.cache.hits - self.hits,
+            "cache_misses": tokenizer.cache.misses - self.misses,
+            "storage_retries": telemetry.retries.total() - self.retries,
+        }

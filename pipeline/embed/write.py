@@ -1,0 +1,36 @@
+"""What a write task runs: a split's shard is written."""
+
+import functools
+
+import pyarrow as pa
+
+from pipeline.dataset import writer
+from pipeline.dataset.record import ShardRecord
+from pipeline.embed.job import Job
+from pipeline.embed.row import run_on_row
+from pipeline.embed.split import EncodedSplit
+from pipeline.telemetry.liveness import Sentry
+
+
+def write_row(row: pa.Table, job: Job, sentry: Sentry | None = None) -> pa.Table:
+    """Writes the split that a row holds; what is left is a row of its record."""
+    return run_on_row("write", row, functools.partial(write_split, job=job), sentry)
+
+
+def write_split(split: EncodedSplit, job: Job) -> ShardRecord:
+    """Writes a split's shard."""
+    return writer.write(job.dataset(), _contents(split, job.recipe.vector), {**split.figures, **job.origin()})
+
+
+def _contents(split: EncodedSplit, vector: str) -> writer.Contents:
+    return writer.Contents(
+        split_id=split.split_id,
+        rows=split.rows.table,
+        outputs=split.outputs,
+        rejects=split.rejects.table,
+        pieces=split.pieces,
+        vector=vector,
+        too_large=split.too_large,
+        reused=split.reused.table if split.reused else None,
+        order=split.order,
+    )

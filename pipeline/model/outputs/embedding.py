@@ -1,0 +1,71 @@
+"""The vector itself: kept as it is, and stored as float32, or quantized. Pure NumPy and Arrow.
+
+Shapes: N rows, D dimensions.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+Vectors = npt.NDArray[np.float32]
+COLUMNS: Sequence[str] = ("embedding", "embedding_scale")
+
+
+def of_vectors(vectors_ND: Vectors) -> Vectors:
+    """Keeps the vectors."""
+    return vectors_ND
+
+
+def fields(kind: str, dimension: int) -> list[pa.Field]:
+    """The columns that hold vectors of a kind."""
+    if kind == "binary":
+        return [pa.field("embedding", pa.binary(), nullable=False)]
+    if kind == "int8":
+        return [
+            pa.field("embedding", pa.list_(pa.int8(), dimension), nullable=False),
+            pa.field("embedding_scale", pa.float32(), nullable=False),
+        ]
+    return [pa.field("embedding", pa.list_(pa.float32(), dimension), nullable=False)]
+
+
+def store(vectors_ND: Vectors, kind: str) -> list[pa.Array]:
+    """The columns of `fields`.
+
+    `int8`: each vector times 127 over its greatest absolute value, rounded to even; multiply by
+    `embedding_scale` to have it back, each value within half a scale. `binary`: a bit a dimension, 1 where
+    it is above zero, eight to a byte with the first in the highest bit, zeros at the end.
+    """
+    dimension = vectors_ND.shape[1]
+    if kind == "binary":
+        packed = np.packbits(vectors_ND > 0, axis=1)
+        offsets = np.arange(len(packed) + 1, dtype=np.int32) * packed.shape[1]
+        buffers = [None, pa.py_buffer(offsets), pa.py_buffer(packed)]
+        return [pa.BinaryArray.from_buffers(pa.binary(), len(packed), buffers)]
+    if kind == "int8":
+        scale_N = (np.abs(vectors_ND).max(axis=1, initial=0) / np.float32(127)).astype(np.float32)
+        divisor_N1 = np.where(scale_N > 0, scale_N, 1)[:, None]
+        rounded = np.rint(vectors_ND / divisor_N1).clip(-127, 127).astype(np.int8)
+        values = pa.array(rounded.reshape(-1))
+        return [pa.FixedSizeListArray.from_arrays(values, dimension), pa.array(scale_N)]
+    return [pa.FixedSizeListArray.from_arrays(pa.array(vectors_ND.reshape(-1)), dimension)]
+
+
+def load(shard: pa.Table, dimension: int) -> Vectors:
+    """(N, D) float32, of what `store` made; of bits, -1 and 1."""
+    chunked = shard.column("embedding")
+    column = pa.concat_arrays(chunked.chunks) if chunked.num_chunks else pa.array([], chunked.type)
+    if pa.types.is_binary(column.type):
+        packed = np.frombuffer(b"".join(column.to_pylist()), np.uint8).reshape(
+            len(column), -(-dimension // 8)
+        )
+        bits = np.unpackbits(packed, axis=1, count=dimension)
+        signs: Vectors = bits.astype(np.float32) * 2 - 1
+        return signs
+    values: Vectors = (
+        np.asarray(column.flatten()).reshape(len(column), dimension).astype(np.float32, copy=False)
+    )
+    if "embedding_scale" in shard.column_names:
+        values = values * shard.column("embedding_scale").to_numpy()[:, None]
+    return values
