@@ -9,13 +9,12 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline import schema
 from pipeline.config.load import parse_config
 from pipeline.dataset import commit
 from pipeline.dataset.commit import Ending
 from pipeline.dataset.dataset import Dataset
 from pipeline.dataset.identity import Identity
-from pipeline.dataset.record import Failure
+from pipeline.dataset.record import RECORD, Failure
 from pipeline.driver import run
 from pipeline.embed import stages
 from pipeline.embed.job import Job as Told
@@ -38,7 +37,7 @@ def record(**fields: Any) -> dict[str, Any]:
 
 
 def records(*rows: dict[str, Any]) -> pa.Table:
-    return pa.Table.from_pylist([record(**row) for row in rows], schema=schema.RECORD)
+    return pa.Table.from_pylist([record(**row) for row in rows], schema=RECORD)
 
 
 class Page(HTMLParser):

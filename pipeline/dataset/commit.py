@@ -21,8 +21,8 @@ from pipeline.config.sections import Quality
 from pipeline.dataset import writer
 from pipeline.dataset.dataset import Dataset
 from pipeline.dataset.reconcile import failed_pieces, reconcile
-from pipeline.dataset.record import Failure, parquet_bytes, read_records
-from pipeline.dataset.summary import CACHE, TOTALS, dataset_facts
+from pipeline.dataset.record import UNKNOWN_LATER, Failure, parquet_bytes, read_records
+from pipeline.dataset.summary import COUNTED, dataset_facts
 from pipeline.errors import (
     DamagedError,
     ExitCode,
@@ -38,11 +38,9 @@ from pipeline.storage import ObjectInfo
 TRIES = 10
 SETTLED = (
     "dataset_digest", "claim", "manifest_digest", "splits", "shards", "failed_files", "documents",
-    *TOTALS, *CACHE,
+    *COUNTED,
 )  # fmt: skip
 """What summaries of one manifest agree on, whoever writes them."""
-UNKNOWN = ["storage_retries", "write_seconds"]
-"""What a footer can't know of its own write, and so may be 0 in one manifest and not in another."""
 WRITE_THREADS = 16
 WORST_FIRST = (ExitCode.CONFIG, ExitCode.OTHER_DATASET, ExitCode.RETRYABLE, ExitCode.BUG, ExitCode.INCOMPLETE)
 """Which code a run with several kinds of failures ends in: what must be mended before a retry is worth it."""
@@ -363,11 +361,12 @@ def _refuse_unfit(dataset: Dataset, plan: Plan, records: pa.Table, shards: Mappi
 
 def _alike(data: bytes, records: pa.Table) -> bool:
     """Whether a manifest that is there says the same as these records, but for what no footer knows."""
+    unknown = list(UNKNOWN_LATER)
     try:
-        found = read_records(data, "manifest").drop_columns(UNKNOWN)
+        found = read_records(data, "manifest").drop_columns(unknown)
     except DamagedError:  # or there is none
         return False
-    return bool(found.equals(records.drop_columns(UNKNOWN)))
+    return bool(found.equals(records.drop_columns(unknown)))
 
 
 def _manifest(dataset: Dataset, plan: Plan, shards: Mapping[str, ObjectInfo]) -> pa.Table:

@@ -21,7 +21,7 @@ from pipeline.config.location import Options, check_url
 from pipeline.config.sections import Config
 from pipeline.dataset.identity import Identity
 from pipeline.dataset.layout import Layout
-from pipeline.dataset.record import ShardRecord, read_records, to_table
+from pipeline.dataset.record import RECORD, ShardRecord, read_records, to_table
 from pipeline.errors import (
     DamagedError,
     ExistsError,
@@ -242,7 +242,7 @@ class Dataset:
         files = sorted(self.storage.folder(self.layout.ledger).items())
         with ThreadPoolExecutor(FOOTER_THREADS) as pool:
             paths = [info.path for name, info in files if name.endswith(".parquet")]
-            known = pa.concat_tables([schema.RECORD.empty_table(), *pool.map(self._told, paths)])
+            known = pa.concat_tables([RECORD.empty_table(), *pool.map(self._told, paths)])
             # A record of another size is of a shard that was removed and made anew.
             there = pc.take(sizes, pc.index_in(known.column("split_id"), wanted))
             holds = pc.equal(there, known.column("file_bytes")).fill_null(False)
@@ -257,10 +257,10 @@ class Dataset:
             return read_records(self.storage.read(path), path)
         except DamagedError as error:
             telemetry.event("a file of the ledger is passed over", reason=str(error))
-            return schema.RECORD.empty_table()
+            return RECORD.empty_table()
 
     def manifest(self) -> pa.Table:
-        """The record of each shard (`schema.RECORD`) of a complete dataset.
+        """The record of each shard (`RECORD`) of a complete dataset.
 
         Raises:
             DamagedError: it can't be read.

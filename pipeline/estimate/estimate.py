@@ -21,6 +21,7 @@ from pipeline.config.sections import Config
 from pipeline.dataset.damage import unless_damaged
 from pipeline.dataset.dataset import Dataset
 from pipeline.dataset.identity import Identity
+from pipeline.dataset.record import RECORD
 from pipeline.estimate import sampling, token_lengths, warnings
 from pipeline.estimate.sampling import Sample, Stratum
 from pipeline.estimate.token_lengths import Tokens
@@ -267,7 +268,7 @@ def forecast(config: Config) -> Forecast:
     todo = _todo(pending, spared)
     recipe = Recipe.of(checkpoint, config.model)
     sample = sampling.draw(todo.pieces, config, recipe, Tokenizer(checkpoint, recipe.max_tokens))
-    records = dataset.records(shards) if shards else schema.RECORD.empty_table()
+    records = dataset.records(shards) if shards else RECORD.empty_table()
     rate = _rate(config, checkpoint, dataset, records, base)
     return Forecast(config, checkpoint, state, made, pending, todo, spared, sample, rate)
 

@@ -31,7 +31,7 @@ from pipeline.config.sections import Config
 from pipeline.dataset.damage import NOT_COPIED, UNREADABLE, _is_its_own, unless_damaged
 from pipeline.dataset.dataset import Dataset
 from pipeline.dataset.identity import Identity
-from pipeline.dataset.record import ShardRecord
+from pipeline.dataset.record import UNKNOWN_TO_FOOTERS, ShardRecord
 from pipeline.errors import (
     ConfigError,
     ExistsError,
@@ -52,8 +52,6 @@ HASHES_KEPT = 64
 EMBEDDING = ("embedding", "embedding_scale", "n_tokens", "truncated", *schema.CHUNK.names)
 """The columns that belong to a vector, and are taken with it."""
 NO_COLUMNS = pa.schema([])
-UNKNOWN_TO_FOOTERS = {"file_bytes", "storage_retries", "write_seconds"}
-"""Fields of a shard's record that were not known yet when its footer was written."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +97,7 @@ class Base:
 
     @cached_property
     def manifest(self) -> pa.Table:
-        """A row per shard (`schema.RECORD`).
+        """A row per shard (`RECORD`).
 
         Raises:
             OtherDatasetError: as `identity`.

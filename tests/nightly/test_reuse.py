@@ -24,7 +24,7 @@ from pipeline.dataset import commit
 from pipeline.dataset.commit import Ending
 from pipeline.dataset.dataset import Dataset
 from pipeline.dataset.identity import Identity
-from pipeline.dataset.record import Failure, ShardRecord, parquet_bytes
+from pipeline.dataset.record import RECORD, Failure, ShardRecord, parquet_bytes
 from pipeline.driver import run
 from pipeline.embed import stages
 from pipeline.embed.job import Job
@@ -131,7 +131,7 @@ def record(root: Path, split: str, **told: object) -> None:
     rows = pq.read_table(root / "manifest.parquet").to_pylist()
     for row in rows:
         row.update(told if row["split_id"] == split else {})
-    pq.write_table(pa.Table.from_pylist(rows, schema=schema.RECORD), root / "manifest.parquet")
+    pq.write_table(pa.Table.from_pylist(rows, schema=RECORD), root / "manifest.parquet")
 
 
 def split_of(shard: Path) -> str:
