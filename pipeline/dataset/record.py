@@ -184,7 +184,7 @@ def read_records(data: bytes, where: str) -> pa.Table:
     Raises:
         DamagedError: it is none, or lacks a column that every version writes.
     """
-    parquet = parsing.opened(pa.BufferReader(data), where)
+    parquet = parsing.opened(data, where)
     there = pa.schema([field for field in RECORD if field.name in parquet.schema_arrow.names])
     found = parsing.columns(parquet, there, where)
     defaults = {field.name: field.default for field in dataclasses.fields(ShardRecord)}

@@ -18,6 +18,7 @@ from pipeline.dataset import vectors
 from pipeline.dataset.dataset import Dataset
 from pipeline.dataset.record import ShardRecord, parquet_bytes
 from pipeline.errors import ExistsError
+from pipeline.ragged import Ints
 
 
 @dataclass(frozen=True)
@@ -94,6 +95,17 @@ def content_digest(shard: pa.Table) -> str:
     return digest.hexdigest()
 
 
+def document_numbers(rows: pa.Table) -> Ints:
+    """(N,) numbers of the rows' documents, from 0 in order of appearance.
+
+    Args:
+        rows: with `source_file` and `source_row`, which tell a document.
+    """
+    places = rows.select(["source_file", "source_row"]).to_pandas()
+    numbers_N: Ints = places.groupby(["source_file", "source_row"], sort=False).ngroup().to_numpy()
+    return numbers_N
+
+
 def _reject_non_finite(contents: Contents) -> Contents:
     """A vector with NaN or infinity is no vector: its document is rejected, the others stay.
 
@@ -105,8 +117,7 @@ def _reject_non_finite(contents: Contents) -> Contents:
     bad = vectors.non_finite(contents.vectors, too_large, contents.split_id)
     if not bad.any():
         return contents
-    documents = contents.rows.select(["source_file", "source_row"]).to_pandas()
-    document_N = documents.groupby(["source_file", "source_row"], sort=False).ngroup().to_numpy()
+    document_N = document_numbers(contents.rows)
     bad_documents, first = np.unique(document_N[bad], return_index=True)
     first = np.flatnonzero(bad)[first]
     large = np.isin(bad_documents, document_N[too_large])

@@ -13,7 +13,6 @@ from pipeline.driver.run import run
 from pipeline.errors import ConfigError, ExitCode
 from pipeline.nightly.names import retry_of
 from pipeline.plan.changes import moved_sources
-from pipeline.plan.plan import Plan
 
 
 def retry_rejects(config: Config, to: str | None = None, quiet: bool = False) -> Ending:
@@ -41,7 +40,7 @@ def retry_rejects(config: Config, to: str | None = None, quiet: bool = False) ->
     if not _transient(found):
         summary = commit.committed(found).summary
         return Ending(ExitCode.DONE, "no reject may be mended by another try", summary, base)
-    moved = moved_sources(config, Plan.from_bytes(found.plan() or b""))
+    moved = moved_sources(config, found.required_plan())
     if moved and Dataset(path, output.options).plan() is None:
         # The rows of the old one could not be made again: what is there now is for a run of its own.
         reason = (

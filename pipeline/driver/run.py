@@ -135,11 +135,11 @@ def _let_readers_follow(config: Config, dataset: Dataset) -> None:
 
 def _unless_moved(config: Config, dataset: Dataset, ending: Ending) -> Ending:
     """The ending of a dataset that was complete before, if the source is still as it was planned."""
-    planned = dataset.plan()
+    planned = dataset.frozen_plan()
     if planned is None:
         hint = "run again when it is gone"
         raise StoppedError("is being removed: it has no plan any more", dataset.layout.root, hint=hint)
-    moved = moved_sources(config, Plan.from_bytes(planned))
+    moved = moved_sources(config, planned)
     if not moved:
         return ending
     reason = f"complete, but the source has moved on: {len(moved)} files differ, {moved[0]} among them"

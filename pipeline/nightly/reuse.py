@@ -125,10 +125,10 @@ class Base:
         return {"/".join(key): version for key, version in (found or {}).items()}
 
     def _plan(self) -> Plan:
-        data = self.dataset.plan()
-        if data is None:
+        found = self.dataset.frozen_plan()
+        if found is None:
             raise OtherDatasetError("its plan is gone", self.path)
-        return Plan.from_bytes(data)
+        return found
 
     def known(self, source_files: Iterable[str], wanted: pa.Array) -> pa.Table | None:
         """The documents of these files whose texts have one of the wanted hashes (`packed`)."""
@@ -365,4 +365,4 @@ def load(dataset: Dataset, split_id: str) -> pa.Table | None:
         data = dataset.storage.read(path)
     except MissingError:
         return None
-    return unless_damaged(UNREADABLE, path, lambda: parsing.opened(pa.BufferReader(data), path).read())
+    return unless_damaged(UNREADABLE, path, lambda: parsing.opened(data, path).read())

@@ -18,7 +18,8 @@ from pipeline import schema, telemetry
 from pipeline.config.load import parse_config
 from pipeline.config.sections import Config
 from pipeline.dataset import commit
-from pipeline.dataset.dataset import BEING_REMOVED, Dataset
+from pipeline.dataset.claim import BEING_REMOVED
+from pipeline.dataset.dataset import Dataset
 from pipeline.dataset.identity import Identity
 from pipeline.dataset.record import Failure, ShardRecord, read_records
 from pipeline.driver import run
