@@ -10,12 +10,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.config.load import parse_config
-from pipeline.dataset import commit
-from pipeline.dataset.commit import Ending
+from pipeline.dataset.commit import CommitRequest, commit
 from pipeline.dataset.dataset import Dataset
+from pipeline.dataset.ending import Ending
 from pipeline.dataset.identity import Identity
 from pipeline.dataset.record import RECORD, Failure
-from pipeline.driver import run
+from pipeline.driver import attempt, run
 from pipeline.embed import stages
 from pipeline.embed.job import Job as Told
 from pipeline.embed.stages import Encode
@@ -89,8 +89,8 @@ def ended(values: dict[str, Any]) -> Ending:
     """A whole run, without Ray, and its ending."""
     dataset, frozen, failures = embed(values)
     parsed = parse_config(values)
-    told = run._report(dataset, frozen, parsed)
-    return commit.commit(dataset, frozen, failures, parsed.quality, {"attempt": "attempt"}, told)
+    told = attempt.make_report(dataset, frozen, parsed)
+    return commit(CommitRequest(dataset, frozen, failures, parsed.quality, {"attempt": "attempt"}, told))
 
 
 def page_of(folder: Path) -> Page:

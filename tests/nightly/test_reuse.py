@@ -20,9 +20,9 @@ import pytest
 from pipeline import parsing, schema, telemetry
 from pipeline.config.load import parse_config
 from pipeline.config.sections import Config
-from pipeline.dataset import commit
-from pipeline.dataset.commit import Ending
+from pipeline.dataset.commit import CommitRequest, commit
 from pipeline.dataset.dataset import Dataset
+from pipeline.dataset.ending import Ending
 from pipeline.dataset.identity import Identity
 from pipeline.dataset.record import RECORD, Failure, ShardRecord, parquet_bytes
 from pipeline.driver import run
@@ -105,7 +105,7 @@ class Night:
         """All the rest of it."""
         if copy:
             self.copy()
-        return commit.commit(self.dataset, self.plan, self.embed(), self.job.config.quality, {})
+        return commit(CommitRequest(self.dataset, self.plan, self.embed(), self.job.config.quality, {}))
 
 
 def counts(ending: Ending) -> dict[str, int]:
