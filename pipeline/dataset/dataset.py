@@ -6,32 +6,26 @@ LIST is the truth; the ledger saves reading footers, and nothing is lost with it
 
 import secrets
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Self
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
-from pipeline import parsing, storage, telemetry
+from pipeline import parsing, storage
 from pipeline.config.location import Options
 from pipeline.config.sections import Config
-from pipeline.dataset import footer
+from pipeline.dataset import footer, shard_records
 from pipeline.dataset.attempts import parse_attempt
 from pipeline.dataset.claim import Claim, begin_removal, end_removal, held
 from pipeline.dataset.identity import Identity
 from pipeline.dataset.layout import Layout
-from pipeline.dataset.record import RECORD, ShardRecord, read_records, to_table
+from pipeline.dataset.record import ShardRecord, read_records
 from pipeline.errors import (
-    DamagedError,
     ExistsError,
     MissingError,
     OtherDatasetError,
 )
 from pipeline.plan.plan import Plan
 from pipeline.sanitize import few
-
-FOOTER_THREADS = 32
-
 
 LARGE_PLAN_BYTES = 64 << 20
 """From about this size on storage takes a plan in parts."""
@@ -202,27 +196,7 @@ class Dataset:
 
     def records(self, shards: Mapping[str, storage.ObjectInfo]) -> pa.Table:
         """The record of each shard: from the ledger, and of the rest from their footers."""
-        wanted = pa.array(list(shards), pa.string())
-        sizes = pa.array([info.size for info in shards.values()], pa.int64())
-        files = sorted(self.storage.folder(self.layout.ledger).items())
-        with ThreadPoolExecutor(FOOTER_THREADS) as pool:
-            paths = [info.path for name, info in files if name.endswith(".parquet")]
-            known = pa.concat_tables([RECORD.empty_table(), *pool.map(self._told, paths)])
-            # A record of another size is of a shard that was removed and made anew.
-            there = pc.take(sizes, pc.index_in(known.column("split_id"), wanted))
-            holds = pc.equal(there, known.column("file_bytes")).fill_null(False)
-            known = known.take(_last_of_each(known.column("split_id"), pc.indices_nonzero(holds)))
-            rest = pc.filter(wanted, pc.invert(pc.is_in(wanted, known.column("split_id").combine_chunks())))
-            read = pool.map(lambda split_id: self.footer(shards[split_id]), rest.to_pylist())
-            return pa.concat_tables([known, to_table(list(read))])
-
-    def _told(self, path: str) -> pa.Table:
-        """The records in a file of the ledger; none where it can't be read, for footers say the same."""
-        try:
-            return read_records(self.storage.read(path), path)
-        except DamagedError as error:
-            telemetry.event("a file of the ledger is passed over", reason=str(error))
-            return RECORD.empty_table()
+        return shard_records.read(self.storage, self.layout, shards)
 
     def manifest(self) -> pa.Table:
         """The record of each shard (`RECORD`) of a complete dataset.
@@ -272,9 +246,3 @@ class Dataset:
             DamagedError: it is none, or has a column of an extension type.
         """
         return parsing.opened(self.storage.read(path), path).read()
-
-
-def _last_of_each(ids: pa.ChunkedArray, positions: pa.Array) -> pa.Array:
-    """Of these positions the last one of each id."""
-    table = pa.table({"id": ids.take(positions), "position": positions})
-    return table.group_by("id").aggregate([("position", "max")]).column("position_max")

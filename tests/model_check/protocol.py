@@ -362,7 +362,7 @@ def _fix(patch: pytest.MonkeyPatch, shared: Table) -> None:
     for name in ("request", "read", "event"):
         patch.setattr(telemetry, name, lambda *_, **__: None)
     for module in (
-        "pipeline.dataset.dataset",
+        "pipeline.dataset.shard_records",
         "pipeline.dataset.failed_splits",
         "pipeline.nightly.members",
         "pipeline.nightly.prune",

@@ -32,6 +32,7 @@ from pipeline.embed.stages import Encode
 from pipeline.errors import DeniedError, ExitCode, OtherDatasetError, StorageError
 from pipeline.model.check import usable_checkpoint
 from pipeline.model.checkpoint import Checkpoint
+from pipeline.nightly import base as base_module
 from pipeline.nightly import reuse
 from pipeline.plan.plan import Plan
 from pipeline.plan.scan_row import feed_row
@@ -141,7 +142,7 @@ def split_of(shard: Path) -> str:
 @pytest.fixture(autouse=True)
 def _fresh_process() -> Iterator[None]:
     reuse.base_of.cache_clear()
-    reuse._hashes.cache_clear()
+    base_module._hashes.cache_clear()
     yield
     reuse.base_of.cache_clear()
 
