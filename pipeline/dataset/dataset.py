@@ -13,7 +13,7 @@ import pyarrow as pa
 from pipeline import parsing, storage
 from pipeline.config.location import Options
 from pipeline.config.sections import Config
-from pipeline.dataset import footer, shard_records
+from pipeline.dataset import shard_records
 from pipeline.dataset.attempts import parse_attempt
 from pipeline.dataset.claim import Claim, begin_removal, end_removal, held
 from pipeline.dataset.identity import Identity
@@ -196,7 +196,7 @@ class Dataset:
 
     def records(self, shards: Mapping[str, storage.ObjectInfo]) -> pa.Table:
         """The record of each shard: from the ledger, and of the rest from their footers."""
-        return shard_records.read(self.storage, self.layout, shards)
+        return shard_records.read_all(self.storage, self.layout, shards)
 
     def manifest(self) -> pa.Table:
         """The record of each shard (`RECORD`) of a complete dataset.
@@ -233,11 +233,11 @@ class Dataset:
 
     def footer(self, info: storage.ObjectInfo) -> ShardRecord:
         """The record in a shard's footer; its columns are those that the file really has."""
-        return footer.read_record(self.storage, info)
+        return shard_records.read_record(self.storage, info)
 
     def columns(self, info: storage.ObjectInfo) -> pa.Schema:
         """The schema of a shard."""
-        return footer.read_columns(self.storage, info)
+        return shard_records.read_columns(self.storage, info)
 
     def read_table(self, path: str) -> pa.Table:
         """All of a Parquet file of ours.

@@ -1,22 +1,23 @@
-"""Gathers the records of shards: what the ledger has of them, and of the rest what their footers say."""
+"""Reads what is known of shards: their records in the ledger, and else in their footers."""
 
+import dataclasses
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
-from pipeline import telemetry
-from pipeline.dataset import footer
+from pipeline import schema, telemetry
 from pipeline.dataset.layout import Layout
-from pipeline.dataset.record import RECORD, read_records, to_table
+from pipeline.dataset.record import RECORD, ShardRecord, read_records, to_table
 from pipeline.errors import DamagedError
 from pipeline.storage import ObjectInfo, Storage
 
 FOOTER_THREADS = 32
 
 
-def read(storage: Storage, layout: Layout, shards: Mapping[str, ObjectInfo]) -> pa.Table:
+def read_all(storage: Storage, layout: Layout, shards: Mapping[str, ObjectInfo]) -> pa.Table:
     """The record of each shard (`RECORD`), in no order."""
     wanted = pa.array(list(shards), pa.string())
     sizes = pa.array([info.size for info in shards.values()], pa.int64())
@@ -30,7 +31,7 @@ def read(storage: Storage, layout: Layout, shards: Mapping[str, ObjectInfo]) -> 
         holds = pc.equal(there, known.column("file_bytes")).fill_null(False)
         known = known.take(_last_of_each(known.column("split_id"), pc.indices_nonzero(holds)))
         rest = pc.filter(wanted, pc.invert(pc.is_in(wanted, known.column("split_id").combine_chunks())))
-        found = pool.map(lambda split_id: footer.read_record(storage, shards[split_id]), rest.to_pylist())
+        found = pool.map(lambda split_id: read_record(storage, shards[split_id]), rest.to_pylist())
         return pa.concat_tables([known, to_table(list(found))])
 
 
@@ -47,3 +48,29 @@ def _last_of_each(ids: pa.ChunkedArray, positions: pa.Array) -> pa.Array:
     """Of these positions the last one of each id."""
     table = pa.table({"id": ids.take(positions), "position": positions})
     return table.group_by("id").aggregate([("position", "max")]).column("position_max")
+
+
+def read_record(storage: Storage, info: ObjectInfo) -> ShardRecord:
+    """The record in a shard's footer; its columns are those that the file really has."""
+    columns, metadata = _read(storage, info)
+    record = ShardRecord.from_footer(metadata, info)
+    return dataclasses.replace(record, columns_digest=schema.columns_digest(columns))
+
+
+def read_columns(storage: Storage, info: ObjectInfo) -> pa.Schema:
+    """The schema of a shard."""
+    return _read(storage, info)[0]
+
+
+def _read(storage: Storage, info: ObjectInfo) -> tuple[pa.Schema, Mapping[bytes, bytes] | None]:
+    with storage.open(info.path) as file:
+        try:
+            found = pq.read_metadata(file)
+        except (pa.ArrowException, OSError) as error:  # storage's own failures are StorageErrors here
+            raise DamagedError(
+                "is damaged: a shard whose footer can't be read",
+                info.path,
+                str(error),
+                hint="remove it and run again: it is made anew",
+            ) from None
+    return found.schema.to_arrow_schema().remove_metadata(), found.metadata
