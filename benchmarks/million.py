@@ -29,7 +29,7 @@ from pipeline.config.load import parse_config
 from pipeline.config.sections import Config
 from pipeline.dataset.dataset import Dataset
 from pipeline.dataset.record import ShardRecord, parquet_bytes, to_table
-from pipeline.plan.plan import Plan, Split
+from pipeline.plan.plan import Split
 from tests import records
 from tests.s3.server import free_ports
 
@@ -143,7 +143,7 @@ def record(split: Split) -> ShardRecord:
 def pretend(url: str, parsed: Config) -> int:
     """Have all shards there, and a ledger that knows of each; how many bytes it has."""
     dataset = Dataset.of(parsed)
-    plan = Plan.from_bytes(dataset.plan() or b"")
+    plan = dataset.required_plan()
     tell(url, "shards", " ".join(f"out/data/part-{each}.parquet" for each in plan.split_ids.to_pylist()))
     made = map(record, plan.splits())
     total = 0

@@ -48,11 +48,14 @@ def json_object(data: bytes, where: str) -> dict[str, Any]:
 def opened(file: Any, where: str, **options: Any) -> pq.ParquetFile:
     """A Parquet file whose columns are all plain; its footer is read, and no more.
 
+    Args:
+        file: what Arrow can read from, or the bytes of the file.
+
     Raises:
         DamagedError: it is none, or has a column of an extension type.
     """
     with damage(where):
-        parquet = pq.ParquetFile(file, **options)
+        parquet = pq.ParquetFile(pa.BufferReader(file) if isinstance(file, bytes) else file, **options)
         refuse_extensions(parquet.schema_arrow)
         return parquet
 
@@ -63,7 +66,7 @@ def table(data: bytes, wanted: pa.Schema, where: str) -> pa.Table:
     Raises:
         DamagedError: it lacks one, or its values are not of that type.
     """
-    return columns(opened(pa.BufferReader(data), where), wanted, where)
+    return columns(opened(data, where), wanted, where)
 
 
 def columns(parquet: pq.ParquetFile, wanted: pa.Schema, where: str) -> pa.Table:

@@ -78,53 +78,6 @@ REASON = pa.struct(
 TOKEN_BUCKETS = tuple(sorted({start << shift for start in (2, 3) for shift in range(24)} | {1}))
 """Upper bounds of the buckets of `token_histogram`, themselves inside: 1, 2, 3, 4, 6, 8, 12, 16, 24, ..."""
 
-RECORD = pa.schema(
-    [
-        pa.field("split_id", pa.string(), nullable=False),
-        pa.field("rows", pa.int64(), nullable=False),
-        pa.field("reused", pa.int64(), nullable=False),
-        pa.field("rejects", pa.int64(), nullable=False),
-        pa.field("transient", pa.int64(), nullable=False),
-        pa.field("tokens", pa.int64(), nullable=False),
-        pa.field("computed_tokens", pa.int64(), nullable=False),
-        pa.field("padded_tokens", pa.int64(), nullable=False),
-        pa.field("truncated", pa.int64(), nullable=False),
-        pa.field("token_histogram", pa.list_(pa.int64()), nullable=False),
-        pa.field("reasons", pa.list_(REASON), nullable=False),
-        pa.field("text_bytes", pa.int64(), nullable=False),
-        pa.field("read_bytes", pa.int64(), nullable=False),
-        pa.field("file_bytes", pa.int64(), nullable=False),
-        pa.field("content_digest", pa.string(), nullable=False),
-        pa.field("rejects_file", pa.string()),
-        pa.field("pieces", pa.list_(PIECE), nullable=False),
-        pa.field("read_seconds", pa.float64(), nullable=False),
-        pa.field("tokenize_seconds", pa.float64(), nullable=False),
-        pa.field("encode_seconds", pa.float64(), nullable=False),
-        pa.field("idle_seconds", pa.float64(), nullable=False),
-        pa.field("write_seconds", pa.float64(), nullable=False),
-        pa.field("written_at", pa.float64(), nullable=False),
-        pa.field("cache_hits", pa.int64(), nullable=False),
-        pa.field("cache_misses", pa.int64(), nullable=False),
-        pa.field("storage_retries", pa.int64(), nullable=False),
-        pa.field("attempt", pa.string(), nullable=False),
-        pa.field("dataset_digest", pa.string(), nullable=False),
-        pa.field("vector_digest", pa.string(), nullable=False),
-        pa.field("columns_digest", pa.string(), nullable=False),
-        pa.field("device", pa.string(), nullable=False),
-        pa.field("software", pa.string(), nullable=False),
-    ]
-)
-"""The shard record: a row of the ledger and of the manifest, and what a shard's footer tells of it.
-
-reused: rows whose vectors an older dataset had.  transient: rejects that may be mended by another try.
-tokens: of all rows; computed_tokens: those that the model ran; padded_tokens: those that attention ran over.
-token_histogram: rows by their `n_tokens`, up to the last bucket of `TOKEN_BUCKETS` that has any.
-idle_seconds: what the replica waited for the split.  written_at: seconds since 1970, UTC.
-dataset_digest, vector_digest: as in dataset.json; columns_digest: of the shard's schema.  device: where the
-vectors were made.  software: this program's version, and torch's.  An older version left these five empty.
-"""
-
-
 CHUNK = pa.schema(
     [
         pa.field("chunk", pa.int32(), nullable=False),

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline import schema
+from pipeline.dataset.record import RECORD
 from pipeline.dataset.summary import counts
 from pipeline.dataset.writer import content_digest
 
@@ -64,7 +65,7 @@ class Planted:
             dict(record) if old["split_id"] == record["split_id"] else old
             for old in pq.read_table(path).to_pylist()
         ]
-        manifest = pa.Table.from_pylist(records, schema=schema.RECORD)
+        manifest = pa.Table.from_pylist(records, schema=RECORD)
         pq.write_table(manifest, path)
         summary = json.loads((self.root / "summary.json").read_text())
         (self.root / "summary.json").write_text(json.dumps(summary | counts(manifest)))

@@ -6,16 +6,15 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipeline import schema
 from pipeline.config.load import parse_config
 from pipeline.dataset.dataset import Dataset
 from pipeline.dataset.identity import Identity
-from pipeline.dataset.record import ShardRecord, parquet_bytes, to_table
+from pipeline.dataset.record import RECORD, ShardRecord, parquet_bytes, to_table
 from pipeline.model import checkpoint
 from pipeline.plan.make import make_plan
 from pipeline.plan.plan import Plan
 
-NOTHING: dict[str, Any] = {field.name: 0 for field in schema.RECORD if pa.types.is_primitive(field.type)} | {
+NOTHING: dict[str, Any] = {field.name: 0 for field in RECORD if pa.types.is_primitive(field.type)} | {
     "token_histogram": [], "reasons": [], "pieces": [], "content_digest": "", "rejects_file": None,
     "attempt": "a0",
 }  # fmt: skip

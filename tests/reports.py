@@ -9,14 +9,13 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline import schema
 from pipeline.config.load import parse_config
-from pipeline.dataset import commit
-from pipeline.dataset.commit import Ending
+from pipeline.dataset.commit import CommitRequest, commit
 from pipeline.dataset.dataset import Dataset
+from pipeline.dataset.ending import Ending
 from pipeline.dataset.identity import Identity
-from pipeline.dataset.record import Failure
-from pipeline.driver import run
+from pipeline.dataset.record import RECORD, Failure
+from pipeline.driver import attempt, run
 from pipeline.embed.encode import Encode
 from pipeline.embed.job import Job as Told
 from pipeline.model import checkpoint
@@ -37,7 +36,7 @@ def record(**fields: Any) -> dict[str, Any]:
 
 
 def records(*rows: dict[str, Any]) -> pa.Table:
-    return pa.Table.from_pylist([record(**row) for row in rows], schema=schema.RECORD)
+    return pa.Table.from_pylist([record(**row) for row in rows], schema=RECORD)
 
 
 class Page(HTMLParser):
@@ -87,8 +86,8 @@ def ended(values: dict[str, Any]) -> Ending:
     """A whole run, without Ray, and its ending."""
     dataset, frozen, failures = embed(values)
     parsed = parse_config(values)
-    told = run._report(dataset, frozen, parsed)
-    return commit.commit(dataset, frozen, failures, parsed.quality, {"attempt": "attempt"}, told)
+    told = attempt.make_report(dataset, frozen, parsed)
+    return commit(CommitRequest(dataset, frozen, failures, parsed.quality, {"attempt": "attempt"}, told))
 
 
 def page_of(folder: Path) -> Page:

@@ -316,8 +316,8 @@ def calls() -> list[tuple[str, ast.Call]]:
     ]
 
 
-SAYS_IT_ITSELF = {"config.py": 2, "prune.py": 1, "reuse.py": 6, "verify.py": 1}
-"""Messages whose first part is made elsewhere, with what to do in it; in reuse.py, reasons of warnings."""
+SAYS_IT_ITSELF = {"base.py": 6, "load.py": 2, "prune.py": 1, "verify.py": 1}
+"""Messages whose first part is made elsewhere, with what to do in it; in base.py, reasons of warnings."""
 
 
 def test_every_error_says_what_to_do() -> None:

@@ -39,7 +39,7 @@ def unless_damaged(event: str, where: str, read: Callable[[], Found], patient: b
     try:
         return read()
     except StorageError as error:
-        if patient and not _is_its_own(error, event):
+        if patient and not is_its_own(error, event):
             raise
         reason = str(error)
     except Exception as error:  # the boundary: damaged bytes make Arrow, NumPy and JSON raise what they like
@@ -49,7 +49,7 @@ def unless_damaged(event: str, where: str, read: Callable[[], Found], patient: b
     return None
 
 
-def _is_its_own(error: StorageError, event: str) -> bool:
+def is_its_own(error: StorageError, event: str) -> bool:
     """Tells whether what storage says is of the base, and not of storage at this moment.
 
     A base that may not be read at all is an error of the config; a single shard of it (archived, say) is not.

@@ -101,13 +101,17 @@ class Identity:
 
     @classmethod
     def from_bytes(cls, data: bytes, where: str) -> Self:
-        """From dataset.json.
+        """From dataset.json; raises as `of_content`."""
+        return cls.of_content(parsing.json_object(data, where), where)
+
+    @classmethod
+    def of_content(cls, content: Mapping[str, Any], where: str) -> Self:
+        """From what dataset.json says.
 
         Raises:
             OtherDatasetError: it is not of this version of the format.
             DamagedError: it is no dataset.json.
         """
-        content = parsing.json_object(data, where)
         if content.get("format_version") != schema.FORMAT_VERSION:
             got = f"format version {content.get('format_version')}"
             raise OtherDatasetError(

@@ -3,8 +3,9 @@
 import dataclasses
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Self
+from dataclasses import dataclass, replace
+from enum import Enum
+from typing import Annotated, Any, Self, get_type_hints
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -19,45 +20,98 @@ from pipeline.errors import (
 )
 
 
-@dataclass(frozen=True, kw_only=True)
-class ShardRecord:
-    """What is known of one shard (`schema.RECORD`); kept in its footer, in the ledger and in the manifest.
+class Sum(Enum):
+    """In which group of sums summary.json has a field; the groups stand in this order."""
 
-    What has a default may be missing in the footer of another version of this program.
+    AMOUNT = "amount"
+    CACHE = "cache"
+    SECONDS = "seconds"
+    """Of one stage; Prometheus counts them as `stage_seconds`, labelled by the stage."""
+
+
+class Knows(Enum):
+    """Who knows a field first: a footer is written before its file's size and its own write are known."""
+
+    FOOTER = "footer"
+    LISTING = "listing"
+    WRITER = "writer"
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """What is to be known of a field of `ShardRecord`.
+
+    type: its Arrow type.  nullable: whether it may be missing in a row.
+    total: the group of sums of summary.json that it is in, if any.
+    counter: the help text of the Prometheus counter of its name, if there is one.
+    known_by: who knows it first.
     """
 
-    split_id: str
-    rows: int
-    rejects: int
-    content_digest: str
-    pieces: Sequence[Mapping[str, Any]]
-    reused: int = 0
-    transient: int = 0
-    tokens: int = 0
-    computed_tokens: int = 0
-    padded_tokens: int = 0
-    truncated: int = 0
-    token_histogram: Sequence[int] = ()
-    reasons: Sequence[Mapping[str, Any]] = ()
-    text_bytes: int = 0
-    read_bytes: int = 0
-    rejects_file: str | None = None
-    read_seconds: float = 0.0
-    tokenize_seconds: float = 0.0
-    encode_seconds: float = 0.0
-    idle_seconds: float = 0.0
-    written_at: float = 0.0
-    cache_hits: int = 0
-    cache_misses: int = 0
-    attempt: str = ""
-    storage_retries: int = 0
-    write_seconds: float = 0.0
-    file_bytes: int = 0
-    dataset_digest: str = ""
-    vector_digest: str = ""
-    columns_digest: str = ""
-    device: str = ""
-    software: str = ""
+    type: pa.DataType
+    nullable: bool = False
+    total: Sum | None = None
+    counter: str | None = None
+    known_by: Knows = Knows.FOOTER
+
+
+TEXT = Column(pa.string())
+SECONDS = Column(pa.float64(), total=Sum.SECONDS)
+
+
+def _count(total: Sum | None = None, counter: str | None = None, known_by: Knows = Knows.FOOTER) -> Column:
+    return Column(pa.int64(), total=total, counter=counter, known_by=known_by)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardRecord:
+    """What is known of one shard; kept in its footer, in the ledger and in the manifest.
+
+    The only list of these fields: the columns of `RECORD` (in this order), the sums of summary.json and the
+    counters of Prometheus are derived from it. What has a default may be missing in the footer of another
+    version of this program.
+
+    reused: rows whose vectors an older dataset had.  transient: rejects that may be mended by another try.
+    tokens: of all rows; computed_tokens: those that the model ran; padded_tokens: those that attention ran
+        over.
+    token_histogram: rows by their `n_tokens`, up to the last bucket of `schema.TOKEN_BUCKETS` that has any.
+    idle_seconds: what the replica waited for the split.  written_at: seconds since 1970, UTC.
+    dataset_digest, vector_digest: as in dataset.json; columns_digest: of the shard's schema.  device: where
+        the vectors were made.  software: this program's version, and torch's.  An older version left these
+        five empty.
+    """
+
+    split_id: Annotated[str, TEXT]
+    rows: Annotated[int, _count(Sum.AMOUNT, "Rows embedded or reused.")]
+    reused: Annotated[int, _count(counter="Rows whose vectors an older dataset had.")] = 0
+    rejects: Annotated[int, _count(Sum.AMOUNT, "Rows that could not be embedded.")]
+    transient: Annotated[int, _count(Sum.AMOUNT)] = 0
+    tokens: Annotated[int, _count(Sum.AMOUNT, "Tokens of rows, before identical texts are left out.")] = 0
+    computed_tokens: Annotated[int, _count(Sum.AMOUNT, "Tokens that the model ran.")] = 0
+    padded_tokens: Annotated[int, _count(counter="Tokens that the model ran, padding included.")] = 0
+    truncated: Annotated[int, _count(Sum.AMOUNT, "Texts that were cut at max_tokens.")] = 0
+    token_histogram: Annotated[Sequence[int], Column(pa.list_(pa.int64()))] = ()
+    reasons: Annotated[Sequence[Mapping[str, Any]], Column(pa.list_(schema.REASON))] = ()
+    text_bytes: Annotated[int, _count(Sum.AMOUNT, "Bytes of text.")] = 0
+    read_bytes: Annotated[int, _count(Sum.AMOUNT, "Bytes read from storage.")] = 0
+    file_bytes: Annotated[int, _count(Sum.AMOUNT, known_by=Knows.LISTING)] = 0
+    content_digest: Annotated[str, TEXT]
+    rejects_file: Annotated[str | None, Column(pa.string(), nullable=True)] = None
+    pieces: Annotated[Sequence[Mapping[str, Any]], Column(pa.list_(schema.PIECE))]
+    read_seconds: Annotated[float, SECONDS] = 0.0
+    tokenize_seconds: Annotated[float, SECONDS] = 0.0
+    encode_seconds: Annotated[float, SECONDS] = 0.0
+    idle_seconds: Annotated[float, SECONDS] = 0.0
+    write_seconds: Annotated[float, replace(SECONDS, known_by=Knows.WRITER)] = 0.0
+    written_at: Annotated[float, Column(pa.float64())] = 0.0
+    cache_hits: Annotated[int, _count(Sum.CACHE, "Words whose tokens were known.")] = 0
+    cache_misses: Annotated[int, _count(Sum.CACHE, "Words that went through the tokenizer.")] = 0
+    storage_retries: Annotated[int, _count(Sum.AMOUNT, known_by=Knows.WRITER)] = 0
+    attempt: Annotated[str, TEXT] = ""
+    dataset_digest: Annotated[str, TEXT] = ""
+    vector_digest: Annotated[str, TEXT] = ""
+    columns_digest: Annotated[str, TEXT] = ""
+    device: Annotated[str, TEXT] = ""
+    software: Annotated[str, TEXT] = ""
 
     def to_json(self) -> str:
         """For the footer, which can't know of its own write: how large, how long, how often tried."""
@@ -97,22 +151,44 @@ class ShardRecord:
             return record
 
 
+def _columns() -> dict[str, Column]:
+    hints = get_type_hints(ShardRecord, include_extras=True)
+    return {field.name: hints[field.name].__metadata__[0] for field in dataclasses.fields(ShardRecord)}
+
+
+COLUMNS = _columns()
+"""What is known of each field, by its name, in order."""
+RECORD = pa.schema([pa.field(name, each.type, each.nullable) for name, each in COLUMNS.items()])
+"""A row of the ledger and of the manifest."""
+COUNTERS = {name: each.counter for name, each in COLUMNS.items() if each.counter}
+"""The fields that Prometheus counts under their own names, with what it says of each."""
+UNKNOWN_TO_FOOTERS = {name for name, each in COLUMNS.items() if each.known_by is not Knows.FOOTER}
+"""Fields that were not known yet when a shard's footer was written."""
+UNKNOWN_LATER = {name for name, each in COLUMNS.items() if each.known_by is Knows.WRITER}
+"""Those that nobody but the writer ever knows, so that they are 0 for who reads a footer."""
+
+
+def summed(*groups: Sum) -> list[str]:
+    """The names of the fields in these groups of sums, group by group."""
+    return [name for group in groups for name, each in COLUMNS.items() if each.total is group]
+
+
 def to_table(records: Sequence[ShardRecord]) -> pa.Table:
-    """Records as a table of `schema.RECORD`."""
-    return pa.Table.from_pylist([dataclasses.asdict(record) for record in records], schema=schema.RECORD)
+    """Records as a table of `RECORD`."""
+    return pa.Table.from_pylist([dataclasses.asdict(record) for record in records], schema=RECORD)
 
 
 def read_records(data: bytes, where: str) -> pa.Table:
-    """Records (`schema.RECORD`) of a Parquet file of ours, whichever version of this program wrote it.
+    """Records (`RECORD`) of a Parquet file of ours, whichever version of this program wrote it.
 
     Raises:
         DamagedError: it is none, or lacks a column that every version writes.
     """
-    parquet = parsing.opened(pa.BufferReader(data), where)
-    there = pa.schema([field for field in schema.RECORD if field.name in parquet.schema_arrow.names])
+    parquet = parsing.opened(data, where)
+    there = pa.schema([field for field in RECORD if field.name in parquet.schema_arrow.names])
     found = parsing.columns(parquet, there, where)
     defaults = {field.name: field.default for field in dataclasses.fields(ShardRecord)}
-    for at, field in enumerate(schema.RECORD):
+    for at, field in enumerate(RECORD):
         if field.name in found.column_names:
             continue
         if defaults[field.name] is dataclasses.MISSING:

@@ -8,18 +8,11 @@ import pyarrow as pa
 from pipeline import schema
 from pipeline.dataset.damage import rows_of
 from pipeline.dataset.dataset import Dataset
+from pipeline.dataset.record import Sum, summed
 from pipeline.plan.plan import Plan
 
-TOTALS = (
-    "rows", "rejects", "transient", "tokens", "computed_tokens", "truncated", "text_bytes",
-    "read_bytes", "file_bytes", "storage_retries",
-)  # fmt: skip
-
-
-CACHE = ("cache_hits", "cache_misses")
-
-
-SECONDS = ("read_seconds", "tokenize_seconds", "encode_seconds", "idle_seconds", "write_seconds")
+COUNTED = tuple(summed(Sum.AMOUNT, Sum.CACHE))
+"""The fields of a record that are summed and depend on the shards alone, timings aside."""
 
 
 def dataset_facts(
@@ -33,7 +26,7 @@ def dataset_facts(
         "files": len(plan.versions()),
         "planned_bytes": plan.stored_bytes,  # beside read_bytes, it tells how often storage was read
         **counts(manifest),
-        **{name: schema.total(manifest, name) for name in SECONDS},
+        **{name: schema.total(manifest, name) for name in summed(Sum.SECONDS)},
         "reject_reasons": reject_reasons(manifest),
         **_origins(dataset, manifest),
         "failed_files": failed,
@@ -57,7 +50,7 @@ def _origins(dataset: Dataset, manifest: pa.Table) -> dict[str, Any]:
 
 def counts(manifest: pa.Table) -> dict[str, int]:
     """What the summary says of all shards, timings aside."""
-    sums = {name: int(schema.total(manifest, name)) for name in (*TOTALS, *CACHE)}
+    sums = {name: int(schema.total(manifest, name)) for name in COUNTED}
     return sums | {"documents": _documents(manifest)}
 
 

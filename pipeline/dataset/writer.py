@@ -21,6 +21,7 @@ from pipeline.errors import ExistsError
 from pipeline.model import outputs
 from pipeline.model.outputs import Values
 from pipeline.model.outputs.embedding import Vectors
+from pipeline.ragged import Ints
 
 
 @dataclass(frozen=True)
@@ -108,6 +109,17 @@ def _content(stored: pa.Array) -> bytes | memoryview:
     return np.ascontiguousarray(values).data
 
 
+def document_numbers(rows: pa.Table) -> Ints:
+    """(N,) numbers of the rows' documents, from 0 in order of appearance.
+
+    Args:
+        rows: with `source_file` and `source_row`, which tell a document.
+    """
+    places = rows.select(["source_file", "source_row"]).to_pandas()
+    numbers_N: Ints = places.groupby(["source_file", "source_row"], sort=False).ngroup().to_numpy()
+    return numbers_N
+
+
 def _reject_non_finite(contents: Contents) -> Contents:
     """A vector with NaN or infinity is no vector: its document is rejected, the others stay.
 
@@ -119,8 +131,7 @@ def _reject_non_finite(contents: Contents) -> Contents:
     bad = vectors.non_finite(contents.vectors, too_large, contents.split_id)
     if not bad.any():
         return contents
-    documents = contents.rows.select(["source_file", "source_row"]).to_pandas()
-    document_N = documents.groupby(["source_file", "source_row"], sort=False).ngroup().to_numpy()
+    document_N = document_numbers(contents.rows)
     bad_documents, first = np.unique(document_N[bad], return_index=True)
     first = np.flatnonzero(bad)[first]
     large = np.isin(bad_documents, document_N[too_large])

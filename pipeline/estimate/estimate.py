@@ -6,7 +6,6 @@ written, and nothing is claimed that nobody knows: no rate, no hours; no price, 
 Cost: planning, O(shards) of the dataset and of its base, and the sample.
 """
 
-import json
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
@@ -21,6 +20,7 @@ from pipeline.config.sections import Config
 from pipeline.dataset.damage import unless_damaged
 from pipeline.dataset.dataset import Dataset
 from pipeline.dataset.identity import Identity
+from pipeline.dataset.record import RECORD
 from pipeline.estimate import sampling, token_lengths, warnings
 from pipeline.estimate.sampling import Sample, Stratum
 from pipeline.estimate.token_lengths import Tokens
@@ -258,8 +258,8 @@ def forecast(config: Config) -> Forecast:
     dataset = Dataset.of(config)
     dataset.refuse_unconditional(live=False)  # nothing is written here
     claimed = dataset.refuse_other(identity)
-    frozen = dataset.plan() if claimed else None
-    made = Plan.from_bytes(frozen) if frozen else make_plan(config, checkpoint, identity.dataset_digest)
+    frozen = dataset.frozen_plan() if claimed else None
+    made = frozen or make_plan(config, checkpoint, identity.dataset_digest)
     shards = dataset.shards()
     pending = made.pending(shards)
     state = "new" if not frozen else "complete" if dataset.complete() else "unfinished"
@@ -268,7 +268,7 @@ def forecast(config: Config) -> Forecast:
     todo = _todo(pending, spared)
     recipe = Recipe.of(checkpoint, config.model)
     sample = sampling.draw(todo.pieces, config, recipe, Tokenizer(checkpoint, recipe.max_tokens))
-    records = dataset.records(shards) if shards else schema.RECORD.empty_table()
+    records = dataset.records(shards) if shards else RECORD.empty_table()
     rate = _rate(config, checkpoint, dataset, records, base)
     return Forecast(config, checkpoint, state, made, pending, todo, spared, sample, rate)
 
@@ -343,8 +343,7 @@ def _rate(
 
 def _device(dataset: Dataset) -> str | None:
     """What a dataset's first driver was told to compute on."""
-    config = json.loads(dataset.storage.read(dataset.layout.identity)).get("config") or {}
-    found = (config.get("compute") or {}).get("device")
+    found = (dataset.claim_file().config.get("compute") or {}).get("device")
     return str(found) if found else None
 
 

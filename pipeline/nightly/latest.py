@@ -29,12 +29,9 @@ class Facts:
         Raises:
             MissingError: it has no dataset.json, or no summary.
         """
-        layout = dataset.layout
-        identity, summary = (
-            parsing.json_object(dataset.storage.read(at), at) for at in (layout.identity, layout.summary)
-        )
-        with parsing.damage(layout.root):
-            return cls(identity["dataset_digest"], identity["vector_digest"], summary["rows"])
+        claim, summary = dataset.claim_file(), dataset.summary()
+        with parsing.damage(dataset.layout.root):
+            return cls(*claim.digests(), summary["rows"])
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 from pipeline.config.sections import Config
 from pipeline.dataset.dataset import Dataset
 from pipeline.dataset.record import parquet_bytes
-from pipeline.nightly.reuse import Base, base_of
+from pipeline.nightly.base import Base, base_of
 from pipeline.plan.scan_row import splits_of
 from pipeline.source import reader
 

@@ -5,11 +5,11 @@ from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from operator import attrgetter
-from typing import Any
 
-from pipeline import parsing, schema, storage
+from pipeline import storage
 from pipeline.config.location import Options
-from pipeline.dataset.dataset import BEING_REMOVED, Dataset
+from pipeline.dataset.claim import Claim
+from pipeline.dataset.dataset import Dataset
 from pipeline.errors import DamagedError, MissingError
 from pipeline.nightly.latest import Latest
 from pipeline.nightly.layout import SeriesLayout
@@ -78,11 +78,11 @@ class Members:
             return None
         layout = self.layout.dataset(name)
         try:
-            content = parsing.json_value(self.storage.read(layout.identity))
+            claim = Claim.from_bytes(self.storage.read(layout.identity), layout.identity)
             created = self.storage.info(layout.identity).changed
-        except (MissingError, DamagedError, ValueError):
+        except (MissingError, DamagedError):
             return None
-        if not _is_ours(content):
+        if not claim.is_ours:
             return None
         complete = self.storage.exists(layout.success)
         return Member(
@@ -90,8 +90,8 @@ class Members:
             run_date=_date_in(name),
             complete=complete,
             created=created,
-            base=_base(content),
-            being_removed=BEING_REMOVED in content,
+            base=claim.base_name,
+            being_removed=claim.being_removed,
         )
 
 
@@ -102,13 +102,6 @@ def complete(members: Iterable[Member], before: datetime.date | None = None) -> 
     return sorted(older, key=attrgetter("order"))
 
 
-def _is_ours(content: object) -> bool:
-    """Others, too, call their files dataset.json."""
-    if not isinstance(content, dict) or "dataset_digest" not in content:
-        return False
-    return bool(content.get("format_version") == schema.FORMAT_VERSION)
-
-
 def _date_in(name: str) -> datetime.date | None:
     """The run date of a run's dataset, and of one in which its rejects were tried again."""
     name = without_retry(name)
@@ -117,9 +110,3 @@ def _date_in(name: str) -> datetime.date | None:
     except ValueError:
         return None
     return date if date.isoformat() == name else None  # `20261125` is a date as well, but not how we write it
-
-
-def _base(content: dict[str, Any]) -> str | None:
-    """The name of the dataset that another's dataset.json calls its base, by name or by path."""
-    base = content.get("base")
-    return base.rstrip("/").rsplit("/", 1)[-1] if isinstance(base, str) else None

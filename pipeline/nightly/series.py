@@ -6,9 +6,10 @@ from collections.abc import Callable, Iterable
 
 import pyarrow as pa
 
-from pipeline import parsing, schema, telemetry
+from pipeline import parsing, telemetry
 from pipeline.config.sections import Output
 from pipeline.dataset.layout import Layout
+from pipeline.dataset.record import RECORD
 from pipeline.errors import (
     DamagedError,
     MissingError,
@@ -24,7 +25,7 @@ from pipeline.nightly.names import retry_order, without_retry
 
 TRIES = 30
 """Each that is lost is a rival's that took effect."""
-COMPARED = pa.schema([schema.RECORD.field(name) for name in ("split_id", "file_bytes")])
+COMPARED = pa.schema([RECORD.field(name) for name in ("split_id", "file_bytes")])
 """What of the manifest a listing must agree with."""
 
 

@@ -63,7 +63,7 @@ def search(config: Config, checkpoint: Checkpoint, query: str, count: int) -> li
     best: list[Hit] = []
     rows = 0
     for info in shards.values():
-        parquet = parsing.opened(pa.BufferReader(dataset.storage.read(info.path)), info.path)
+        parquet = parsing.opened(dataset.storage.read(info.path), info.path)
         parsing.refuse_other(parquet, wanted, info.path)
         shard = parsing.columns(parquet, wanted, info.path)
         rows += shard.num_rows
@@ -76,7 +76,7 @@ def search(config: Config, checkpoint: Checkpoint, query: str, count: int) -> li
 
 def _columns(dataset: Dataset, identity: Identity) -> pa.Schema:
     """Of every shard."""
-    frozen = plan.Plan.from_bytes(dataset.plan() or b"", dataset.layout.plan)
+    frozen = dataset.required_plan()
     return Expected.of(identity, frozen.columns).columns
 
 

@@ -16,10 +16,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline import schema
+from pipeline.dataset.attempts import failed_files
 from pipeline.dataset.dataset import Dataset
-from pipeline.dataset.reconcile import failed_pieces
 from pipeline.dataset.summary import reject_reasons
-from pipeline.plan.plan import Plan
 
 QUIET_MINUTES = 5.0
 """After so long without a sign of life a run is called silent; most splits take about a minute."""
@@ -121,10 +120,9 @@ def standing(dataset: Dataset, now: datetime.datetime | None = None) -> Standing
         StorageError: storage failed.
     """
     now = now or datetime.datetime.now(datetime.UTC)
-    planned = dataset.plan() if dataset.identity() else None
-    if planned is None:
+    plan = dataset.frozen_plan() if dataset.identity() else None
+    if plan is None:
         return Standing(dataset.layout.root, "not started", now)
-    plan = Plan.from_bytes(planned, dataset.layout.plan)
     shards, complete = dataset.shards(), dataset.complete()
     records = dataset.manifest() if complete else dataset.records(shards)
     ledger = dataset.storage.folder(dataset.layout.ledger)
@@ -140,7 +138,7 @@ def standing(dataset: Dataset, now: datetime.datetime | None = None) -> Standing
         done=len(shards),
         figures={name: schema.total(records, name) for name in ("rows", "rejects", "tokens")},
         reject_reasons=reject_reasons(records),
-        failed_files=_failed(plan, records, newest),
+        failed_files=failed_files(plan, records, attempts[-1:]),
         rate=_rate(records, newest) if newest else None,
         last_shard=_moment(pc.max(records.column("written_at")).as_py()),
         last_sign=sign,
@@ -155,12 +153,6 @@ def _state(newest: Attempt | None, sign: datetime.datetime | None, now: datetime
         return "stopped"
     alive = sign is not None and now - sign <= datetime.timedelta(minutes=QUIET_MINUTES)
     return "running" if alive else "silent"
-
-
-def _failed(plan: Plan, records: pa.Table, newest: Attempt | None) -> dict[str, str]:
-    ending = (newest or {}).get("summary") or {}
-    told: dict[str, str] = ending.get("failed_files", {})
-    return plan.failed_files | failed_pieces(records.column("pieces")) | told
 
 
 def _rate(records: pa.Table, newest: Attempt) -> Rate | None:

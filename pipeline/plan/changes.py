@@ -9,6 +9,9 @@ from pipeline.plan.make import list_sources
 from pipeline.plan.plan import Plan
 from pipeline.source.formats import file_name
 
+CHANGED, GONE = "has changed since it was planned", "is gone since it was planned"
+NEW = "is new since it was planned"
+
 
 def current_versions(config: Config, planned: Mapping[tuple[str, str], str]) -> dict[tuple[str, str], str]:
     """What `Plan.versions` would be if the sources were planned now.
@@ -29,26 +32,32 @@ def current_versions(config: Config, planned: Mapping[tuple[str, str], str]) -> 
     return now
 
 
-def no_longer_as_planned(config: Config, frozen: Plan) -> dict[str, str]:
-    """What became of each planned file that is not the planned version any more; what is new is left out.
+def source_changes(config: Config, frozen: Plan) -> dict[str, str]:
+    """What became of each file that is not as it was planned: planned ones first, then those that came.
 
     Raises:
         StorageError: the sources can't be listed, or name nothing.
     """
     planned = frozen.versions()
     now = current_versions(config, planned)
-    return {
-        "/".join(key): "has changed since it was planned" if key in now else "is gone since it was planned"
-        for key, version in planned.items()
-        if now.get(key) != version
+    changed = {
+        key: CHANGED if key in now else GONE for key, version in planned.items() if now.get(key) != version
     }
+    return {"/".join(key): what for key, what in (changed | dict.fromkeys(now.keys() - planned, NEW)).items()}
+
+
+def no_longer_as_planned(config: Config, frozen: Plan) -> dict[str, str]:
+    """What became of each planned file that is not the planned version any more; what is new is left out.
+
+    Raises:
+        StorageError: the sources can't be listed, or name nothing.
+    """
+    return {file: what for file, what in source_changes(config, frozen).items() if what != NEW}
 
 
 def moved_sources(config: Config, frozen: Plan) -> list[str]:
     """Files that came, went or changed since the plan was frozen."""
-    planned = frozen.versions()
     try:
-        now = current_versions(config, planned)
+        return sorted(source_changes(config, frozen))
     except MissingError:
-        now = {}
-    return sorted("/".join(key) for key in now.keys() | planned.keys() if now.get(key) != planned.get(key))
+        return sorted("/".join(key) for key in frozen.versions())

@@ -120,7 +120,7 @@ class Plan:
         Raises:
             DamagedError: it is none.
         """
-        parquet = parsing.opened(pa.BufferReader(data), where)
+        parquet = parsing.opened(data, where)
         pieces = parsing.columns(parquet, schema.PLAN, where)
         with parsing.damage(where):
             told = parquet.metadata.metadata

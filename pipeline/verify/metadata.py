@@ -14,6 +14,7 @@ from typing import Any
 import pyarrow as pa
 
 from pipeline import parsing
+from pipeline.dataset.claim import Claim
 from pipeline.dataset.dataset import Dataset
 from pipeline.dataset.expected import Expected
 from pipeline.dataset.identity import Identity
@@ -35,7 +36,7 @@ class Evidence:
         self.found.append(Finding(check, where, what))
 
     @cached_property
-    def content(self) -> dict[str, Any]:
+    def content(self) -> Mapping[str, Any]:
         """dataset.json; empty where it can't be read.
 
         Raises:
@@ -49,9 +50,8 @@ class Evidence:
             hint = "name the folder that holds dataset.json"
             raise MissingError("there is no dataset here", layout.root, hint=hint) from None
         with self._readable("identity", "dataset.json"):
-            identity = Identity.from_bytes(data, layout.identity)
-            found = parsing.json_object(data, layout.identity)
-            return found if identity.dataset_digest else {}  # it can be digested
+            claim = Claim.from_bytes(data, layout.identity)
+            return claim.content if claim.identity().dataset_digest else {}  # it can be digested
         return {}
 
     @cached_property
@@ -105,8 +105,7 @@ class Evidence:
         """summary.json; empty where there is none to be read."""
         if self.finished:
             with self._readable("complete", "summary.json"):
-                path = self.dataset.layout.summary
-                summary = parsing.json_object(self.dataset.storage.read(path), path)
+                summary = self.dataset.summary()
                 return summary | {"failed_files": dict(summary["failed_files"])}
         return {}
 

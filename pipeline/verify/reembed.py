@@ -19,12 +19,12 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline import parsing
 from pipeline.config.location import Options
 from pipeline.config.sections import Config
 from pipeline.dataset import vectors
 from pipeline.dataset.dataset import Dataset
 from pipeline.dataset.identity import Identity
+from pipeline.dataset.writer import document_numbers
 from pipeline.errors import ModelError, SourceError
 from pipeline.model import checkpoint
 from pipeline.model.checkpoint import Checkpoint
@@ -99,7 +99,7 @@ def reembed_shard(sample: Sample) -> Compared:
     """
     dataset = Dataset(sample.root, sample.options)
     path = dataset.layout.shard(sample.split_id)
-    shard = parsing.opened(pa.BufferReader(dataset.storage.read(path)), path).read()
+    shard = dataset.read_table(path)
     rows = _draw(sample, shard.replace_schema_metadata(None))
     drawn = _with_texts(sample, rows)
     told_N = drawn.documents.column("text_hash").take(pa.array(drawn.document))
@@ -142,16 +142,9 @@ def _draw(sample: Sample, shard: pa.Table) -> pa.Table:
     """All rows of some documents."""
     seed = blake2b(f"{sample.dataset_digest} {sample.split_id}".encode(), digest_size=8).digest()
     ours = [name for name in shard.column_names if name in reserved_names()]
-    document_N = _documents(shard)
+    document_N = document_numbers(shard)
     chances_D = np.random.default_rng(int.from_bytes(seed)).random(document_N.max(initial=-1) + 1)
     return shard.select(ours).filter(pa.array(chances_D[document_N] < sample.fraction))
-
-
-def _documents(rows: pa.Table) -> Ints:
-    """(N,) numbers of the rows' documents, from 0 in order of appearance."""
-    places = rows.select(["source_file", "source_row"]).to_pandas()
-    numbers_N: Ints = places.groupby(["source_file", "source_row"], sort=False).ngroup().to_numpy()
-    return numbers_N
 
 
 def _with_texts(sample: Sample, rows: pa.Table) -> _Drawn:
@@ -173,7 +166,7 @@ def _with_texts(sample: Sample, rows: pa.Table) -> _Drawn:
             continue
         kept.append(rows_K)
     rows = pa.concat_tables(kept).combine_chunks()
-    return _Drawn(rows, _documents(rows), pa.concat_tables(found).combine_chunks())
+    return _Drawn(rows, document_numbers(rows), pa.concat_tables(found).combine_chunks())
 
 
 def _compared(sample: Sample, drawn: _Drawn) -> tuple[list[Trouble], float]:

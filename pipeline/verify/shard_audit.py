@@ -100,7 +100,7 @@ def audit_shard(shard: Shard) -> Audited:
 
 def _audit(dataset: Dataset, shard: Shard, data: bytes) -> tuple[list[Trouble], Mapping[str, Any] | None]:
     path, wanted = dataset.layout.shard(shard.split_id), shard.expected.columns
-    parquet = parsing.opened(pa.BufferReader(data), path, page_checksum_verification=True)
+    parquet = parsing.opened(data, path, page_checksum_verification=True)
     if not parquet.schema_arrow.equals(wanted, check_metadata=False):
         # Of other columns nothing further can be asked.
         return [("schema", parsing.difference(parquet.schema_arrow, wanted))], None
@@ -148,7 +148,7 @@ def _rejects(dataset: Dataset, split_id: str, record: Mapping[str, Any]) -> tupl
         ] if count else []
     try:
         data = dataset.storage.read(dataset.layout.rejects_file(name))
-        file = parsing.opened(pa.BufferReader(data), name, page_checksum_verification=True)
+        file = parsing.opened(data, name, page_checksum_verification=True)
         if not file.schema_arrow.equals(schema.REJECTS, check_metadata=False):
             what = parsing.difference(file.schema_arrow, schema.REJECTS)
             return none, [("rejects", f"rejects/{name}: {what}")]

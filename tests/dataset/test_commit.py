@@ -7,9 +7,9 @@ import pytest
 
 from pipeline import schema
 from pipeline.config.sections import Quality
-from pipeline.dataset.commit import _verdict
 from pipeline.dataset.reconcile import reconcile
 from pipeline.dataset.summary import _documents
+from pipeline.dataset.verdict import verdict
 from pipeline.errors import ExitCode, IncompleteError
 
 
@@ -78,6 +78,6 @@ def test_rejects_are_counted_against_documents_not_windows() -> None:
     manifest = pa.table({"pieces": done((0, 100, 40, 60))})
     totals = {"rows": 4000, "rejects": 60, "documents": _documents(manifest)}
     assert totals["documents"] == 100
-    code, reason = _verdict([], {}, totals, Quality(max_reject_fraction=0.5))
+    code, reason = verdict([], {}, totals, Quality(max_reject_fraction=0.5))
     assert code is ExitCode.INCOMPLETE
     assert "60 of 100 rows" in reason

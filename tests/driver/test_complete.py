@@ -17,8 +17,10 @@ import pytest
 from pipeline import schema, telemetry
 from pipeline.config.load import parse_config
 from pipeline.config.sections import Config
-from pipeline.dataset import commit
-from pipeline.dataset.dataset import BEING_REMOVED, Dataset
+from pipeline.dataset.claim import BEING_REMOVED
+from pipeline.dataset.commit import CommitRequest, commit
+from pipeline.dataset.dataset import Dataset
+from pipeline.dataset.ending import Ending
 from pipeline.dataset.identity import Identity
 from pipeline.dataset.record import Failure, ShardRecord, read_records
 from pipeline.driver import run
@@ -61,9 +63,9 @@ class Night:
                     done = written(encoded(read, 16), self.job)
                     assert isinstance(done, ShardRecord), done
 
-    def commit(self, *failures: Failure, allow: bool = False) -> commit.Ending:
+    def commit(self, *failures: Failure, allow: bool = False) -> Ending:
         quality = self.config.quality.model_copy(update={"allow_failed_files": allow})
-        return commit.commit(Dataset(self.dataset.layout.root), self.plan, failures, quality, {})
+        return commit(CommitRequest(Dataset(self.dataset.layout.root), self.plan, failures, quality, {}))
 
     def failure(self, number: int) -> Failure:
         split_id, pieces = list(self.plan.splits())[number]
@@ -171,7 +173,7 @@ def test_a_prune_beside_a_resume_leaves_nothing_complete(job: JobValues, tmp_pat
 
     quality = night.config.quality
     with observed(prune), pytest.raises(StoppedError, match="was removed while a run was at work"):
-        commit.commit(night.dataset, night.plan, [], quality, {}, shards=listed, claim=claim)
+        commit(CommitRequest(night.dataset, night.plan, [], quality, {}, shards=listed, claim=claim))
     assert begun
     assert not night.dataset.complete()
 
@@ -183,7 +185,9 @@ def test_a_listing_of_before_a_removal_is_not_committed(job: JobValues, tmp_path
     series.prune(keep=1, now=FAR)
     Night.of(job(output={"path": night.dataset.layout.root}))
     with pytest.raises(StoppedError, match="was removed and made anew"):
-        commit.commit(night.dataset, night.plan, [], night.config.quality, {}, shards=listed, claim=claim)
+        commit(
+            CommitRequest(night.dataset, night.plan, [], night.config.quality, {}, shards=listed, claim=claim)
+        )
     assert not night.dataset.complete()
 
 

@@ -12,6 +12,7 @@ import pytest
 from pipeline import schema
 from pipeline.config import sections
 from pipeline.config.load import _dated, parse_config
+from pipeline.dataset.record import RECORD
 from pipeline.driver import retry_rejects, run
 from pipeline.errors import ConfigError, ExitCode, OtherDatasetError
 from pipeline.nightly import Series
@@ -47,7 +48,7 @@ def lose_a_row(root: Path) -> None:
         if row["split_id"] == split_id:
             row |= {"rows": row["rows"] - 1, "rejects": 1, "transient": 1, "file_bytes": shard.stat().st_size}
             row["rejects_file"] = f"part-{split_id}-x.parquet"
-    pq.write_table(pa.Table.from_pylist(rows, schema=schema.RECORD), root / "manifest.parquet")
+    pq.write_table(pa.Table.from_pylist(rows, schema=RECORD), root / "manifest.parquet")
 
 
 def test_rejects_are_tried_again_in_a_new_dataset(job: Job, tmp_path: Path) -> None:

@@ -12,8 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.config.load import _dated, parse_config
-from pipeline.dataset.commit import Ending
 from pipeline.dataset.dataset import Dataset
+from pipeline.dataset.ending import Ending
 from pipeline.driver import run
 from pipeline.errors import ConfigError, ExitCode, ResourceError
 from pipeline.nightly import Series

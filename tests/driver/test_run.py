@@ -12,7 +12,7 @@ import pytest
 
 from pipeline import cli, storage, telemetry
 from pipeline.config.load import parse_config
-from pipeline.dataset.commit import Ending
+from pipeline.dataset.ending import Ending
 from pipeline.driver import run
 from pipeline.errors import ExitCode, IncompleteError, ModelError, OtherDatasetError
 from pipeline.source import survey

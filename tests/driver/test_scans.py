@@ -11,7 +11,7 @@ import pytest
 
 from pipeline.config import sections
 from pipeline.config.load import parse_config
-from pipeline.dataset.commit import Ending
+from pipeline.dataset.ending import Ending
 from pipeline.driver import run
 from pipeline.errors import ExitCode
 from tests.conftest import read_dataset, texts

@@ -9,7 +9,7 @@ import pytest
 
 from pipeline import storage
 from pipeline.config.load import parse_config
-from pipeline.dataset.commit import commit
+from pipeline.dataset.commit import CommitRequest, commit
 from pipeline.dataset.dataset import Dataset
 from pipeline.dataset.identity import Identity
 from pipeline.dataset.record import Failure, ShardRecord
@@ -86,11 +86,13 @@ def test_a_file_that_is_back_when_the_driver_looks_is_for_the_next_run(
     assert "is gone since it was planned" in failure.message  # what the worker said
     assert not (tmp_path / "out/data").exists()
     dataset = Dataset.of(told.config)
-    assert commit(dataset, pending, [failure], told.config.quality, {}).code == ExitCode.RETRYABLE
+    assert (
+        commit(CommitRequest(dataset, pending, [failure], told.config.quality, {})).code == ExitCode.RETRYABLE
+    )
     [record], _ = without_ray(told, pending, nothing)
     assert isinstance(record, ShardRecord)
     assert record.rows == 4
-    assert commit(dataset, pending, [], told.config.quality, {}).code == ExitCode.DONE
+    assert commit(CommitRequest(dataset, pending, [], told.config.quality, {})).code == ExitCode.DONE
 
 
 def test_a_file_that_is_gone_for_the_driver_too_may_still_be_put_back(
@@ -116,7 +118,7 @@ def test_a_file_that_is_gone_is_left_out_where_failed_files_are_allowed(job: Job
     assert isinstance(record, ShardRecord)
     assert record.rows == 3
     assert [str(list(each.without)) for each in jobs] == ["[]", f"{NAMES[2:3]}"]
-    ending = commit(Dataset.of(told.config), pending, [], told.config.quality, {})
+    ending = commit(CommitRequest(Dataset.of(told.config), pending, [], told.config.quality, {}))
     assert (ending.code, list(ending.summary["failed_files"])) == (ExitCode.DONE, NAMES[2:3])
 
 
@@ -164,10 +166,12 @@ def test_what_is_not_of_a_file_is_never_allowed(job: JobValues, folder: Path, ki
     [split_id] = pending.split_ids.to_pylist()
     failure = Failure(split_id, tuple(NAMES), "read", ExitCode.INCOMPLETE, "said", kind=kind.__name__)
     dataset = Dataset.of(told.config)
-    ending = commit(dataset, pending, [failure], told.config.quality, {})
+    ending = commit(CommitRequest(dataset, pending, [failure], told.config.quality, {}))
     assert (ending.code, dataset.complete()) == (ExitCode.INCOMPLETE, False)
     assert "4 of the source's files failed: docs/in/0.txt: said" in ending.reason
-    allowed = commit(dataset, pending, [replace(failure, kind="SourceError")], told.config.quality, {})
+    allowed = commit(
+        CommitRequest(dataset, pending, [replace(failure, kind="SourceError")], told.config.quality, {})
+    )
     assert allowed.code == ExitCode.DONE
 
 

@@ -18,7 +18,7 @@ import pytest
 import yaml
 from ray.util import get_node_ip_address
 
-from pipeline.embed.on_ray import metrics
+from pipeline.dataset.record import COUNTERS
 from pipeline.embed.on_ray.cluster import KEEP_WORKERS
 from tests.clusters import ROOT, Cluster, cluster
 from tests.conftest import texts, write_config
@@ -29,7 +29,7 @@ from tests.tools import program
 Job = Callable[..., dict[str, Any]]
 MONITORING = Path(__file__).parents[2] / "k8s" / "monitoring"
 OTHERS = ("splits", "stage_seconds", "storage_requests", "storage_retries")
-KNOWN = {f"ray_embed_{name}_total" for name in (*metrics.COUNTS, *OTHERS)} | {
+KNOWN = {f"ray_embed_{name}_total" for name in (*COUNTERS, *OTHERS)} | {
     f"ray_embed_{name}" for name in ("pending_splits", "failed_splits", "quiet_seconds")
 }
 DRIVER = """

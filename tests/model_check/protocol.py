@@ -23,17 +23,17 @@ from pipeline import storage, telemetry
 from pipeline.config.load import parse_config
 from pipeline.config.sections import Config
 from pipeline.dataset import writer
-from pipeline.dataset.commit import Ending
+from pipeline.dataset.ending import Ending
 from pipeline.dataset.identity import Identity
 from pipeline.dataset.layout import Layout
 from pipeline.dataset.record import Failure
-from pipeline.driver import run
+from pipeline.driver import attempt, run
 from pipeline.embed import job
 from pipeline.embed.job import Job
 from pipeline.embed.read import read_scan
 from pipeline.embed.row import from_row, to_row
 from pipeline.embed.split import EncodedSplit, ReadSplit, SplitRows
-from pipeline.errors import ExitCode
+from pipeline.errors import ExitCode, PipelineError
 from pipeline.model import checkpoint
 from pipeline.model.outputs import of_vectors
 from pipeline.nightly import Facts, Series
@@ -148,7 +148,7 @@ class Table:
         """What is wrong at the end, and after one more run that nobody disturbs."""
         wrong = self.watcher.violations + ends(world)
         for actor in world.actors:
-            if isinstance(actor.result, Exception) and not isinstance(actor.result, run.PipelineError):
+            if isinstance(actor.result, Exception) and not isinstance(actor.result, PipelineError):
                 wrong.append(f"a bug: {actor.result!r}")
         return wrong or self._recovered(world)
 
@@ -349,15 +349,16 @@ def _fix(patch: pytest.MonkeyPatch, shared: Table) -> None:
         storage, "_connect", lambda protocol, *more: bucket if protocol == "s3" else real(protocol, *more)
     )
     patch.setattr(run, "usable_checkpoint", lambda _: shared.model)
-    patch.setattr(run.flow, "refuse_private_output", lambda *_: None)
-    patch.setattr(run.flow, "cluster", contextlib.nullcontext)
-    patch.setattr(run.flow, "run", shared.flow)
-    patch.setattr(run.plan, "make_plan", lambda *_: shared.made)
-    patch.setattr(run.plan, "payload_bytes", lambda *_: 0)
+    patch.setattr(run.on_ray, "refuse_private_output", lambda *_: None)
+    patch.setattr(run.on_ray, "cluster", contextlib.nullcontext)
+    patch.setattr(run.on_ray, "run", shared.flow)
+    patch.setattr(run, "make_plan", lambda *_: shared.made)
+    patch.setattr(run, "payload_bytes", lambda *_: 0)
     patch.setattr(run, "moved_sources", lambda *_: [])
-    patch.setattr(run, "Progress", _Quiet)
-    patch.setattr(run, "_now", lambda: NOW)
-    patch.setattr(run.report, "attempted", lambda subject: f"page {int(subject.code)}".encode())
+    patch.setattr(attempt, "Progress", _Quiet)
+    patch.setattr(run, "now", lambda: NOW)
+    patch.setattr(attempt, "now", lambda: NOW)
+    patch.setattr(attempt.report, "attempted", lambda subject: f"page {int(subject.code)}".encode())
     patch.setattr("secrets.token_hex", lambda size: shared.world.draw(size))  # noqa: PLW0108  (worlds change)
     patch.setattr(writer, "time", SimpleNamespace(time=lambda: 0.0, perf_counter=lambda: 0.0))
     fixed = SimpleNamespace(now=lambda _: NOW)
@@ -367,12 +368,12 @@ def _fix(patch: pytest.MonkeyPatch, shared: Table) -> None:
     for name in ("request", "read", "event"):
         patch.setattr(telemetry, name, lambda *_, **__: None)
     for module in (
-        "pipeline.dataset.dataset",
-        "pipeline.dataset.commit",
+        "pipeline.dataset.shard_records",
+        "pipeline.dataset.failed_splits",
         "pipeline.nightly.members",
         "pipeline.nightly.prune",
     ):
-        patch.setattr(f"{module}.ThreadPoolExecutor", Inline, raising=False)
+        patch.setattr(f"{module}.ThreadPoolExecutor", Inline)
     asked = getattr(job, "_refuse_lost", None)
 
     def once(*about: Any) -> None:

@@ -83,7 +83,7 @@ def test_it_sees_a_summary_that_is_written_again(shared: Table, monkeypatch: pyt
         dataset.storage.replace(path, json.dumps(summary).encode(), dataset.storage.version(path))
         return summary
 
-    monkeypatch.setattr(commit, "_summarized", again)
+    monkeypatch.setattr(commit, "write_summary", again)
     with pytest.raises(AssertionError, match="summary.json changed after _SUCCESS"):
         hold(shared, "two drivers commit", Bounds(1))
 

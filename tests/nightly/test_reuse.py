@@ -20,17 +20,18 @@ import pytest
 from pipeline import parsing, schema, telemetry
 from pipeline.config.load import parse_config
 from pipeline.config.sections import Config
-from pipeline.dataset import commit
-from pipeline.dataset.commit import Ending
+from pipeline.dataset.commit import CommitRequest, commit
 from pipeline.dataset.dataset import Dataset
+from pipeline.dataset.ending import Ending
 from pipeline.dataset.identity import Identity
-from pipeline.dataset.record import Failure, ShardRecord, parquet_bytes
+from pipeline.dataset.record import RECORD, Failure, ShardRecord, parquet_bytes
 from pipeline.driver import run
 from pipeline.embed.encode import Encode
 from pipeline.embed.job import Job
 from pipeline.errors import DeniedError, ExitCode, OtherDatasetError, StorageError
 from pipeline.model.check import usable_checkpoint
 from pipeline.model.checkpoint import Checkpoint
+from pipeline.nightly import base as base_module
 from pipeline.nightly import reuse
 from pipeline.plan.plan import Plan
 from tests.conftest import read_dataset, texts
@@ -101,7 +102,7 @@ class Night:
         """All the rest of it."""
         if copy:
             self.copy()
-        return commit.commit(self.dataset, self.plan, self.embed(), self.job.config.quality, {})
+        return commit(CommitRequest(self.dataset, self.plan, self.embed(), self.job.config.quality, {}))
 
 
 def counts(ending: Ending) -> dict[str, int]:
@@ -127,7 +128,7 @@ def record(root: Path, split: str, **told: object) -> None:
     rows = pq.read_table(root / "manifest.parquet").to_pylist()
     for row in rows:
         row.update(told if row["split_id"] == split else {})
-    pq.write_table(pa.Table.from_pylist(rows, schema=schema.RECORD), root / "manifest.parquet")
+    pq.write_table(pa.Table.from_pylist(rows, schema=RECORD), root / "manifest.parquet")
 
 
 def split_of(shard: Path) -> str:
@@ -137,7 +138,7 @@ def split_of(shard: Path) -> str:
 @pytest.fixture(autouse=True)
 def _fresh_process() -> Iterator[None]:
     reuse.base_of.cache_clear()
-    reuse._hashes.cache_clear()
+    base_module._hashes.cache_clear()
     yield
     reuse.base_of.cache_clear()
 

@@ -17,8 +17,8 @@ import pytest
 from pipeline import storage
 from pipeline.config import sections
 from pipeline.config.load import parse_config
-from pipeline.dataset.commit import committed
 from pipeline.dataset.dataset import Dataset
+from pipeline.dataset.ending import committed
 from pipeline.dataset.identity import Identity
 from pipeline.errors import ExitCode, OtherDatasetError
 from pipeline.model import checkpoint

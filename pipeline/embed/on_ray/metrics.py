@@ -12,23 +12,8 @@ from functools import cache
 from ray.util.metrics import Counter, Gauge
 
 from pipeline import telemetry
-from pipeline.dataset.record import Failure, ShardRecord
+from pipeline.dataset.record import COUNTERS, Failure, ShardRecord, Sum, summed
 from pipeline.embed.job import Job
-
-COUNTS = {
-    "rows": "Rows embedded or reused.",
-    "reused": "Rows whose vectors an older dataset had.",
-    "rejects": "Rows that could not be embedded.",
-    "tokens": "Tokens of rows, before identical texts are left out.",
-    "computed_tokens": "Tokens that the model ran.",
-    "padded_tokens": "Tokens that the model ran, padding included.",
-    "truncated": "Texts that were cut at max_tokens.",
-    "text_bytes": "Bytes of text.",
-    "read_bytes": "Bytes read from storage.",
-    "cache_hits": "Words whose tokens were known.",
-    "cache_misses": "Words that went through the tokenizer.",
-}
-"""Fields of a shard record that are counted under their own names."""
 
 
 def count(job: Job, done: ShardRecord | Failure) -> None:
@@ -38,11 +23,11 @@ def count(job: Job, done: ShardRecord | Failure) -> None:
         _counter("splits", "Splits that left the flow.", "outcome").inc(1, {**dataset, "outcome": "failed"})
         return
     _counter("splits", "Splits that left the flow.", "outcome").inc(1, {**dataset, "outcome": "done"})
-    for name, description in COUNTS.items():
+    for name, description in COUNTERS.items():
         _inc(_counter(name, description), getattr(done, name), dataset)
     spent = _counter("stage_seconds", "Seconds of work by stage; idle: replicas that wait.", "stage")
-    for stage in ("read", "tokenize", "encode", "write", "idle"):
-        _inc(spent, getattr(done, f"{stage}_seconds"), {**dataset, "stage": stage})
+    for name in summed(Sum.SECONDS):
+        _inc(spent, getattr(done, name), {**dataset, "stage": name.removesuffix("_seconds")})
 
 
 @contextmanager

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from pipeline.config.load import parse_config
-from pipeline.dataset.commit import Ending
 from pipeline.dataset.dataset import Dataset
+from pipeline.dataset.ending import Ending
 from pipeline.dataset.identity import Identity
 from pipeline.driver import run
 from pipeline.embed import unseen

@@ -18,11 +18,11 @@ import pytest
 
 from pipeline import cli
 from pipeline.config.load import parse_config
-from pipeline.dataset import commit
-from pipeline.dataset.commit import Ending
+from pipeline.dataset.commit import CommitRequest, commit
 from pipeline.dataset.dataset import Dataset
+from pipeline.dataset.ending import Ending
 from pipeline.dataset.summary import counts, reject_reasons
-from pipeline.driver import run
+from pipeline.driver import attempt
 from pipeline.errors import ExitCode, StorageError
 from pipeline.operate import report
 from pipeline.operate.report import excerpts, sample
@@ -122,8 +122,8 @@ def test_texts_of_a_source_that_is_gone_are_missing(job: Job, tmp_path: Path, co
     (corpus / "0.parquet").unlink()
     rewrite(corpus / "1.parquet", text=["another text"] * 20)
     parsed = parse_config(job())
-    told = run._report(dataset, frozen, parsed)
-    commit.commit(dataset, frozen, failures, parsed.quality, {"attempt": "attempt"}, told)
+    told = attempt.make_report(dataset, frozen, parsed)
+    commit(CommitRequest(dataset, frozen, failures, parsed.quality, {"attempt": "attempt"}, told))
     dots = page_of(tmp_path / "out").all("circle")
     assert sorted(dot.get("data-told") or "" for dot in dots) == [""] * 40 + sorted(
         " ".join(text.split()) for text in texts(20, 40)
@@ -136,8 +136,8 @@ def test_texts_that_are_carried_cost_no_look_at_the_source(job: Job, tmp_path: P
     for path in corpus.iterdir():
         path.unlink()
     parsed = parse_config(job(source=source))
-    told = run._report(dataset, frozen, parsed)
-    commit.commit(dataset, frozen, failures, parsed.quality, {"attempt": "attempt"}, told)
+    told = attempt.make_report(dataset, frozen, parsed)
+    commit(CommitRequest(dataset, frozen, failures, parsed.quality, {"attempt": "attempt"}, told))
     page = page_of(tmp_path / "out")
     assert all(dot["data-told"] for dot in page.all("circle"))
     assert "Colour: source." in page.text  # and not by their texts
@@ -347,7 +347,7 @@ def test_a_report_that_cannot_be_written_fails_no_run(
     monkeypatch.setattr(dataset.storage, "replace", full)
     caplog.set_level("INFO", "pipeline")
     quality = parse_config(job()).quality
-    ending = commit.commit(dataset, frozen, failures, quality, {}, lambda *_: b"page")
+    ending = commit(CommitRequest(dataset, frozen, failures, quality, {}, lambda *_: b"page"))
     assert (ending.code, ending.report) == (ExitCode.DONE, None)
     assert "report not written" in caplog.text
     assert (tmp_path / "out/data/_SUCCESS").exists()
@@ -377,7 +377,7 @@ def test_a_rival_that_was_faster_has_its_report_looked_at_again(job: Job, tmp_pa
             dataset.storage.put(dataset.layout.report, b"a rival's")
         return pages.pop(0)
 
-    ending = commit.commit(dataset, frozen, failures, parse_config(job()).quality, {}, told)
+    ending = commit(CommitRequest(dataset, frozen, failures, parse_config(job()).quality, {}, told))
     assert (ending.code, pages) == (ExitCode.DONE, [])
     assert (tmp_path / "out/report.html").read_bytes() == b"news"
 
@@ -389,7 +389,7 @@ def test_a_page_of_failures_does_not_stay_over_a_rivals_commit(
     (corpus / "2.parquet").write_bytes(b"nonsense")
     wide = parse_config(job(quality={"allow_failed_files": True})).quality
     dataset, frozen, failures = embed(job())
-    assert commit.commit(dataset, frozen, failures, wide, {}).code == ExitCode.DONE
+    assert commit(CommitRequest(dataset, frozen, failures, wide, {})).code == ExitCode.DONE
     dataset.storage.remove(dataset.layout.success)
 
     def told(ending: Ending, _records: pa.Table) -> bytes:
@@ -397,7 +397,7 @@ def test_a_page_of_failures_does_not_stay_over_a_rivals_commit(
             dataset.storage.put_if_absent(dataset.layout.success, b"")
         return ending.reason.encode()
 
-    ending = commit.commit(dataset, frozen, failures, parse_config(job()).quality, {}, told)
+    ending = commit(CommitRequest(dataset, frozen, failures, parse_config(job()).quality, {}, told))
     assert ending.code == ExitCode.DONE
     assert (tmp_path / "out/report.html").read_bytes() == b"complete"
 

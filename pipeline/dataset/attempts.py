@@ -1,0 +1,51 @@
+"""What each attempt at a dataset leaves of itself beside the ledger: when it started, and how it ended."""
+
+import datetime
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pyarrow as pa
+
+from pipeline import parsing
+from pipeline.dataset.reconcile import failed_pieces
+from pipeline.plan.plan import Plan
+
+Attempt = Mapping[str, Any]
+FIELDS = {
+    "attempt": str,
+    "host": str,
+    "started": str,
+    "ended": str,
+    "code": int,
+    "reason": str,
+    "summary": dict,
+}
+"""The type of each field, where it is there."""
+
+
+def parse_attempt(data: bytes, where: str) -> dict[str, Any]:
+    """What an attempt left of itself.
+
+    Raises:
+        DamagedError: no attempt of ours left that.
+    """
+    told = parsing.json_object(data, where)
+    with parsing.damage(where):
+        for name, kind in FIELDS.items():
+            if not isinstance(told.get(name, kind()), kind):
+                raise TypeError(f"{name} is {told[name]!r}")
+        for name in ("started", "ended"):
+            if name == "started" or name in told:
+                datetime.datetime.fromisoformat(told[name])
+        return told | {"attempt": told["attempt"]}
+
+
+def failed_files(plan: Plan, records: pa.Table, attempts: Sequence[Attempt]) -> dict[str, str]:
+    """Failed files of a dataset that is not complete, with the reason of each.
+
+    They are those of the plan, those of the shards that are there, and those that the last of these attempts
+    with a summary told of.
+    """
+    told = [attempt["summary"] for attempt in attempts if attempt.get("summary")]
+    ended: Mapping[str, str] = told[-1].get("failed_files", {}) if told else {}
+    return {**plan.failed_files, **failed_pieces(records.column("pieces")), **ended}

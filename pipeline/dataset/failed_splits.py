@@ -1,0 +1,53 @@
+"""Writes shards without rows for splits that could not be done."""
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+
+from pipeline import schema
+from pipeline.dataset import writer
+from pipeline.dataset.dataset import Dataset
+from pipeline.dataset.record import Failure
+from pipeline.errors import StoppedError
+from pipeline.model import outputs
+from pipeline.plan.plan import Plan, Split
+
+WRITE_THREADS = 16
+
+
+def write_failed(dataset: Dataset, plan: Plan, failures: Sequence[Failure], attempt: str) -> None:
+    """Give each split that failed a shard without rows, whose record says why.
+
+    So a dataset that is complete without them is whole all the same: a worker that has such a split still in
+    hand finds its name taken, and can add nothing after `_SUCCESS`.
+    """
+    identity = dataset.identity()
+    if identity is None:
+        raise StoppedError("was removed while a run was at work at it", dataset.layout.root, hint="run again")
+    messages = {failure.split_id: failure.message for failure in failures}
+    vector, dimension = str(identity.vector_fields["model.vector"]), identity.dimension
+    rows = schema.rows_schema(plan.columns, "chunk" in identity.shard_schema(plan.columns).names)
+    figures = {
+        "attempt": attempt,
+        "dataset_digest": plan.dataset_digest,
+        "vector_digest": identity.vector_digest,
+    }
+
+    def write(split: Split) -> None:
+        split_id, pieces = split
+        told = [
+            {
+                "source": piece.source, "file": piece.file, "start": piece.start, "stop": piece.stop,
+                "error": messages[split_id],
+            }
+            for piece in pieces
+        ]  # fmt: skip
+        nothing = outputs.of_vectors(np.zeros((0, dimension), np.float32))
+        contents = writer.Contents(
+            split_id, rows.empty_table(), nothing, schema.REJECTS.empty_table(), told, vector
+        )
+        writer.write(dataset, contents, figures)
+
+    with ThreadPoolExecutor(WRITE_THREADS) as pool:
+        list(pool.map(write, (split for split in plan.splits() if split[0] in messages)))

@@ -1,0 +1,41 @@
+"""Judges what a run has made: whether its dataset may be committed, and else the exit code and the reason."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pipeline.config.sections import Quality
+from pipeline.dataset.record import Failure
+from pipeline.errors import ExitCode
+
+WORST_FIRST = (ExitCode.CONFIG, ExitCode.OTHER_DATASET, ExitCode.RETRYABLE, ExitCode.BUG, ExitCode.INCOMPLETE)
+"""Which code a run with several kinds of failures ends in: what must be mended before a retry is worth it."""
+
+
+def verdict(
+    failures: Sequence[Failure], failed: Mapping[str, str], totals: Mapping[str, Any], quality: Quality
+) -> tuple[ExitCode, str]:
+    """The exit code of a run, and why in a line.
+
+    Args:
+        failures: of splits.  failed: files, with the reason of each.  totals: as in the summary.
+    """
+    codes = {ExitCode(failure.exit_code) for failure in failures}
+    if failed:
+        codes.add(ExitCode.INCOMPLETE)
+    if quality.allow_failed_files:
+        failed = {file: each.message for each in failures if not each.is_of_files for file in each.files}
+    if codes - {ExitCode.INCOMPLETE} or failed:
+        code = next(code for code in WORST_FIRST if code in codes)
+        if code is not ExitCode.INCOMPLETE:
+            reasons = [failure.message for failure in failures if failure.exit_code == code]
+            return code, f"{len(reasons)} splits could not be done: {reasons[0].splitlines()[0]}"
+        name, message = next(iter(failed.items()))
+        more = f" (and {len(failed) - 1} more files)" if len(failed) > 1 else ""
+        return code, f"{len(failed)} of the source's files failed: {name}: {message.splitlines()[0]}{more}"
+    documents = totals["documents"]
+    if totals["rejects"] > quality.max_reject_fraction * documents:
+        return ExitCode.INCOMPLETE, (
+            f"{totals['rejects']} of {documents} rows were rejected, more than quality.max_reject_fraction "
+            f"{quality.max_reject_fraction:g}; rejects/ has the reason of each"
+        )
+    return ExitCode.DONE, "complete"

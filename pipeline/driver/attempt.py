@@ -1,0 +1,172 @@
+"""One attempt at a dataset: copy, match and embed what is pending, commit, and record how it ended."""
+
+import datetime
+import json
+import os
+import platform
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import replace
+from typing import Any
+
+import pyarrow as pa
+
+from pipeline import telemetry
+from pipeline.config.sections import Config
+from pipeline.dataset.commit import CommitRequest, commit
+from pipeline.dataset.dataset import Dataset
+from pipeline.dataset.ending import Ending, Report, mark
+from pipeline.dataset.identity import Identity
+from pipeline.dataset.ledger import Ledger
+from pipeline.dataset.record import Failure, ShardRecord
+from pipeline.embed import on_ray
+from pipeline.embed.job import Job, versions
+from pipeline.errors import STOPPED, ExitCode, PipelineError, StorageError
+from pipeline.nightly import reuse
+from pipeline.nightly.reuse import Base
+from pipeline.operate import report
+from pipeline.operate.progress import Progress, Total
+from pipeline.plan.plan import Plan
+from pipeline.sanitize import printable
+from pipeline.telemetry.liveness import Standing
+
+
+def attempt(dataset: Dataset, frozen: Plan, job: Job, identity: Identity, quiet: bool) -> Ending:
+    """Do what is left of a dataset and commit it; how that went is recorded beside the ledger."""
+    about = {"versions": versions(), "device": job.config.compute.device}
+    with _recorded(dataset, job.attempt, about) as ended:
+        # Only now, when the attempt can be seen: a prune looks for it after it has said that it removes.
+        claim = dataset.held(frozen.dataset_digest)
+        job = replace(job, claim=claim)
+        present = dataset.shards()
+        pending = frozen.pending(present)
+        failures, figures = _flow(dataset, frozen, pending, job, identity, quiet)
+        told = {"attempt": job.attempt, "versions": versions()} | figures
+        # Where none was missing none has come since: listing a million once is enough.
+        whole = None if len(pending.split_ids) else present
+        tell = make_report(dataset, frozen, job.config)
+        ending = commit(
+            CommitRequest(dataset, frozen, failures, job.config.quality, told, tell, whole, claim)
+        )
+        ended |= {"code": int(ending.code), "reason": ending.reason, "summary": ending.summary}
+    return ending
+
+
+def make_report(dataset: Dataset, frozen: Plan, config: Config) -> Report:
+    """What makes the report of an ending."""
+
+    def made(ending: Ending, records: pa.Table) -> bytes | None:
+        about = ending.code, ending.reason, ending.summary
+        page = report.attempted(report.Subject(config, dataset, frozen, *about, records))
+        return page and page + mark(ending)
+
+    return made
+
+
+def _flow(
+    dataset: Dataset, frozen: Plan, pending: Plan, job: Job, identity: Identity, quiet: bool
+) -> tuple[list[Failure], dict[str, Any]]:
+    """Do the pending splits; the failures among them, and figures of the run."""
+    failures: list[Failure] = []
+    ledger = Ledger(dataset, job.attempt)
+    progress = Progress(Total.of(frozen, pending), job.attempt, quiet)
+    if len(pending.split_ids):
+        # Ray is ended by this function, which learns why it ends; a generator that is closed does not.
+        with (
+            progress,
+            ExitStack() as ray,
+            closing(_arrivals(dataset, pending, job, identity, progress.stand, ray)) as arrivals,
+        ):
+            try:
+                for arrived in arrivals:
+                    progress.add(arrived)
+                    if isinstance(arrived, Failure):
+                        telemetry.event("split failed", split=arrived.split_id, reason=arrived.message)
+                        failures.append(arrived)
+                    else:
+                        ledger.add(arrived)
+            finally:
+                ledger.flush()
+    return failures, {
+        **progress.figures.sums(),
+        "storage_requests": dict(telemetry.requests),
+        "storage_retries": dict(telemetry.retries),
+    }
+
+
+def _arrivals(
+    dataset: Dataset,
+    pending: Plan,
+    job: Job,
+    identity: Identity,
+    tell: Callable[[Standing], None],
+    ray: ExitStack,
+) -> Generator[ShardRecord | Failure, None, None]:
+    """What becomes of the pending splits: those that can be copied first, then what the flow does.
+
+    Args:
+        tell: hears who is at which stage, every few seconds.
+        ray: where Ray is entered, once there is work for it.
+    """
+    copied: set[str] = set()
+    if job.base:
+        base = reuse.base_of(job.base, job.config.output.options, job.base_digests)
+        for record in reuse.copy(base, dataset, identity, pending):
+            copied.add(record.split_id)
+            yield record
+        telemetry.event("shards copied", base=job.base, shards=len(copied), of=len(pending.split_ids))
+        pending = pending.pending(copied)
+        if not len(pending.split_ids):
+            return
+    ray.enter_context(on_ray.cluster())
+    if job.base:
+        _match(dataset, pending, job, base)
+    yield from on_ray.run(pending, job, tell)
+
+
+def _match(dataset: Dataset, pending: Plan, job: Job, base: Base) -> None:
+    """Look the pending splits' texts up in the whole base, once for all attempts at the dataset."""
+    store, done = dataset.storage, dataset.layout.matches_done
+    if job.config.reuse.match == "dataset" and not store.exists(done):
+        telemetry.event("matching", base=base.path, splits=len(pending.split_ids))
+        telemetry.event("matched", documents=on_ray.match(pending, job, base))
+        store.put(done, b"")
+
+
+@contextmanager
+def _recorded(dataset: Dataset, attempt: str, about: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """Leave beside the ledger when an attempt started and how it ended, for `status` to tell."""
+    path = dataset.layout.attempt(attempt)
+    record: dict[str, Any] = {
+        "attempt": attempt,
+        "started": now().isoformat(timespec="seconds"),
+        "host": platform.node(),
+        "pid": os.getpid(),
+        **about,
+    }
+    dataset.storage.put(path, _json(record))
+    try:
+        yield record
+    except PipelineError as error:
+        record |= {"code": int(error.exit_code), "reason": str(error).splitlines()[0]}
+        raise
+    except (KeyboardInterrupt, SystemExit):
+        record |= {"code": int(ExitCode.RETRYABLE), "reason": STOPPED}
+        raise
+    except Exception as error:
+        record |= {"code": int(ExitCode.BUG), "reason": printable(repr(error))}
+        raise
+    finally:
+        record["ended"] = now().isoformat(timespec="seconds")
+        try:
+            dataset.storage.put(path, _json(record))
+        except StorageError as error:  # must not hide how the run ended
+            telemetry.event("attempt not recorded", reason=str(error))
+
+
+def now() -> datetime.datetime:
+    return datetime.datetime.now(datetime.UTC)
+
+
+def _json(content: Mapping[str, Any]) -> bytes:
+    return (json.dumps(content, indent=2) + "\n").encode()

@@ -1,0 +1,55 @@
+"""Chooses the base of a dataset: what a config names, or what its dataset.json says."""
+
+from pipeline import telemetry
+from pipeline.config.location import Options
+from pipeline.config.sections import Config
+from pipeline.dataset.damage import unless_damaged
+from pipeline.dataset.dataset import Dataset
+from pipeline.dataset.identity import Identity
+from pipeline.errors import ConfigError
+from pipeline.nightly import Series
+from pipeline.nightly.base import NOTHING, Base, Digests
+from pipeline.nightly.layout import SeriesLayout
+
+
+def chosen(config: Config) -> str | None:
+    """The path of the base that a config names; None where nothing is reused.
+
+    Raises:
+        ConfigError: it is no complete dataset.
+    """
+    name = config.reuse.base
+    if name is None:
+        return None
+    folder, _, own = config.output.path.rpartition("/")
+    if name == "latest":
+        latest = Series(folder, config.output.options).latest()
+        beside = latest.dataset if latest and latest.dataset != own else None
+        return SeriesLayout(folder).dataset(beside).root if beside else None
+    path = name.rstrip("/") if "/" in name else SeriesLayout(folder).dataset(name).root
+    if path == config.output.path:
+        raise ConfigError("a dataset can't be its own base", "reuse.base", name, hint="name another")
+    if not Dataset(path, config.output.options).complete():
+        hint = "name one that has data/_SUCCESS"
+        raise ConfigError("is no complete dataset", "reuse.base", path, hint)
+    return path
+
+
+def adopted(dataset: Dataset, identity: Identity, options: Options) -> Base | None:
+    """The base that `dataset.json` names, if its vectors are of the same kind."""
+    path = dataset.base()
+    return usable(path, identity, options) if path else None
+
+
+def usable(path: str, identity: Identity, options: Options) -> Base | None:
+    """The base at a path, if it can be read, and its vectors are of the same kind."""
+    return unless_damaged(NOTHING, path, lambda: _usable(path, identity, options))
+
+
+def _usable(path: str, identity: Identity, options: Options) -> Base | None:
+    found = Base(path, options).identity
+    if found.vector_digest != identity.vector_digest:
+        telemetry.event(NOTHING, base=path, reason="; ".join(identity.differences(found)[:3]))
+        return None
+    base = Base(path, options, Digests.of(found))
+    return base if base.manifest is not None else None
