@@ -20,6 +20,8 @@ WIDTH = 110
 """Of what is printed where there is no terminal to ask."""
 LONGEST = 4000
 """Of a line."""
+MOST_SHOWN = 5
+"""Of failed files and attempts, those that a person is shown; --json has all."""
 UNITS = ("bytes", "kB", "MB", "GB", "TB", "PB")
 
 
@@ -60,6 +62,13 @@ def show_lines(title: str, lines: Lines) -> None:
         console.print(Text.assemble((f"{name:>{edge}}", "cyan"), "  ", first.rstrip()))
         for line in more:
             console.print(Text(" " * (edge + 2) + line.strip()))
+
+
+def failed_lines(failed: dict[str, str]) -> Lines:
+    for number, (file, reason) in enumerate(list(failed.items())[:MOST_SHOWN]):
+        yield "" if number else "failed", printable(f"{file}: {reason.splitlines()[0]}", 300)
+    if len(failed) > MOST_SHOWN:
+        yield "", f"and {len(failed) - MOST_SHOWN:,} more"
 
 
 def _plain(text: str) -> str:

@@ -5,6 +5,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,6 @@ from tokenizers import Regex, models, pre_tokenizers
 from tokenizers import Tokenizer as Backend
 
 from pipeline import cli
-from pipeline.cli import examples
 from pipeline.cli.main import COMMANDS
 from pipeline.cli.output import byte_size, duration, show_lines
 from pipeline.errors import ExitCode
@@ -137,14 +137,14 @@ def test_a_night_is_of_a_series_and_of_a_date(job: Job, tmp_path: Path, written:
     assert (shown["copied"], shown["embedded"], shown["gone"]) == ("60", "0", "0")
 
 
-@pytest.mark.parametrize("command", list(examples.OF))
+@pytest.mark.parametrize("command", list(COMMANDS))
 def test_help_of_a_command_ends_with_examples_that_parse(
     command: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit, match="0"):
         cli.main([command, "--help"])
     shown = capsys.readouterr().out
-    for example, what in examples.OF[command]:
+    for example, what in COMMANDS[command].examples:
         assert f"  # {what}\n  python -m pipeline {example}\n" in shown
         assert cli.parser().parse_args(shlex.split(example)).command
 
@@ -152,7 +152,7 @@ def test_help_of_a_command_ends_with_examples_that_parse(
 def test_every_command_has_examples() -> None:
     with pytest.raises(SystemExit):
         cli.parser().parse_args(["no-such-command"])
-    assert set(examples.OF) == set(COMMANDS)
+    assert all(command.examples for command in COMMANDS.values())
 
 
 def test_bash_completes_commands_and_options() -> None:
@@ -256,7 +256,7 @@ def test_a_panic_in_rust_has_its_last_line_too(
         backend.pre_tokenizer = pre_tokenizers.Split(Regex("(a+a+)+b"), "isolated")
         backend.encode("a" * 40 + "c")
 
-    monkeypatch.setitem(COMMANDS, "completion", (panicking, "panics"))
+    monkeypatch.setitem(COMMANDS, "completion", replace(COMMANDS["completion"], run=panicking))
     assert cli.main(["completion", "bash"]) == ExitCode.BUG
     last = capsys.readouterr().err.splitlines()[-1]
     assert last.startswith("exit 1: a bug of ours: PanicException(")
