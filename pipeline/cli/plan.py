@@ -5,20 +5,11 @@ from collections.abc import Iterator
 
 from pipeline.cli.arguments import config_of
 from pipeline.cli.command import Command
-from pipeline.cli.output import (
-    Lines,
-    Said,
-    byte_size,
-    duration,
-    failed_lines,
-    plural,
-    show,
-    show_lines,
-    write,
-)
+from pipeline.cli.output import Lines, Said, failed_lines, show, show_lines, write
 from pipeline.errors import ExitCode
 from pipeline.estimate.estimate import Forecast, Reuse, forecast, sample_fields
 from pipeline.estimate.token_lengths import PADDED_BATCH, Tokens
+from pipeline.humanize import bar, duration, plural, share, size
 
 BAR = 40
 RATES = {
@@ -44,12 +35,10 @@ def run(arguments: Namespace) -> Said:
 def _forecast_lines(found: Forecast) -> Lines:
     stored = sum(found.files.column("size").to_pylist())
     pending = len(found.pending.split_ids)
-    yield "source", f"{plural(found.files.num_rows, 'file')}, {byte_size(stored)}; {_rows(found)}"
+    yield "source", f"{plural(found.files.num_rows, 'file')}, {size(stored)}; {_rows(found)}"
     yield from failed_lines(found.made.failed_files)
     reading = (
-        f", in {plural(found.scans, 'scan')}; {byte_size(found.pending.stored_bytes)} to read"
-        if pending
-        else ""
+        f", in {plural(found.scans, 'scan')}; {size(found.pending.stored_bytes)} to read" if pending else ""
     )
     yield "splits", f"{len(found.made.split_ids):,}, of them {pending:,} pending{reading}"
     if found.reuse:
@@ -63,8 +52,8 @@ def _forecast_lines(found: Forecast) -> Lines:
         "sample",
         (
             f"{plural(sample['texts'], 'text')} from {plural(sample['stretches'], 'place')} in "
-            f"{plural(sample['files'], 'file')}, {byte_size(sample['text_bytes'])} of text; "
-            f"{byte_size(sample['read_bytes'])} read"
+            f"{plural(sample['files'], 'file')}, {size(sample['text_bytes'])} of text; "
+            f"{size(sample['read_bytes'])} read"
         ),
     )
     if found.lengths:
@@ -101,7 +90,7 @@ def _work(found: Forecast) -> str:
 def _length_lines(lengths: Tokens, found: Forecast) -> Lines:
     kind, cut = "a window", ""
     if found.recipe.long_text == "truncate":
-        kind, cut = "a text", f"; {lengths.truncated * 100:.1f} % truncated at {found.recipe.max_tokens}"
+        kind, cut = "a text", f"; {share(lengths.truncated, 1)} truncated at {found.recipe.max_tokens}"
     yield (
         "tokens",
         (
@@ -129,7 +118,7 @@ def _histogram(lengths: Tokens) -> Iterator[str]:
     most = max(parts.values())
     for power, part in parts.items():
         if power >= first:
-            yield f"up to {power:>6,}  {part * 100:>4.0f} %  {'#' * round(BAR * part / most)}"
+            yield f"up to {power:>6,}  {share(part, 1):>8}  {bar(part, most, BAR)}"
 
 
 def _cost_lines(found: Forecast) -> Lines:
@@ -165,10 +154,10 @@ def _output_lines(found: Forecast) -> Lines:
             "output",
             (
                 f"{plural(len(found.todo.split_ids), 'new shard')}, about {plural(found.new_rows, 'row')} of "
-                f"{kind}: {byte_size(found.shard_bytes)}{carried}"
+                f"{kind}: {size(found.shard_bytes)}{carried}"
             ),
         )
-    yield "payload", f"{byte_size(found.payload_bytes)} of the largest split between two stages"
+    yield "payload", f"{size(found.payload_bytes)} of the largest split between two stages"
 
 
 def _money(amount: float) -> str:

@@ -6,9 +6,10 @@ from pathlib import Path
 
 from pipeline.cli.arguments import config_of
 from pipeline.cli.command import Command
-from pipeline.cli.output import MOST_SHOWN, Lines, Said, duration, failed_lines, printable, show, show_lines
+from pipeline.cli.output import MOST_SHOWN, Lines, Said, failed_lines, printable, show, show_lines
 from pipeline.dataset.dataset import Dataset
 from pipeline.errors import ConfigError, ExitCode
+from pipeline.humanize import duration, share
 from pipeline.operate.status import RECENT_MINUTES, Attempt, Standing, standing
 from pipeline.verify import verify
 
@@ -56,8 +57,8 @@ def _standing_lines(found: Standing) -> Lines:
     if found.figures is None:
         return
     figures = found.figures
-    share = f" ({100 * found.done / found.splits:.1f} %)" if found.splits else ""
-    yield "splits", f"{found.done:,} of {found.splits:,} done{share}, {found.pending:,} pending"
+    done = f" ({share(found.done, found.splits)})" if found.splits else ""
+    yield "splits", f"{found.done:,} of {found.splits:,} done{done}, {found.pending:,} pending"
     yield "rows", f"{figures['rows']:,} embedded, of {figures['tokens']:,} tokens"
     if reasons := found.reject_reasons:
         told = ", ".join(f"{printable(reason, 40)} {rows:,}" for reason, rows in reasons.items())

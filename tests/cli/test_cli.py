@@ -17,7 +17,7 @@ from tokenizers import Tokenizer as Backend
 
 from pipeline import cli
 from pipeline.cli.main import COMMANDS
-from pipeline.cli.output import byte_size, duration, show_lines
+from pipeline.cli.output import show_lines
 from pipeline.errors import ExitCode
 from tests.conftest import write_config
 from tests.embed.test_stages import CATASTROPHIC, with_tokenizer
@@ -229,21 +229,6 @@ def test_lines_are_aligned_wrapped_and_steer_nothing(capsys: pytest.CaptureFixtu
     assert lines[0] == "     one  1 [31m [red]x"
     assert lines[1:3] == ["  eleven  " + ("word " * 20).rstrip(), " " * 10 + ("word " * 5).rstrip()]
     assert lines[3:] == [" " * 10 + "on"]
-
-
-@pytest.mark.parametrize(
-    ("seconds", "said"),
-    [(0.4, "0 s"), (119, "119 s"), (120, "2.0 min"), (7200, "2.0 h"), (400_000, "4.6 days")],
-)
-def test_durations_are_told_in_the_unit_that_reads_best(seconds: float, said: str) -> None:
-    assert duration(seconds) == said
-
-
-@pytest.mark.parametrize(
-    ("count", "said"), [(999, "999 bytes"), (1000, "1.0 kB"), (12_345_678, "12.3 MB"), (5e15, "5.0 PB")]
-)
-def test_bytes_are_told_in_the_largest_unit(count: float, said: str) -> None:
-    assert byte_size(count) == said
 
 
 def test_a_panic_in_rust_has_its_last_line_too(

@@ -7,11 +7,11 @@ from typing import Any
 import yaml
 
 from pipeline.errors import ExitCode
+from pipeline.humanize import count, duration, plural, short, size
 from pipeline.operate.report import figures
 from pipeline.operate.report.figures import SourceCounts, Throughput
 from pipeline.operate.report.markup import Markup, beginning, element, join, message
-from pipeline.operate.report.parts import LONGEST_REASON, NOT_KNOWN, NOTHING, section, some, table
-from pipeline.operate.report.quantities import count, duration, short, size
+from pipeline.operate.report.parts import LONGEST_REASON, NOT_KNOWN, NOTHING, section, table
 from pipeline.operate.report.subject import Subject
 from pipeline.sanitize import redact
 
@@ -53,7 +53,7 @@ def _verdict(subject: Subject) -> tuple[str, str]:
         done = subject.summary["shards"] < subject.summary["splits"]
         return ("Unfinished" if done and subject.code is ExitCode.RETRYABLE else "Not complete"), "bad"
     failed = len(subject.failed_files)
-    return (f"Complete, but for {some(failed, 'failed file')}", "warn") if failed else ("Complete", "good")
+    return (f"Complete, but for {plural(failed, 'failed file')}", "warn") if failed else ("Complete", "good")
 
 
 def _when(flow: Throughput | None) -> str:
@@ -103,7 +103,7 @@ def _failed_files(failed: Mapping[str, str]) -> Markup:
     if not failed:
         return NOTHING
     rows = [(file, beginning(message(reason), LONGEST_REASON)) for file, reason in failed.items()]
-    return join(element("h3", some(len(failed), "failed file")), table(("file", "reason"), rows))
+    return join(element("h3", plural(len(failed), "failed file")), table(("file", "reason"), rows))
 
 
 def attempts(subject: Subject) -> Markup:
@@ -121,7 +121,7 @@ def attempts(subject: Subject) -> Markup:
         for each in shown
     ]
     heads = ("attempt", "started (UTC)", "host", "shards", "rows", "how it ended")
-    sentence = f"{some(len(subject.attempts), 'attempt')} at this dataset."
+    sentence = f"{plural(len(subject.attempts), 'attempt')} at this dataset."
     if len(subject.attempts) > MOST_ATTEMPTS:
         sentence += f" The last {MOST_ATTEMPTS} are shown."
     return section("Attempts", sentence, table(heads, lines, numbers=heads[3:5]))
