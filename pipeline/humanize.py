@@ -78,6 +78,17 @@ def share(part: float, whole: float) -> str:
     return f"{per_cent:.1f} %"
 
 
+def first_few(lines: Sequence[str], most: int = 20, hint: str = "") -> list[str]:
+    """Returns the first of many lines, and one that says how many more there are."""
+    more = [f"and {len(lines) - most:,} more{hint}"] if len(lines) > most else []
+    return [*lines[:most], *more]
+
+
+def and_more(number: int) -> str:
+    """Returns what stands behind the first of several: ` (and 3 more)`; nothing if no more are left."""
+    return f" (and {number} more)" if number > 0 else ""
+
+
 def bar(part: float, whole: float, width: int) -> str:
     """Returns a bar that is `width` characters long where the part is the whole."""
     return "#" * round(width * part / whole)

@@ -13,6 +13,9 @@ from pipeline import humanize
         (humanize.plural(1, "file"), "1 file"), (humanize.plural(2000, "file"), "2,000 files"),
         (humanize.share(1, 10**6), "< 0.1 %"), (humanize.share(10**6 - 1, 10**6), "> 99.9 %"),
         (humanize.share(0, 0), "0.0 %"),
+        (humanize.first_few(["a", "b"], 2), ["a", "b"]),
+        (humanize.first_few(["a"] * 1001, 1), ["a", "and 1,000 more"]),
+        (humanize.and_more(0), ""), (humanize.and_more(3), " (and 3 more)"),
         (humanize.bar(1, 4, 40), "#" * 10), (humanize.bar(1, 1000, 40), ""),
     ],
 )  # fmt: skip

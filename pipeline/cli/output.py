@@ -12,6 +12,7 @@ from rich.text import Text
 
 from pipeline import sanitize
 from pipeline.errors import ExitCode
+from pipeline.humanize import first_few
 
 Said = tuple[ExitCode, str]
 """How a command ends: its exit code, and why in a line."""
@@ -64,10 +65,9 @@ def show_lines(title: str, lines: Lines) -> None:
 
 
 def failed_lines(failed: dict[str, str]) -> Lines:
-    for number, (file, reason) in enumerate(list(failed.items())[:MOST_SHOWN]):
-        yield "" if number else "failed", printable(f"{file}: {reason.splitlines()[0]}", 300)
-    if len(failed) > MOST_SHOWN:
-        yield "", f"and {len(failed) - MOST_SHOWN:,} more"
+    lines = [f"{file}: {sanitize.first_line(reason)}" for file, reason in failed.items()]
+    for number, line in enumerate(first_few(lines, MOST_SHOWN)):
+        yield "" if number else "failed", printable(line, 300)
 
 
 def _plain(text: str) -> str:

@@ -6,7 +6,8 @@ from pipeline.cli.arguments import job_of
 from pipeline.cli.command import Command
 from pipeline.cli.output import Said, printable, show
 from pipeline.dataset.commit import Ending
-from pipeline.sanitize import few
+from pipeline.humanize import first_few
+from pipeline.sanitize import first_line
 from pipeline.telemetry import console
 
 LONGEST_FAILED = 1000
@@ -28,7 +29,7 @@ def ended(arguments: Namespace, ending: Ending) -> Said:
     names += ["report"] if ending.report else []
     show(arguments, {**summary, "reason": ending.reason, "report": ending.report}, names)
     failed = ending.summary["failed_files"].items()
-    for line in few([f"{file}: {reason.splitlines()[0]}" for file, reason in failed]):
+    for line in first_few([f"{file}: {first_line(reason, LONGEST_FAILED)}" for file, reason in failed]):
         console.say(printable(f"failed: {line}", LONGEST_FAILED))
     return ending.code, ending.reason
 

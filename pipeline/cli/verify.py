@@ -8,6 +8,7 @@ from pipeline.cli.command import Command
 from pipeline.cli.output import Said, figure, printable, show_json, write
 from pipeline.config.sections import Config
 from pipeline.errors import ConfigError, ExitCode
+from pipeline.humanize import and_more, first_few
 from pipeline.verify import verify
 
 MOST_LINES = 20
@@ -38,8 +39,7 @@ def run(arguments: Namespace) -> Said:
         _show_report(report)
     if not found:
         return ExitCode.DONE, ""
-    more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
-    return ExitCode.INCOMPLETE, f"{printable(str(found[0]), 1000)}{more}"
+    return ExitCode.INCOMPLETE, f"{printable(str(found[0]), 1000)}{and_more(len(found) - 1)}"
 
 
 def _own_config(arguments: Namespace) -> Config | None:
@@ -64,9 +64,8 @@ def _show_report(report: verify.Report) -> None:
     found = [str(finding) for finding in report.findings]
     for heading, lines in (("found", found), ("noted", report.notes)):
         if lines:
-            shown = [printable(line, 1000) for line in lines[:MOST_LINES]]
-            more = [f"and {len(lines) - MOST_LINES} more (--json has all)"] if len(lines) > MOST_LINES else []
-            write("", f"{heading}:", *(f"  {line}" for line in [*shown, *more]))
+            shown = first_few(lines, MOST_LINES, " (--json has all)")
+            write("", f"{heading}:", *(f"  {printable(line, 1000)}" for line in shown))
 
 
 COMMAND = Command(

@@ -17,7 +17,8 @@ from pydantic_core import ErrorDetails
 from pipeline.config.location import Section, protocol_of
 from pipeline.config.sections import Config, Output
 from pipeline.errors import ConfigError
-from pipeline.sanitize import MASK, few, holds_secret
+from pipeline.humanize import first_few
+from pipeline.sanitize import MASK, holds_secret
 
 KEY = "[key]"
 """What pydantic calls the key of a mapping, behind it."""
@@ -102,7 +103,9 @@ def parse_config(values: Mapping[str, Any], where: str = "config") -> Config:
         problems = [_describe(problem) for problem in error.errors()]
         if len(problems) == 1:
             raise ConfigError(problems[0], where) from None
-        raise ConfigError(f"{len(problems)} mistakes:", where, more=few(problems, MOST_MISTAKES)) from None
+        raise ConfigError(
+            f"{len(problems)} mistakes:", where, more=first_few(problems, MOST_MISTAKES)
+        ) from None
 
 
 def _override(values: dict[str, Any], override: str) -> None:

@@ -30,7 +30,8 @@ from pipeline.errors import (
     ReplacedError,
     StoppedError,
 )
-from pipeline.sanitize import few, redact
+from pipeline.humanize import first_few
+from pipeline.sanitize import redact
 
 BEING_REMOVED = "being_removed"
 """The field of dataset.json by which a prune keeps everybody else away."""
@@ -97,7 +98,7 @@ class Dataset:
         if differences := identity.differences(found):
             hint = "set output.path to a new dataset, or take the config back"
             raise OtherDatasetError(
-                "was made by another config", self.layout.root, hint=hint, more=few(differences)
+                "was made by another config", self.layout.root, hint=hint, more=first_few(differences)
             )
         return True
 

@@ -6,14 +6,14 @@ from typing import Any
 
 import yaml
 
-from pipeline.errors import ExitCode
+from pipeline.errors import LONGEST, ExitCode
 from pipeline.humanize import count, duration, plural, short, size
 from pipeline.operate.report import figures
 from pipeline.operate.report.figures import SourceCounts, Throughput
-from pipeline.operate.report.markup import Markup, beginning, element, join, message
+from pipeline.operate.report.markup import Markup, beginning, element, join
 from pipeline.operate.report.parts import LONGEST_REASON, NOT_KNOWN, NOTHING, section, table
 from pipeline.operate.report.subject import Subject
-from pipeline.sanitize import redact
+from pipeline.sanitize import first_line, redact
 
 MOST_ATTEMPTS = 10
 LONGEST_CONFIG = 50_000
@@ -39,7 +39,7 @@ def headline(subject: Subject) -> Markup:
         element("p", "Embedding report", class_="eyebrow"),
         element("h1", subject.dataset.layout.root.rpartition("/")[2]),
         element("p", element("strong", word, class_=f"verdict {kind}"), _when(flow), class_="status"),
-        element("p", message(subject.reason), class_="reason") if kind == "bad" else NOTHING,
+        element("p", first_line(subject.reason, LONGEST), class_="reason") if kind == "bad" else NOTHING,
         element("p", "Model ", element("b", model), " · ", element("span", subject.dataset.layout.root)),
         element(
             "dl", *(element("div", element("dt", name), element("dd", value)) for name, value in figures_)
@@ -102,7 +102,7 @@ def _source_line(counts: SourceCounts) -> Sequence[object]:
 def _failed_files(failed: Mapping[str, str]) -> Markup:
     if not failed:
         return NOTHING
-    rows = [(file, beginning(message(reason), LONGEST_REASON)) for file, reason in failed.items()]
+    rows = [(file, beginning(first_line(reason), LONGEST_REASON)) for file, reason in failed.items()]
     return join(element("h3", plural(len(failed), "failed file")), table(("file", "reason"), rows))
 
 
@@ -137,7 +137,7 @@ def _by_attempt(subject: Subject) -> dict[str, tuple[int, int]]:
 def _ended(attempt: Mapping[str, Any]) -> str:
     if "code" not in attempt:
         return "is running, or was killed"
-    return f"exit {attempt['code']}: {beginning(message(attempt['reason']), LONGEST_REASON)}"
+    return f"exit {attempt['code']}: {beginning(first_line(attempt['reason']), LONGEST_REASON)}"
 
 
 def made_with(subject: Subject) -> Markup:

@@ -6,10 +6,11 @@ Nothing here may fail a report: what can't be read is told of in its place.
 from collections.abc import Sequence
 
 from pipeline import telemetry
+from pipeline.errors import one_line
 from pipeline.humanize import count, plural, share
 from pipeline.operate.report import sample
 from pipeline.operate.report.charts import HALF, Bar, Bars, Dot, Dots, both
-from pipeline.operate.report.markup import Markup, beginning, element, end, markup, message
+from pipeline.operate.report.markup import Markup, beginning, element, end, markup
 from pipeline.operate.report.parts import LONGEST_PLACE, MOST_LINES, NOT_KNOWN, NOTHING, section, table
 from pipeline.operate.report.projection import OTHER, Colours, Projection, colours, project
 from pipeline.operate.report.sample import Sample
@@ -41,7 +42,7 @@ def _examples(subject: Subject) -> Markup:
     try:
         found = sample.rejected(subject.dataset, subject.records)
     except Exception as error:  # the boundary: a report without examples is better than none
-        telemetry.event("rejects not shown", reason=message(str(error)))
+        telemetry.event("rejects not shown", reason=one_line(error))
         return element("p", "Examples could not be read.")
     shown = subject.config.report.samples and subject.config.report.texts
     lines = [
@@ -64,7 +65,7 @@ def map_(subject: Subject) -> Markup:
     try:
         drawn = sample.drawn(subject.config, subject.dataset, subject.plan, subject.records)
     except Exception as error:  # the boundary: a report without its map is better than none
-        telemetry.event("vectors not shown", reason=message(str(error)))
+        telemetry.event("vectors not shown", reason=one_line(error))
         return section(title, "The sampled shards could not be read.")
     projected = project(drawn.vectors) if drawn else None
     if drawn is None or projected is None:

@@ -3,8 +3,6 @@
 import html
 import re
 
-from pipeline.sanitize import redact
-
 
 class Markup(str):
     """Markup of ours, in which every text of others is escaped already."""
@@ -32,11 +30,6 @@ def element(name: str, *content: object, **attributes: object) -> Markup:
 def join(*content: object) -> Markup:
     """One thing after the other."""
     return Markup("".join(map(markup, content)))
-
-
-def message(text: str) -> str:
-    """What a library or a storage said, its first line without credentials."""
-    return redact(text.splitlines()[0] if text else "")
 
 
 def beginning(text: str, width: int) -> str:

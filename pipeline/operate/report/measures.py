@@ -10,9 +10,10 @@ from pipeline.humanize import count, duration, plural, share, short, size
 from pipeline.operate.report import figures
 from pipeline.operate.report.axis import time_ticks
 from pipeline.operate.report.charts import HALF, Bar, Bars, Columns, both
-from pipeline.operate.report.markup import Markup, element, message
+from pipeline.operate.report.markup import Markup, element
 from pipeline.operate.report.parts import NOTHING, section
 from pipeline.operate.report.subject import Subject
+from pipeline.sanitize import first_line
 
 MOST_MARKS = 10
 """Attempts whose start is marked; of more none is."""
@@ -182,7 +183,7 @@ def origins(subject: Subject) -> Markup:
         )
     ]  # fmt: skip
     sentence = (
-        f"From {message(summary['base'])}. {plural(summary['gone'], 'row')} of it are gone; about "
+        f"From {first_line(summary['base'])}. {plural(summary['gone'], 'row')} of it are gone; about "
         f"{duration(summary['encode_seconds_saved'])} of encoding were saved."
     )
     chart = Bars(label="Rows by origin", x_title="rows", bars=bars)
