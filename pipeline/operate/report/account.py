@@ -5,12 +5,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import yaml
+from markupsafe import Markup
 
 from pipeline.errors import LONGEST, ExitCode
 from pipeline.humanize import count, duration, plural, short, size
 from pipeline.operate.report import figures
 from pipeline.operate.report.figures import SourceCounts, Throughput
-from pipeline.operate.report.markup import Markup, beginning, element, join
+from pipeline.operate.report.markup import beginning, element, join
 from pipeline.operate.report.parts import LONGEST_REASON, NOT_KNOWN, NOTHING, section, table
 from pipeline.operate.report.subject import Subject
 from pipeline.sanitize import first_line, redact

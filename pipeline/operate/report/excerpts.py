@@ -5,12 +5,14 @@ Nothing here may fail a report: what can't be read is told of in its place.
 
 from collections.abc import Sequence
 
+from markupsafe import Markup
+
 from pipeline import telemetry
 from pipeline.errors import one_line
 from pipeline.humanize import count, plural, share
 from pipeline.operate.report import sample
 from pipeline.operate.report.charts import HALF, Bar, Bars, Dot, Dots, both
-from pipeline.operate.report.markup import Markup, beginning, element, end, markup
+from pipeline.operate.report.markup import beginning, element, end, markup
 from pipeline.operate.report.parts import LONGEST_PLACE, MOST_LINES, NOT_KNOWN, NOTHING, section, table
 from pipeline.operate.report.projection import OTHER, Colours, Projection, colours, project
 from pipeline.operate.report.sample import Sample

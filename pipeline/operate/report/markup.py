@@ -1,20 +1,13 @@
 """HTML and SVG that is escaped by construction: what is not `Markup` is text, and escaped when put in."""
 
-import html
 import re
 
-
-class Markup(str):
-    """Markup of ours, in which every text of others is escaped already."""
-
-    __slots__ = ()
+from markupsafe import Markup, escape
 
 
 def markup(value: object) -> Markup:
     """A value as markup; text without what can't be shown."""
-    if isinstance(value, Markup):
-        return value
-    return Markup(html.escape(_UNSHOWN.sub("\ufffd", str(value))))
+    return value if isinstance(value, Markup) else escape(_UNSHOWN.sub("\ufffd", str(value)))
 
 
 def element(name: str, *content: object, **attributes: object) -> Markup:

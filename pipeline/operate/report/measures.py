@@ -4,13 +4,14 @@ import bisect
 from collections.abc import Callable, Sequence
 
 import pyarrow as pa
+from markupsafe import Markup
 
 from pipeline import schema
 from pipeline.humanize import count, duration, plural, share, short, size
 from pipeline.operate.report import figures
 from pipeline.operate.report.axis import time_ticks
 from pipeline.operate.report.charts import HALF, Bar, Bars, Columns, both
-from pipeline.operate.report.markup import Markup, element
+from pipeline.operate.report.markup import element
 from pipeline.operate.report.parts import NOTHING, section
 from pipeline.operate.report.subject import Subject
 from pipeline.sanitize import first_line

@@ -2,8 +2,10 @@
 
 from collections.abc import Sequence
 
+from markupsafe import Markup
+
 from pipeline.humanize import count
-from pipeline.operate.report.markup import Markup, element, join
+from pipeline.operate.report.markup import element, join
 
 NOTHING = Markup("")
 """Of a section that has nothing to tell."""

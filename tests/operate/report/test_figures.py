@@ -176,7 +176,7 @@ def test_without_such_a_column_rows_are_coloured_by_source_or_by_frequent_values
 
 def test_what_is_no_markup_of_ours_is_text() -> None:
     inner = element("b", "<i>", title='"')
-    assert element("p", inner, "&\x00\u202e") == '<p><b title="&quot;">&lt;i&gt;</b>&amp;\ufffd\ufffd</p>'
+    assert element("p", inner, "&\x00\u202e") == '<p><b title="&#34;">&lt;i&gt;</b>&amp;\ufffd\ufffd</p>'
 
 
 def linear(colour: str) -> np.ndarray:
