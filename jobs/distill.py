@@ -34,6 +34,7 @@ from torch.nn.functional import normalize
 from transformers import AlbertConfig, AlbertModel
 
 from jobs import sentences
+from pipeline.config.load import apply_override
 from pipeline.config.location import Section
 from pipeline.model.batching import TokenBatch, micro_batches
 from pipeline.model.checkpoint import resolve
@@ -126,12 +127,7 @@ def load(path: Path, overrides: list[str]) -> Settings:
     """The settings of a file, with `section.key=value` on top."""
     values = yaml.safe_load(path.read_text(encoding="utf-8"))
     for override in overrides:
-        keys, _, value = override.partition("=")
-        *sections, key = keys.split(".")
-        section = values
-        for name in sections:
-            section = section[name]
-        section[key] = yaml.safe_load(value)
+        apply_override(values, override, top_level=True)
     return Settings.model_validate(values)
 
 

@@ -32,7 +32,7 @@ PipelineError
 from collections.abc import Sequence
 from enum import IntEnum
 
-from pipeline.sanitize import printable
+from pipeline.sanitize import first_line, printable
 
 LONGEST = 4000
 """Of what is our own for the most part: what happened, and what to do."""
@@ -84,6 +84,11 @@ class PipelineError(Exception):
         what = printable(self.what, LONGEST)
         text = f"{printable(self.where)}: {what}" if self.where else what
         return f"{text} (got {printable(self.got)})" if self.got else text
+
+
+def one_line(error: BaseException) -> str:
+    """Returns the first line of what an error says, fit to be shown; its `repr` if it says nothing."""
+    return first_line(str(error), LONGEST) or printable(repr(error), LONGEST)
 
 
 class ConfigError(PipelineError):

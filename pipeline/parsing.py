@@ -13,7 +13,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.errors import DamagedError, PipelineError
+from pipeline.errors import DamagedError, PipelineError, one_line
 
 EXTENSION_KEY = b"ARROW:extension:name"
 """In a field's metadata, where its extension type is not registered here."""
@@ -137,7 +137,6 @@ def brief(error: Exception) -> str:
     """An error in one short line."""
     if isinstance(error, DamagedError):
         return error.got
-    lines = str(error).strip().splitlines()
     known = isinstance(error, pa.ArrowException | OSError | TypeError | ValueError)
-    text = lines[0] if known and lines else repr(error)
+    text = one_line(error) if known else repr(error)
     return text if len(text) <= LONGEST_SHOWN else f"{text[: LONGEST_SHOWN - 1]}…"

@@ -8,7 +8,6 @@ query of one, behind the name of a parameter or header that carries one.
 """
 
 import re
-from collections.abc import Sequence
 
 LONGEST = 500
 LOST = "\ufffd"
@@ -34,10 +33,9 @@ def harmless(text: str, keep: str = "", instead: str = LOST) -> str:
     return "".join(each if each.isprintable() or each in keep else instead for each in text)
 
 
-def few(lines: Sequence[str], most: int = 20) -> list[str]:
-    """The first of many lines, and how many more there are."""
-    more = [f"and {len(lines) - most:,} more"] if len(lines) > most else []
-    return [*lines[:most], *more]
+def first_line(text: str, longest: int = LONGEST) -> str:
+    """Returns the first line of a text, as `printable` shows it; nothing of a blank text."""
+    return printable(next(iter(text.strip().splitlines()), ""), longest)
 
 
 def block(text: str) -> str:

@@ -339,3 +339,17 @@ def test_every_exit_code_of_an_error_is_one_of_the_list() -> None:
         kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, PipelineError)
     ]
     assert all(isinstance(kind.exit_code, ExitCode) for kind in kinds)
+
+
+@pytest.mark.parametrize(
+    ("error", "shown"),
+    [
+        (ValueError("  first\nsecond"), "first"),
+        (ValueError("\n\n"), "ValueError('\\n\\n')"),
+        (KeyError(), "KeyError()"),
+        (OSError("s3://user:secret@bucket \x1b[2J"), "s3://***@bucket \ufffd[2J"),
+        (errors.ConfigError("is wrong", "x", "1", "mend it", more=["one"]), "x: is wrong (got 1); mend it"),
+    ],
+)
+def test_an_error_is_told_in_one_line(error: Exception, shown: str) -> None:
+    assert errors.one_line(error) == shown

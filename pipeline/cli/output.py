@@ -12,6 +12,7 @@ from rich.text import Text
 
 from pipeline import sanitize
 from pipeline.errors import ExitCode
+from pipeline.humanize import first_few
 
 Said = tuple[ExitCode, str]
 """How a command ends: its exit code, and why in a line."""
@@ -20,7 +21,8 @@ WIDTH = 110
 """Of what is printed where there is no terminal to ask."""
 LONGEST = 4000
 """Of a line."""
-UNITS = ("bytes", "kB", "MB", "GB", "TB", "PB")
+MOST_SHOWN = 5
+"""Of failed files and attempts, those that a person is shown; --json has all."""
 
 
 def show(arguments: Namespace, values: dict[str, Any], names: Sequence[str] | None = None) -> None:
@@ -62,6 +64,12 @@ def show_lines(title: str, lines: Lines) -> None:
             console.print(Text(" " * (edge + 2) + line.strip()))
 
 
+def failed_lines(failed: dict[str, str]) -> Lines:
+    lines = [f"{file}: {sanitize.first_line(reason)}" for file, reason in failed.items()]
+    for number, line in enumerate(first_few(lines, MOST_SHOWN)):
+        yield "" if number else "failed", printable(line, 300)
+
+
 def _plain(text: str) -> str:
     """Without secrets, and without what could steer a terminal; its spaces stay."""
     return sanitize.harmless(sanitize.redact(text), instead=" ")
@@ -71,27 +79,6 @@ def figure(value: object) -> str:
     if isinstance(value, float):
         return f"{value:.6f}"
     return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
-
-
-def byte_size(count: float) -> str:
-    """Bytes in the largest unit (of 1,000) that leaves one before the point."""
-    unit = 0
-    while count >= 1000 and unit < len(UNITS) - 1:
-        count, unit = count / 1000, unit + 1
-    return f"{count:.1f} {UNITS[unit]}" if unit else f"{count:.0f} bytes"
-
-
-def duration(seconds: float) -> str:
-    """Seconds, minutes, hours or days, whichever reads best."""
-    for size, unit in ((86_400, "days"), (3600, "h"), (60, "min")):
-        if seconds >= 2 * size:
-            return f"{seconds / size:.1f} {unit}"
-    return f"{seconds:.0f} s"
-
-
-def plural(count: int, name: str) -> str:
-    """`1 file`, `2 files`."""
-    return f"{count:,} {name}" if count == 1 else f"{count:,} {name}s"
 
 
 def printable(text: str, width: int) -> str:

@@ -17,7 +17,8 @@ from pydantic_core import ErrorDetails
 from pipeline.config.location import Section, protocol_of
 from pipeline.config.sections import Config, Output
 from pipeline.errors import ConfigError
-from pipeline.sanitize import MASK, few, holds_secret
+from pipeline.humanize import first_few
+from pipeline.sanitize import MASK, holds_secret
 
 KEY = "[key]"
 """What pydantic calls the key of a mapping, behind it."""
@@ -67,7 +68,7 @@ def load_config(path: str, overrides: Sequence[str] = (), run_date: datetime.dat
             hint="it has source:, model:, output: and so on; see docs/configuration.md",
         )
     for override in overrides:
-        _override(values, override)
+        apply_override(values, override)
     config = parse_config(values, where=path)
     return config.model_copy(update={"output": _dated(config.output, run_date)})
 
@@ -102,13 +103,23 @@ def parse_config(values: Mapping[str, Any], where: str = "config") -> Config:
         problems = [_describe(problem) for problem in error.errors()]
         if len(problems) == 1:
             raise ConfigError(problems[0], where) from None
-        raise ConfigError(f"{len(problems)} mistakes:", where, more=few(problems, MOST_MISTAKES)) from None
+        raise ConfigError(
+            f"{len(problems)} mistakes:", where, more=first_few(problems, MOST_MISTAKES)
+        ) from None
 
 
-def _override(values: dict[str, Any], override: str) -> None:
+def apply_override(values: dict[str, Any], override: str, top_level: bool = False) -> None:
+    """Sets a field as `section.field=value` says.
+
+    Args:
+        top_level: whether a field may stand outside of a section.
+
+    Raises:
+        ConfigError: it is written in another way, or what it names is not a section.
+    """
     key, equals, text = override.partition("=")
     *parents, leaf = key.split(".")
-    if not equals or not parents:
+    if not equals or not (parents or top_level):
         hint = "such as --set model.max_tokens=128"
         raise ConfigError("is not section.field=value", "--set", repr(_shown_key(key)), hint)
     section: Any = values

@@ -1,5 +1,6 @@
 """Where things lie: URLs that may stand in a config, and how the storage behind them is reached."""
 
+import os
 from collections.abc import Mapping
 from typing import Annotated, Literal
 
@@ -13,6 +14,7 @@ from pydantic import (
     field_validator,
 )
 
+from pipeline.errors import ConfigError
 from pipeline.sanitize import holds_secret
 
 PROTOCOLS: Mapping[str, tuple[str, ...]] = {
@@ -100,10 +102,31 @@ class Options(Section):
         return value
 
 
-def honoured(options: Options, path: str) -> Options:
-    """Refuse options that mean nothing where a path lies."""
-    protocol = protocol_of(path)
+def _honoured(options: Options, info: ValidationInfo) -> Options:
+    """Refuses options that mean nothing where the section's path lies."""
+    protocol = protocol_of(info.data.get("path", "s3://"))
     for name in type(options).model_fields:
         if getattr(options, name) and name not in PROTOCOLS.get(protocol, ()):
             raise ValueError(f"{name} means nothing to {protocol}: drop it")
     return options
+
+
+PathOptions = Annotated[Options, AfterValidator(_honoured)]
+"""How the storage of a section's `path` is reached; the path stands above it."""
+
+
+def absolute(path: str) -> str:
+    """Returns a local path from the root on, and a URL as it is."""
+    return path if "://" in path else os.path.abspath(path)  # noqa: PTH100  (no links followed)
+
+
+def refuse_relative(path: str, where: str = "") -> None:
+    """Refuses a relative path on a cluster, where it is another place on each node.
+
+    Raises:
+        ConfigError: it is one.
+    """
+    if "://" in path or path.startswith("/") or not os.environ.get("RAY_ADDRESS"):
+        return
+    hint = "make it absolute, or a URL"
+    raise ConfigError("a relative path is another place on each node", where, repr(path), hint)

@@ -5,7 +5,6 @@ A config is frozen, and complete once loaded: every default is a value here, non
 """
 
 import datetime
-import os
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -17,9 +16,18 @@ from pydantic import (
     model_validator,
 )
 
-from pipeline.config.location import READ_ONLY, Options, Path_, Section, check_url, honoured, protocol_of
+from pipeline.config.location import (
+    READ_ONLY,
+    Options,
+    Path_,
+    PathOptions,
+    Section,
+    absolute,
+    check_url,
+    protocol_of,
+    refuse_relative,
+)
 from pipeline.config.source import Source
-from pipeline.errors import ConfigError
 
 SourceName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]*$")]
 
@@ -126,7 +134,7 @@ class Output(Section):
     run_date: datetime.date | None = Field(
         None, description="What `{run_date}` stands for. Default: today, in UTC."
     )
-    options: Options = Field(Options(), description="How its storage is reached.")
+    options: PathOptions = Field(Options(), description="How its storage is reached.")
     rows_per_shard: int = Field(
         65_536,
         ge=1,
@@ -147,11 +155,6 @@ class Output(Section):
         if protocol_of(value) in READ_ONLY:
             raise ValueError(f"{protocol_of(value)} is for sources only")
         return value
-
-    @field_validator("options")
-    @classmethod
-    def _honour_options(cls, value: Options, info: ValidationInfo) -> Options:
-        return honoured(value, info.data.get("path", "s3://"))
 
 
 class Reuse(Section):
@@ -274,23 +277,17 @@ class Config(Section):
             ConfigError: on a cluster, where a relative path is another place on each node.
         """
         paths = [self.output.path, *(source.path for source in self.source.values())]
-        relative = [path for path in paths if "://" not in path and not path.startswith("/")]
-        if relative and os.environ.get("RAY_ADDRESS"):
-            hint = "make it absolute, or a URL"
-            raise ConfigError(
-                "a relative path is another place on each node", got=repr(relative[0]), hint=hint
-            )
+        for path in paths:
+            refuse_relative(path)
         name, base = self.model.name, self.reuse.base
         updates = {
-            "reuse": self.reuse.model_copy(
-                update={"base": _absolute(base) if base and "/" in base else base}
-            ),
+            "reuse": self.reuse.model_copy(update={"base": absolute(base) if base and "/" in base else base}),
             "source": {
-                key: source.model_copy(update={"path": _absolute(source.path)})
+                key: source.model_copy(update={"path": absolute(source.path)})
                 for key, source in self.source.items()
             },
-            "model": self.model.model_copy(update={"name": _absolute(name) if Path(name).is_dir() else name}),
-            "output": self.output.model_copy(update={"path": _absolute(self.output.path)}),
+            "model": self.model.model_copy(update={"name": absolute(name) if Path(name).is_dir() else name}),
+            "output": self.output.model_copy(update={"path": absolute(self.output.path)}),
         }
         return self.model_copy(update=updates)
 
@@ -302,12 +299,8 @@ class Config(Section):
         return self.model.dtype
 
 
-def _absolute(path: str) -> str:
-    return path if "://" in path else os.path.abspath(path)  # noqa: PTH100  (no links followed)
-
-
 def _reads_below(pattern: str, folder: str) -> bool:
     """Whether a source, as a folder or by `**`, reaches into another folder."""
     literal = pattern.split("*", 1)[0].rstrip("/")
     recursive = "**" in pattern or not any(character in pattern for character in "*?[")
-    return recursive and f"{_absolute(folder)}/".startswith(f"{_absolute(literal)}/")
+    return recursive and f"{absolute(folder)}/".startswith(f"{absolute(literal)}/")

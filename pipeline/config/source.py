@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
-from pipeline.config.location import Name, Options, Path_, Section, honoured
+from pipeline.config.location import Name, Options, Path_, PathOptions, Section
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +63,7 @@ class Source(Section):
         description="A file, a folder (read recursively) or a glob (`*`, `?`, `**`); local, `s3://`, "
         "`gs://`, `abfs://` (account: `AZURE_STORAGE_ACCOUNT_NAME`) or `hf://`."
     )
-    options: Options = Field(Options(), description="How its storage is reached.")
+    options: PathOptions = Field(Options(), description="How its storage is reached.")
     format: Literal["auto", "parquet", "text", "text-files", "jsonl", "csv", "tsv"] = Field(
         "auto",
         description="`parquet`; `text` (a line a document); `text-files` (a file a document); `jsonl` (an "
@@ -96,11 +96,6 @@ class Source(Section):
     )
 
     # Field by field, in their order, so that one mistake does not hide the others.
-
-    @field_validator("options")
-    @classmethod
-    def _honour_options(cls, value: Options, info: ValidationInfo) -> Options:
-        return honoured(value, info.data.get("path", "s3://"))
 
     @field_validator("format")
     @classmethod

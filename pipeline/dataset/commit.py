@@ -16,7 +16,7 @@ from pipeline import telemetry
 from pipeline.config.sections import Quality
 from pipeline.dataset.commit_files import FoundFile, same_records, sweep, write_report, write_summary
 from pipeline.dataset.dataset import Dataset
-from pipeline.dataset.ending import Ending, Report, finished, no_report, planned_records, standing
+from pipeline.dataset.ending import Ending, Report, finished, no_report, planned_records
 from pipeline.dataset.failed_splits import write_failed
 from pipeline.dataset.reconcile import failed_pieces, reconcile
 from pipeline.dataset.record import Failure, parquet_bytes, read_records
@@ -26,8 +26,6 @@ from pipeline.dataset.verdict import verdict
 from pipeline.errors import ExitCode, OtherDatasetError, ReplacedError, StoppedError
 from pipeline.plan.plan import Plan
 from pipeline.storage import ObjectInfo
-
-__all__ = ["CommitRequest", "Ending", "commit", "standing"]
 
 TRIES = 10
 

@@ -24,8 +24,8 @@ from pipeline.errors import (
     MissingError,
     OtherDatasetError,
 )
+from pipeline.humanize import first_few
 from pipeline.plan.plan import Plan
-from pipeline.sanitize import few
 
 LARGE_PLAN_BYTES = 64 << 20
 """From about this size on storage takes a plan in parts."""
@@ -74,7 +74,7 @@ class Dataset:
         if differences := identity.differences(found):
             hint = "set output.path to a new dataset, or take the config back"
             raise OtherDatasetError(
-                "was made by another config", self.layout.root, hint=hint, more=few(differences)
+                "was made by another config", self.layout.root, hint=hint, more=first_few(differences)
             )
         return True
 
@@ -141,20 +141,20 @@ class Dataset:
         """Take back what `begin_removal` said; as there."""
         return end_removal(self.storage, self.layout.identity)
 
-    def plan(self) -> bytes | None:
+    def plan_bytes(self) -> bytes | None:
         """The frozen plan, as its file."""
         try:
             return self.storage.read(self.layout.plan)
         except MissingError:
             return None
 
-    def frozen_plan(self) -> Plan | None:
+    def plan(self) -> Plan | None:
         """The frozen plan; None before there is one.
 
         Raises:
             DamagedError: it can't be read.
         """
-        found = self.plan()
+        found = self.plan_bytes()
         return None if found is None else Plan.from_bytes(found, self.layout.plan)
 
     def required_plan(self) -> Plan:
@@ -163,7 +163,7 @@ class Dataset:
         Raises:
             DamagedError: there is none, or it can't be read.
         """
-        return Plan.from_bytes(self.plan() or b"", self.layout.plan)
+        return Plan.from_bytes(self.plan_bytes() or b"", self.layout.plan)
 
     def freeze(self, plan: bytes) -> bytes:
         """Freeze the plan; what comes back is the one that holds, ours or a rival's."""

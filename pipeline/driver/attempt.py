@@ -22,8 +22,8 @@ from pipeline.dataset.record import Failure, ShardRecord
 from pipeline.embed import on_ray
 from pipeline.embed.job import Job, versions
 from pipeline.errors import STOPPED, ExitCode, PipelineError, StorageError
-from pipeline.nightly import reuse
-from pipeline.nightly.reuse import Base
+from pipeline.nightly.base import Base, base_of
+from pipeline.nightly.copy_shards import copy_shards
 from pipeline.operate import report
 from pipeline.operate.progress import Progress, Total
 from pipeline.plan.plan import Plan
@@ -110,8 +110,8 @@ def _arrivals(
     """
     copied: set[str] = set()
     if job.base:
-        base = reuse.base_of(job.base, job.config.output.options, job.base_digests)
-        for record in reuse.copy(base, dataset, identity, pending):
+        base = base_of(job.base, job.config.output.options, job.base_digests)
+        for record in copy_shards(base, dataset, identity, pending):
             copied.add(record.split_id)
             yield record
         telemetry.event("shards copied", base=job.base, shards=len(copied), of=len(pending.split_ids))

@@ -40,7 +40,7 @@ def retry_rejects(config: Config, to: str | None = None, quiet: bool = False) ->
         summary = committed(found).summary
         return Ending(ExitCode.DONE, "no reject may be mended by another try", summary, base)
     moved = moved_sources(config, found.required_plan())
-    if moved and Dataset(path, output.options).plan() is None:
+    if moved and Dataset(path, output.options).plan_bytes() is None:
         # The rows of the old one could not be made again: what is there now is for a run of its own.
         reason = (
             f"the source has moved on: {len(moved)} files differ, {moved[0]} among them; make a new dataset"

@@ -15,8 +15,9 @@ from pipeline.errors import ExitCode, OtherDatasetError, StoppedError
 from pipeline.model.check import usable_checkpoint
 from pipeline.model.checkpoint import Checkpoint
 from pipeline.model.embedding_spec import Recipe
-from pipeline.nightly import Facts, Series, reuse, series_folder
-from pipeline.nightly.reuse import Base
+from pipeline.nightly import Facts, Series, series_folder
+from pipeline.nightly.base import Base
+from pipeline.nightly.choose_base import recorded_base, resolve_base
 from pipeline.plan.changes import moved_sources
 from pipeline.plan.make import make_plan
 from pipeline.plan.plan import Plan
@@ -41,7 +42,7 @@ def run(config: Config, quiet: bool = False) -> Ending:
         return _unless_moved(config, dataset, done)
     on_ray.refuse_private_output(config.output.path, config.output.options)
     frozen = frozen_plan(config, dataset, identity, model)
-    base = reuse.adopted(dataset, identity, config.output.options)
+    base = recorded_base(dataset, identity, config.output.options)
     ending = attempt(dataset, frozen, _job(config, model, identity, frozen, base), identity, quiet)
     if finished(dataset):
         _let_readers_follow(config, dataset)
@@ -55,10 +56,10 @@ def frozen_plan(config: Config, dataset: Dataset, identity: Identity, model: Che
         ConfigError: there is no such base.
         OtherDatasetError: a rival with another config was faster.
     """
-    found = dataset.plan()
+    found = dataset.plan_bytes()
     # Claimed only once a plan could be made: a mistake in the config must not leave a dataset behind.
     made = None if found else make_plan(config, model, identity.dataset_digest)
-    anew = dataset.claim(identity, config, reuse.chosen(config) if made else None)
+    anew = dataset.claim(identity, config, resolve_base(config) if made else None)
     if made:
         found = dataset.freeze(made.to_bytes())
         telemetry.event("plan frozen", splits=len(made.split_ids))
@@ -84,7 +85,7 @@ def _let_readers_follow(config: Config, dataset: Dataset) -> None:
 
 def _unless_moved(config: Config, dataset: Dataset, ending: Ending) -> Ending:
     """The ending of a dataset that was complete before, if the source is still as it was planned."""
-    planned = dataset.frozen_plan()
+    planned = dataset.plan()
     if planned is None:
         hint = "run again when it is gone"
         raise StoppedError("is being removed: it has no plan any more", dataset.layout.root, hint=hint)

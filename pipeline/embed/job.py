@@ -18,7 +18,8 @@ from pipeline.errors import ModelError, SourceChangedError
 from pipeline.model import checkpoint
 from pipeline.model.embedding_spec import Recipe
 from pipeline.model.tokenizer.tokenizer import Tokenizer
-from pipeline.nightly import reuse
+from pipeline.nightly.base import Digests, base_of
+from pipeline.nightly.documents import read_matches
 from pipeline.source.reader import Part
 
 
@@ -42,7 +43,7 @@ class Job:
     threads: int | None = None
     base: str | None = None
     payload_bytes: int = 0
-    base_digests: reuse.Digests | None = None
+    base_digests: Digests | None = None
     dataset_digest: str = ""
     claim: str | None = None
     without: Mapping[str, SourceChangedError] = field(default_factory=dict)
@@ -85,13 +86,13 @@ class Job:
         return found
 
     def known(self, split_id: str, parts: Sequence[Part], hashes: pa.Array) -> pa.Table | None:
-        """Documents of the base with some of these hashes, `reuse.packed`; None where there are none."""
+        """Returns the base's documents with some of these hashes (`group_by_document`); None if there are none."""
         if self.base is None:
             return None
         if self.config.reuse.match == "dataset":
-            return reuse.load(Dataset.of(self.config), split_id)
+            return read_matches(Dataset.of(self.config), split_id)
         files = [part.piece.source_file for part in parts]
-        return reuse.base_of(self.base, self.config.output.options, self.base_digests).known(files, hashes)
+        return base_of(self.base, self.config.output.options, self.base_digests).known(files, hashes)
 
     def tokenizer(self) -> Tokenizer:
         """The driver's tokenizer, on this node.

@@ -23,7 +23,7 @@ from pipeline.model.batching import TokenBatch
 from pipeline.model.tokenizer.chunks import Chunks
 from pipeline.model.tokenizer.texts import tokenize_all, tokenized
 from pipeline.model.tokenizer.tokenizer import Tokenizer
-from pipeline.nightly import reuse
+from pipeline.nightly.documents import match_hashes
 from pipeline.plan.scan_row import splits_of
 from pipeline.ragged import Ints
 from pipeline.source import reader
@@ -88,7 +88,7 @@ def _reused(job: Job, split_id: str, parts: Sequence[Part], rows: pa.Table) -> _
     known = job.known(split_id, parts, hashes)
     if known is None:
         return _Reused(np.zeros(0, np.int64))
-    document_R, stored = reuse.matched(known, hashes)
+    document_R, stored = match_hashes(known, hashes)
     reused = rows.take(pa.array(document_R))
     for field, column in zip(stored.schema, stored.columns, strict=True):
         reused = reused.append_column(field, column)

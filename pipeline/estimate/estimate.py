@@ -30,8 +30,9 @@ from pipeline.model.check import usable_checkpoint
 from pipeline.model.checkpoint import Checkpoint
 from pipeline.model.embedding_spec import Recipe
 from pipeline.model.tokenizer.tokenizer import Tokenizer
-from pipeline.nightly import reuse
-from pipeline.nightly.reuse import Base
+from pipeline.nightly.base import Base
+from pipeline.nightly.choose_base import open_base, resolve_base
+from pipeline.nightly.copy_shards import copyable_shards
 from pipeline.plan import sizing
 from pipeline.plan.make import make_plan
 from pipeline.plan.plan import Plan, extent, source_files
@@ -258,7 +259,7 @@ def forecast(config: Config) -> Forecast:
     dataset = Dataset.of(config)
     dataset.refuse_unconditional(live=False)  # nothing is written here
     claimed = dataset.refuse_other(identity)
-    frozen = dataset.frozen_plan() if claimed else None
+    frozen = dataset.plan() if claimed else None
     made = frozen or make_plan(config, checkpoint, identity.dataset_digest)
     shards = dataset.shards()
     pending = made.pending(shards)
@@ -275,8 +276,8 @@ def forecast(config: Config) -> Forecast:
 
 def _base(config: Config, frozen: Dataset | None, identity: Identity) -> Base | None:
     """The base that a run would use: the dataset's own, once it has a plan."""
-    path = frozen.base() if frozen else reuse.chosen(config.absolute())
-    return reuse.usable(path, identity, config.output.options) if path else None
+    path = frozen.base() if frozen else resolve_base(config.absolute())
+    return open_base(path, identity, config.output.options) if path else None
 
 
 def _alike(config: Config, file: str, versions: Mapping[str, str], version: str) -> bool:
@@ -287,7 +288,7 @@ def _alike(config: Config, file: str, versions: Mapping[str, str], version: str)
 
 def _spared(config: Config, base: Base, identity: Identity, pending: Plan) -> Reuse:
     """By the base's manifest and plan alone; no shard is opened."""
-    records = reuse.copyable(base, identity, pending)
+    records = copyable_shards(base, identity, pending)
     copied = pa.array([record["split_id"] for record in records], pa.string())
     left = pending.pending(copied.to_pylist()).pieces
     rows = _rows_of_files(base.manifest)

@@ -22,6 +22,7 @@ import pyarrow.compute as pc
 
 from pipeline import schema, telemetry
 from pipeline.config.sections import Config
+from pipeline.errors import one_line
 from pipeline.model.embedding_spec import Recipe
 from pipeline.model.tokenizer.texts import tokenize_all, tokenized
 from pipeline.model.tokenizer.tokenizer import Tokenizer, joined
@@ -120,8 +121,8 @@ def draw(pieces: pa.Table, config: Config, recipe: Recipe, tokenizer: Tokenizer)
         if seen[stratum] and telemetry.read_bytes.total() - before > MOST_READ:
             continue
         part = reader.read_piece(piece, bare, pa.schema([]))
-        if part.documents is None:
-            unread[stratum].append(f"{piece.source_file}: {str(part.error).splitlines()[0]}")
+        if part.error:
+            unread[stratum].append(f"{piece.source_file}: {one_line(part.error)}")
         else:
             seen[stratum].append(_seen(part, drawn[stratum][1]))
     found = tuple(

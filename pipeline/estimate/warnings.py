@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 from pipeline.config.sections import Config
 from pipeline.estimate.sampling import Stratum
 from pipeline.estimate.token_lengths import Tokens
+from pipeline.humanize import and_more
 from pipeline.model.embedding_spec import Recipe
 
 MOSTLY_EMPTY = 0.5
@@ -39,7 +40,7 @@ Cautions = list[Caution]
 
 def unread(strata: Sequence[Stratum]) -> Cautions:
     unread = [each for stratum in strata for each in stratum.unread]
-    more = f" (and {len(unread) - 1} more)" if len(unread) > 1 else ""
+    more = and_more(len(unread) - 1)
     return [Caution("unread", f"a file could not be sampled: {unread[0]}{more}")] if unread else []
 
 
@@ -75,7 +76,7 @@ def unsplittable(pieces: pa.Table) -> Cautions:
     if not long.num_rows:
         return []
     worst = long.sort_by([("split_count_distinct", "descending")]).slice(0, 1).to_pylist()[0]
-    more = f" (and {long.num_rows - 1} more)" if long.num_rows > 1 else ""
+    more = and_more(long.num_rows - 1)
     text = (
         f"{worst['source_min']}/{worst['file_min']}{more}: one task reads its "
         f"{worst['split_count_distinct']} splits one after the other, since it can't be cut; more files, or "

@@ -1,7 +1,15 @@
-"""A base: the older dataset that a new one takes shards and vectors of, checked where something is taken.
+"""What a dataset takes from an older one, its base, instead of embedding it again.
 
-It belongs to others: it may be damaged, pruned, made again with another model, or forged. Whatever is wrong
-with it costs reuse alone (`unless_damaged`).
+Whole shards are copied by storage where nothing of their split changed and the datasets are alike in all that
+counts: the same dataset digest, the same columns, nothing that a second try may mend. Else single vectors
+are taken by the hash of their text, under an equal vector digest; every other column comes from the new
+source. Of a document in windows, all windows are taken or none.
+
+The base is named in `dataset.json`, so every driver of a dataset, a resume or a rival, uses the same one.
+
+A base belongs to others: it may be damaged, pruned, made again with another model, or forged. So it is
+checked where something is taken from it, not only where it is chosen; and whatever is wrong with it costs
+reuse alone (`unless_damaged`).
 """
 
 import functools
@@ -23,7 +31,7 @@ from pipeline.dataset.identity import Identity
 from pipeline.dataset.record import UNKNOWN_TO_FOOTERS, ShardRecord
 from pipeline.errors import OtherDatasetError
 from pipeline.model import outputs
-from pipeline.nightly.documents import packed
+from pipeline.nightly.documents import group_by_document
 from pipeline.plan.plan import Plan
 from pipeline.storage import ObjectInfo
 
@@ -111,23 +119,25 @@ class Base:
             OtherDatasetError: it is gone.
             DamagedError: it can't be read.
         """
-        found = self.dataset.frozen_plan()
+        found = self.dataset.plan()
         if found is None:
             raise OtherDatasetError("its plan is gone", self.path)
         return found
 
     def known(self, source_files: Iterable[str], wanted: pa.Array) -> pa.Table | None:
-        """The documents of these files whose texts have one of the wanted hashes (`packed`)."""
+        """The documents of these files whose texts have one of the wanted hashes (`group_by_document`)."""
         shards = dict.fromkeys(shard for file in source_files for shard in self.shards_of.get(file, ()))
         found = [self.documents(shard) for shard in shards if self._has(shard, wanted)]
         kept = [each.filter(pc.is_in(each.column("text_hash"), wanted)) for each in found if each is not None]
         return pa.concat_tables(kept) if kept else None
 
     def documents(self, shard: str) -> pa.Table | None:
-        """All documents of a shard (`packed`); None where it can't be read."""
+        """All documents of a shard (`group_by_document`); None where it can't be read."""
         names = ["text_hash", *_taken()]
         where = f"{self.path}: shard {shard}"
-        return unless_damaged(UNREADABLE, where, lambda: packed(self._read(shard, names)), patient=False)
+        return unless_damaged(
+            UNREADABLE, where, lambda: group_by_document(self._read(shard, names)), patient=False
+        )
 
     def document_type(self) -> pa.DataType | None:
         """The type of `rows` of its documents; None where it has no shard that can be read."""

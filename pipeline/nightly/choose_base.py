@@ -12,7 +12,7 @@ from pipeline.nightly.base import NOTHING, Base, Digests
 from pipeline.nightly.layout import SeriesLayout
 
 
-def chosen(config: Config) -> str | None:
+def resolve_base(config: Config) -> str | None:
     """The path of the base that a config names; None where nothing is reused.
 
     Raises:
@@ -35,13 +35,13 @@ def chosen(config: Config) -> str | None:
     return path
 
 
-def adopted(dataset: Dataset, identity: Identity, options: Options) -> Base | None:
+def recorded_base(dataset: Dataset, identity: Identity, options: Options) -> Base | None:
     """The base that `dataset.json` names, if its vectors are of the same kind."""
     path = dataset.base()
-    return usable(path, identity, options) if path else None
+    return open_base(path, identity, options) if path else None
 
 
-def usable(path: str, identity: Identity, options: Options) -> Base | None:
+def open_base(path: str, identity: Identity, options: Options) -> Base | None:
     """The base at a path, if it can be read, and its vectors are of the same kind."""
     return unless_damaged(NOTHING, path, lambda: _usable(path, identity, options))
 

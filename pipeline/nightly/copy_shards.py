@@ -20,7 +20,7 @@ NO_COPIES = "no shard is copied"
 COPY_THREADS = 32
 
 
-def copyable(base: Base, identity: Identity, pending: Plan) -> list[dict[str, Any]]:
+def copyable_shards(base: Base, identity: Identity, pending: Plan) -> list[dict[str, Any]]:
     """The records of the shards that can stand for pending splits as they are; no shard is opened."""
     return unless_damaged(NO_COPIES, base.path, lambda: _copyable(base, identity, pending)) or []
 
@@ -39,12 +39,12 @@ def _copyable(base: Base, identity: Identity, pending: Plan) -> list[dict[str, A
     return [record for record in same.to_pylist() if _is_final(record)]
 
 
-def copy(base: Base, dataset: Dataset, identity: Identity, pending: Plan) -> Iterator[ShardRecord]:
+def copy_shards(base: Base, dataset: Dataset, identity: Identity, pending: Plan) -> Iterator[ShardRecord]:
     """Copy the shards of splits that are unchanged, by storage itself; the record of each.
 
     Cost: four requests a shard, in threads; of the shards their footers are read.
     """
-    whole = copyable(base, identity, pending)
+    whole = copyable_shards(base, identity, pending)
     expected = identity.shard_schema(pending.columns) if whole else NO_COLUMNS
     with ThreadPoolExecutor(COPY_THREADS) as pool:
         for copied in pool.map(lambda record: _copy(base, dataset, record, expected), whole):

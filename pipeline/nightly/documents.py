@@ -11,7 +11,7 @@ from pipeline.errors import MissingError
 from pipeline.ragged import Ints
 
 
-def packed(rows: pa.Table) -> pa.Table:
+def group_by_document(rows: pa.Table) -> pa.Table:
     """A row a document: `text_hash`, and `rows`, the list of its rows, one or one for each window."""
     chunked = "chunk" in rows.column_names
     first = np.flatnonzero(rows.column("chunk").to_numpy() == 0) if chunked else np.arange(rows.num_rows)
@@ -21,11 +21,11 @@ def packed(rows: pa.Table) -> pa.Table:
     return pa.table({"text_hash": hashes, "rows": pa.ListArray.from_arrays(offsets, values)})
 
 
-def matched(known: pa.Table, hashes: pa.Array) -> tuple[Ints, pa.Table]:
+def match_hashes(known: pa.Table, hashes: pa.Array) -> tuple[Ints, pa.Table]:
     """Which texts have known vectors, and their rows.
 
     Args:
-        known: documents, `packed`.  hashes: (N,) of texts.
+        known: documents, `group_by_document`.  hashes: (N,) of texts.
 
     Returns:
         (R,) for each row the text that it is of, ascending; and the rows.
@@ -37,7 +37,7 @@ def matched(known: pa.Table, hashes: pa.Array) -> tuple[Ints, pa.Table]:
     return np.repeat(texts, counts), pa.Table.from_struct_array(lists.flatten())
 
 
-def load(dataset: Dataset, split_id: str) -> pa.Table | None:
+def read_matches(dataset: Dataset, split_id: str) -> pa.Table | None:
     """The documents that matching the whole dataset found for a split; None where it found none."""
     path = dataset.layout.matches(split_id)
     try:

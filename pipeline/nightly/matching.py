@@ -24,7 +24,7 @@ DOCUMENTS_PER_BUCKET = 50_000
 
 
 def base_documents(row: pa.Table, base: Base, kind: pa.DataType, buckets: int) -> pa.Table:
-    """The documents of a shard of the base (`reuse.packed`), each with its bucket; none of a damaged one.
+    """Returns the documents of a shard of the base (`group_by_document`) with their buckets; none if damaged.
 
     Args:
         kind: the type of `rows`. Ray can't shuffle blocks without columns: a damaged shard's has them too.

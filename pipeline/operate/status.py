@@ -120,7 +120,7 @@ def standing(dataset: Dataset, now: datetime.datetime | None = None) -> Standing
         StorageError: storage failed.
     """
     now = now or datetime.datetime.now(datetime.UTC)
-    plan = dataset.frozen_plan() if dataset.identity() else None
+    plan = dataset.plan() if dataset.identity() else None
     if plan is None:
         return Standing(dataset.layout.root, "not started", now)
     shards, complete = dataset.shards(), dataset.complete()

@@ -15,7 +15,6 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
@@ -23,7 +22,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline import schema, telemetry
-from pipeline.config.location import Options, check_url, protocol_of
+from pipeline.config.location import Options, absolute, check_url, protocol_of, refuse_relative
 from pipeline.config.sections import Config
 from pipeline.dataset.dataset import Dataset
 from pipeline.dataset.expected import Expected
@@ -123,10 +122,8 @@ def root(path: str) -> str:
         raise ConfigError(str(error), "dataset", path) from None
     if "://" in path:
         return path.rstrip("/")
-    if os.environ.get("RAY_ADDRESS") and not Path(path).is_absolute():
-        hint = "make it absolute, or a URL"
-        raise ConfigError("a relative path is another place on each node", "dataset", path, hint)
-    return os.path.abspath(path)  # noqa: PTH100  (no links followed)
+    refuse_relative(path, "dataset")
+    return absolute(path)
 
 
 @dataclass

@@ -5,6 +5,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,8 @@ from tokenizers import Regex, models, pre_tokenizers
 from tokenizers import Tokenizer as Backend
 
 from pipeline import cli
-from pipeline.cli import examples
 from pipeline.cli.main import COMMANDS
-from pipeline.cli.output import byte_size, duration, show_lines
+from pipeline.cli.output import show_lines
 from pipeline.errors import ExitCode
 from tests.conftest import write_config
 from tests.embed.test_stages import CATASTROPHIC, with_tokenizer
@@ -137,14 +137,14 @@ def test_a_night_is_of_a_series_and_of_a_date(job: Job, tmp_path: Path, written:
     assert (shown["copied"], shown["embedded"], shown["gone"]) == ("60", "0", "0")
 
 
-@pytest.mark.parametrize("command", list(examples.OF))
+@pytest.mark.parametrize("command", list(COMMANDS))
 def test_help_of_a_command_ends_with_examples_that_parse(
     command: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit, match="0"):
         cli.main([command, "--help"])
     shown = capsys.readouterr().out
-    for example, what in examples.OF[command]:
+    for example, what in COMMANDS[command].examples:
         assert f"  # {what}\n  python -m pipeline {example}\n" in shown
         assert cli.parser().parse_args(shlex.split(example)).command
 
@@ -152,7 +152,7 @@ def test_help_of_a_command_ends_with_examples_that_parse(
 def test_every_command_has_examples() -> None:
     with pytest.raises(SystemExit):
         cli.parser().parse_args(["no-such-command"])
-    assert set(examples.OF) == set(COMMANDS)
+    assert all(command.examples for command in COMMANDS.values())
 
 
 def test_bash_completes_commands_and_options() -> None:
@@ -231,21 +231,6 @@ def test_lines_are_aligned_wrapped_and_steer_nothing(capsys: pytest.CaptureFixtu
     assert lines[3:] == [" " * 10 + "on"]
 
 
-@pytest.mark.parametrize(
-    ("seconds", "said"),
-    [(0.4, "0 s"), (119, "119 s"), (120, "2.0 min"), (7200, "2.0 h"), (400_000, "4.6 days")],
-)
-def test_durations_are_told_in_the_unit_that_reads_best(seconds: float, said: str) -> None:
-    assert duration(seconds) == said
-
-
-@pytest.mark.parametrize(
-    ("count", "said"), [(999, "999 bytes"), (1000, "1.0 kB"), (12_345_678, "12.3 MB"), (5e15, "5.0 PB")]
-)
-def test_bytes_are_told_in_the_largest_unit(count: float, said: str) -> None:
-    assert byte_size(count) == said
-
-
 def test_a_panic_in_rust_has_its_last_line_too(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -256,7 +241,7 @@ def test_a_panic_in_rust_has_its_last_line_too(
         backend.pre_tokenizer = pre_tokenizers.Split(Regex("(a+a+)+b"), "isolated")
         backend.encode("a" * 40 + "c")
 
-    monkeypatch.setitem(COMMANDS, "completion", (panicking, "panics"))
+    monkeypatch.setitem(COMMANDS, "completion", replace(COMMANDS["completion"], run=panicking))
     assert cli.main(["completion", "bash"]) == ExitCode.BUG
     last = capsys.readouterr().err.splitlines()[-1]
     assert last.startswith("exit 1: a bug of ours: PanicException(")

@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline import parsing
+from pipeline.nightly.documents import read_matches
 from pipeline.plan.plan import COLUMNS_KEY
 from tests.conftest import write_config
 from tests.reports import ended
@@ -101,7 +102,7 @@ from pipeline.dataset.dataset import Dataset
 from pipeline.dataset.identity import Identity
 from pipeline.errors import PipelineError
 from pipeline.model import checkpoint
-from pipeline.nightly import reuse
+from pipeline.nightly.choose_base import open_base
 from pipeline.plan.plan import Plan
 for command in ({["status", job]}, {["status", str(folder / "out")]}, {["verify", str(folder / "out")]},
                 {["report", job, "--to", str(folder / "page.html")]}, {["search", job, "memory"]}):
@@ -112,7 +113,7 @@ try:
 except PipelineError as error:
     print(error)
 identity = Identity.of(parsed, checkpoint.resolve(parsed.model.name))
-base = reuse.usable({str(folder / "out")!r}, identity, parsed.output.options)
+base = open_base({str(folder / "out")!r}, identity, parsed.output.options)
 for shard in Dataset.of(parsed).shards():
     documents = base and base.documents(shard)
     if documents is not None:
@@ -202,14 +203,13 @@ def test_the_columns_that_a_plan_tells_of_are_plain(folder: Path, tmp_path: Path
 
 def test_forged_matches_run_nothing_and_cost_reuse(tmp_path: Path) -> None:
     from pipeline.dataset.dataset import Dataset
-    from pipeline.nightly import reuse
 
     path = tmp_path / "matches/part-a.parquet"
     path.parent.mkdir()
     rows = pa.StructArray.from_arrays([pickled(1, tmp_path / "ran")], ["embedding"])
     lists = pa.ListArray.from_arrays(pa.array([0, 1], pa.int32()), rows)
     pq.write_table(pa.table({"text_hash": [b"0" * 16], "rows": lists}), path)
-    assert reuse.load(Dataset(str(tmp_path)), "a") is None
+    assert read_matches(Dataset(str(tmp_path)), "a") is None
     assert not (tmp_path / "ran").exists()
 
 

@@ -10,6 +10,16 @@ from pipeline.model import checkpoint
 ROOT = Path(__file__).parents[2]
 
 
+def test_arguments_override_the_file() -> None:
+    from jobs import distill
+
+    settings = distill.load(
+        ROOT / "configs/distill.yaml", ["work=/x", "corpus.texts=5", "student.num_hidden_layers=2"]
+    )
+    assert (settings.work, settings.corpus.texts, settings.student["num_hidden_layers"]) == (Path("/x"), 5, 2)
+    assert settings.corpus.held_out == 4000
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 def test_a_short_distillation_teaches_something(tmp_path: Path) -> None:

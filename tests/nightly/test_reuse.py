@@ -32,7 +32,9 @@ from pipeline.errors import DeniedError, ExitCode, OtherDatasetError, StorageErr
 from pipeline.model.check import usable_checkpoint
 from pipeline.model.checkpoint import Checkpoint
 from pipeline.nightly import base as base_module
-from pipeline.nightly import reuse
+from pipeline.nightly import copy_shards
+from pipeline.nightly.base import Digests, base_of
+from pipeline.nightly.choose_base import recorded_base, resolve_base
 from pipeline.plan.plan import Plan
 from tests.conftest import read_dataset, texts
 from tests.splits import embedded
@@ -73,12 +75,12 @@ class Night:
         parsed = parse_config(values)
         model = checkpoint(parsed)
         dataset, identity = Dataset.of(parsed), Identity.of(parsed, model)
-        if identity.dataset_digest in _PLANS and not dataset.plan():
-            dataset.claim(identity, parsed, reuse.chosen(parsed))
+        if identity.dataset_digest in _PLANS and not dataset.plan_bytes():
+            dataset.claim(identity, parsed, resolve_base(parsed))
             dataset.freeze(_PLANS[identity.dataset_digest])
         frozen = run.frozen_plan(parsed, dataset, identity, model)
         _PLANS[identity.dataset_digest] = frozen.to_bytes()
-        base = reuse.adopted(dataset, identity, parsed.output.options)
+        base = recorded_base(dataset, identity, parsed.output.options)
         job = run._job(parsed, model, identity, frozen, base)
         dataset.storage.put(dataset.layout.attempt(job.attempt), b"{}")
         return cls(dataset, frozen, identity, job)
@@ -87,12 +89,12 @@ class Night:
         """What the driver does first."""
         if self.job.base is None:
             return []
-        base = reuse.base_of(self.job.base, self.job.config.output.options, self.job.base_digests)
-        return list(reuse.copy(base, self.dataset, self.identity, self.plan))
+        base = base_of(self.job.base, self.job.config.output.options, self.job.base_digests)
+        return list(copy_shards.copy_shards(base, self.dataset, self.identity, self.plan))
 
     def embed(self) -> list[Failure]:
         """What workers do with what is pending."""
-        reuse.base_of.cache_clear()  # a worker is another process than the driver
+        base_of.cache_clear()  # a worker is another process than the driver
         ended: list[ShardRecord | Failure] = []
         for scan in self.plan.pending(self.dataset.shards()).scans():
             ended += embedded(scan, self.job, replica(self.job))
@@ -137,10 +139,10 @@ def split_of(shard: Path) -> str:
 
 @pytest.fixture(autouse=True)
 def _fresh_process() -> Iterator[None]:
-    reuse.base_of.cache_clear()
+    base_of.cache_clear()
     base_module._hashes.cache_clear()
     yield
-    reuse.base_of.cache_clear()
+    base_of.cache_clear()
 
 
 @pytest.fixture(scope="module")
@@ -202,7 +204,7 @@ def test_what_is_unchanged_is_copied(values: Values) -> None:
 @pytest.mark.usefixtures("old")
 def test_what_is_not_copied_is_reused(values: Values) -> None:
     night = Night.starts(values("new"))
-    assert night.job.base_digests == reuse.Digests.of(night.identity)
+    assert night.job.base_digests == Digests.of(night.identity)
     assert counts(night.ends(copy=False))["reused"] == 60
 
 
@@ -323,7 +325,7 @@ def test_a_damaged_base_costs_reuse_and_never_the_night(
     """Frozen in dataset.json by an attempt that died: what every later driver finds."""
     night = Night.starts(values("new"))
     damage(old / file, how)
-    reuse.base_of.cache_clear()
+    base_of.cache_clear()
     with caplog.at_level(logging.WARNING, "pipeline"):
         if when == "before":
             night = Night.starts(values("new"))

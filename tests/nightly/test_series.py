@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 import pytest
 
 from pipeline import cli, storage, telemetry
-from pipeline.cli.series_verify import series_of
+from pipeline.cli.arguments import series_of
 from pipeline.config.load import parse_config
 from pipeline.dataset.dataset import Dataset
 from pipeline.dataset.identity import Identity

@@ -158,7 +158,7 @@ def test_status_of_a_config_of_its_folder_and_as_json(
     assert text.splitlines()[0].startswith(f"{tmp_path}/out: no sign of life since 2026-11-25 12:04:00 UTC, ")
     assert "3 of 6 done (50.0 %), 3 pending" in text
     assert "rejects  6: null 4, blank 2" in text
-    assert "0.1 rows/s, 0.5 splits/min over the 4.0 min" in text
+    assert "0.1 rows/s, 0.5 splits/min over the 4 min" in text
     assert "a1, on here, process 7, since 2026-11-25 12:00:00 UTC\n" in text
     assert (
         "a0, on here, process 7, since 2026-11-25 12:00:00 UTC; ended 2026-11-25 11:00:00 UTC, exit 4" in text

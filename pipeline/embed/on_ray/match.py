@@ -11,7 +11,7 @@ from pipeline.embed.on_ray.cluster import cluster, stopped
 from pipeline.embed.on_ray.feed import MOST_BLOCKS, feed, set_context
 from pipeline.embed.on_ray.graph import held
 from pipeline.nightly import matching
-from pipeline.nightly.reuse import Base
+from pipeline.nightly.base import Base
 from pipeline.plan.plan import Plan
 
 SHUFFLE_BLOCK_BYTES = 128 << 20

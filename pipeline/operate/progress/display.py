@@ -5,6 +5,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from pipeline.humanize import clock, plural
 from pipeline.operate.progress import log_line
 from pipeline.operate.progress.counts import Moment, Rate
 from pipeline.operate.progress.stages import BUSY
@@ -26,7 +27,7 @@ def _whole(moment: Moment, width: int) -> RenderableType:
     """The bar of all splits."""
     source = log_line.source_done(moment) if width >= ROOMY else ""
     splits = f"{moment.done:,}/{moment.total.splits:,} splits"
-    parts = [log_line.percent(moment), splits, source, f"ETA {log_line.duration(moment.eta)}"]
+    parts = [log_line.percent(moment), splits, source, f"ETA {clock(moment.eta)}"]
     table = Table.grid(padding=(0, 2), expand=False)
     shown = [Text(part, "bold" if part == parts[0] else "") for part in parts if part]
     bar = max(10, width - sum(len(each) + 2 for each in shown) - 1)
@@ -51,13 +52,12 @@ def _notes(moment: Moment, width: int) -> RenderableType:
     """What went wrong, in colour where something did, and what was not of this run."""
     notes = Text(overflow="ellipsis", no_wrap=True)
     notes.append(f"{moment.rejects:,} rejects", "yellow" if moment.rejects else "")
-    failed = "failed split" if moment.failed == 1 else "failed splits"
-    notes.append(f"   {moment.failed:,} {failed}", "bold red" if moment.failed else "")
+    notes.append(f"   {plural(moment.failed, 'failed split')}", "bold red" if moment.failed else "")
     if moment.total.before:
         notes.append(f"   {moment.total.before:,} before", "dim")
     if moment.taken_over:
         notes.append(f"   {moment.taken_over:,} taken over", "dim")
-    return notes.append(f"   {log_line.duration(moment.seconds)} so far" if width >= ROOMY else "", "dim")
+    return notes.append(f"   {clock(moment.seconds)} so far" if width >= ROOMY else "", "dim")
 
 
 def _stages(moment: Moment, width: int) -> RenderableType:

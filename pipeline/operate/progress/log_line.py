@@ -1,5 +1,6 @@
 """Where a run stands, in one line of a log; and how often to say it."""
 
+from pipeline.humanize import clock, size_of
 from pipeline.operate.progress.counts import Moment
 
 FIRST_SECONDS, MOST_SECONDS = 5.0, 60.0
@@ -18,7 +19,7 @@ def standing(moment: Moment) -> str:
     if rows.overall:
         said += [f"{rows.now:,.0f} rows/s", f"{tokens.now:,.0f} tokens/s"]
         said += [f"(overall {rows.overall:,.0f} and {tokens.overall:,.0f})"]
-    said += [f"{moment.rejects:,} rejects", f"{moment.failed:,} failed", f"ETA {duration(moment.eta)}"]
+    said += [f"{moment.rejects:,} rejects", f"{moment.failed:,} failed", f"ETA {clock(moment.eta)}"]
     return "  ".join([*said, stages(moment)])
 
 
@@ -26,7 +27,7 @@ def ended(moment: Moment) -> str:
     """What a run has come to, by rates of all of it."""
     said = [
         done(moment), f"{moment.row_rate.overall:,.0f} rows/s", f"{moment.token_rate.overall:,.0f} tokens/s",
-        f"{moment.rejects:,} rejects", f"{moment.failed:,} failed", f"in {duration(moment.seconds)}",
+        f"{moment.rejects:,} rejects", f"{moment.failed:,} failed", f"in {clock(moment.seconds)}",
     ]  # fmt: skip
     return "  ".join(said)
 
@@ -49,12 +50,8 @@ def source_done(moment: Moment) -> str:
     if total.unit == "rows":
         return f"{moment.amount:,.0f}/{total.amount:,} rows"
     if total.unit == "bytes":
-        size, unit = next((size, unit) for size, unit in SIZES if total.amount >= size or size == 1)
-        return f"{moment.amount / size:.3g}/{total.amount / size:.3g} {unit}"
+        return size_of(moment.amount, total.amount)
     return ""
-
-
-SIZES = ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB"), (1, "bytes"))
 
 
 def stages(moment: Moment) -> str:
@@ -70,14 +67,3 @@ def stages(moment: Moment) -> str:
 
 def share(busy: float | None) -> str:
     return "-" if busy is None else f"{busy:.0%}"
-
-
-def duration(seconds: float | None) -> str:
-    """`45s`, `1m34s`, `2h05m`, `3d04h`; `?` where it is not known."""
-    if seconds is None:
-        return "?"
-    whole = round(seconds)
-    for size, unit, part, part_unit in ((86400, "d", 3600, "h"), (3600, "h", 60, "m"), (60, "m", 1, "s")):
-        if whole >= size:
-            return f"{whole // size}{unit}{whole % size // part:02d}{part_unit}"
-    return f"{whole}s"

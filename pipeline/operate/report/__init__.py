@@ -7,7 +7,7 @@ over the data. Whatever goes wrong here never fails a run. Starts without Ray an
 import datetime
 
 from pipeline import telemetry
-from pipeline.operate.report.markup import message
+from pipeline.errors import one_line
 from pipeline.operate.report.page import page
 from pipeline.operate.report.subject import Subject
 
@@ -19,5 +19,5 @@ def attempted(subject: Subject) -> bytes | None:
     try:
         return page(subject, datetime.datetime.now(datetime.UTC))
     except Exception as error:  # the boundary: a run is not to fail for want of its report
-        telemetry.event("report not made", reason=message(str(error)) or repr(error))
+        telemetry.event("report not made", reason=one_line(error))
         return None

@@ -5,15 +5,16 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import yaml
+from markupsafe import Markup
 
-from pipeline.errors import ExitCode
+from pipeline.errors import LONGEST, ExitCode
+from pipeline.humanize import count, duration, plural, short, size
 from pipeline.operate.report import figures
 from pipeline.operate.report.figures import SourceCounts, Throughput
-from pipeline.operate.report.markup import Markup, beginning, element, join, message
-from pipeline.operate.report.parts import LONGEST_REASON, NOT_KNOWN, NOTHING, section, some, table
-from pipeline.operate.report.quantities import count, duration, short, size
+from pipeline.operate.report.markup import beginning, element, join
+from pipeline.operate.report.parts import LONGEST_REASON, NOT_KNOWN, NOTHING, section, table
 from pipeline.operate.report.subject import Subject
-from pipeline.sanitize import redact
+from pipeline.sanitize import first_line, redact
 
 MOST_ATTEMPTS = 10
 LONGEST_CONFIG = 50_000
@@ -39,7 +40,7 @@ def headline(subject: Subject) -> Markup:
         element("p", "Embedding report", class_="eyebrow"),
         element("h1", subject.dataset.layout.root.rpartition("/")[2]),
         element("p", element("strong", word, class_=f"verdict {kind}"), _when(flow), class_="status"),
-        element("p", message(subject.reason), class_="reason") if kind == "bad" else NOTHING,
+        element("p", first_line(subject.reason, LONGEST), class_="reason") if kind == "bad" else NOTHING,
         element("p", "Model ", element("b", model), " · ", element("span", subject.dataset.layout.root)),
         element(
             "dl", *(element("div", element("dt", name), element("dd", value)) for name, value in figures_)
@@ -53,7 +54,7 @@ def _verdict(subject: Subject) -> tuple[str, str]:
         done = subject.summary["shards"] < subject.summary["splits"]
         return ("Unfinished" if done and subject.code is ExitCode.RETRYABLE else "Not complete"), "bad"
     failed = len(subject.failed_files)
-    return (f"Complete, but for {some(failed, 'failed file')}", "warn") if failed else ("Complete", "good")
+    return (f"Complete, but for {plural(failed, 'failed file')}", "warn") if failed else ("Complete", "good")
 
 
 def _when(flow: Throughput | None) -> str:
@@ -102,8 +103,8 @@ def _source_line(counts: SourceCounts) -> Sequence[object]:
 def _failed_files(failed: Mapping[str, str]) -> Markup:
     if not failed:
         return NOTHING
-    rows = [(file, beginning(message(reason), LONGEST_REASON)) for file, reason in failed.items()]
-    return join(element("h3", some(len(failed), "failed file")), table(("file", "reason"), rows))
+    rows = [(file, beginning(first_line(reason), LONGEST_REASON)) for file, reason in failed.items()]
+    return join(element("h3", plural(len(failed), "failed file")), table(("file", "reason"), rows))
 
 
 def attempts(subject: Subject) -> Markup:
@@ -121,7 +122,7 @@ def attempts(subject: Subject) -> Markup:
         for each in shown
     ]
     heads = ("attempt", "started (UTC)", "host", "shards", "rows", "how it ended")
-    sentence = f"{some(len(subject.attempts), 'attempt')} at this dataset."
+    sentence = f"{plural(len(subject.attempts), 'attempt')} at this dataset."
     if len(subject.attempts) > MOST_ATTEMPTS:
         sentence += f" The last {MOST_ATTEMPTS} are shown."
     return section("Attempts", sentence, table(heads, lines, numbers=heads[3:5]))
@@ -137,7 +138,7 @@ def _by_attempt(subject: Subject) -> dict[str, tuple[int, int]]:
 def _ended(attempt: Mapping[str, Any]) -> str:
     if "code" not in attempt:
         return "is running, or was killed"
-    return f"exit {attempt['code']}: {beginning(message(attempt['reason']), LONGEST_REASON)}"
+    return f"exit {attempt['code']}: {beginning(first_line(attempt['reason']), LONGEST_REASON)}"
 
 
 def made_with(subject: Subject) -> Markup:

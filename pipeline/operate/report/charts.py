@@ -8,8 +8,10 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from pipeline.operate.report.markup import Markup, element, join
-from pipeline.operate.report.quantities import Tick, round_step, ticks
+from markupsafe import Markup
+
+from pipeline.operate.report.axis import Tick, round_step, ticks
+from pipeline.operate.report.markup import element, join
 
 WIDE, HALF, NARROW = 960, 460, 340
 HEIGHT = 240

@@ -5,13 +5,16 @@ Nothing here may fail a report: what can't be read is told of in its place.
 
 from collections.abc import Sequence
 
+from markupsafe import Markup
+
 from pipeline import telemetry
+from pipeline.errors import one_line
+from pipeline.humanize import count, plural, share
 from pipeline.operate.report import sample
 from pipeline.operate.report.charts import HALF, Bar, Bars, Dot, Dots, both
-from pipeline.operate.report.markup import Markup, beginning, element, end, markup, message
-from pipeline.operate.report.parts import LONGEST_PLACE, MOST_LINES, NOT_KNOWN, NOTHING, section, some, table
+from pipeline.operate.report.markup import beginning, element, end, markup
+from pipeline.operate.report.parts import LONGEST_PLACE, MOST_LINES, NOT_KNOWN, NOTHING, section, table
 from pipeline.operate.report.projection import OTHER, Colours, Projection, colours, project
-from pipeline.operate.report.quantities import count, share
 from pipeline.operate.report.sample import Sample
 from pipeline.operate.report.subject import Subject
 from pipeline.operate.report.texts import LONGEST
@@ -30,7 +33,7 @@ def rejects(subject: Subject) -> Markup:
     chart = Bars(label="Rejected rows by reason", x_title="rows", bars=bars)
     transient = subject.summary["transient"]
     sentence = (
-        f"{some(whole, 'row')}, {share(whole, subject.summary['documents'])} of the source; "
+        f"{plural(whole, 'row')}, {share(whole, subject.summary['documents'])} of the source; "
         f"{count(transient)} may be mended by another try (retry-rejects)."
     )
     return section("Rejected rows", sentence, both(chart, HALF), _examples(subject))
@@ -41,7 +44,7 @@ def _examples(subject: Subject) -> Markup:
     try:
         found = sample.rejected(subject.dataset, subject.records)
     except Exception as error:  # the boundary: a report without examples is better than none
-        telemetry.event("rejects not shown", reason=message(str(error)))
+        telemetry.event("rejects not shown", reason=one_line(error))
         return element("p", "Examples could not be read.")
     shown = subject.config.report.samples and subject.config.report.texts
     lines = [
@@ -64,7 +67,7 @@ def map_(subject: Subject) -> Markup:
     try:
         drawn = sample.drawn(subject.config, subject.dataset, subject.plan, subject.records)
     except Exception as error:  # the boundary: a report without its map is better than none
-        telemetry.event("vectors not shown", reason=message(str(error)))
+        telemetry.event("vectors not shown", reason=one_line(error))
         return section(title, "The sampled shards could not be read.")
     projected = project(drawn.vectors) if drawn else None
     if drawn is None or projected is None:
@@ -82,7 +85,7 @@ def _about(subject: Subject, drawn: Sample, projected: Projection, coloured: Col
     read = "Point at one, or touch it, to read the start of its text. " if any(drawn.texts) else ""
     return (
         f"{count(len(drawn.vectors))} of {count(subject.summary['rows'])} rows, drawn from "
-        f"{some(drawn.shards, 'shard')}, by their first two principal components (PCA), which hold {first} "
+        f"{plural(drawn.shards, 'shard')}, by their first two principal components (PCA), which hold {first} "
         f"and {second} of the variance: rows that are near here may be far apart in the others. {read}"
         f"Colour: {coloured.column}."
     )

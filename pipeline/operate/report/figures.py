@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline import schema
-from pipeline.operate.report.quantities import round_step
+from pipeline.operate.report.axis import round_step
 from pipeline.plan.plan import Plan
 from pipeline.ragged import Ints, spread
 

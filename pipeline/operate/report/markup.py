@@ -1,22 +1,13 @@
 """HTML and SVG that is escaped by construction: what is not `Markup` is text, and escaped when put in."""
 
-import html
 import re
 
-from pipeline.sanitize import redact
-
-
-class Markup(str):
-    """Markup of ours, in which every text of others is escaped already."""
-
-    __slots__ = ()
+from markupsafe import Markup, escape
 
 
 def markup(value: object) -> Markup:
     """A value as markup; text without what can't be shown."""
-    if isinstance(value, Markup):
-        return value
-    return Markup(html.escape(_UNSHOWN.sub("\ufffd", str(value))))
+    return value if isinstance(value, Markup) else escape(_UNSHOWN.sub("\ufffd", str(value)))
 
 
 def element(name: str, *content: object, **attributes: object) -> Markup:
@@ -32,11 +23,6 @@ def element(name: str, *content: object, **attributes: object) -> Markup:
 def join(*content: object) -> Markup:
     """One thing after the other."""
     return Markup("".join(map(markup, content)))
-
-
-def message(text: str) -> str:
-    """What a library or a storage said, its first line without credentials."""
-    return redact(text.splitlines()[0] if text else "")
 
 
 def beginning(text: str, width: int) -> str:

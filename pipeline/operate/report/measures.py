@@ -4,14 +4,17 @@ import bisect
 from collections.abc import Callable, Sequence
 
 import pyarrow as pa
+from markupsafe import Markup
 
 from pipeline import schema
+from pipeline.humanize import count, duration, plural, share, short, size
 from pipeline.operate.report import figures
+from pipeline.operate.report.axis import time_ticks
 from pipeline.operate.report.charts import HALF, Bar, Bars, Columns, both
-from pipeline.operate.report.markup import Markup, element, message
-from pipeline.operate.report.parts import NOTHING, section, some
-from pipeline.operate.report.quantities import count, duration, share, short, size, time_ticks
+from pipeline.operate.report.markup import element
+from pipeline.operate.report.parts import NOTHING, section
 from pipeline.operate.report.subject import Subject
+from pipeline.sanitize import first_line
 
 MOST_MARKS = 10
 """Attempts whose start is marked; of more none is."""
@@ -94,7 +97,7 @@ def lengths(subject: Subject) -> Markup:
     buckets = schema.TOKEN_BUCKETS
     heights = [int(rows[at]) if at < len(rows) else 0 for at in range(first, stop)]
     told = [
-        f"{_range(at)} tokens: {some(rows_, 'row')} ({share(rows_, most)})"
+        f"{_range(at)} tokens: {plural(rows_, 'row')} ({share(rows_, most)})"
         for at, rows_ in zip(range(first, stop), heights, strict=True)
     ]
     median, truncated = figures.median_bucket(rows), subject.summary["truncated"]
@@ -111,7 +114,7 @@ def lengths(subject: Subject) -> Markup:
     sentence = (
         f"Half of the rows have at most {count(median)} tokens, "
         f"{subject.summary['tokens'] / max(subject.summary['rows'], 1):.1f} on average. "
-        f"{some(truncated, 'row')} ({share(truncated, subject.summary['rows'])}) "
+        f"{plural(truncated, 'row')} ({share(truncated, subject.summary['rows'])}) "
         f"{'was' if truncated == 1 else 'were'} cut off at the limit."
     )
     return section("Lengths of the texts", sentence, both(chart))
@@ -142,7 +145,7 @@ def shards(subject: Subject) -> Markup:
     ]
     rows, stored = subject.summary["rows"], subject.summary["file_bytes"]
     sentence = (
-        f"{some(records.num_rows, 'shard')}, {size(stored / records.num_rows)} and "
+        f"{plural(records.num_rows, 'shard')}, {size(stored / records.num_rows)} and "
         f"{count(rows / records.num_rows)} rows each on average; {size(stored / max(rows, 1))} a row."
     )
     return section("Shards", sentence, element("div", *charts, class_="pair"))
@@ -159,7 +162,7 @@ def _sizes(records: pa.Table, column: str, title: str, told: Callable[[float], s
         edges=edges,
         heights=counts,
         told=[
-            f"{told(low)} to {told(high)}: {some(shards_, 'shard')}"
+            f"{told(low)} to {told(high)}: {plural(shards_, 'shard')}"
             for low, high, shards_ in zip(edges, edges[1:], counts, strict=False)
         ],
         x_ticks=[(at, short(at) if told is count else told(at)) for at in _every(edges, 5)],
@@ -181,7 +184,7 @@ def origins(subject: Subject) -> Markup:
         )
     ]  # fmt: skip
     sentence = (
-        f"From {message(summary['base'])}. {some(summary['gone'], 'row')} of it are gone; about "
+        f"From {first_line(summary['base'])}. {plural(summary['gone'], 'row')} of it are gone; about "
         f"{duration(summary['encode_seconds_saved'])} of encoding were saved."
     )
     chart = Bars(label="Rows by origin", x_title="rows", bars=bars)

@@ -9,9 +9,11 @@ import datetime
 from hashlib import sha256
 from pathlib import Path
 
+from markupsafe import Markup
+
 import pipeline
 from pipeline.operate.report import account, excerpts, measures
-from pipeline.operate.report.markup import Markup, element, join, markup
+from pipeline.operate.report.markup import element, join
 from pipeline.operate.report.subject import Subject
 
 _FOLDER = Path(__file__).parent
@@ -65,7 +67,7 @@ def _policy() -> Markup:
         "base-uri 'none'",
         "form-action 'none'",
     )
-    return Markup(markup("; ".join(rules)).replace("&#x27;", "'"))
+    return Markup("; ".join(rules))
 
 
 def _hash(content: str) -> str:

@@ -1,9 +1,11 @@
-"""What sections of the page are built of: headings, sentences, tables, and numbers with their nouns."""
+"""What sections of the page are built of: headings, sentences, tables."""
 
 from collections.abc import Sequence
 
-from pipeline.operate.report.markup import Markup, element, join
-from pipeline.operate.report.quantities import count
+from markupsafe import Markup
+
+from pipeline.humanize import count
+from pipeline.operate.report.markup import element, join
 
 NOTHING = Markup("")
 """Of a section that has nothing to tell."""
@@ -41,8 +43,3 @@ def table(heads: Sequence[str], rows: Sequence[Sequence[object]], numbers: Seque
     more = len(rows) - MOST_LINES
     whole = element("table", element("thead", element("tr", *cells)), element("tbody", *lines))
     return join(whole, element("p", f"and {count(more)} more", class_="about") if more > 0 else NOTHING)
-
-
-def some(number: int, what: str) -> str:
-    """`1 row`, `2 rows`."""
-    return f"{count(number)} {what}{'' if number == 1 else 's'}"

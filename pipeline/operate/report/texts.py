@@ -13,7 +13,8 @@ import pyarrow.compute as pc
 
 from pipeline import telemetry
 from pipeline.config.sections import Config
-from pipeline.operate.report.markup import beginning, message
+from pipeline.errors import one_line
+from pipeline.operate.report.markup import beginning
 from pipeline.plan.plan import Plan, piece_of
 from pipeline.source import lookup, reader
 from pipeline.source.formats import Piece
@@ -98,5 +99,5 @@ def _read(config: Config, wanted: _Wanted) -> list[str | None]:
     try:
         return list(lookup.documents(config, wanted.stretch, wanted.places)["text"].to_pylist())
     except Exception as error:  # the boundary: a source may be gone, changed or damaged, at no cost to us
-        telemetry.event("texts not shown", file=wanted.piece.source_file, reason=message(str(error)))
+        telemetry.event("texts not shown", file=wanted.piece.source_file, reason=one_line(error))
         return [None] * len(wanted.rows)

@@ -331,14 +331,6 @@ def test_lines_become_rarer() -> None:
     assert said[-1] - said[-2] == 60
 
 
-@pytest.mark.parametrize(
-    ("seconds", "shown"),
-    [(None, "?"), (0, "0s"), (59.4, "59s"), (94, "1m34s"), (7500, "2h05m"), (90_000, "1d01h")],
-)
-def test_durations(seconds: float | None, shown: str) -> None:
-    assert log_line.duration(seconds) == shown
-
-
 class Terminal:
     """A terminal behind standard error, and what is to be seen on it."""
 

@@ -1,0 +1,35 @@
+"""The command `rollback`: let readers of a series follow an older dataset."""
+
+from argparse import ArgumentParser, Namespace
+
+from pipeline.cli.arguments import series_of
+from pipeline.cli.command import Command
+from pipeline.cli.output import Said, show
+from pipeline.errors import ExitCode
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    way = parser.add_mutually_exclusive_group()
+    way.add_argument("--to", metavar="NAME", help="which dataset (default: the one before)")
+    way.add_argument("--unpin", action="store_true", help="follow the newest again, and later runs")
+
+
+def run(arguments: Namespace) -> Said:
+    series = series_of(arguments)
+    latest = series.unpin() if arguments.unpin else series.rollback(arguments.to)
+    show(arguments, {"series": series.layout.root, **latest.fields()})
+    return ExitCode.DONE, ""
+
+
+COMMAND = Command(
+    name="rollback",
+    help="let readers of a series follow an older dataset, until it is unpinned",
+    run=run,
+    add_arguments=add_arguments,
+    date=False,
+    examples=(
+        ("rollback configs/nightly.yaml", "let readers follow the dataset before"),
+        ("rollback configs/nightly.yaml --to 2026-11-24", "or one that is named"),
+        ("rollback configs/nightly.yaml --unpin", "let runs move them on again"),
+    ),
+)
