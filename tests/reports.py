@@ -17,13 +17,11 @@ from pipeline.dataset.dataset import Dataset
 from pipeline.dataset.identity import Identity
 from pipeline.dataset.record import Failure
 from pipeline.driver import run
-from pipeline.embed import stages
 from pipeline.embed.job import Job as Told
-from pipeline.embed.stages import Encode
 from pipeline.model import checkpoint
 from pipeline.model.embedding_spec import Recipe
 from pipeline.plan.plan import Plan
-from pipeline.plan.scan_row import feed_row
+from tests.flow import staged
 from tests.records import NOTHING
 
 Job = Callable[..., dict[str, Any]]
@@ -78,12 +76,8 @@ def embed(values: dict[str, Any], attempt: str = "attempt") -> tuple[Dataset, Pl
     dataset.storage.put(dataset.layout.attempt(attempt), json.dumps(told).encode())
     digests = identity.vector_digest, model.tokenizer_digest
     job = Told(parsed, frozen.columns, Recipe.of(model, parsed.model), None, *digests, attempt)
-    encode, failures = Encode(job), []
-    for scan in frozen.pending(dataset.shards()).scans():
-        for read in stages.read(pa.Table.from_pylist([feed_row(scan)]), job):
-            found = stages.result(stages.write(encode(read), job)["note"][0].as_py())
-            failures += [found] if isinstance(found, Failure) else []
-    return dataset, frozen, failures
+    arrived = staged(frozen.pending(dataset.shards()), job)
+    return dataset, frozen, [each for each in arrived if isinstance(each, Failure)]
 
 
 def ended(values: dict[str, Any]) -> Ending:

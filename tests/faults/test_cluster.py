@@ -25,11 +25,7 @@ def one_node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 
 def submit(ray: Cluster, config: Path) -> str:
     """What a job says, done or not."""
-    ray.submit(
-        "--submission-id", config.stem, f"--runtime-env-json={runtime()}",
-        "--", "python", "-m", "jobs.embed", str(config),
-    )  # fmt: skip
-    return ray.said(config.stem)
+    return ray.run(config.stem, f"python -m jobs.embed {config}", runtime())
 
 
 def put(corpus: Path, row: int, text: str) -> None:
