@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -152,16 +153,19 @@ def test_a_killed_driver_resumes_exactly(config: Callable[[str], Path], tmp_path
 
 
 @pytest.mark.usefixtures("ray_cluster")
+@pytest.mark.parametrize("killed", [False, True])
 def test_a_driver_that_comes_to_an_output_at_which_another_works(
-    config: Callable[[str], Path], tmp_path: Path
+    config: Callable[[str], Path], tmp_path: Path, killed: bool
 ) -> None:
-    """And both work on to the end."""
+    """And both work on to the end, or the first one is killed meanwhile."""
     job, output = config("shared"), tmp_path / "shared"
     first = start(job)
     reach(first, output, "some shards")
+    if killed:
+        threading.Timer(1, first.kill).start()
     resume(job)
     _, log = first.communicate(timeout=240)
-    assert first.returncode == ExitCode.DONE, log
+    assert first.returncode in ([-signal.SIGKILL, ExitCode.DONE] if killed else [ExitCode.DONE]), log
     assert_exact(output)
     assert len(list((output / "ledger").glob("*.json"))) == 2
 
