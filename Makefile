@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 # A cluster that happens to run on this machine must not be joined by demos and tests.
 unexport RAY_ADDRESS
 
-.PHONY: help demo test test-slow lint bench bench-gpu bench-tokenizer bench-encoder bench-storage distill docs lock sbom audit clean
+.PHONY: help demo test test-full test-slow lint bench bench-gpu bench-tokenizer bench-encoder bench-storage distill docs lock sbom audit clean
 help:            ## show this list
 	@grep -hE '^[a-z-]+: .*##|^[a-z-]+:  +##' Makefile | sed -E 's/:.*## /\t/' | expand -t 17
 
@@ -34,10 +34,13 @@ $(READY): $(wildcard requirements*.lock) pyproject.toml
 demo: $(READY)   ## embed the docstrings of Python's standard library, start to finish
 	$(BIN)/python -m jobs.demo
 
-test: $(READY)   ## all tests but those of full size: half an hour or more on two cores
+test: $(READY)   ## a test of everything: a quarter of an hour on two cores
 	$(BIN)/python -m pytest
 
-test-slow: $(READY)   ## the full sizes: many kills, large files
+test-full: $(READY)   ## after that: more on Ray, more kills, nights and stalls; as long again
+	$(BIN)/python -m pytest -m 'full and not slow' --timeout 600
+
+test-slow: $(READY)   ## the full sizes: many kills, large files; hours
 	$(BIN)/python -m pytest -m slow --timeout 3600
 
 lint: $(READY)   ## ruff, mypy --strict, import-linter

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,17 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 # Those of the tests' own S3 server: Ray's workers have the environment that Ray was started in.
 os.environ.setdefault("AWS_ACCESS_KEY_ID", "test-key")
 os.environ.setdefault("AWS_SECRET_ACCESS_KEY", "test-secret")
+SHADOW = Path(__file__).parent / "shadow"
+"""Modules that tests and the processes that they start have in place of others: see there."""
+sys.path.insert(0, str(SHADOW))
+
+
+def python_path(*folders: Path | str) -> str:
+    """The PYTHONPATH of a process that a test starts."""
+    return os.pathsep.join(map(str, [SHADOW, *folders]))
+
+
+os.environ["PYTHONPATH"] = python_path(*filter(None, [os.environ.get("PYTHONPATH")]))
 
 PACKAGED = Path(__file__).parent.parent / "pipeline" / "model" / "albert-mini"
 
@@ -65,6 +77,32 @@ def ray_cluster() -> Iterator[None]:
     worker.print_to_stdstream = lambda *_, **__: None
     with private(num_cpus=2):
         yield
+
+
+@pytest.fixture(params=["here", pytest.param("on Ray", marks=pytest.mark.full)])
+def flow(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a job's stages run, for tests of what is around them: here; and in the full tier on Ray, too."""
+    if request.param == "here":
+        from tests.flow import use_no_ray
+
+        use_no_ray(monkeypatch)
+    else:
+        request.getfixturevalue("ray_cluster")
+
+
+only_on_ray = pytest.mark.parametrize("flow", ["on Ray"], indirect=True)
+"""Of a test with a `flow`: always on Ray, and never here."""
+
+
+@pytest.fixture(autouse=True)
+def surveyed_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Planning looks at Parquet in this process: another takes a second to start, in each of many tests.
+
+    The tests of `source`, and all processes that tests start, do it as it is done.
+    """
+    from pipeline.source import survey
+
+    monkeypatch.setattr(survey, "_processes_for", lambda *_: 0)
 
 
 def texts(count: int, start: int = 0) -> list[str]:

@@ -16,13 +16,12 @@ from pipeline.dataset.ending import Ending
 from pipeline.dataset.identity import Identity
 from pipeline.dataset.record import RECORD, Failure
 from pipeline.driver import attempt, run
-from pipeline.embed.encode import Encode
 from pipeline.embed.job import Job as Told
 from pipeline.model import checkpoint
 from pipeline.model.embedding_spec import Recipe
 from pipeline.plan.plan import Plan
+from tests.flow import staged
 from tests.records import NOTHING
-from tests.splits import embedded
 
 Job = Callable[..., dict[str, Any]]
 STARTED = "2026-11-25T12:00:00+00:00"
@@ -76,10 +75,8 @@ def embed(values: dict[str, Any], attempt: str = "attempt") -> tuple[Dataset, Pl
     dataset.storage.put(dataset.layout.attempt(attempt), json.dumps(told).encode())
     digests = identity.vector_digest, model.tokenizer_digest
     job = Told(parsed, frozen.columns, Recipe.of(model, parsed.model), None, *digests, attempt)
-    encode, failures = Encode(job), list[Failure]()
-    for scan in frozen.pending(dataset.shards()).scans():
-        failures += [each for each in embedded(scan, job, encode) if isinstance(each, Failure)]
-    return dataset, frozen, failures
+    arrived = staged(frozen.pending(dataset.shards()), job)
+    return dataset, frozen, [each for each in arrived if isinstance(each, Failure)]
 
 
 def ended(values: dict[str, Any]) -> Ending:

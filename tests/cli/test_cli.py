@@ -20,7 +20,7 @@ from pipeline.cli.main import COMMANDS
 from pipeline.cli.output import show_lines
 from pipeline.errors import ExitCode
 from tests.conftest import write_config
-from tests.embed.test_stages import CATASTROPHIC, with_tokenizer
+from tests.embed.test_read import CATASTROPHIC, with_tokenizer
 
 Job = Callable[..., dict[str, Any]]
 
@@ -39,7 +39,7 @@ def test_plan_says_what_would_be_done_and_does_nothing(
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.usefixtures("ray_cluster")
+@pytest.mark.usefixtures("flow")
 def test_run_plan_and_status_agree(written: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["status", str(written), "--json"]) == ExitCode.DONE
     assert json.loads(capsys.readouterr().out)["state"] == "not started"
@@ -55,7 +55,7 @@ def test_run_plan_and_status_agree(written: Path, capsys: pytest.CaptureFixture[
     assert json.loads(capsys.readouterr().out)["pending"] == 0
 
 
-@pytest.mark.usefixtures("ray_cluster")
+@pytest.mark.usefixtures("flow")
 def test_a_failed_file_is_the_last_line_and_stands_in_status(
     written: Path, corpus: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -113,13 +113,16 @@ def test_help_and_version(capsys: pytest.CaptureFixture[str]) -> None:
         assert shown in capsys.readouterr().out
 
 
-@pytest.mark.timeout(600)
-def test_a_night_is_of_a_series_and_of_a_date(job: Job, tmp_path: Path, written: Path) -> None:
+@pytest.mark.usefixtures("flow")
+def test_a_night_is_of_a_series_and_of_a_date(
+    job: Job, tmp_path: Path, written: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     def nightly(config: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "jobs.nightly", str(config), *arguments]
-        return subprocess.run(command, capture_output=True, text=True, check=False)
+        code = cli.main(["nightly", str(config), *arguments])
+        return subprocess.CompletedProcess(arguments, code, *capsys.readouterr())
 
-    done = nightly(written, "--run-date", "2026-11-25")
+    command = [sys.executable, "-m", "jobs.nightly", str(written), "--run-date", "2026-11-25"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode, "needs {run_date}" in done.stderr) == (ExitCode.CONFIG, True)
     values = job(output={"path": str(tmp_path / "series/{run_date}")}, reuse={"base": "latest"})
     series = write_config(tmp_path / "nightly.yaml", values)

@@ -13,6 +13,7 @@ from pipeline.config.load import load_config
 from pipeline.driver import run
 from pipeline.errors import ExitCode
 from tests.consumers import corpora, java, page
+from tests.flow import use_no_ray
 from tests.s3.server import environment, running_server
 
 DEMO = Path(__file__).parents[2] / "configs" / "demo.yaml"
@@ -20,14 +21,15 @@ DEMO = Path(__file__).parents[2] / "configs" / "demo.yaml"
 
 def embed(folder: Path, *overrides: str, job: Path = Path("job.yaml"), night: int = 25) -> None:
     """Run a job as somebody does who works in a folder."""
-    with chdir(folder):
+    with chdir(folder), pytest.MonkeyPatch.context() as patch:
+        use_no_ray(patch)
         loaded = load_config(str(job), overrides, datetime.date(2026, 11, night))
         ending = run.run(loaded, quiet=True)
     assert ending.code == ExitCode.DONE, ending.reason
 
 
 @pytest.fixture(scope="session")
-def folder(tmp_path_factory: pytest.TempPathFactory, ray_cluster: None) -> Path:
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where the page's sections are run: the articles, two nights of a series, other datasets."""
     folder = tmp_path_factory.mktemp("consumers")
     (folder / "job.yaml").write_text(page.job())

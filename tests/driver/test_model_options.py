@@ -21,7 +21,7 @@ from tests.driver.test_run import embed
 from tests.model.test_encoder import encode, reference
 
 Job = Callable[..., dict[str, Any]]
-pytestmark = pytest.mark.usefixtures("ray_cluster")
+pytestmark = pytest.mark.usefixtures("flow")
 LONG = [
     f"text {number}: " + "naïve words — and more " * (8 * (number % 4)) + "the end" for number in range(12)
 ]

@@ -19,7 +19,7 @@ from pipeline.nightly import Series
 from tests.conftest import read_dataset
 from tests.driver.test_reuse import FIRST
 
-pytestmark = pytest.mark.usefixtures("ray_cluster")
+pytestmark = pytest.mark.usefixtures("flow")
 Job = Callable[..., dict[str, Any]]
 
 

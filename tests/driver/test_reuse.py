@@ -17,9 +17,9 @@ from pipeline.dataset.ending import Ending
 from pipeline.driver import run
 from pipeline.errors import ConfigError, ExitCode, ResourceError
 from pipeline.nightly import Series
-from tests.conftest import make_checkpoint, read_dataset, texts
+from tests.conftest import make_checkpoint, only_on_ray, read_dataset, texts
 
-pytestmark = pytest.mark.usefixtures("ray_cluster")
+pytestmark = pytest.mark.usefixtures("flow")
 Job = Callable[..., dict[str, Any]]
 FIRST = datetime.date(2026, 11, 1)
 
@@ -84,6 +84,7 @@ def test_a_night_without_changes_copies_everything(nightly: Job, tmp_path: Path)
     assert (latest.dataset, latest.previous, latest.rows) == ("2026-11-02", "2026-11-01", 60)
 
 
+@only_on_ray
 def test_changed_rows_are_embedded_and_all_others_reused(nightly: Job, tmp_path: Path, corpus: Path) -> None:
     embed(nightly(), 0)
     table = pq.read_table(corpus / "1.parquet")
@@ -101,6 +102,7 @@ def test_changed_rows_are_embedded_and_all_others_reused(nightly: Job, tmp_path:
     assert_like_a_full_run(nightly(), tmp_path, 1)
 
 
+@only_on_ray
 def test_files_that_were_rewritten_under_other_names(nightly: Job, tmp_path: Path, corpus: Path) -> None:
     embed(nightly("dataset"), 0)
     everything = pa.concat_tables([pq.read_table(path) for path in sorted(corpus.glob("*.parquet"))])
@@ -240,6 +242,7 @@ def test_a_shard_with_transient_rejects_is_not_copied(nightly: Job, tmp_path: Pa
     assert counts(embed(nightly(), 1)) == {"copied": 50, "reused": 10, "embedded": 0, "rejects": 0}
 
 
+@only_on_ray
 @pytest.mark.timeout(120)
 def test_a_cluster_too_small_is_refused_before_texts_are_looked_up(nightly: Job, tmp_path: Path) -> None:
     """They would have to be, for no shard is copied into larger ones; and such a reader finds no node."""

@@ -1,4 +1,4 @@
-"""The main job on real Ray: what goes in comes out, once; and each way of not being done says so."""
+"""The main job: what goes in comes out, once; and each way of not being done says so."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,11 +16,11 @@ from pipeline.dataset.ending import Ending
 from pipeline.driver import run
 from pipeline.errors import ExitCode, IncompleteError, ModelError, OtherDatasetError
 from pipeline.source import survey
-from tests.conftest import make_checkpoint, read_dataset, texts, write_config
+from tests.conftest import make_checkpoint, only_on_ray, read_dataset, texts, write_config
 from tests.model.test_encoder import reference
 
 Job = Callable[..., dict[str, Any]]
-pytestmark = pytest.mark.usefixtures("ray_cluster")
+pytestmark = pytest.mark.usefixtures("flow")
 
 
 def embed(values: dict[str, Any]) -> Ending:
@@ -44,6 +44,7 @@ def state_of(folder: Path) -> dict[str, tuple[int, int]]:
     return {path.name: (path.stat().st_ino, path.stat().st_mtime_ns) for path in folder.iterdir()}
 
 
+@only_on_ray
 def test_the_job_from_end_to_end(
     job: Job, tmp_path: Path, tiny: Path, opened: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -71,6 +72,7 @@ def test_the_job_from_end_to_end(
     assert state_of(tmp_path / "out/data") | state_of(tmp_path / "out") == before
 
 
+@only_on_ray
 def test_a_resume_does_what_is_missing_and_no_more(
     job: Job, tmp_path: Path, opened: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -279,6 +281,7 @@ def test_an_output_without_conditional_replacement_is_refused_before_anything(
         storage._connect.cache_clear()
 
 
+@only_on_ray
 def test_many_splits_to_a_block(job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Above the limit splits share blocks; the limit is lowered here, for reaching it takes minutes."""
     monkeypatch.setattr("pipeline.embed.on_ray.feed.SINGLE_BLOCKS", 1)

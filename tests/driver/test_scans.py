@@ -16,7 +16,7 @@ from pipeline.driver import run
 from pipeline.errors import ExitCode
 from tests.conftest import read_dataset, texts
 
-pytestmark = pytest.mark.usefixtures("ray_cluster")
+pytestmark = pytest.mark.usefixtures("flow")
 Job = Callable[..., dict[str, Any]]
 
 

@@ -30,7 +30,7 @@ def write_lines(path: Path, size: int) -> None:
                 number += 1
 
 
-@pytest.mark.usefixtures("ray_cluster")
+@pytest.mark.usefixtures("flow")
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("size", [5_000_000, pytest.param(1_000_000_000, marks=pytest.mark.slow)])
 def test_no_line_is_lost_doubled_or_cut(job: Job, tmp_path: Path, size: int) -> None:

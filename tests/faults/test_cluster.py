@@ -1,7 +1,6 @@
 """A run on a cluster of one node: splits that kill or hold their process."""
 
 import random
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -25,11 +24,7 @@ def one_node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 
 def submit(ray: Cluster, config: Path) -> str:
     """What a job says, done or not."""
-    ray.submit(
-        "--submission-id", config.stem, f"--runtime-env-json={runtime()}",
-        "--", "python", "-m", "jobs.embed", str(config),
-    )  # fmt: skip
-    return ray.said(config.stem)
+    return ray.run(config.stem, f"python -m jobs.embed {config}", runtime())
 
 
 def put(corpus: Path, row: int, text: str) -> None:
@@ -42,26 +37,27 @@ def put(corpus: Path, row: int, text: str) -> None:
     pq.write_table(table.set_column(1, "text", pa.array(changed)), path)
 
 
+WAYS: dict[str, tuple[dict[str, Any], str]] = {
+    "cpus": ({"compute": {"cpus_per_replica": 2}}, "a reader, a replica and a writer do not fit at the"),
+    "replicas": ({"compute": {"min_replicas": 5}}, "compute.min_replicas is more than fit (got 5, 1 fit"),
+    "gpus": ({"compute": {"device": "cuda"}}, "compute.device is cuda, but no node has a GPU"),
+    "store": ({"output": {"max_split_bytes": 10**9}}, "a node's object store does not hold the splits"),
+}
+
+
 @pytest.mark.timeout(300)
+@pytest.mark.parametrize(
+    "way", [pytest.param(way, marks=() if way == "store" else pytest.mark.full) for way in WAYS]
+)
 def test_a_cluster_that_is_too_small_is_told_so_before_anything_starts(
-    one_node: Cluster, job: Job, corpus: Path, tmp_path: Path
+    one_node: Cluster, job: Job, corpus: Path, tmp_path: Path, way: str
 ) -> None:
     """In each way; the node has two CPUs and an object store of 200 MB."""
     noise = random.Random(0).randbytes(5_000_000).hex()
     pq.write_table(pa.table({"key": [0], "text": [noise], "topic": ["t"]}), corpus / "large.parquet")
-    ways: dict[str, tuple[dict[str, Any], str]] = {
-        "cpus": ({"compute": {"cpus_per_replica": 2}}, "a reader, a replica and a writer do not fit at the"),
-        "replicas": ({"compute": {"min_replicas": 5}}, "compute.min_replicas is more than fit (got 5, 1 fit"),
-        "gpus": ({"compute": {"device": "cuda"}}, "compute.device is cuda, but no node has a GPU"),
-        "store": ({"output": {"max_split_bytes": 10**9}}, "a node's object store does not hold the splits"),
-    }
-    for way, (sections, message) in ways.items():
-        sections["output"] = sections.get("output", {}) | {"path": str(tmp_path / way)}
-        started = time.monotonic()
-        said = submit(one_node, write_config(tmp_path / f"small-{way}.yaml", job(**sections)))
-        last = said.strip().splitlines()[-1]
-        assert last.startswith(f"exit 2: {message}"), said
-        print(f"{time.monotonic() - started:.1f} s: {last}")
+    sections, message = WAYS[way]
+    said = submit(one_node, write_config(tmp_path / f"small-{way}.yaml", job(**sections)))
+    assert said.strip().splitlines()[-1].startswith(f"exit 2: {message}"), said
 
 
 @pytest.mark.timeout(600)
@@ -77,17 +73,23 @@ def test_a_split_that_kills_its_process_is_named_and_the_others_are_done(
     assert not (tmp_path / "out/data/_SUCCESS").exists()
 
 
+LIMIT = {"watchdog_minutes": 0.2}
+"""Twelve seconds."""
+
+
+@pytest.mark.full
 @pytest.mark.timeout(600)
-def test_a_stall_is_told_from_a_slow_split(one_node: Cluster, job: Job, corpus: Path, tmp_path: Path) -> None:
-    """The same limit, twelve seconds: of twenty-four seconds of slow work, and of no work at all."""
-    values = job(compute={"watchdog_minutes": 0.2})
+def test_a_slow_split_is_no_stall(one_node: Cluster, job: Job, corpus: Path, tmp_path: Path) -> None:
+    """Of twenty-four seconds."""
     put(corpus, 3, SLOW)
-    said = submit(one_node, write_config(tmp_path / "slow.yaml", values))
+    said = submit(one_node, write_config(tmp_path / "slow.yaml", job(compute=LIMIT)))
     assert "reason  complete" in said, said
 
+
+@pytest.mark.timeout(600)
+def test_a_stall_is_told(one_node: Cluster, job: Job, corpus: Path, tmp_path: Path) -> None:
     put(corpus, 3, HANG)
-    values["output"]["path"] = str(tmp_path / "stalled")
-    said = submit(one_node, write_config(tmp_path / "stalled.yaml", values))
+    said = submit(one_node, write_config(tmp_path / "stalled.yaml", job(compute=LIMIT)))
     assert "stalled: read of" in said, said
     assert "exit 4: no micro-batch, read or write for" in said, said
     assert "stalled: free: CPU" in said

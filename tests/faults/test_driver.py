@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +17,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from pipeline.config.load import load_config
+from pipeline.driver import run
 from pipeline.errors import ExitCode
 from tests.conftest import read_dataset, texts, write_config
 
@@ -52,6 +55,12 @@ def finish(config: Path) -> None:
     driver = start(config)
     _, log = driver.communicate(timeout=240)
     assert driver.returncode == ExitCode.DONE, log
+
+
+def resume(config: Path) -> None:
+    """As `finish`, in this process, on the tests' Ray."""
+    ending = run.run(load_config(str(config)), quiet=True)
+    assert ending.code == ExitCode.DONE, ending.reason
 
 
 def shards(output: Path) -> dict[str, tuple[int, int]]:
@@ -106,6 +115,20 @@ def moments(kills: int, run_seconds: float) -> list[tuple[str, float]]:
     return [kinds[number % len(kinds)]() for number in range(kills)]
 
 
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_driver_that_is_killed_among_its_splits_is_resumed_exactly(
+    config: Callable[[str], Path], tmp_path: Path
+) -> None:
+    job, output = config("killed"), tmp_path / "killed"
+    assert kill_at(start(job), output, "some shards", 0)
+    before = shards(output)
+    assert 0 < len(before) < SPLITS
+    resume(job)
+    assert before.items() <= shards(output).items(), "a finished shard was written again"
+    assert_exact(output)
+
+
+@pytest.mark.full
 @pytest.mark.timeout(3000)
 @pytest.mark.parametrize("kills", [3, pytest.param(20, marks=pytest.mark.slow)])
 def test_a_killed_driver_resumes_exactly(config: Callable[[str], Path], tmp_path: Path, kills: int) -> None:
@@ -129,6 +152,25 @@ def test_a_killed_driver_resumes_exactly(config: Callable[[str], Path], tmp_path
     assert any(0 < count < SPLITS for *_, count in found), "no kill fell between the first shard and the last"
 
 
+@pytest.mark.usefixtures("ray_cluster")
+@pytest.mark.parametrize("killed", [False, True])
+def test_a_driver_that_comes_to_an_output_at_which_another_works(
+    config: Callable[[str], Path], tmp_path: Path, killed: bool
+) -> None:
+    """And both work on to the end, or the first one is killed meanwhile."""
+    job, output = config("shared"), tmp_path / "shared"
+    first = start(job)
+    reach(first, output, "some shards")
+    if killed:
+        threading.Timer(1, first.kill).start()
+    resume(job)
+    _, log = first.communicate(timeout=240)
+    assert first.returncode in ([-signal.SIGKILL, ExitCode.DONE] if killed else [ExitCode.DONE]), log
+    assert_exact(output)
+    assert len(list((output / "ledger").glob("*.json"))) == 2
+
+
+@pytest.mark.full
 @pytest.mark.parametrize("rounds", [1, pytest.param(5, marks=pytest.mark.slow)])
 @pytest.mark.timeout(1200)
 def test_two_drivers_on_one_output_are_exact(
@@ -146,6 +188,7 @@ def test_two_drivers_on_one_output_are_exact(
         assert len(attempts) == 2
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("rounds", [1, pytest.param(20, marks=pytest.mark.slow)])
 @pytest.mark.timeout(3000)
 def test_a_driver_that_starts_while_another_is_killed(
@@ -165,6 +208,7 @@ def test_a_driver_that_starts_while_another_is_killed(
         assert_exact(output)
 
 
+@pytest.mark.usefixtures("ray_cluster")
 def test_sigterm_ends_a_run_that_the_next_one_resumes(config: Callable[[str], Path], tmp_path: Path) -> None:
     job = config("stopped")
     driver = start(job)
@@ -177,6 +221,6 @@ def test_sigterm_ends_a_run_that_the_next_one_resumes(config: Callable[[str], Pa
     print(f"stopped after {time.monotonic() - stopped:.1f} s")
     assert log.splitlines()[-1] == "exit 4: stopped; run again to resume"
     before = shards(tmp_path / "stopped")
-    finish(job)
+    resume(job)
     assert before.items() <= shards(tmp_path / "stopped").items()
     assert_exact(tmp_path / "stopped")

@@ -205,6 +205,7 @@ def _look(prometheus: str, series: str) -> None:
     assert stages == {"read", "tokenize", "encode", "write", "idle"}
 
 
+@pytest.mark.full
 @pytest.mark.timeout(300)
 def test_an_alert_fires_on_a_job_that_stalls(job: Job, corpus: Path, tmp_path: Path) -> None:
     """Ten minutes of silence are too long for a test: of the rule, the two times alone are shortened."""

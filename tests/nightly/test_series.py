@@ -778,7 +778,7 @@ def test_what_is_refused_ends_in_2_and_a_line(
     assert capsys.readouterr().err.splitlines()[-1].endswith(last)
 
 
-@pytest.mark.usefixtures("ray_cluster")
+@pytest.mark.usefixtures("flow")
 def test_what_a_real_run_leaves_can_be_taken_back_to_and_removed(
     job: Job, folder: str, tmp_path: Path
 ) -> None:

@@ -5,7 +5,7 @@ import re
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline import storage
+from pipeline import cli, storage
 from pipeline.config import sections
 from pipeline.config.load import parse_config
 from pipeline.dataset.dataset import Dataset
@@ -49,6 +49,34 @@ def embed(values: dict[str, Any], tmp_path: Path, **environment: str) -> Run:
     )  # fmt: skip
 
 
+@pytest.fixture
+def embed_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> Iterator[Callable[..., Run]]:
+    """The job in this process, on the tests' Ray if it comes to that; of S3 the config tells the workers."""
+
+    def run(values: dict[str, Any], **environment: str) -> Run:
+        path = write_config(tmp_path / "job.yaml", values)
+        capfd.readouterr()
+        with monkeypatch.context() as patch:
+            for name, value in environment.items():
+                patch.setenv(name, value)
+            storage._connect.cache_clear()
+            code = cli.main(["run", str(path)])
+        storage._connect.cache_clear()
+        return Run(["run"], code, *capfd.readouterr())
+
+    yield run
+    storage._connect.cache_clear()
+
+
+def at(url: str, values: dict[str, Any]) -> dict[str, Any]:
+    """The config with the server's URL in it: the tests' Ray is older than the environment."""
+    options = {"options": {"endpoint_url": url}}
+    source = {name: section | options for name, section in values["source"].items()}
+    return values | {"source": source, "output": values["output"] | options}
+
+
 def rows_of(bucket: str) -> pa.Table:
     """All shards, in the order of the source."""
     store, dataset = storage.connect(bucket), Dataset(f"{bucket}/out")
@@ -71,10 +99,16 @@ def assert_no_secret(done: Run, bucket: str, *secrets: str) -> None:
     assert not re.search(r"AWS4-HMAC|Signature=|[0-9a-f]{64}", said)
 
 
+@pytest.mark.usefixtures("ray_cluster")
 def test_the_same_as_on_files_and_resumed(
-    bucket: str, values: dict[str, Any], job: Job, tmp_path: Path
+    bucket: str,
+    values: dict[str, Any],
+    job: Job,
+    tmp_path: Path,
+    embed_here: Callable[..., Run],
+    credentials: str,
 ) -> None:
-    assert embed(job(), tmp_path).returncode == ExitCode.DONE
+    assert embed_here(job()).returncode == ExitCode.DONE
     done = embed(values, tmp_path)
     assert done.returncode == ExitCode.DONE, done.stderr
     assert_no_secret(done, bucket)
@@ -86,8 +120,10 @@ def test_the_same_as_on_files_and_resumed(
     # Again: nothing is left to do, no object is written.
     store = storage.connect(bucket)
     before = store.filesystem.find(bucket, detail=True)
-    done = embed(values, tmp_path)
+    there = at(credentials, values)
+    done = embed_here(there)
     assert done.returncode == ExitCode.DONE, done.stderr
+    store = storage.connect(bucket)  # one that has listed nothing yet
     assert store.filesystem.find(bucket, detail=True) == before
 
     # Some shards are gone: these are made, the others are not touched.
@@ -96,7 +132,8 @@ def test_the_same_as_on_files_and_resumed(
     for path in (dataset.layout.success, *victims):
         store.remove(path)
     kept = dataset.shards()
-    done = embed(values, tmp_path)
+    done = embed_here(there)
+    dataset = Dataset(f"{bucket}/out")
     assert done.returncode == ExitCode.DONE, done.stderr
     assert committed(dataset).summary["run"]["splits"] == 2
     assert kept.items() <= dataset.shards().items()
@@ -121,12 +158,12 @@ WRONG: dict[str, tuple[str, dict[str, str], str]] = {
 
 @pytest.mark.parametrize("what", WRONG)
 def test_what_is_wrong_is_said_in_one_line(
-    what: str, bucket: str, values: dict[str, Any], tmp_path: Path
+    what: str, bucket: str, values: dict[str, Any], embed_here: Callable[..., Run]
 ) -> None:
     source, environment, said = WRONG[what]
     values["source"]["docs"] |= {"path": source.format(bucket=bucket), "format": "parquet"}
     before = objects(bucket)
-    done = embed(values, tmp_path, **environment)
+    done = embed_here(values, **environment)
     assert done.returncode == ExitCode.CONFIG, done.stderr
     last = done.stderr.splitlines()[-1]
     assert last.startswith(f"exit 2: {said.format(bucket=bucket)}")
@@ -136,15 +173,17 @@ def test_what_is_wrong_is_said_in_one_line(
     assert objects(bucket) == before
 
 
+@pytest.mark.usefixtures("ray_cluster")
 @pytest.mark.parametrize(
-    "kind", [pytest.param(kind, marks=[] if kind in ("lose", "all") else pytest.mark.slow) for kind in KINDS]
+    "kind",
+    [pytest.param(kind, marks=[] if kind in ("lose", "all") else pytest.mark.slow) for kind in KINDS],
 )
 def test_under_faults_every_row_arrives_and_retries_are_counted(
-    kind: str, bucket: str, values: dict[str, Any], proxy: FaultProxy, tmp_path: Path
+    kind: str, bucket: str, values: dict[str, Any], proxy: FaultProxy, embed_here: Callable[..., Run]
 ) -> None:
     # aiohttp itself sends a request again, once, whose answer is lost: only two in a row come to us.
     proxy.faults = {"lose": 0.4} if kind == "lose" else KINDS[kind]
-    done = embed(values, tmp_path, AWS_ENDPOINT_URL=proxy.url)
+    done = embed_here(at(proxy.url, values))
     assert done.returncode == ExitCode.DONE, done.stderr
     assert rows_of(bucket).column("key").to_pylist() == list(range(60))
     assert proxy.done[next(iter(KINDS[kind]))] > 5

@@ -1,13 +1,13 @@
-"""A week of nights over a corpus that changes: each dataset equals a full run's, and readers never notice.
+"""Nights over a corpus that changes: each dataset equals a full run's, and readers never notice.
 
-On two of the nights every file is written anew under another name and with other rows in it, as Spark does.
+On some of the nights every file is written anew under another name and with other rows in it, as Spark does.
 """
 
 import datetime
 import json
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -28,14 +28,17 @@ from tests.conftest import make_checkpoint
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 Job = Callable[..., dict[str, Any]]
 FIRST = datetime.date(2026, 11, 1)
-RENAMED = (3, 5)
-"""The nights on which every file is renamed and cut anew."""
 
 
 class Corpus:
-    """Files of rows in a folder or bucket, and what happens to them from night to night."""
+    """Files of rows in a folder or bucket, and what happens to them from night to night.
 
-    def __init__(self, root: str, files: int, rows: int) -> None:
+    Args:
+        renamed: the nights on which every file is renamed and cut anew.
+    """
+
+    def __init__(self, root: str, files: int, rows: int, renamed: Collection[int]) -> None:
+        self.renamed = renamed
         self.root, self.store = root, storage.connect(root)
         self.random, self.next_key = np.random.default_rng(0), 0
         self.files = {f"{number:03d}": self.new_rows(rows) for number in range(files)}
@@ -63,7 +66,7 @@ class Corpus:
                     (key, f"{text}, edited on night {night}") if at in edited else (key, text)
                     for at, (key, text) in enumerate(rows)
                 ]
-        if night in RENAMED:
+        if night in self.renamed:
             everything = [row for name in sorted(self.files) for row in self.files[name]]
             order = self.random.permutation(len(everything)).tolist()
             count = len(self.files)
@@ -146,12 +149,23 @@ def reader(series: str) -> Iterator[list[str]]:
 
 
 @pytest.mark.timeout(3600)
-@pytest.mark.parametrize("where", ["files", "s3"])
 @pytest.mark.parametrize(
-    ("nights", "files", "rows"), [(4, 8, 250), pytest.param(7, 40, 5000, marks=pytest.mark.slow)]
+    ("where", "nights", "files", "rows", "renamed"),
+    [
+        ("s3", 3, 8, 250, (2,)),
+        *(pytest.param(where, 4, 8, 250, (3,), marks=pytest.mark.full) for where in ("files", "s3")),
+        *(pytest.param(where, 7, 40, 5000, (3, 5), marks=pytest.mark.slow) for where in ("files", "s3")),
+    ],
+    ids=lambda value: str(value).replace(" ", ""),
 )
 def test_nights(
-    nights: int, files: int, rows: int, where: str, request: pytest.FixtureRequest, tmp_path: Path
+    nights: int,
+    files: int,
+    rows: int,
+    renamed: tuple[int, ...],
+    where: str,
+    request: pytest.FixtureRequest,
+    tmp_path: Path,
 ) -> None:
     root, options = str(tmp_path), {}
     if where == "s3":
@@ -159,7 +173,7 @@ def test_nights(
             request.getfixturevalue("bucket"),
             {"endpoint_url": request.getfixturevalue("s3_server")},
         )
-    corpus = Corpus(f"{root}/corpus", files, rows)
+    corpus = Corpus(f"{root}/corpus", files, rows, renamed)
     tiny = make_checkpoint(tmp_path / "tiny")
 
     def job(output: str, base: str | None, night: int) -> sections.Config:

@@ -6,7 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +27,9 @@ from pipeline.verify import verify
 from pipeline.verify.verify import Report
 from tests.conftest import make_checkpoint, texts
 from tests.driver.test_run import embed
+from tests.flow import use_no_ray
 from tests.planted import Planted, flip_a_byte, replaced
 
-pytestmark = pytest.mark.usefixtures("ray_cluster")
 LINES = "first line\r\n\n" + "".join(f"line {number} of many, naïve\n" for number in range(30))
 
 
@@ -75,7 +75,9 @@ def made(
     @functools.cache
     def make(**model: Any) -> Path:
         output = tmp_path_factory.mktemp("made") / "out"
-        assert embed(values(output, **model)).code == ExitCode.DONE
+        with pytest.MonkeyPatch.context() as patch:
+            use_no_ray(patch)
+            assert embed(values(output, **model)).code == ExitCode.DONE
         return output
 
     return make
@@ -482,6 +484,7 @@ def test_another_model_under_the_same_name_is_not_compared_with(planted: Planted
         found(planted, deep=1.0)
 
 
+@pytest.mark.usefixtures("flow")
 def test_failed_files_that_were_allowed_are_no_findings(
     values: Callable[..., dict[str, Any]], source: Path, tmp_path: Path
 ) -> None:
@@ -499,6 +502,7 @@ def test_failed_files_that_were_allowed_are_no_findings(
     assert len(found(planted)) == 1
 
 
+@pytest.mark.usefixtures("ray_cluster")
 def test_many_shards_are_spread_over_ray(planted: Planted, monkeypatch: pytest.MonkeyPatch) -> None:
     """The same report; the limit is lowered here, for 200 shards take a minute to make."""
     nan(planted)
@@ -523,6 +527,7 @@ def _rounded(report: verify.Report) -> verify.Report:
     return dataclasses.replace(report, checks=tuple(map(rounded, report.checks)))
 
 
+@pytest.mark.usefixtures("ray_cluster")
 def test_what_a_spread_function_raises_arrives_as_it_was() -> None:
     def deny(number: int) -> int:
         if number == 7:
@@ -537,14 +542,19 @@ def test_what_a_spread_function_raises_arrives_as_it_was() -> None:
 
 
 @pytest.fixture
-def command(planted: Planted) -> Iterator[Callable[..., subprocess.CompletedProcess[str]]]:
-    def run(*arguments: str, entry: str = "pipeline") -> subprocess.CompletedProcess[str]:
-        name = ["verify"] if entry == "pipeline" else []
+def command(capsys: pytest.CaptureFixture[str]) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """The command here, or another entry point as a process."""
+
+    def run(*arguments: str, entry: str = "") -> subprocess.CompletedProcess[str]:
+        if not entry:
+            capsys.readouterr()
+            code = cli.main(["verify", *arguments])
+            return subprocess.CompletedProcess(arguments, code, *capsys.readouterr())
         return subprocess.run(
-            [sys.executable, "-m", entry, *name, *arguments], capture_output=True, text=True, check=False
+            [sys.executable, "-m", entry, *arguments], capture_output=True, text=True, check=False
         )
 
-    yield run
+    return run
 
 
 def test_the_command_ends_with_what_it_found(

@@ -85,8 +85,7 @@ def test_a_node_without_the_sources_mount_is_named(job: Job, corpus: Path, tmp_p
     path = write_config(tmp_path / "blind.yaml", job())
     with cluster(tmp_path / "ray.log") as ray:
         ray.add_worker(1, under=under)
-        ray.submit("--submission-id", "blind", "--", "python", "-m", "jobs.embed", str(path))
-        last = ray.said("blind").strip().splitlines()[-1]
+        last = ray.run("blind", f"python -m jobs.embed {path}").strip().splitlines()[-1]
     assert last.startswith(f"exit 2: {corpus}/0.parquet: a node does not see this file (got "), last
     assert "is gone since it was planned" in last
     assert "mount the same storage there, or use a URL" in last

@@ -422,7 +422,7 @@ def test_the_command_reports_of_an_unfinished_dataset(
     assert sorted(path for path in (tmp_path / "out").rglob("*")) == before
 
 
-@pytest.mark.usefixtures("ray_cluster")
+@pytest.mark.usefixtures("flow")
 def test_a_run_names_its_report_and_the_command_makes_it_anew(
     job: Job, tmp_path: Path, corpus: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
