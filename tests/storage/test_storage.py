@@ -277,7 +277,7 @@ def test_a_file_system_without_hard_links_is_said_to_be_unfit(
     monkeypatch.setattr(os, "link", link)
     store = storage.connect(str(tmp_path))
     for write in (store.prove, lambda path: store.put_if_absent(f"{path}/a", b"1")):
-        with pytest.raises(ConfigError, match="has no hard links, and so no put-if-absent") as raised:
+        with pytest.raises(ConfigError, match="has no hard links, so no put-if-absent") as raised:
             write(str(tmp_path))
         assert raised.value.exit_code == ExitCode.CONFIG
     assert list(tmp_path.iterdir()) == []
