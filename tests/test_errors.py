@@ -133,8 +133,8 @@ CASES: dict[str, Case] = {
     "A model that does not exist": (f"{PLAN} --set model.name=no/model", nothing),
     "The Hub is too busy": (f"{PLAN} --set model.name=albert/albert-base-v2", busy_hub),
     "More tokens than positions": (f"{PLAN} --set model.max_tokens=4096", nothing),
-    "Not an ALBERT model": (f"{PLAN} --set model.name=model", file("model/config.json", '{"model_type":
-    "bert"}')), "A model without weights": (f"{PLAN} --set model.name=model", without_weights),
+    "Not an ALBERT": (f"{PLAN} --set model.name=model", file("model/config.json", '{"model_type": "bert"}')),
+    "A model without weights": (f"{PLAN} --set model.name=model", without_weights),
     "bfloat16 on a CPU": (f"{PLAN} --set model.dtype=bfloat16", nothing),
     "Windows that overlap too much": (
         f"{PLAN} --set model.long_text=chunks --set model.chunk_overlap=400", nothing,
