@@ -111,7 +111,7 @@ def test_a_night_is_made_once_and_is_valid(api: StandIn, run: Any) -> None:
     assert problems([*others, made]) == []
 
     again = run(f"nightly-{MINUTES}")
-    assert (again.returncode, again.stdout) == (0, "nightly-2025-11-24 is there already\n")
+    assert (again.returncode, again.stdout) == (0, "nightly-2025-11-24 exists already\n")
 
 
 @pytest.mark.parametrize(
@@ -159,7 +159,7 @@ def test_a_job_without_a_date_stays_and_is_named(api: StandIn, run: Any, labels:
         done = run(f"nightly-{MINUTES + 1440 * night}", more="--keep 1")
         assert done.returncode == 0, done.stderr
         assert done.stderr.splitlines() == [
-            "again: stays, for its label albert-embed/run-date is not a date; delete it by hand"
+            "again: stays, because its label albert-embed/run-date is not a date; delete it by hand"
         ]
         api.jobs[f"nightly-2025-11-{24 + night}"]["status"] = {"jobDeploymentStatus": "Complete"}
     assert sorted(api.jobs) == ["again", "nightly", "nightly-2025-11-26"]
