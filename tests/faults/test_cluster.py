@@ -1,4 +1,4 @@
-"""A run on a cluster of one node: splits that kill or hold their process."""
+"""Tests of a run on a cluster of one node, with splits that kill or hold their process."""
 
 import random
 import time
@@ -24,7 +24,7 @@ def one_node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 
 
 def submit(ray: Cluster, config: Path) -> str:
-    """What a job says, done or not."""
+    """Runs a job, and returns its output, whether it succeeds or not."""
     ray.submit(
         "--submission-id", config.stem, f"--runtime-env-json={runtime()}",
         "--", "python", "-m", "jobs.embed", str(config),
@@ -33,7 +33,7 @@ def submit(ray: Cluster, config: Path) -> str:
 
 
 def put(corpus: Path, row: int, text: str) -> None:
-    """Put a text into a row of the corpus's second file; splits are of 10 rows."""
+    """Puts a text into a row of the corpus's second file; splits have 10 rows."""
     path = corpus / "1.parquet"
     table = pq.read_table(path)
     changed = [
@@ -46,7 +46,7 @@ def put(corpus: Path, row: int, text: str) -> None:
 def test_a_cluster_that_is_too_small_is_told_so_before_anything_starts(
     one_node: Cluster, job: Job, corpus: Path, tmp_path: Path
 ) -> None:
-    """In each way; the node has two CPUs and an object store of 200 MB."""
+    """This checks each way to be too small; the node has two CPUs and an object store of 200 MB."""
     noise = random.Random(0).randbytes(5_000_000).hex()
     pq.write_table(pa.table({"key": [0], "text": [noise], "topic": ["t"]}), corpus / "large.parquet")
     ways: dict[str, tuple[dict[str, Any], str]] = {
@@ -79,7 +79,7 @@ def test_a_split_that_kills_its_process_is_named_and_the_others_are_done(
 
 @pytest.mark.timeout(600)
 def test_a_stall_is_told_from_a_slow_split(one_node: Cluster, job: Job, corpus: Path, tmp_path: Path) -> None:
-    """The same limit, twelve seconds: of twenty-four seconds of slow work, and of no work at all."""
+    """The limit is twelve seconds, for twenty-four seconds of slow work and for no work at all."""
     values = job(compute={"watchdog_minutes": 0.2})
     put(corpus, 3, SLOW)
     said = submit(one_node, write_config(tmp_path / "slow.yaml", values))
