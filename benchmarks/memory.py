@@ -10,5 +10,5 @@ def peak_mib() -> float:
     `ru_maxrss` is not used: a child starts with its parent's value before `exec`.
     """
     found = re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())
-    assert found, "Linux tells it"
+    assert found, "Linux reports it"
     return int(found[1]) / 1024

@@ -102,7 +102,7 @@ def refuse_extensions(found: pa.Schema) -> None:
     """
     for field in found:
         if _is_extended(field):
-            raise TypeError(f"column {field.name!r} has an extension type, which no file of ours has")
+            raise TypeError(f"column {field.name!r} has an extension type, which no file of a dataset has")
 
 
 def _is_extended(field: pa.Field) -> bool:

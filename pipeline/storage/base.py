@@ -273,7 +273,7 @@ class Storage:
         }
 
     def _probe_folder(self, root: str) -> str:
-        """Returns the folder of its own, below a root, that `prove` writes to."""
+        """Returns a separate folder below a root, for `prove` to write to."""
         return f"{root}/.probe-{uuid.uuid4().hex}"
 
     def _remove_probe(self, folder: str, names: Iterable[str]) -> None:
@@ -435,7 +435,7 @@ def unconditional(path: str) -> ConfigError:
 def unfit(unkept: Sequence[str], root: str) -> ConfigError:
     """Returns the error for a storage that does not keep conditions."""
     return ConfigError(
-        "its storage does not keep conditions of writes: runs could undo each other's work without a word",
+        "its storage does not keep conditions of writes: runs could silently undo each other's work",
         root,
         ", ".join(unkept),
         hint=f"set output.path to {' or '.join(WRITABLE)} of a storage that keeps them (docs/storage.md)",

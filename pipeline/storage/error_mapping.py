@@ -54,7 +54,7 @@ CREDENTIALS = (
 )  # fmt: skip
 """Codes of refusals that say nothing about the requested object."""
 PASSING_STATUSES = (408, 409, 425, 429)
-LOST = {ExistsError: "is there already", ReplacedError: "is not the expected version"}
+LOST = {ExistsError: "exists already", ReplacedError: "is not the expected version"}
 
 
 @contextmanager
@@ -119,7 +119,7 @@ def _web_status(error: Exception) -> int:
 
 def _named(error: OSError, path: str, lost: type[StorageError]) -> StorageError:
     if isinstance(error, FileExistsError) or code(error) == "PreconditionFailed":
-        return lost(LOST.get(lost, "is there already"), path)
+        return lost(LOST.get(lost, "exists already"), path)
     if status := _web_status(error):
         return _refused(error, path, status)
     if isinstance(error, LocalTokenNotFoundError):

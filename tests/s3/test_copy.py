@@ -39,7 +39,7 @@ def test_a_copy_is_never_over_another(size: int, bucket: str) -> None:
     store.put(source, content(1, size))
     for other in (content(2, size), b"short"):
         store.put(target, other)
-        with pytest.raises(ExistsError, match=f"{target}: is there already"):
+        with pytest.raises(ExistsError, match=f"{target}: exists already"):
             store.copy_if_absent(source, target)
         assert store.read(target) == other
     store.put(target, content(1, size))  # from another write, but with the same content

@@ -74,7 +74,7 @@ def test_a_copy_is_the_same_and_never_over_another(root: str) -> None:
     assert store.read(target) == b"content"
     for other in (b"another", b"longer content"):
         store.put(target, other)
-        with pytest.raises(ExistsError, match="target: is there already"):
+        with pytest.raises(ExistsError, match="target: exists already"):
             store.copy_if_absent(source, target)
         assert store.read(target) == other
     store.put(target, b"content")  # from another writer, but equal
