@@ -1,31 +1,31 @@
-# One set of recipes for people, hooks and CI. Every target sets itself up: `make demo` on a fresh clone is enough.
+# The only recipes for people, hooks and CI. Every target sets itself up: `make demo` on a fresh clone is enough.
 SHELL := /bin/bash
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
-# A cluster that happens to run on this machine must not be joined by demos and tests.
+# Demos and tests must not join a cluster that happens to run on this machine.
 unexport RAY_ADDRESS
 
 .PHONY: help demo test test-full test-slow lint bench bench-gpu bench-tokenizer bench-encoder bench-storage distill docs lock sbom audit clean
 help:            ## show this list
 	@grep -hE '^[a-z-]+: .*##|^[a-z-]+:  +##' Makefile | sed -E 's/:.*## /\t/' | expand -t 17
 
-# Nothing that no lock file names, no file of another hash, and no package that would have to be built first.
+# Installs only what the lock files name, only files with their hashes, and only wheels.
 LOCKED := --quiet --require-hashes --no-deps --only-binary :all:
-# TORCH=cpu or TORCH=cuda; when not set, cpu where pip is set up to find that build.
+# TORCH=cpu or TORCH=cuda; if not set, cpu if pip is set up to find that build.
 TORCH_HERE := $(BIN)/python -m pip index versions torch 2>&1 | grep '+cpu' >/dev/null && echo cpu || echo cuda
 $(READY): $(wildcard requirements*.lock) pyproject.toml
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install $(LOCKED) -r requirements.lock
 	$(BIN)/python -m pip install $(LOCKED) -r requirements-torch-$(or $(TORCH),$$($(TORCH_HERE))).lock
-	@# Of pyspark there is no wheel: it is built, with the setuptools of the lock.
+	@# pyspark has no wheel: it is built, with the locked setuptools.
 	$(BIN)/python -m pip install $(LOCKED) --no-binary pyspark --no-build-isolation -r requirements-dev.lock
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e .
 	$(BIN)/python -m pip check
 	@touch $@
 
-# Triton, as it comes with torch on a GPU, for the kernels' test in its interpreter: torch's CPU build lacks it.
+# Installs Triton, as torch for GPUs has it, to test the kernels in its interpreter: torch's CPU build lacks it.
 .triton/.ready: requirements-torch-cuda.lock $(READY)
 	@mkdir -p .triton && sed -n '/^triton==/,/[^\\]$$/p' $< > .triton/triton.lock
 	$(BIN)/python -m pip install $(LOCKED) --upgrade --target .triton -r .triton/triton.lock
@@ -55,38 +55,38 @@ $(PEERS): benchmarks/peers.txt
 	.venv-peers/bin/python -m pip install --quiet -r benchmarks/peers.txt
 	@touch $@
 
-bench: $(READY) $(PEERS)  ## side by side with peers, and at scale: writes benchmarks/results.md (hours)
+bench: $(READY) $(PEERS)  ## compare with other tools, and at scale: writes benchmarks/results.md (hours)
 	$(BIN)/python -m benchmarks $(SECTIONS)
 
-bench-gpu: $(READY)  ## the encoder's share of a GPU's matrix rate, beside sentence-transformers
+bench-gpu: $(READY)  ## compare the encoder with a GPU's matrix rate and sentence-transformers
 	$(BIN)/python -m benchmarks.gpu --model $(or $(MODEL),albert-mini)
 
 CORPORA ?= .corpora
-bench-tokenizer: $(READY)   ## ours beside AutoTokenizer, on texts from Debian's and Python's registries
+bench-tokenizer: $(READY)   ## compare the tokenizer with AutoTokenizer, on texts from Debian's and Python's registries
 	$(BIN)/python -m benchmarks.corpora $(CORPORA)
 	$(BIN)/python -m benchmarks.tokenizer $(CORPORA) $(MODEL)
 
-distill: $(READY)  ## make albert-mini anew (an hour and a half on two cores, into .distill)
+distill: $(READY)  ## make albert-mini again (an hour and a half on two cores, into .distill)
 	$(BIN)/python -m jobs.distill configs/distill.yaml
 
-bench-encoder: $(READY)   ## ours beside transformers, sentence-transformers and the bare matrix product
+bench-encoder: $(READY)   ## compare the encoder with transformers, sentence-transformers and the bare matrix product
 	$(BIN)/python -m benchmarks.encoder $(CORPORA) --model $(or $(MODEL),albert-mini)
 
-bench-storage: $(READY)   ## reading beside pyarrow and s3fs; listing and planning 100,000 objects
+bench-storage: $(READY)   ## compare reading with pyarrow and s3fs; list and plan 100,000 objects
 	$(BIN)/python -m benchmarks.reading
 	$(BIN)/python -m benchmarks.listing
 
-docs: $(READY)   ## make the pages that are made from code
+docs: $(READY)   ## make the pages that are generated from code
 	$(BIN)/python -m docs.configuration
 
-lock: $(READY)   ## resolve pyproject.toml into the lock files; what is locked stays, but with LOCK=--upgrade
+lock: $(READY)   ## resolve pyproject.toml into the lock files; keeps locked versions, except with LOCK=--upgrade
 	$(BIN)/python -m jobs.lock $(LOCK)
 
-sbom: $(READY)   ## list what a run is made of, with hashes: sbom.json, in CycloneDX
+sbom: $(READY)   ## list what a run installs, with hashes: sbom.json, in CycloneDX
 	cat requirements.lock requirements-torch-cuda.lock | $(BIN)/cyclonedx-py requirements --pyproject pyproject.toml \
 	  --mc-type application --output-reproducible --output-format JSON --output-file $(or $(SBOM),sbom.json) -
 
-audit: $(READY)  ## ask PyPI for known weaknesses of what is locked (needs the internet)
+audit: $(READY)  ## ask PyPI for known vulnerabilities of what is locked (needs the internet)
 	$(BIN)/pip-audit --strict --require-hashes --disable-pip $(addprefix --requirement ,$(filter-out %-cpu.lock,$(wildcard requirements*.lock)))
 
 clean:           ## remove the demo's files (the venv stays)

@@ -1,7 +1,7 @@
-"""All benchmarks of one machine, made into one page: `python -m benchmarks [SECTION ...] [--rounds 5]`.
+"""Runs the benchmarks of one machine and makes their page: `python -m benchmarks [SECTION ...] [--rounds 5]`.
 
-Each section is a program of its own, whose table goes into `.bench/`; the page, `benchmarks/results.md`, is
-made of all that are there. Sections that are not named are left as they are.
+Each section is a program of its own, whose table goes into `.bench/`. The page, `benchmarks/results.md`, is
+made from all tables there. Sections that are not named keep their tables.
 """
 
 import argparse
@@ -19,31 +19,31 @@ from pathlib import Path
 import psutil
 
 SECTIONS = {
-    "whole_job": ("The whole job beside its peers", [".corpora", "--to", ".bench/whole_job.json"]),
-    "efficiency": ("What of the bare encoder a whole job keeps", []),
+    "whole_job": ("The whole job compared with other tools", [".corpora", "--to", ".bench/whole_job.json"]),
+    "efficiency": ("How much of the bare encoder's speed a whole job keeps", []),
     "simulated": ("How many fast devices these processors feed", []),
-    "feeding": ("What reading, tokenizing and writing cost", []),
+    "feeding": ("The cost of reading, tokenizing and writing", []),
     "million": ("A million splits", []),
-    "nights": ("A resume and a night beside a full run", []),
-    "driver_memory": ("The driver at few and many splits", ["1000", "10000", "100000"]),
+    "nights": ("A resume and a night compared with a full run", []),
+    "driver_memory": ("The driver with few and many splits", ["1000", "10000", "100000"]),
 }
 PACKAGES = ("ray", "torch", "transformers", "sentence-transformers", "pyarrow", "pyspark")
 REPEATED = ("whole_job", "efficiency", "simulated", "feeding", "nights")
-"""Sections whose runs alternate, round after round; the others' figures hardly differ from run to run."""
+"""Sections whose runs alternate, round after round. Figures of the others hardly differ from run to run."""
 KEPT, PAGE, GPU = Path(".bench"), Path("benchmarks/results.md"), Path("benchmarks/gpu.md")
 PICTURE = KEPT / "whole_job.svg"
 OUTSIDE = (
-    "Not among them: NeMo Curator 1.4.0. It installs, but its embedding stages move their model\n"
-    "to CUDA by name (`nemo_curator/stages/text/embedders/base.py`): without a GPU there is nothing\n"
-    "to compare."
+    "NeMo Curator 1.4.0 is not included. It installs, but its embedding stages move their model\n"
+    "to CUDA by name (`nemo_curator/stages/text/embedders/base.py`), so without a GPU nothing can\n"
+    "be compared."
 )
 
 
 def run(name: str, peers: str, rounds: int) -> None:
-    """Run a section, and keep what it prints.
+    """Runs a section, and keeps its output.
 
     Raises:
-        CalledProcessError: it failed.
+        CalledProcessError: the section failed.
     """
     command = [sys.executable, "-m", f"benchmarks.{name}", *SECTIONS[name][1]]
     command += ["--peers", peers] if name == "whole_job" else []
@@ -58,12 +58,12 @@ def run(name: str, peers: str, rounds: int) -> None:
 
 
 def page() -> str:
-    """The page, of all sections that were run."""
+    """Makes the page of all sections that were run."""
     memory = psutil.virtual_memory().total / 2**30
     packages = ", ".join(f"{name} {version(name)}" for name in PACKAGES)
     parts = [
         "# Results\n",
-        "Made by `make bench`, on one machine; do not edit. Ratios are within a run of one section.\n",
+        "Made by `make bench`, on one machine; do not edit. Ratios hold within a run of one section.\n",
         f"{_processor()}, {os.cpu_count()} processors, {memory:.0f} GiB; Python {platform.python_version()}, "
         f"{packages}.\n",
     ]
@@ -75,13 +75,13 @@ def page() -> str:
         told = (importlib.import_module(f"benchmarks.{name}").__doc__ or "").strip()
         parts.append(f"## {title}\n\n{_prose(told)}\n\n{table.read_text()}\n{day}.\n")
         if name == "whole_job":
-            parts.append(f"![tokens a second](whole_job.svg)\n\n{OUTSIDE}\n")
+            parts.append(f"![tokens per second](whole_job.svg)\n\n{OUTSIDE}\n")
     parts.append(f"## On a GPU\n\n{GPU.read_text()}")
     return "\n".join(parts)
 
 
 def _prose(docstring: str) -> str:
-    """A module's docstring as Markdown: its command is code, and no heading stands in it."""
+    """Formats a module's docstring as Markdown: its command becomes code; it has no headings."""
     return "\n".join(
         line if not line.startswith("    ") else f"\n{line}\n" for line in docstring.splitlines()
     )

@@ -1,11 +1,11 @@
-"""A stand-in for an object store of any size: what is asked of it is true, and takes as long as told.
+"""A stand-in for an object store of any size: its answers are right, and take a given time.
 
     python -m benchmarks.bucket PORT --files 100000 --footer FILE
 
-A bucket with so many source files, each the same Parquet file under a name and an etag of its own; with
-shards that are nothing but names, as many as `PUT /many/shards` lists; and with every object that is written,
-in memory. No real store on this machine could hold a million shards within the time of a benchmark, nor be as
-far away as one: `PUT /many/delay` says how many milliseconds each answer waits.
+The bucket has many source files, which are the same Parquet file with names and etags of their own. It has
+shards that are only names, as many as `PUT /many/shards` lists. It keeps every object that is written in
+memory. No real store on this machine could hold a million shards within the time of a benchmark, or be as far
+away as a remote one: `PUT /many/delay` sets how many milliseconds each answer waits.
 """
 
 import argparse
@@ -29,7 +29,7 @@ SHARD_BYTES = 1000
 
 
 class Entry(NamedTuple):
-    """What a listing says of an object."""
+    """An object's entry in a listing."""
 
     key: str
     size: int
@@ -37,7 +37,7 @@ class Entry(NamedTuple):
 
 
 class Bucket:
-    """The objects: those that are only numbers, and those that were written."""
+    """The objects: generated ones, which are only numbers, and those that were written."""
 
     def __init__(self, files: int, footer: bytes) -> None:
         self.footer = footer
@@ -49,19 +49,19 @@ class Bucket:
         self.delay = 0.0
 
     def content(self, key: str) -> bytes | None:
-        """What an object holds."""
+        """Returns an object's content."""
         at = bisect.bisect_left(self.sources, key)
         if at < len(self.sources) and self.sources[at] == key:
             return self.footer
         return self.written.get(key)
 
     def etag(self, key: str) -> str:
-        """The version of an object."""
+        """Returns an object's version."""
         data = self.written.get(key)
         return f'"{hashlib.md5(key.encode() if data is None else data).hexdigest()}"'
 
     def after(self, prefix: str, start: str) -> Iterator[Entry]:
-        """The entries below a prefix whose keys come after one."""
+        """Returns the entries below a prefix whose keys come after a given key."""
         start = max(start, prefix)
         written = sorted(key for key in self.written if key.startswith(prefix) and key > start)
         entries = [Entry(key, len(self.written[key]), self.etag(key)) for key in written[:1001]]
@@ -73,7 +73,7 @@ class Bucket:
 
 
 def listing(bucket: Bucket, query: dict[str, str]) -> str:
-    """An answer of ListObjectsV2."""
+    """Makes an answer of ListObjectsV2."""
     prefix, most = query.get("prefix", ""), int(query.get("max-keys", 1000))
     start = query.get("continuation-token") or query.get("start-after", "")
     found = bucket.after(prefix, start)
@@ -106,13 +106,13 @@ def listing(bucket: Bucket, query: dict[str, str]) -> str:
 
 
 class Server:
-    """Answers requests as S3 does, as far as this project asks."""
+    """Answers the requests that this project makes, as S3 does."""
 
     def __init__(self, bucket: Bucket) -> None:
         self.bucket = bucket
 
     async def answer(self, request: web.Request) -> web.StreamResponse:
-        """Any request."""
+        """Answers any request."""
         key = unquote(request.raw_path.partition("?")[0]).removeprefix(f"/{BUCKET}").lstrip("/")
         if request.method == "PUT" and key in ("delay", "shards"):
             return self._told(key, await request.text())
@@ -173,7 +173,7 @@ class Server:
         return web.Response(status=206, body=data[start:stop], headers=headers)
 
     def _copied(self, request: web.Request, source: str) -> bytes | web.Response:
-        """What an object holds that is to be copied, if it is the version that is wanted."""
+        """Returns the content of an object to copy, if it has the wanted version."""
         data, wanted = self.bucket.content(source), request.headers.get("x-amz-copy-source-if-match")
         if data is None:
             return _error(404, "NoSuchKey")

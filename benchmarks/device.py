@@ -1,4 +1,4 @@
-"""A replica that only takes a device's time, for benchmarks of all that is around it.
+"""A replica that only takes a device's time, for benchmarks of everything around it.
 
 Every worker loads this module, so it imports little.
 """
@@ -27,14 +27,14 @@ class _Encoded(NamedTuple):
 
 
 class Simulated:
-    """In place of `pipeline.model.encoder.Encoder`."""
+    """A replacement for `pipeline.model.encoder.Encoder`."""
 
     def __init__(self, _model: object, recipe: Any, **_: object) -> None:
         self.recipe, self.rate = recipe, float(os.environ[RATE])
         self.vectors = np.random.default_rng(0).standard_normal((ROWS_PER_SPLIT, DIMENSION), np.float32)
 
     def run(self, tokens: Any) -> _Encoded:
-        """Vectors, as late as a device would have them."""
+        """Returns vectors after the time that a device would take."""
         begun, rows = time.perf_counter(), len(tokens.lengths)
         for done in range(0, rows, ROWS_PER_MICRO_BATCH):
             telemetry.beat()
@@ -45,7 +45,7 @@ class Simulated:
 
 
 def arm() -> None:
-    """Ray calls this in each worker: no torch, and no other encoder, comes into it."""
+    """Installs the replica. Ray calls this in each worker, which loads neither torch nor another encoder."""
     module: Any = types.ModuleType("pipeline.model.encoder")
     module.Encoder = Simulated
     sys.modules["pipeline.model.encoder"] = module

@@ -1,7 +1,8 @@
-"""The driver's memory and CPU at few and at many splits: `python -m benchmarks.driver_memory [20 2000]`.
+"""Measures the driver's memory and CPU by splits: `python -m benchmarks.driver_memory [20 2000]`.
 
-One row a split, the tiniest checkpoint: what is left is the pipeline's own cost. All of it, Ray's daemons and
-workers too, shares this machine's processors; the driver's CPU seconds are those of its process alone.
+With one row per split and the smallest checkpoint, only the pipeline's own cost is left. Everything,
+including Ray's daemons and workers, shares this machine's processors; the driver's CPU seconds are those of
+its process.
 """
 
 import json
@@ -27,7 +28,7 @@ sys.exit(code)
 
 
 def measure(splits: int, folder: Path, checkpoint: Path) -> tuple[float, float, float]:
-    """Peak MiB and CPU seconds of the driver's process, and seconds, for a job of so many splits."""
+    """Returns peak MiB and CPU seconds of the driver's process, and seconds, for a job of `splits` splits."""
     source = folder / f"{splits}.parquet"
     pq.write_table(pa.table({"text": [f"text number {i}" for i in range(splits)]}), source)
     config = folder / f"{splits}.yaml"
@@ -43,9 +44,9 @@ def measure(splits: int, folder: Path, checkpoint: Path) -> tuple[float, float, 
 
 
 def main(sizes: list[int]) -> None:
-    """Print a table."""
+    """Prints a table."""
     print(
-        "| splits | driver's peak MiB | its CPU seconds | seconds | ms a split, the start taken off |\n"
+        "| splits | driver's peak MiB | its CPU seconds | seconds | ms per split, without the start |\n"
         "|---|---|---|---|---|"
     )
     with tempfile.TemporaryDirectory() as name:

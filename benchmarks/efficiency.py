@@ -1,12 +1,14 @@
-"""What of the bare encoder's speed a whole job keeps: reading, transport and writing share its processors.
+"""Measures how much of the bare encoder's speed a whole job keeps.
 
     python -m benchmarks.efficiency [--tokens 12000] [--splits 10] [--rounds 5]
 
-Python's docstrings, a split of so many tokens a file: of some seconds, where by default one takes a minute.
-Random weights of albert-base geometry. Bare: the encoder alone in a process, on the token ids of one split
-after the other. The job: tokens a second from the shard at a quarter of them to that before the last tenth.
-Both with all processors; the rounds alternate. Beside the rates: what of the processors the encoder's
-process had meanwhile. On a machine that shares its host rates drift by the minute, and this does not.
+Reading, transport and writing share the processors with it. The texts are Python's docstrings, in files of
+one split each. A split has `--tokens` tokens and takes some seconds; by default one takes a minute. Weights
+are random, of albert-base geometry. "Bare" is the encoder alone in a process, on the token ids of one split
+after the other. For the job, the rate is in tokens per second from the shard at a quarter of them to the one
+before the last tenth. Both use all processors; the rounds alternate. The table also shows the share of the
+processors that the encoder's process had meanwhile. On a machine that shares its host, rates drift by the
+minute, and this share does not.
 """
 
 import argparse
@@ -58,11 +60,11 @@ REPLICA = "ray::MapWorker(MapBatches(Encode))"
 LOOK_SECONDS = 0.5
 
 Measured = tuple[float, float]
-"""Tokens a second, and what of the processors the encoder's process had, 0 to 1."""
+"""Tokens per second, and the share of the processors that the encoder's process had, 0 to 1."""
 
 
 def corpus(folder: Path, model: Path, tokens: int, splits: int) -> Path:
-    """Files of about so many tokens each, of texts drawn by a fixed seed."""
+    """Writes files of about `tokens` tokens each, of texts drawn with a fixed seed."""
     texts = docstrings(folder).combine_chunks()
     texts = texts.take(pa.array(np.random.default_rng(0).permutation(len(texts))))
     total = np.cumsum(Tokenizer(resolve(str(model))).encode(texts.cast(pa.large_string())).lengths)
@@ -76,14 +78,14 @@ def corpus(folder: Path, model: Path, tokens: int, splits: int) -> Path:
 
 
 def bare(model: Path, source: Path) -> Measured:
-    """The encoder alone."""
+    """Measures the encoder alone."""
     command = [sys.executable, "-c", BARE, str(model), str(source)]
     rate, share = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout.split()
     return float(rate), float(share)
 
 
 def job(model: Path, source: Path, output: Path) -> Measured:
-    """A job in its middle."""
+    """Measures a job in its middle."""
     values = {
         "source": {"rows": {"path": f"{source}/*.parquet"}},
         "model": {"name": str(model)},
@@ -101,7 +103,7 @@ def job(model: Path, source: Path, output: Path) -> Measured:
 
 @contextmanager
 def _replica_watched() -> Iterator[Sequence[tuple[float, float]]]:
-    """While this lasts: moments, and the seconds that the replica's process had been busy by then."""
+    """Collects moments, and the seconds that the replica's process had been busy by then."""
     looks: list[tuple[float, float]] = []
     over = Event()
 
@@ -126,7 +128,7 @@ def _replica_watched() -> Iterator[Sequence[tuple[float, float]]]:
 
 def _replica() -> psutil.Process | None:
     for each in psutil.Process().children(recursive=True):
-        with suppress(psutil.Error):  # it has just ended
+        with suppress(psutil.Error):  # the process has just ended
             if " ".join(each.cmdline()).startswith(REPLICA):
                 return each
     return None

@@ -1,14 +1,14 @@
-"""The encoder beside transformers and sentence-transformers, and beside the bare matrix product.
+"""Compares the encoder with transformers, sentence-transformers and the bare matrix product.
 
     python -m benchmarks.encoder CORPORA [--device cuda] [--model FOLDER] [--texts 300] [--rounds 3]
 
-Random weights of albert-base geometry; the vocabulary of the model named (`albert-mini` by default). Three
-mixes of lengths: docstrings, film reviews (long), glosses (short). Each contender gets the same texts; the
-rounds alternate (transformers, by far the slowest, takes part in the first alone). Useful tokens are those of
-the texts, not of padding. Useful work is the matrix products of these tokens: all linear layers, and
-attention as long as each text itself. The bare rate is that of the model's own linear layers, by torch's
-`linear`, on 1,024 (CPU) or 16,384 (CUDA) rows, in the same dtype with the same threads, measured in each
-round.
+Weights are random, of albert-base geometry; the vocabulary is that of the named model (`albert-mini` by
+default). There are three mixes of lengths: docstrings, film reviews (long), glosses (short). Each contender
+gets the same texts, and the rounds alternate (transformers, by far the slowest, runs only in the first).
+Useful tokens are those of the texts, not of padding. Useful work is the matrix products of these tokens: all
+linear layers, and attention as long as each text itself. The bare rate is that of the model's own linear
+layers, with torch's `linear`, on 1,024 (CPU) or 16,384 (CUDA) rows, in the same dtype with the same threads,
+measured in each round.
 """
 
 import argparse
@@ -52,7 +52,7 @@ Contender = Callable[[list[str]], Any]
 
 
 def texts_of(mix: str, folder: Path, count: int) -> list[str]:
-    """So many texts of a mix, drawn by a fixed seed."""
+    """Returns `count` texts of a mix, drawn with a fixed seed."""
     if mix == "docstrings":
         column = corpora.docstrings(folder)
     else:
@@ -63,7 +63,7 @@ def texts_of(mix: str, folder: Path, count: int) -> list[str]:
 
 
 def make_model(folder: Path, vocabulary: str) -> Path:
-    """albert-base geometry, seeded weights, as safetensors; in a folder that need not be there yet."""
+    """Writes a model of albert-base geometry with seeded weights as safetensors; may make the folder."""
     folder.mkdir(parents=True, exist_ok=True)
     source = resolve(vocabulary).folder
     # As tokenizer.json, so that all contenders get the same ids (docs/tokenizer.md).
@@ -79,7 +79,7 @@ def make_model(folder: Path, vocabulary: str) -> Path:
 
 
 def plain(folder: Path, device: str, dtype: torch.dtype) -> Contender:
-    """transformers as it is: batches of 32 in the order of the input, padded, mean of the real tokens."""
+    """Returns transformers as it is: padded batches of 32 in input order, the mean of the real tokens."""
     tokenizer = AutoTokenizer.from_pretrained(folder)
     model = AlbertModel.from_pretrained(folder, dtype=dtype).to(device).eval()
 
@@ -104,25 +104,25 @@ def plain(folder: Path, device: str, dtype: torch.dtype) -> Contender:
 
 
 def sentence_transformer(folder: Path, device: str) -> SentenceTransformer:
-    """A model as sentence-transformers has it: mean of the tokens, length 1."""
+    """Returns a model in the form of sentence-transformers: mean of the tokens, length 1."""
     parts = [Transformer(str(folder), max_seq_length=512), Pooling(BASE["hidden_size"], "mean"), Normalize()]
     return SentenceTransformer(modules=parts, device=device)
 
 
 def library(folder: Path, device: str, dtype: torch.dtype) -> Contender:
-    """sentence-transformers' `encode` with its own sorting and its default batch of 32."""
+    """Returns sentence-transformers' `encode`, with its own sorting and its default batch of 32."""
     model = sentence_transformer(folder, device).to(dtype)
     return lambda texts: model.encode(texts, show_progress_bar=False)
 
 
 def ours(folder: Path, device: str, dtype: str, tokenizer: Tokenizer) -> Contender:
-    """This project's encoder; the tokenizer's time counts, as it does for the others."""
+    """Returns this project's encoder; the tokenizer's time counts, as it does for the others."""
     encoder = Encoder(folder, device=device, dtype=dtype)
     return lambda texts: encoder.encode(tokenizer.encode(pa.array(texts, pa.large_string())))
 
 
 def useful_flops(tokens: TokenBatch) -> float:
-    """Matrix work of the texts' own tokens (multiply and add count as two)."""
+    """Returns the matrix work of the texts' own tokens (multiply and add count as two)."""
     hidden, inner, layers = (BASE[name] for name in ("hidden_size", "intermediate_size", "num_hidden_layers"))
     lengths = tokens.lengths.astype(np.float64)
     linear = 2.0 * (4 * hidden * hidden + 2 * hidden * inner) * lengths.sum()
@@ -132,7 +132,7 @@ def useful_flops(tokens: TokenBatch) -> float:
 
 
 def bare_rate(device: str, dtype: torch.dtype, seconds: float = 2.0) -> float:
-    """FLOP/s of the model's linear layers alone."""
+    """Returns the FLOP/s of the model's linear layers alone."""
     rows, hidden, inner = 16_384 if device == "cuda" else 1024, BASE["hidden_size"], BASE["intermediate_size"]
     narrow, wide = (torch.randn(rows, size, device=device, dtype=dtype) for size in (hidden, inner))
     square, up, down = (
@@ -163,7 +163,7 @@ def _wait(device: str) -> None:
 
 
 def timed(contender: Contender, texts: list[str], device: str) -> tuple[float, Any]:
-    """Seconds, and the vectors."""
+    """Returns the seconds of a call, and the vectors."""
     start = time.perf_counter()
     vectors = contender(texts)
     _wait(device)
@@ -173,16 +173,16 @@ def timed(contender: Contender, texts: list[str], device: str) -> tuple[float, A
 def measure(
     mix: str, texts: list[str], contenders: dict[str, Contender], arguments: Any, tokens: TokenBatch
 ) -> None:
-    """Alternate the contenders, print a row for each."""
+    """Alternates the contenders, and prints a row for each."""
     dtype = torch.bfloat16 if arguments.device == "cuda" else torch.float32
     seconds: dict[str, list[float]] = {name: [] for name in contenders}
     bare, vectors = [], {}
     for contender in contenders.values():
-        contender(texts[:8])  # warm
+        contender(texts[:8])  # warm-up
     for number in range(arguments.rounds):
         bare.append(bare_rate(arguments.device, dtype))
         for name, contender in contenders.items():
-            if name != "transformers" or number == 0:  # by far the slowest, and only a yardstick
+            if name != "transformers" or number == 0:  # by far the slowest, and only a reference
                 spent, vectors[name] = timed(contender, texts, arguments.device)
                 seconds[name].append(spent)
     total, rate = int(tokens.lengths.sum()), statistics.median(bare)
@@ -198,18 +198,18 @@ def measure(
 
 
 def _ratio(flops: float, rate: float, name: str) -> str:
-    """Of the bare rate, where that is of the same dtype."""
+    """Returns the fraction of the bare rate, if that has the same dtype."""
     return "" if name == "ours, float32" else f"{flops / rate:.2f}"
 
 
 def main() -> None:
-    """Print one table."""
+    """Prints one table."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("corpora", type=Path)
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
-    parser.add_argument("--model", default="albert-mini", help="whose vocabulary")
+    parser.add_argument("--model", default="albert-mini", help="the model with the vocabulary")
     parser.add_argument("--texts", type=int, default=300)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--mixes", nargs="*", default=list(MIXES))
@@ -233,7 +233,7 @@ def main() -> None:
         print(HEADER)
         print("|---|---|---|---|---|---|---|---|")
         for mix in arguments.mixes:
-            # Reviews are long: a third of them has as many tokens.
+            # Reviews are long: a third as many have the same number of tokens.
             count = arguments.texts // 3 if mix == "articles" else arguments.texts
             texts = texts_of(mix, arguments.corpora, count)
             tokens = tokenizer.encode(pa.array(texts, pa.large_string()))

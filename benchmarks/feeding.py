@@ -1,11 +1,11 @@
-"""What feeding a device costs: CPU seconds of reading, tokenizing and writing, for a million rows.
+"""Measures the cost of feeding a device: CPU seconds to read, tokenize and write a million rows.
 
     python -m benchmarks.feeding [CORPORA] [--rate 20000] [--rounds 5]
 
-Python's docstrings, and with CORPORA (`benchmarks.corpora`) film reviews and glosses; shards of 768 floats.
-The stages themselves, one after the other in this process, without Ray and without a model: vectors are
-random. CPU seconds are those of all threads. The last column says how many CPUs keep a device busy that
-embeds `--rate` rows a second.
+The texts are Python's docstrings, and with CORPORA (`benchmarks.corpora`) film reviews and glosses; shards
+have 768 floats. The stages run one after the other in this process, without Ray and without a model: vectors
+are random. CPU seconds are those of all threads. The last column says how many CPUs keep a device busy that
+embeds `--rate` rows per second.
 """
 
 import argparse
@@ -43,7 +43,7 @@ MOST_ROWS = 60_000
 
 @dataclass(frozen=True)
 class Spent:
-    """CPU seconds of one pass over a corpus, by stage."""
+    """The CPU seconds of one pass over a corpus, by stage."""
 
     rows: int
     text_bytes: int
@@ -53,7 +53,7 @@ class Spent:
 
 
 def corpus(mix: str, corpora: Path | None, folder: Path) -> Path:
-    """A Parquet file of so many texts, those there are over and over."""
+    """Writes a Parquet file of many texts, by repeating the given ones."""
     if corpora is None or MIXES[mix] is None:
         texts = docstrings(folder)
     else:
@@ -65,7 +65,7 @@ def corpus(mix: str, corpora: Path | None, folder: Path) -> Path:
 
 
 def job(source: Path, output: Path, model: Path) -> tuple[list[Split], Job]:
-    """The splits of a corpus, and what the stages are told."""
+    """Returns the splits of a corpus, and the arguments of the stages."""
     values = {
         "source": {"rows": {"path": str(source)}},
         "model": {"name": str(model)},
@@ -81,7 +81,7 @@ def job(source: Path, output: Path, model: Path) -> tuple[list[Split], Job]:
 
 
 def measure(splits: list[Split], told: Job, output: Path) -> Spent:
-    """One pass; every shard is written, to a folder of its own."""
+    """Runs one pass, and writes every shard to a folder of its own."""
     spent = {"read": 0.0, "tokenize": 0.0, "write": 0.0}
     rows = text_bytes = 0
     tokenizer = told.tokenizer()
@@ -120,7 +120,7 @@ def _figures() -> dict[str, float | int | str]:
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("corpora", nargs="?", type=Path)
-    parser.add_argument("--rate", type=float, default=20_000, help="rows a second of one device")
+    parser.add_argument("--rate", type=float, default=20_000, help="rows per second of one device")
     parser.add_argument("--rounds", type=int, default=5)
     arguments = parser.parse_args()
     print("CPU seconds for a million rows (median, and least to most)\n")

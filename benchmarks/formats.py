@@ -1,7 +1,7 @@
-"""Every format, compressed in every way, in two sizes; makes the table of docs/formats.md.
+"""Measures every format with every compression in two sizes; makes the table of docs/formats.md.
 
-Each cell is a corpus written by another library than the one that reads it, planned, and read through the
-seam as the pipeline does it; its rows and texts must be exactly those that were written.
+Each cell is a corpus that another library wrote than the one that reads it. It is planned, and read through
+the storage interface as in the pipeline. Its rows and texts must be exactly those that were written.
 """
 
 import bz2
@@ -57,12 +57,12 @@ COMPRESS: dict[str, Callable[[bytes], bytes]] = {
 }
 FORMATS = ("text", "text-files", "jsonl", "csv", "csv, a row a line", "tsv", "parquet")
 SIZES = {"many small files": (60, 30), "one larger file": (1, 40_000)}
-"""Files, and rows of each."""
+"""The number of files, and the rows of each."""
 
 
 @dataclass(frozen=True)
 class Cell:
-    """What was found of one corpus."""
+    """The measurements of one corpus."""
 
     files: int
     splits: int
@@ -76,7 +76,7 @@ class Cell:
 
 
 def texts_of(kind: str, count: int, seed: int) -> list[str]:
-    """Texts that a format can hold, as awkward as it allows."""
+    """Returns texts that a format can hold, as awkward as it allows."""
     chance = random.Random(seed)
     texts = [" ".join(chance.choices(WORDS, k=chance.randint(1, 40))) + f" {row}" for row in range(count)]
     if kind in ("jsonl", "csv", "text-files", "parquet"):
@@ -85,7 +85,7 @@ def texts_of(kind: str, count: int, seed: int) -> list[str]:
 
 
 def encoded(kind: str, texts: Sequence[str]) -> bytes:
-    """A file of a format, by the library that people write it with."""
+    """Returns a file of a format, written by the library that people use for it."""
     rows = [{"key": f"k{row}", "text": text} for row, text in enumerate(texts)]
     if kind == "text":
         return "".join(f"{text}\n" for text in texts).encode()
@@ -107,7 +107,7 @@ def encoded(kind: str, texts: Sequence[str]) -> bytes:
 
 
 def written(folder: Path, kind: str, suffix: str, files: int, rows: int) -> dict[str, list[str]]:
-    """A corpus; the texts by the name of their file."""
+    """Writes a corpus; returns the texts by the name of their file."""
     if kind == "text-files":
         files, rows = files * min(rows, 50), 1
     found = {}
@@ -120,7 +120,7 @@ def written(folder: Path, kind: str, suffix: str, files: int, rows: int) -> dict
 
 
 def cell(folder: Path, kind: str, suffix: str, files: int, rows: int, max_split_bytes: int) -> Cell:
-    """Write a corpus, plan it, read it, and compare."""
+    """Writes a corpus, plans it, reads it, and compares."""
     wanted = written(folder, kind, suffix, files, rows)
     job = parse_config(values(folder, kind, max_split_bytes))
     started = time.perf_counter()
@@ -148,7 +148,7 @@ def cell(folder: Path, kind: str, suffix: str, files: int, rows: int, max_split_
 
 
 def values(folder: Path, kind: str, max_split_bytes: int) -> dict[str, Any]:
-    """The config of a corpus."""
+    """Returns the config of a corpus."""
     source: dict[str, Any] = {"path": str(folder / "*"), "format": kind.split(",", maxsplit=1)[0]}
     if kind.endswith("a row a line"):
         source["csv"] = {"newlines_in_fields": False}
@@ -159,14 +159,14 @@ def values(folder: Path, kind: str, max_split_bytes: int) -> dict[str, Any]:
 
 
 def cases() -> Iterator[tuple[str, str, str]]:
-    """Format, ending of the compression, size."""
+    """Yields format, ending of the compression, and size of each cell."""
     for kind, suffix, size in itertools.product(FORMATS, COMPRESS, SIZES):
         if not (kind == "parquet" and suffix) and not (kind == "text-files" and size == "one larger file"):
             yield kind, suffix, size
 
 
 def table(scale: int = 1) -> str:
-    """The table of all cells, as Markdown."""
+    """Formats all cells as a Markdown table."""
     lines = [
         "| format | compression | | files | splits | rows | text MB | read of stored | text MB/s |\n",
         "|---|---|---|---|---|---|---|---|---|\n",

@@ -1,12 +1,13 @@
-"""The encoder on a GPU: its share of the GPU's matrix rate, what each form of a layer brings, and a peer.
+"""Measures the encoder on a GPU: its share of the GPU's matrix rate, each form of a layer, and a peer.
 
     python -m benchmarks.gpu [--tokens 3000000] [--rounds 3] [--model FOLDER]
 
 It needs no corpora and no network. Weights are random, of albert-base geometry. Token ids are drawn, in three
 mixes of lengths (lognormal): titles (median 18), docstrings (60), articles (330). Useful work is the matrix
-products of the texts' own tokens, attention as long as each text itself. The yardstick is the rate of a bare
-product of 8,192 x 8,192 in bfloat16, measured before and after. For sentence-transformers texts are made of
-the vocabulary's words, and both tokenizers count. Prints Markdown.
+products of the texts' own tokens, with attention as long as each text itself. The reference is the rate of a
+bare product of 8,192 x 8,192 in bfloat16, measured before and after. For the comparison with
+sentence-transformers, texts are made of the vocabulary's words, and the time of both tokenizers counts. It
+prints Markdown.
 """
 
 import argparse
@@ -45,7 +46,7 @@ SIDE = 8192
 
 
 def token_batch(mix: str, tokens: int, seed: int = 0) -> TokenBatch:
-    """Draws texts of about so many tokens."""
+    """Draws texts of about `tokens` tokens."""
     median, spread = MIXES[mix]
     draw = np.random.default_rng(seed)
     lengths = np.clip(draw.lognormal(np.log(median), spread, 2 * tokens // median + 16), 3, 512).astype(
@@ -57,7 +58,7 @@ def token_batch(mix: str, tokens: int, seed: int = 0) -> TokenBatch:
 
 
 def texts_of(mix: str, tokens: int, folder: Path) -> list[str]:
-    """Draws texts of whole words, of about so many tokens."""
+    """Draws texts of whole words, of about `tokens` tokens."""
     pieces = json.loads((folder / "tokenizer.json").read_text())["model"]["vocab"]
     words = [piece[1:] for piece, _ in pieces if piece.startswith("▁") and piece[1:].isalpha()]
     draw = np.random.default_rng(1)
@@ -66,7 +67,7 @@ def texts_of(mix: str, tokens: int, folder: Path) -> list[str]:
 
 
 def seconds_of(work: Callable[[], Any], device: str) -> tuple[float, Any]:
-    """Returns what a call took, until the device was done with it, and its result."""
+    """Returns the seconds of a call, until the device was done with it, and its result."""
     _wait(device)
     start = time.perf_counter()
     result = work()
@@ -123,7 +124,7 @@ def precision(folder: Path, arguments: argparse.Namespace) -> None:
 
 
 def peer(folder: Path, arguments: argparse.Namespace) -> None:
-    """Prints ours beside sentence-transformers in bfloat16, in alternating rounds."""
+    """Compares this encoder with sentence-transformers in bfloat16, in alternating rounds."""
     print("\n| texts | ours, tokens/s | sentence-transformers, bfloat16 | ours is faster by | least cosine |")
     print("|---|---|---|---|---|")
     tokenizer = Tokenizer(resolve(str(folder)))
@@ -136,7 +137,7 @@ def peer(folder: Path, arguments: argparse.Namespace) -> None:
         both = []
         mine = partial(_ours, ours, tokenizer, column)
         library = partial(theirs.encode, texts, batch_size=LIBRARY_BATCH, show_progress_bar=False)
-        for _ in range(arguments.rounds + 1):  # the first is to warm up
+        for _ in range(arguments.rounds + 1):  # the first one is a warm-up
             (quick, found), (slow, wanted) = (seconds_of(work, arguments.device) for work in (mine, library))
             both.append((quick, slow))
         quick, slow = (statistics.median(each) for each in zip(*both[1:], strict=True))
@@ -161,7 +162,7 @@ def main() -> None:
     )
     parser.add_argument("--tokens", type=int, default=3_000_000)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--model", default="albert-mini", help="whose vocabulary")
+    parser.add_argument("--model", default="albert-mini", help="the model with the vocabulary")
     parser.add_argument("--device", default="cuda", choices=("cpu", "cuda"))
     parser.add_argument("--side", type=int, default=SIDE)
     arguments = parser.parse_args()

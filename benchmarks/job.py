@@ -1,4 +1,4 @@
-"""A job as a user runs it, for benchmarks of all of it: a process of its own."""
+"""Runs a whole job as a user does, in a process of its own, for benchmarks."""
 
 import json
 import subprocess
@@ -9,10 +9,10 @@ from typing import Any
 
 
 def run(values: Mapping[str, Any], config: Path) -> None:
-    """Write a config there, and run it.
+    """Writes a config file, and runs it.
 
     Raises:
-        CalledProcessError: the run did not end well.
+        CalledProcessError: the run failed.
     """
     config.write_text(json.dumps(values))
     command = [sys.executable, "-m", "pipeline", "run", str(config), "--quiet"]

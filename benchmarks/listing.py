@@ -1,9 +1,10 @@
-"""What it costs to list and plan very many objects: seconds, memory, requests.
+"""Measures the cost of listing and planning very many objects: seconds, memory, requests.
 
     python -m benchmarks.listing [OBJECTS]
 
-Small text objects in a hundred folders of a bucket of SeaweedFS on this machine. Listing and planning run in
-a process of their own each; its peak memory is told, and what Python, Arrow and the drivers took before.
+The objects are small texts in a hundred folders of a SeaweedFS bucket on this machine. Listing and planning
+each run in a process of their own. The table shows its peak memory, and what Python, Arrow and the drivers
+took before.
 """
 
 import json
@@ -55,7 +56,7 @@ print(json.dumps({
 
 
 def create(count: int) -> float:
-    """Seconds to put so many objects there."""
+    """Writes `count` objects; returns the seconds that it took."""
     store, begun = storage.connect(BUCKET), time.perf_counter()
     store.filesystem.mkdir(BUCKET)
 
@@ -70,7 +71,7 @@ def create(count: int) -> float:
 
 
 def measure(what: str, pattern: str) -> str:
-    """One line of the table."""
+    """Prints one line of the table."""
     values = {"source": {"texts": {"path": pattern, "format": "text"}}, "output": {"path": "/nowhere"}}
     child = [sys.executable, "-c", CHILD, what, json.dumps(values)]
     found = json.loads(subprocess.run(child, stdout=subprocess.PIPE, text=True, check=True).stdout)
@@ -83,7 +84,7 @@ def measure(what: str, pattern: str) -> str:
 
 
 def main(count: int = 100_000) -> None:
-    """Print a table."""
+    """Prints a table."""
     with tempfile.TemporaryDirectory() as folder, running_server(Path(folder)) as url:
         os.environ |= environment(url)
         print(f"{count:,} objects made in {create(count):.0f} s\n", flush=True)

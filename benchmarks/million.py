@@ -1,9 +1,10 @@
-"""A million splits of a hundred thousand files: what planning and resuming take when a store is far away.
+"""Measures planning and resuming a million splits of a hundred thousand files in a distant store.
 
     python -m benchmarks.million [--files 100000] [--splits-per-file 10] [--delay 100]
 
-Synthetic listings and footers through the storage seam: `benchmarks.bucket` answers as S3 does, each answer
-late by so many milliseconds. Every measurement is a process of its own; its peak memory is told.
+Listings and footers are synthetic, and pass through the storage interface: `benchmarks.bucket` answers as S3
+does, each answer late by `--delay` milliseconds. Every measurement is a process of its own; the table shows
+its peak memory.
 """
 
 import argparse
@@ -68,7 +69,7 @@ HEADER = "| what | answers after | seconds | CPU seconds | MiB at most | asked o
 
 @contextmanager
 def bucket(files: int, splits: int, folder: Path) -> Iterator[str]:
-    """The stand-in, as a process of its own; its URL."""
+    """Runs the stand-in as a process of its own; yields its URL."""
     texts = [f"text number {number}" for number in range(ROWS * splits)]
     pq.write_table(pa.table({"text": texts}), folder / "footer", row_group_size=ROWS, compression="zstd")
     [port] = free_ports(1)
@@ -96,14 +97,14 @@ def _wait(url: str) -> None:
 
 
 def tell(url: str, what: str, text: str) -> None:
-    """Set the bucket's delay, or its shards."""
+    """Sets the bucket's delay, or its shards."""
     urllib.request.urlopen(
         urllib.request.Request(f"{url}/{BUCKET}/{what}", text.encode(), method="PUT")
     ).close()
 
 
 def measured(what: str, config: Path) -> dict[str, Any]:
-    """What a process says of itself that makes the plan of a job, or runs it."""
+    """Returns the measurements that a process prints after planning or running a job."""
     command = [sys.executable, "-c", MEASURED, what, str(config)]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     found: dict[str, Any] = json.loads(done.stdout.rpartition("MEASURED")[2])
@@ -111,7 +112,7 @@ def measured(what: str, config: Path) -> dict[str, Any]:
 
 
 def job(folder: Path, url: str) -> Path:
-    """A config file."""
+    """Writes a config file."""
     options = {"endpoint_url": url}
     values = {
         "source": {"rows": {"path": f"s3://{BUCKET}/source/*.parquet", "options": options}},
@@ -124,7 +125,7 @@ def job(folder: Path, url: str) -> Path:
 
 
 def record(split: Split) -> ShardRecord:
-    """What would be known of a shard of this split."""
+    """Makes a record as a shard of this split would have it."""
     split_id, pieces = split
     done = [
         dict.fromkeys(schema.PIECE.names)
@@ -141,7 +142,7 @@ def record(split: Split) -> ShardRecord:
 
 
 def pretend(url: str, parsed: Config) -> int:
-    """Have all shards there, and a ledger that knows of each; how many bytes it has."""
+    """Makes all shards appear, and a ledger that lists each; returns the ledger's bytes."""
     dataset = Dataset.of(parsed)
     plan = dataset.required_plan()
     tell(url, "shards", " ".join(f"out/data/part-{each}.parquet" for each in plan.split_ids.to_pylist()))
@@ -180,7 +181,7 @@ def main() -> None:
 
 
 def show(what: str, delay: float, found: dict[str, Any]) -> None:
-    """A row of the table."""
+    """Prints a row of the table."""
     print(
         f"| {what} | {delay:.0f} ms | {found['seconds']:.1f} | {found['cpu']:.1f} | {found['peak']:.0f} "
         f"| {found['requests']:,} | {found['code']} |",

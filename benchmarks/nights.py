@@ -1,8 +1,9 @@
-"""What a resume and a night cost, beside a full run: `python -m benchmarks.nights [--rounds 5]`.
+"""Compares a resume and a night with a full run: `python -m benchmarks.nights [--rounds 5]`.
 
-Python's docstrings with albert-mini, sixteen files, local. A resume: half of the shards are there. A night: a
-dataset of the day before is the base, and nothing has changed since, or one row of a hundred in every file
-(rows whose text is another are embedded, the rest of their file's take their vectors from the base).
+The corpus is Python's docstrings in sixteen local files, with albert-mini. For the resume, half of the shards
+exist. For the night, a dataset of the day before is the base, and since then nothing has changed, or one row
+of a hundred in every file (rows with another text are embedded, the rest of their file take their vectors
+from the base).
 """
 
 import argparse
@@ -27,7 +28,7 @@ CHANGED = 100
 
 
 def run(folder: Path, name: str, source: Path, **more: Any) -> tuple[float, dict[str, Any]]:
-    """Seconds of a run, and its summary."""
+    """Returns the seconds of a run, and its summary."""
     values = {
         "source": {"rows": {"path": f"{source}/*.parquet", "text_column": "docstring"}},
         "model": {"name": "albert-mini"},
@@ -40,7 +41,7 @@ def run(folder: Path, name: str, source: Path, **more: Any) -> tuple[float, dict
 
 
 def half(whole: Path, dataset: Path) -> None:
-    """A dataset of the same job that was interrupted: every second shard is there."""
+    """Makes a dataset of the same job that was interrupted: every second shard exists."""
     shutil.copytree(whole, dataset)
     for name in ("manifest.parquet", "summary.json", "report.html", "data/_SUCCESS"):
         (dataset / name).unlink()
@@ -49,7 +50,7 @@ def half(whole: Path, dataset: Path) -> None:
 
 
 def changed(source: Path, target: Path) -> None:
-    """The same files, one text of a hundred another."""
+    """Writes the same files with one text of a hundred changed."""
     target.mkdir()
     for file in source.glob("*.parquet"):
         table = pq.read_table(file)
@@ -86,7 +87,7 @@ def main() -> None:
     full = statistics.median(seconds for seconds, _ in found["full"])
     for name, runs in found.items():
         times, summary = [seconds for seconds, _ in runs], runs[0][1]
-        # A summary's `embedded` is that of all attempts at a dataset; a resume's own rows are the run's.
+        # A summary's `embedded` covers all attempts at a dataset; `run` has a resume's own rows.
         embedded = summary["run"]["rows"] if name == "resume of half" else summary["embedded"]
         print(
             f"| {name} | {spread(times, '.1f')} | {statistics.median(times) / full:.2f} "

@@ -1,10 +1,10 @@
-"""What storing vectors as int8 or as bits costs in recall.
+"""Measures the recall that is lost by storing vectors as int8 or as bits.
 
     python -m benchmarks.quantization [DATASET, default: the demo's]
 
-The nearest 10 of each of 500 rows among all others, by the float32 vectors; how many of them the nearest 10
-by quantized vectors hold (int8 by cosine, bits by Hamming distance; queries quantized too), and how many the
-nearest 100 hold, which float32 could rank again.
+It takes the nearest 10 of each of 500 rows among all others, by the float32 vectors. It counts how many of
+them are among the nearest 10 by quantized vectors (int8 by cosine, bits by Hamming distance; queries
+quantized too), and how many are among the nearest 100, which float32 could rank again.
 """
 
 import sys
@@ -23,21 +23,21 @@ Floats = npt.NDArray[np.float32]
 
 
 def stored(vectors_ND: Floats, kind: str) -> Floats:
-    """As a reader of the shards has them, of length 1."""
+    """Returns vectors as a reader of the shards gets them, of length 1."""
     fields = embedding.fields(kind, vectors_ND.shape[1])
     table = pa.Table.from_arrays(embedding.store(vectors_ND, kind), schema=pa.schema(fields))
     return vectors.unit(embedding.load(table, vectors_ND.shape[1]))
 
 
 def nearest(vectors_ND: Floats, queries: npt.NDArray[np.int64], count: int) -> npt.NDArray[np.int64]:
-    """(queries, count) rows by cosine, the query itself left out."""
+    """Returns the (queries, count) nearest rows by cosine, without the query itself."""
     cosine_QN = vectors_ND[queries] @ vectors_ND.T
     cosine_QN[np.arange(len(queries)), queries] = -np.inf
     return np.argsort(-cosine_QN, axis=1, kind="stable")[:, :count]
 
 
 def main(root: Path) -> None:
-    """Print one table."""
+    """Prints one table."""
     shards = pq.read_table(root / "data", columns=["embedding"])
     dimension = shards.schema.field("embedding").type.list_size
     vectors_ND = embedding.load(shards, dimension)

@@ -1,10 +1,10 @@
-"""How fast one large object is read through our seam, beside pyarrow and bare s3fs: prints a Markdown table.
+"""Compares reading one large object through `pipeline.storage` with pyarrow and bare s3fs, as Markdown.
 
     python -m benchmarks.reading [MB] [ROUNDS]
 
-From SeaweedFS on this machine, so that no network hides what a client costs; the server takes its share of
-the same cores. Contenders take turns: only ratios within one run mean much. Medians; the last column is
-that of the ratios in each round.
+The object is in SeaweedFS on this machine, so that no network hides the cost of a client; the server takes
+its share of the same cores. Contenders take turns: only ratios within one run mean much. Figures are medians;
+the last column is the median of the ratios in each round.
 """
 
 import os
@@ -28,11 +28,11 @@ SIZES = {"1 MB": MB, "16 MB": 16 * MB}
 BASE = "pyarrow, open_input_stream"
 
 Read = Callable[[], int]
-"""Reads the object once; how many bytes there were."""
+"""A function that reads the object once, and returns the number of bytes."""
 
 
 def streamed(opened: Callable[[], AbstractContextManager[Any]], size: int) -> Read:
-    """Read from the start to the end, so many bytes at a time."""
+    """Returns a contender that reads from start to end, `size` bytes at a time."""
 
     def read() -> int:
         total = 0
@@ -45,7 +45,7 @@ def streamed(opened: Callable[[], AbstractContextManager[Any]], size: int) -> Re
 
 
 def contenders(path: str, url: str) -> Iterator[tuple[str, Read]]:
-    """Ours, pyarrow's and s3fs's ways to read an object: in parts, and at once."""
+    """Yields the ways of this project, pyarrow and s3fs to read an object: in parts, and at once."""
     store, key = storage.connect(path), path.removeprefix("s3://")
     arrow = pyarrow.fs.S3FileSystem(
         access_key=KEY, secret_key=SECRET, endpoint_override=url, region="us-east-1"
@@ -62,7 +62,7 @@ def contenders(path: str, url: str) -> Iterator[tuple[str, Read]]:
 
 
 def measure(path: str, url: str, size: int, rounds: int) -> dict[str, np.ndarray]:
-    """MB/s, and seconds of this process's CPU, of each contender in each round; the first is not counted."""
+    """Returns MB/s and CPU seconds of this process for each contender and round, without the first round."""
     readers = dict(contenders(path, url))
     found: dict[str, list[tuple[float, float]]] = {name: [] for name in readers}
     for number in range(rounds + 1):
@@ -75,7 +75,7 @@ def measure(path: str, url: str, size: int, rounds: int) -> dict[str, np.ndarray
 
 
 def main(megabytes: int = 256, rounds: int = 5) -> None:
-    """Print a table."""
+    """Prints a table."""
     with tempfile.TemporaryDirectory() as folder, running_server(Path(folder)) as url:
         os.environ |= environment(url)
         path = "s3://bench/object"

@@ -1,12 +1,12 @@
-"""How many fast devices these processors feed: the whole job, with replicas that only take a device's time.
+"""Measures how many fast devices these processors feed, with replicas that only take a device's time.
 
     python -m benchmarks.simulated [--rate 20000] [--replicas 1 2 4] [--seconds 20] [--rounds 5]
 
-Files in, shards out, through Ray as ever; a replica gives vectors of 768 numbers that are there already, and
-sleeps as long as a device would need that embeds `--rate` rows a second. Texts are docstrings, cut to
-the length of a paragraph. The rate is that of the middle of a run, from the shard at a quarter of them to the
-one before the last tenth; the rounds alternate. CPU seconds are those of all processes of
-the machine, from start to end.
+The whole job runs through Ray, from files to shards. A replica returns ready-made vectors of 768 numbers, and
+sleeps as long as a device would need that embeds `--rate` rows per second. Texts are docstrings, cut to the
+length of a paragraph. The rate is measured in the middle of a run, from the shard at a quarter of them to the
+one before the last tenth; the rounds alternate. CPU seconds are those of all processes of the machine, from
+start to end.
 """
 
 import argparse
@@ -44,7 +44,7 @@ sys.exit(code)
 
 
 def corpus(folder: Path, rows: int) -> Path:
-    """So many texts in files of a split each; those there are over and over."""
+    """Writes `rows` texts in files of one split each, by repeating the given ones."""
     texts = pc.utf8_slice_codeunits(docstrings(folder).combine_chunks(), 0, LONGEST)
     source = folder / "source"
     source.mkdir()
@@ -57,7 +57,7 @@ def corpus(folder: Path, rows: int) -> Path:
 
 
 def measure(source: Path, model: Path, output: Path, replicas: int, rate: float) -> dict[str, float]:
-    """One run: rows a second in its middle, seconds in all, and what it took of the processors."""
+    """Runs once; returns rows per second in the middle, total seconds, and CPU seconds."""
     config = output.with_suffix(".json")
     values = {
         "source": {"rows": {"path": f"{source}/*.parquet"}},
@@ -67,7 +67,7 @@ def measure(source: Path, model: Path, output: Path, replicas: int, rate: float)
             "device": "cuda",
             "min_replicas": replicas,
             "max_replicas": replicas,
-            "cpus_per_replica": 0.1,  # one that sleeps takes none
+            "cpus_per_replica": 0.1,  # a sleeping replica needs none
         },
     }
     config.write_text(json.dumps(values))
@@ -83,14 +83,14 @@ def measure(source: Path, model: Path, output: Path, replicas: int, rate: float)
 
 
 def steady(records: pa.Table, what: str = "rows") -> float:
-    """Rows (or tokens) a second in the middle of a run."""
+    """Returns rows (or tokens) per second in the middle of a run."""
     begun, ended = middle(records)
     times, rows = records["written_at"].to_numpy(), records[what].to_numpy()
     return float(rows[(times > begun) & (times <= ended)].sum() / (ended - begun))
 
 
 def middle(records: pa.Table) -> tuple[float, float]:
-    """When the shard at a quarter of them was written, and that before the last tenth; Unix seconds."""
+    """Returns when the shard at a quarter of them and the one before the last tenth were written."""
     times = np.sort(records["written_at"].to_numpy())
     return float(times[len(times) // 4]), float(times[len(times) - 1 - len(times) // 10])
 
@@ -102,9 +102,9 @@ def _busy_seconds() -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--rate", type=float, default=20_000, help="rows a second of one device")
+    parser.add_argument("--rate", type=float, default=20_000, help="rows per second of one device")
     parser.add_argument("--replicas", type=int, nargs="*", default=[1, 2, 4])
-    parser.add_argument("--seconds", type=float, default=20, help="of work for each device")
+    parser.add_argument("--seconds", type=float, default=20, help="seconds of work for each device")
     parser.add_argument("--rounds", type=int, default=5)
     told = parser.parse_args()
     found: dict[int, list[dict[str, float]]] = {replicas: [] for replicas in told.replicas}
@@ -119,7 +119,7 @@ def main() -> None:
 
 
 def table(found: Mapping[int, Sequence[Mapping[str, float]]], rate: float) -> str:
-    """The runs by number of replicas, as Markdown."""
+    """Formats the runs by number of replicas, as Markdown."""
     lines = [
         "| devices | rows/s if all are busy | rows/s (least to most) | of that | CPU seconds a million rows "
         "| CPUs for one |",

@@ -1,4 +1,4 @@
-"""STS-B dev: how well cosines rank pairs of sentences by meaning, of `albert-mini`, its teacher and chance.
+"""Measures on STS-B dev how well cosines rank sentence pairs by meaning: albert-mini, its teacher, chance.
 
     python -m benchmarks.stsb [sts-dev.csv]
 
@@ -31,27 +31,27 @@ Embed = Callable[[list[str]], npt.NDArray[np.float32]]
 
 
 def pairs(path: Path) -> tuple[list[str], list[str], list[float]]:
-    """First sentences, second sentences, scores. Split on tabs: quotes in it are text, not syntax."""
+    """Returns first sentences, second sentences, scores. It splits on tabs: quotes in the data are text."""
     rows = [line.split("\t") for line in path.read_text(encoding="utf-8").splitlines()]
     return [row[5] for row in rows], [row[6] for row in rows], [float(row[4]) for row in rows]
 
 
 def spearman(embed: Embed, first: list[str], second: list[str], scores: list[float]) -> float:
-    """Rank correlation of the cosines of pairs with their scores."""
+    """Returns the rank correlation of the cosines of pairs with their scores."""
     one, two = (embed(texts) for texts in (first, second))
     cosines = (one * two).sum(1) / np.linalg.norm(one, axis=1) / np.linalg.norm(two, axis=1)
     return float(spearmanr(cosines, scores).statistic)
 
 
 def ours(folder: Path) -> Embed:
-    """Our encoder on a checkpoint."""
+    """Returns this project's encoder on a checkpoint."""
     checkpoint = resolve(str(folder))
     tokenizer, encoder = Tokenizer(checkpoint), Encoder(checkpoint)
     return lambda texts: encoder.encode(tokenizer.encode(pa.array(texts, pa.large_string())))
 
 
 def untrained(folder: Path, scratch: Path) -> Path:
-    """The same geometry and vocabulary with seeded random weights."""
+    """Writes a model of the same geometry and vocabulary with seeded random weights."""
     torch.manual_seed(0)
     model = AlbertModel(AlbertConfig.from_pretrained(folder), add_pooling_layer=False)
     save_file(
@@ -63,19 +63,19 @@ def untrained(folder: Path, scratch: Path) -> Path:
 
 
 def teacher() -> tuple[Path, Embed]:
-    """all-MiniLM-L6-v2 by sentence-transformers, in float32."""
+    """Returns vectors of all-MiniLM-L6-v2 by sentence-transformers, in float32."""
     model = SentenceTransformer(str(get_model_path()), device="cpu")
     return Path(get_model_path()), lambda texts: model.encode(texts, show_progress_bar=False)
 
 
 def size(folder: Path) -> tuple[float, float]:
-    """(million parameters, megabytes) of a folder's safetensors."""
+    """Returns (million parameters, megabytes) of a folder's safetensors."""
     path = folder / "model.safetensors"
     return sum(tensor.numel() for tensor in load_file(path).values()) / 1e6, path.stat().st_size / 1e6
 
 
 def main(path: Path = DATA, folder: Path | None = None) -> None:
-    """Print the table."""
+    """Prints the table."""
     folder = folder or resolve("albert-mini").folder
     data = pairs(path)
     print("| model | parameters | weights | STS-B dev, Spearman |\n|---|---|---|---|")

@@ -1,11 +1,11 @@
-"""How fast texts become ids, beside AutoTokenizer, on one thread: prints Markdown tables.
+"""Compares the tokenizer's speed with AutoTokenizer's, on one thread; prints Markdown tables.
 
     python -m benchmarks.corpora FOLDER
     python -m benchmarks.tokenizer FOLDER [MODEL]
 
-Contenders take turns on the two halves of the corpus, and seconds are the process's own (CPU), so that a
-busy machine distorts little; only ratios within one run mean much. Documents are cut into texts of 1,500
-characters: stopping early gains nothing.
+Contenders take turns on the two halves of the corpus. Seconds are the process's own CPU seconds, so a busy
+machine distorts little; only ratios within one run mean much. Documents are cut into texts of 1,500
+characters, so that stopping early gains nothing.
 """
 
 import cProfile
@@ -41,11 +41,11 @@ STAGES = {
 }  # fmt: skip
 
 Encode = Callable[[pa.Array], int]
-"""Encodes texts; the number of ids."""
+"""A function that encodes texts, and returns the number of ids."""
 
 
 def contenders(where: Checkpoint, folder: Path) -> dict[str, Encode]:
-    """What others do: `transformers` as everyone calls it, and the library below it."""
+    """Returns the other contenders: `transformers` in its usual form, and the library below it."""
     backend = load_backend(where.folder)
     backend.save(str(folder / "tokenizer.json"))
     settings = {"tokenizer_class": "AlbertTokenizer", "do_lower_case": True, "keep_accents": False}
@@ -72,14 +72,14 @@ def ours(tokenizer: Tokenizer) -> Encode:
 
 
 def timed(encode: Encode, texts: pa.Array) -> np.ndarray:
-    """Megabytes, ids and seconds."""
+    """The megabytes, ids and seconds of a measurement."""
     begun = time.process_time()
     tokens = encode(texts)
     return np.array([pc.sum(pc.binary_length(texts)).as_py() / 1e6, tokens, time.process_time() - begun])
 
 
 def natural(texts: pa.Array, where: Checkpoint, others: dict[str, Encode]) -> None:
-    """Throughput on natural text."""
+    """Prints the throughput on natural text."""
     half = len(texts) // 2
     halves = texts[:half], texts[half:]
     sums: Counter[str] = Counter()
@@ -102,7 +102,7 @@ def natural(texts: pa.Array, where: Checkpoint, others: dict[str, Encode]) -> No
 
 
 def time_by_stage(texts: pa.Array, where: Checkpoint) -> None:
-    """Where ours spends its time."""
+    """Prints where this tokenizer spends its time."""
     half = len(texts) // 2
     tokenizer = Tokenizer(where, MAX_TOKENS)
     parts = (("empty", texts[:half]), ("other half", texts[half:]), ("seen", texts[half:]))
@@ -129,7 +129,7 @@ def profiled(tokenizer: Tokenizer, texts: pa.Array) -> dict[str, float]:
 
 
 def worst_cases(folder: Path, where: Checkpoint, auto: Encode) -> None:
-    """Texts that the shortcut was not made for."""
+    """Prints the times of texts that suit word-by-word tokenizing badly."""
     print("\n| | AutoTokenizer, s | ours, s | times AutoTokenizer |\n|---|---|---|---|")
     for name, texts in hard_texts(folder):
         times = [
@@ -148,14 +148,14 @@ def hard_texts(folder: Path) -> Iterator[tuple[str, pa.Array]]:
     alphabet = np.frombuffer(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/", np.uint8)
     base64 = random.choice(alphabet, 10_000_000).tobytes().decode()
     words = np.random.default_rng(0).choice(prose.split(), 500_000).tolist()
-    yield "Chinese without spaces, 300 characters a text", pa.array(pieces(unbroken[:2_000_000], 300))
+    yield "Chinese without spaces, 300 characters per text", pa.array(pieces(unbroken[:2_000_000], 300))
     yield "Chinese without spaces, one text of 1 M characters", pa.array([unbroken[:1_000_000]])
-    yield "base64, 1,000 characters a text, 5 MB", pa.array(pieces(base64[:5_000_000], 1000))
+    yield "base64, 1,000 characters per text, 5 MB", pa.array(pieces(base64[:5_000_000], 1000))
     lines = "\n".join(pieces(base64[:5_000_000], 76))
-    yield "base64, 76 characters a line, one text of 5 MB", pa.array([lines])
-    yield "base64, 60 characters a text, 5 MB", pa.array(pieces(base64[:5_000_000], 60))
+    yield "base64, 76 characters per line, one text of 5 MB", pa.array([lines])
+    yield "base64, 60 characters per text, 5 MB", pa.array(pieces(base64[:5_000_000], 60))
     yield "base64, one word of 2 MB", pa.array([base64[:2_000_000]])
-    yield "one word a text, 500,000 texts", pa.array(words)
+    yield "one word per text, 500,000 texts", pa.array(words)
     yield "one document of 10 MB", pa.array([prose[:10_000_000]])
 
 
@@ -164,7 +164,7 @@ def pieces(text: str, size: int) -> list[str]:
 
 
 def full_cache(where: Checkpoint) -> None:
-    """Memory on a stream of unique words that fills the cache and goes on."""
+    """Prints the memory on a stream of unique words that is longer than the cache."""
     tokenizer = Tokenizer(where, MAX_TOKENS)
     process = psutil.Process()
     before, most, words = process.memory_info().rss, 0, 0

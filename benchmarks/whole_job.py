@@ -1,12 +1,12 @@
-"""The whole job, files in and shards out, beside its peers: same machine, same texts, same weights.
+"""Compares the whole job, from files to shards, with other tools: same machine, same texts, same weights.
 
     python -m benchmarks.whole_job CORPORA [--tokens 6000] [--rounds 5] [--peers PYTHON] [--to FILE]
 
-Each contender (`benchmarks/contenders/`) is a program of its own, started anew for each run; the rounds
-alternate. Seconds are those of the whole program. What it takes for no work to speak of (four texts, in the
-same round) is told beside them, and taken off for the second rate: it is what a long job would see. Weights
-are random, of albert-base geometry; where the folder `shared/albert-base-v2` lies beside the project, its
-vocabulary, else albert-mini's. All vectors are compared with ours.
+Each contender (`benchmarks/contenders/`) is a program of its own, started again for each run; the rounds
+alternate. Seconds are those of the whole program. The table also shows the time for almost no work (four
+texts, in the same round). The second rate subtracts this time: it is the rate of a long job. Weights are
+random, of albert-base geometry. The vocabulary is that of the folder `shared/albert-base-v2` beside the
+project if it exists, else albert-mini's. All vectors are compared with ours.
 """
 
 import argparse
@@ -43,9 +43,9 @@ CONTENDERS = {
     "Spark, pandas UDF": "spark_recipe",
 }
 Run = dict[str, Any]
-"""One: `round`, `name`, `mix` (None: a start), `seconds`; with a mix also `rows`, `tokens`, `cosine`."""
+"""A run: `round`, `name`, `mix` (None: a start), `seconds`; with a mix also `rows`, `tokens`, `cosine`."""
 PEERS = ("Daft",)
-"""Those that do not go with the packages that we use, and have an environment of their own."""
+"""Contenders that conflict with our packages, and have an environment of their own."""
 FILES = 4
 FEW_TEXTS = ("a", "b", "c", "d")
 DUPLICATES = 0.2
@@ -53,14 +53,14 @@ VOCABULARY = Path(__file__).parents[2] / "shared" / "albert-base-v2"
 
 
 def model_in(folder: Path) -> Path:
-    """A model that sentence-transformers, and so everybody, loads: mean of the tokens, length 1."""
+    """Writes a model that sentence-transformers, and so every contender, loads: token mean, length 1."""
     raw = make_model(folder / "raw", str(VOCABULARY) if VOCABULARY.exists() else "albert-mini")
     sentence_transformer(raw, "cpu").save(str(folder / "model"))
     return folder / "model"
 
 
 def texts(mix: str, folder: Path, tokens: int, tokenizer: Tokenizer) -> list[str]:
-    """Texts of a mix, drawn by a fixed seed, until they have so many tokens."""
+    """Draws texts of a mix with a fixed seed until they have `tokens` tokens."""
     if mix == "mixed, a fifth twice":
         share = tokens * (1 - DUPLICATES) / len(MIXES)
         kinds = [texts(each, folder, int(share), tokenizer) for each in MIXES]
@@ -75,7 +75,7 @@ def texts(mix: str, folder: Path, tokens: int, tokenizer: Tokenizer) -> list[str
 
 
 def write(found: Sequence[str], folder: Path) -> Path:
-    """As Parquet files with ids."""
+    """Writes texts as Parquet files with ids."""
     folder.mkdir(parents=True)
     ids = np.array_split(np.arange(len(found)), min(FILES, len(found)))
     for number, part in enumerate(ids):
@@ -85,10 +85,10 @@ def write(found: Sequence[str], folder: Path) -> Path:
 
 
 def run(name: str, source: Path, output: Path, model: Path, peers: str) -> float:
-    """Seconds of one run.
+    """Returns the seconds of one run.
 
     Raises:
-        RuntimeError: it failed; with the end of what it said.
+        RuntimeError: the run failed; the message has the end of its output.
     """
     program = Path(__file__).parent / "contenders" / f"{CONTENDERS[name]}.py"
     command = [peers if name in PEERS else sys.executable, str(program), str(source), str(output), str(model)]
@@ -100,7 +100,7 @@ def run(name: str, source: Path, output: Path, model: Path, peers: str) -> float
 
 
 def vectors(output: Path, count: int) -> np.ndarray[Any, Any]:
-    """(count, 768) what a contender wrote, by id."""
+    """Returns the (count, 768) vectors that a contender wrote, by id."""
     folder = output / "data" if (output / "data").exists() else output
     tables = [pq.read_table(file, columns=["id", "embedding"]) for file in sorted(folder.glob("*.parquet"))]
     ids = np.concatenate([table["id"].to_numpy() for table in tables])
@@ -165,17 +165,17 @@ def main() -> None:
 
 
 def seconds(found: Sequence[Run], name: str, mix: str | None) -> list[float]:
-    """Of each run of a contender; with no mix, of its start alone."""
+    """Returns the seconds of each run of a contender; without a mix, those of its start alone."""
     return [run["seconds"] for run in found if (run["name"], run["mix"]) == (name, mix)]
 
 
 def working(found: Sequence[Run], name: str, mix: str) -> float:
-    """Seconds of the median run, its start taken off."""
+    """Returns the seconds of the median run, without its start."""
     return statistics.median(seconds(found, name, mix)) - statistics.median(seconds(found, name, None))
 
 
 def table(found: Sequence[Run]) -> str:
-    """The runs as Markdown: medians, spreads, ratios to ours."""
+    """Formats the runs as Markdown: medians, spreads, ratios to ours."""
     lines = [
         "| texts | by | seconds (least to most) | of them start | tokens/s | without start "
         "| ours is faster by | least cosine to ours |",
@@ -194,7 +194,7 @@ def table(found: Sequence[Run]) -> str:
 
 
 def draw(found: Sequence[Run], picture: Path) -> None:
-    """Tokens a second without the start, a group of bars for each kind of text."""
+    """Draws tokens per second without the start, in a group of bars for each kind of text."""
     tokens = {run["mix"]: run["tokens"] for run in found if run["mix"]}
     names = list(dict.fromkeys(run["name"] for run in found))
     figure, axes = pyplot.subplots(figsize=(9, 3.2))
@@ -202,7 +202,7 @@ def draw(found: Sequence[Run], picture: Path) -> None:
         rates = [tokens[mix] / working(found, name, mix) for mix in tokens]
         axes.bar(np.arange(len(tokens)) + at * 0.8 / len(names), rates, 0.75 / len(names), label=name)
     axes.set_xticks(np.arange(len(tokens)) + 0.4 * (1 - 1 / len(names)), list(tokens))
-    axes.set_ylabel("tokens a second")
+    axes.set_ylabel("tokens per second")
     axes.legend(frameon=False, fontsize=8)
     axes.spines[["top", "right"]].set_visible(False)
     figure.tight_layout()

@@ -1,6 +1,6 @@
-"""The demo: write the standard library's docstrings as Parquet, and run the very same job as ever on them.
+"""Runs the demo: writes the standard library's docstrings as Parquet, and runs an ordinary job on them.
 
-`python -m jobs.demo [FOLDER]`; on a cluster the folder is an absolute path that all its nodes share.
+`python -m jobs.demo [FOLDER]`; on a cluster the folder must be an absolute path that all its nodes share.
 """
 
 import sys

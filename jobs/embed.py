@@ -1,4 +1,4 @@
-"""Embed a corpus: `ray job submit --working-dir . -- python -m jobs.embed CONFIG`; the same as `run`."""
+"""Embeds a corpus: `ray job submit --working-dir . -- python -m jobs.embed CONFIG`; the same as `run`."""
 
 import sys
 

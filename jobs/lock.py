@@ -1,7 +1,7 @@
 """Resolves pyproject.toml into the lock files, with the hashes of all files of each release: `make lock`.
 
-Versions stay what they are: the same command twice writes the same bytes. Arguments go to uv, so that
-`--upgrade` takes the newest that pyproject.toml allows, and `--upgrade-package NAME` that of one package.
+Versions do not change: running the command twice writes the same bytes. Arguments go to uv, so `--upgrade`
+takes the newest versions that pyproject.toml allows, and `--upgrade-package NAME` the newest of one package.
 """
 
 import re
@@ -11,7 +11,7 @@ import tempfile
 from pathlib import Path
 
 Entries = dict[str, str]
-"""Of a lock file, by name: the requirement, and the lines of its hashes."""
+"""The entries of a lock file by name: the requirement, and the lines of its hashes."""
 HEADER = """\
 # {what}
 # With the hashes of all files of each release. Made by `make lock`; do not edit.
@@ -35,14 +35,14 @@ TORCH_CPU = {
 0b8f7d0423027ae8b90c7977c627f3379f325363a08224dffad9b4b2d684a83d  cp313 aarch64
 """
 }
-"""Builds without CUDA, of PyTorch's own index. A lock of their own: pip prefers PyPI's where both may be."""
+"""Builds without CUDA, from PyTorch's index. They have their own lock: if both fit, pip prefers PyPI's."""
 
 
 def resolve(present: Entries, *arguments: str) -> Entries:
-    """Returns name and entry of all that a resolution needs; versions that are `present` are kept."""
+    """Returns name and entry of everything that a resolution needs; versions that are `present` are kept."""
     with tempfile.TemporaryDirectory() as folder:
         made = Path(folder) / "made.lock"
-        # Versions alone: uv would keep the hashes as well, a wrong one, too.
+        # Only versions are passed on: uv would also keep the hashes, even a wrong one.
         made.write_text("".join(entry.partition(" ")[0] + "\n" for entry in present.values()))
         command = [
             "uv",
@@ -63,12 +63,12 @@ def entries(lock: str) -> Entries:
     """Returns the entries of a lock file.
 
     Raises:
-        SystemExit: two entries are of one package.
+        SystemExit: two entries belong to one package.
     """
     each = re.split(r"^(?=[a-z0-9])", lock, flags=re.M)[1:]
     by_name = {entry.partition("==")[0]: entry for entry in each}
     if len(by_name) < len(each):
-        raise SystemExit("a package has two versions, by platform: bound it in pyproject.toml")
+        raise SystemExit("a package has two versions, by platform: bound its version in pyproject.toml")
     return by_name
 
 
@@ -76,7 +76,7 @@ def cpu_builds(torch: str) -> Entries:
     """Returns torch's entry with CPU builds in place of PyPI's.
 
     Raises:
-        SystemExit: they are not known of this version.
+        SystemExit: the CPU builds of this version are not known.
     """
     version = torch.partition("==")[2].split()[0]
     if version not in TORCH_CPU:
@@ -90,7 +90,7 @@ def resolved(present: Entries, *arguments: str) -> dict[str, Entries]:
     """Returns the entries of each lock file."""
     project = ("pyproject.toml", *arguments)
     needed = resolve(present, *project)
-    # What is chosen for a run is chosen for all.
+    # The versions chosen for a run hold for all files.
     present = present | needed
     clouds = resolve(present, *project, "--extra", "gs", "--extra", "abfs")
     torch = {name: entry for name, entry in needed.items() if name.startswith(TORCH)}

@@ -1,4 +1,4 @@
-"""A night of a series: `ray job submit --working-dir . -- python -m jobs.nightly CONFIG --run-date DATE`."""
+"""Runs a series' night: `ray job submit --working-dir . -- python -m jobs.nightly CONFIG --run-date DATE`."""
 
 import sys
 

@@ -1,8 +1,9 @@
-"""Make the night's RayJob of a suspended one, for a CronJob's pod: `python -m jobs.schedule --help`.
+"""Makes the night's RayJob from a suspended one, for a CronJob's pod: `python -m jobs.schedule --help`.
 
-The job is named by the date for which Kubernetes scheduled the pod, not by that on which it runs: a CronJob's
-Jobs are named `<name>-<minutes since 1970>`. Made with create, so a second pod for the same night changes
-nothing. Refused while the job of another night is not finished: two would embed the same changes twice.
+The job is named by the date for which Kubernetes scheduled the pod, not by the date on which it runs: a
+CronJob's Jobs are named `<name>-<minutes since 1970>`. The job is made with create, so a second pod for the
+same night changes nothing. It is refused while the job of another night is not finished: two jobs would embed
+the same changes twice.
 """
 
 import argparse
@@ -22,7 +23,7 @@ from pipeline.errors import ConfigError, ExitCode, IncompleteError, PipelineErro
 
 ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 NIGHT_OF, DATE = "albert-embed/night-of", "albert-embed/run-date"
-"""Labels of the jobs that are made: the template's name, and the date."""
+"""Labels of the jobs that this program makes: the template's name, and the date."""
 FINISHED = ("Complete", "Failed", "ValidationFailed")
 TIMEOUT_SECONDS = 30
 
@@ -31,14 +32,14 @@ class Api:
     """The RayJobs of a namespace, in Kubernetes' API.
 
     Args:
-        url: the server's; the pod's own when not given.
+        url: the server's URL; by default the pod's own server.
         account: the folder with `token`, `namespace` and, for https, `ca.crt`.
     """
 
     def __init__(self, url: str | None, account: Path) -> None:
         host, port = (os.environ.get(f"KUBERNETES_SERVICE_{name}", "") for name in ("HOST", "PORT"))
         if not (url or host):
-            raise ConfigError("runs in no pod of Kubernetes", "KUBERNETES_SERVICE_HOST", hint="or name --api")
+            raise ConfigError("is not in a Kubernetes pod", "KUBERNETES_SERVICE_HOST", hint="or name --api")
         server = url or f"https://{f'[{host}]' if ':' in host else host}:{port}"
         namespace = (account / "namespace").read_text().strip()
         self.path = f"{server}/apis/ray.io/v1/namespaces/{namespace}/rayjobs"
@@ -49,11 +50,11 @@ class Api:
     def call(
         self, method: str, path: str = "", body: dict[str, Any] | None = None
     ) -> tuple[int, dict[str, Any]]:
-        """Status and answer; 404 and 409 are answers, too.
+        """Sends a request; returns status and answer. 404 and 409 are answers, too.
 
         Raises:
             ConfigError: the request is not allowed, or not understood.
-            StorageError: there is no answer, or none that is final.
+            StorageError: the server does not answer, or its answer is not final.
         """
         request = urllib.request.Request(
             self.path + path,
@@ -75,10 +76,10 @@ class Api:
 
 
 def run_date(job: str, zone: str, now: datetime.datetime) -> datetime.date:
-    """The date for which a Job of a CronJob was scheduled; today's for one that was made by hand.
+    """Returns the date for which a CronJob's Job was scheduled; today for a Job that was made by hand.
 
     Raises:
-        ConfigError: there is no such time zone.
+        ConfigError: the time zone does not exist.
     """
     try:
         where = ZoneInfo(zone)
@@ -90,7 +91,7 @@ def run_date(job: str, zone: str, now: datetime.datetime) -> datetime.date:
 
 
 def night(template: dict[str, Any], date: datetime.date) -> dict[str, Any]:
-    """The RayJob of a date, made of the template as the API gives it."""
+    """Makes the RayJob of a date from the template, as the API returns it."""
     meta, spec = template["metadata"], copy.deepcopy(template["spec"])
     spec["suspend"] = False
     spec["entrypoint"] = spec["entrypoint"].replace("{run_date}", date.isoformat())
@@ -102,10 +103,10 @@ def night(template: dict[str, Any], date: datetime.date) -> dict[str, Any]:
 
 
 def schedule(api: Api, template: str, date: datetime.date, keep: int) -> str:
-    """Make the job of a date, and remove those that are finished and old; what was done.
+    """Makes the job of a date, and removes finished old ones; returns what it did, in words.
 
     Raises:
-        ConfigError: there is no such template.
+        ConfigError: the template does not exist.
         IncompleteError: the job of another night is not finished.
     """
     status, found = api.call("GET", f"/{template}")
@@ -116,24 +117,24 @@ def schedule(api: Api, template: str, date: datetime.date, keep: int) -> str:
     _, others = api.call("GET", f"?labelSelector={NIGHT_OF}%3D{template}")
     nights = others["items"]
     if any(job["metadata"]["name"] == name for job in nights):
-        return f"{name} is there already"
+        return f"{name} exists already"
     for job in nights:
         if not _finished(job):
             state = job.get("status", {}).get("jobDeploymentStatus", "not yet seen by KubeRay")
-            hint = "it is tried again tomorrow; `kubectl create job --from=cronjob/…` does it sooner"
+            hint = "the next try is tomorrow; `kubectl create job --from=cronjob/…` starts one sooner"
             raise IncompleteError(
                 "the job of another night is not finished", job["metadata"]["name"], state, hint
             )
     status, _ = api.call("POST", body=wanted)
     for job in _old(nights, keep):
         api.call("DELETE", f"/{job['metadata']['name']}")
-    return f"{name} is there already" if status == 409 else f"{name} is made"
+    return f"{name} exists already" if status == 409 else f"{name} is made"
 
 
 def _old(nights: list[dict[str, Any]], keep: int) -> list[dict[str, Any]]:
-    """Returns those that may go: all but the newest, of which one is the night that was made just now.
+    """Returns the jobs to remove: all except the newest `keep`, which include the night made just now.
 
-    A job that somebody made by hand, and gave no date, stays: nobody here knows how old it is.
+    A job that was made by hand, without a date, stays, because its age is unknown.
     """
     dated = {}
     for job in nights:
@@ -142,7 +143,7 @@ def _old(nights: list[dict[str, Any]], keep: int) -> list[dict[str, Any]]:
             dated[datetime.date.fromisoformat(meta["labels"].get(DATE, ""))] = job
         except ValueError:
             print(
-                f"{meta['name']}: stays, for its label {DATE} is not a date; delete it by hand",
+                f"{meta['name']}: stays, because its label {DATE} is not a date; delete it by hand",
                 file=sys.stderr,
             )
     return [dated[date] for date in sorted(dated)[: max(0, len(dated) + 1 - keep)]]
@@ -153,12 +154,12 @@ def _finished(job: dict[str, Any]) -> bool:
 
 
 def main() -> int:
-    """Arguments in, exit code out: 2 where a person must help, 3 where it is refused, 4 where a retry may."""
+    """Runs the command; returns 2 if a person must help, 3 if the job is refused, 4 if a retry may help."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--template", required=True, help="name of the suspended RayJob")
-    parser.add_argument("--job", required=True, help="name of the CronJob's Job that this pod is of")
-    parser.add_argument("--time-zone", default="Etc/UTC", help="that of the schedule")
-    parser.add_argument("--keep", type=int, default=14, help="of finished jobs, how many stay")
+    parser.add_argument("--job", required=True, help="name of the CronJob's Job that this pod belongs to")
+    parser.add_argument("--time-zone", default="Etc/UTC", help="time zone of the schedule")
+    parser.add_argument("--keep", type=int, default=14, help="number of finished jobs that stay")
     parser.add_argument("--api", help="URL of Kubernetes' API (default: the pod's own)")
     parser.add_argument("--account", type=Path, default=ACCOUNT, help="folder of token and namespace")
     asked = parser.parse_args()

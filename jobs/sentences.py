@@ -1,8 +1,8 @@
-"""English that anyone can install, to distil on: WordNet, docstrings, and sentences made of WordNet's words.
+"""Makes an English corpus to distil on: WordNet, docstrings, and sentences composed of WordNet's words.
 
-Nothing is copied into the project: WordNet comes from Debian's package (permissive licence), docstrings from
-the Python that runs this. The composed sentences ("Two children are eating the apple.") say things of
-everyday life, of which glosses and docstrings say little; their meaning comes from the teacher.
+Nothing is copied into the project: WordNet comes from Debian's package (permissive licence), docstrings come
+from the Python that runs this. The composed sentences ("Two children are eating the apple.") are about
+everyday life, which glosses and docstrings rarely mention; their meaning comes from the teacher.
 """
 
 import hashlib
@@ -21,12 +21,12 @@ import pyarrow.parquet as pq
 from jobs.docstrings import docstrings
 
 LONGEST = 1000
-"""Characters of a text: about the tokens that the student is trained on."""
+"""Most characters of a text: they give about as many tokens as the student is trained on."""
 KINDS = {
     "animal": 5, "thing": 6, "body": 8, "food": 13, "place": 15, "nature": 17, "person": 18, "plant": 20,
     "eat": 34, "touch": 35, "make": 36, "move": 38, "see": 39, "talk": 32, "own": 40, "work": 41,
 }  # fmt: skip
-"""WordNet's lexicographer files (lexnames(5WN)) whose words are of use in a sentence about the world."""
+"""WordNet's lexicographer files (lexnames(5WN)) whose words fit into sentences about the world."""
 VERBS = ("eat", "touch", "make", "move", "see", "talk", "own", "work")
 TEMPLATES = (
     "{a:person} is {verb:ing} {a:thing}.",
@@ -55,7 +55,7 @@ NUMBERS = ("two", "three", "four", "five", "ten", "12", "20", "several", "many",
 
 
 def make(path: Path, compositions: int, seed: int = 0) -> int:
-    """Write the corpus (`source`, `text`; distinct texts, in the same order each time), unless it is there.
+    """Writes the corpus (`source`, `text`; distinct texts, in the same order each time), unless it exists.
 
     Returns:
         its number of texts.
@@ -73,7 +73,7 @@ def make(path: Path, compositions: int, seed: int = 0) -> int:
 
 
 def documentation() -> Iterator[tuple[str, str]]:
-    """Docstrings of the standard library and of every installed package: the opening, and some whole ones."""
+    """Yields docstrings of the standard library and of all packages: their openings, and some in full."""
     for root in (Path(sysconfig.get_path("stdlib")), Path(sysconfig.get_path("purelib"))):
         for number, row in enumerate(docstrings(root)):
             text = row["docstring"].encode("utf-8", "ignore").decode()
@@ -87,14 +87,14 @@ class WordNet:
     """The database files of WordNet 3.0 (wndb(5WN)).
 
     Args:
-        folder: where `data.noun`, `cntlist.rev` and `verb.exc` lie.
+        folder: the folder of `data.noun`, `cntlist.rev` and `verb.exc`.
     """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
     def glosses(self) -> Iterator[tuple[str, str]]:
-        """Definitions, by turns alone and behind the words that they define, and examples."""
+        """Yields definitions, alternately alone and after the words that they define, and examples."""
         for number, (_, words, gloss) in enumerate(self._synsets("noun", "verb", "adj", "adv")):
             definition, *examples = re.split(r';\s*(?=")', gloss)
             if not definition.startswith('"'):
@@ -103,17 +103,17 @@ class WordNet:
                 yield "wordnet", example.strip().strip('";')
 
     def compositions(self, count: int, seed: int) -> Iterator[tuple[str, str]]:
-        """Sentences of common words, in groups of three that differ in one or two words."""
+        """Yields sentences of common words, in groups of three that differ in one or two words."""
         writer = _Writer(self._common_words(), self._irregular(), random.Random(seed))
         for _ in range(count // 3):
             for sentence in writer.variants(3):
                 yield "composed", sentence
 
     def _synsets(self, *parts: str) -> Iterator[tuple[int, list[str], str]]:
-        """(lexicographer file, words, gloss) of each set of synonyms."""
+        """Yields (lexicographer file, words, gloss) of each set of synonyms."""
         for part in parts:
             for line in (self._folder / f"data.{part}").read_text(encoding="utf-8").splitlines():
-                if not line.startswith("  "):  # the licence, in front
+                if not line.startswith("  "):  # the licence at the start
                     fields, _, gloss = line.partition(" | ")
                     columns = fields.split(" ")
                     words = columns[4 : 4 + 2 * int(columns[3], 16) : 2]
@@ -121,7 +121,7 @@ class WordNet:
                     yield int(columns[1]), names, gloss.strip()
 
     def _common_words(self) -> dict[str, list[str]]:
-        """Words that the tagged texts behind WordNet use at least twice in the sense of a kind."""
+        """Returns words that WordNet's tagged texts use at least twice in the sense of a kind."""
         kind_of = {number: kind for kind, number in KINDS.items()}
         words: dict[str, list[str]] = {kind: [] for kind in (*KINDS, "adjective", "adverb")}
         for line in (self._folder / "cntlist.rev").read_text(encoding="utf-8").splitlines():
@@ -130,12 +130,12 @@ class WordNet:
             part, file = (int(number) for number in sense.split(":")[:2])
             kind = {3: "adjective", 5: "adjective", 4: "adverb"}.get(part) or kind_of.get(file)
             if kind and int(count) > 1 and lemma.isalpha() and len(lemma) > 2:
-                # The more a word is used the more it is seen here, but far from in proportion.
+                # Frequent words occur more often here, but far less than in proportion.
                 words[kind] += [lemma] * min(4, 1 + int(count) // 8)
         return words
 
     def _irregular(self) -> dict[str, str]:
-        """Participles that the rules of spelling don't give: verb to its form in -ing."""
+        """Returns the -ing forms that spelling rules don't give, by verb."""
         lines = (self._folder / "verb.exc").read_text(encoding="utf-8").splitlines()
         return {line.split()[1]: line.split()[0] for line in lines if line.split()[0].endswith("ing")}
 
@@ -154,7 +154,7 @@ class _Writer:
         }
 
     def variants(self, count: int) -> Iterator[str]:
-        """The same sentence `count` times, one slot or two filled anew each time."""
+        """Yields the same sentence `count` times, each time with one or two slots filled again."""
         template = self._random.choice(TEMPLATES)
         slots = re.findall(r"{([^}]*)}", template)
         filled = [self._fill(slot) for slot in slots]
@@ -164,7 +164,7 @@ class _Writer:
                 filled[slot] = self._fill(slots[slot])
 
     def _fill(self, slot: str) -> str:
-        """`thing`, `thing:s` (plural or third person), `verb:ing` or `a:thing` (with its article)."""
+        """Fills `thing`, `thing:s` (plural or third person), `verb:ing` or `a:thing` (with its article)."""
         left, _, right = slot.partition(":")
         word = self._random.choice(self._words[right if left == "a" else left])
         if left == "a":
@@ -184,7 +184,7 @@ class _Writer:
 
 
 def lines(texts: Sequence[str]) -> Iterator[str]:
-    """Lines for a vocabulary's training, in lower case."""
+    """Yields lines for a vocabulary's training, in lower case."""
     for text in texts:
         yield from (line for line in text.lower().splitlines() if line.strip())
 

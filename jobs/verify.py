@@ -1,4 +1,4 @@
-"""Audit a dataset: `ray job submit --working-dir . -- python -m jobs.verify DATASET`; as `verify`."""
+"""Audits a dataset, as `verify`: `ray job submit --working-dir . -- python -m jobs.verify DATASET`."""
 
 import sys
 

@@ -1,7 +1,7 @@
-"""Every error that a user can meet, and the exit code it ends in.
+"""Defines every error that a user can meet, and its exit code.
 
 PipelineError
-├── ConfigError                 2  the config, or what it names, is wrong; no retry mends it
+├── ConfigError                 2  the config, or what it names, is wrong; a retry does not help
 │   ├── ModelError              2  the checkpoint or its tokenizer can't be used
 │   │   ├── TokenizerError      2  the tokenizer can't cut a text
 │   │   └── HubBusyError        4  the Hub can't give the checkpoint now; a retry may
@@ -10,23 +10,23 @@ PipelineError
 ├── StorageError                4  storage did not answer as it should; a retry may
 │   ├── MissingError            2  the object or bucket does not exist
 │   ├── DeniedError             2  credentials are missing, wrong or too weak
-│   │   └── CredentialsError    2  they are missing, wrong or past their time, whatever they are asked for
+│   │   └── CredentialsError    2  credentials are missing, wrong or expired, whatever they are used for
 │   ├── DamagedError            2  a file of a dataset is not what it should be
-│   ├── ExistsError             -  put-if-absent lost: the object is there already
+│   ├── ExistsError             -  put-if-absent lost: the object exists already
 │   ├── ReplacedError           -  replace-if lost: the object is no longer the expected version
 │   └── UnseenError             4  a worker does not see a source file as it was planned; others may
 ├── SourceError                 3  a source file can't be embedded; the others go on
 │   └── SourceChangedError      3  a source file is no longer the version that was planned
-│       └── SourceGoneError     3  there is no such source file any more
-├── StartError                  -  a replica can't start; the code is its cause's
-├── OutputError                 -  nothing can be written any more; the code is its cause's
+│       └── SourceGoneError     3  a source file no longer exists
+├── StartError                  -  a replica can't start; it has the exit code of its cause
+├── OutputError                 -  nothing can be written any more; it has the exit code of its cause
 ├── DeviceError                 4  a device failed, and fails for as long as its process lives
-│   └── NonFiniteError          4  it, or the checkpoint, gives NaN or infinity for many texts
+│   └── NonFiniteError          4  a device, or the checkpoint, gives NaN or infinity for many texts
 ├── CrashError                  3  a split kills each process that touches it; the others go on
 ├── IncompleteError             3  the run ended with failed files or too many rejects
 ├── OtherDatasetError           5  the output belongs to another config
 └── StoppedError                4  the run lost its cluster, or a race that it may win next time
-    └── StalledError            4  nobody showed life for too long
+    └── StalledError            4  no process showed signs of life for too long
 """
 
 from collections.abc import Sequence
@@ -35,20 +35,20 @@ from enum import IntEnum
 from pipeline.sanitize import first_line, printable
 
 LONGEST = 4000
-"""Of what is our own for the most part: what happened, and what to do."""
+"""Characters of message parts that are mostly our own words: what happened, and what to do."""
 STOPPED = "stopped; run again to resume"
-"""Why a run ended that was told to (SIGTERM, Ctrl-C)."""
+"""The reason of a run that was asked to end (SIGTERM, Ctrl-C)."""
 
 
 ENDS = (KeyboardInterrupt, SystemExit, GeneratorExit)
-"""What a boundary that lets nothing through lets through: the process, or the task, is told to end.
+"""The exceptions that every boundary lets through: they ask the process, or the task, to end.
 
-Ray cancels a task by the first. A panic of a library in Rust is neither an `Exception` nor one of these.
+Ray cancels a task with the first. A panic of a Rust library is neither an `Exception` nor one of these.
 """
 
 
 class ExitCode(IntEnum):
-    """What the process ends with; distinct, so that a scheduler can tell what a retry would mend."""
+    """The exit codes of the process. They are distinct so that a scheduler can tell when a retry helps."""
 
     DONE = 0
     BUG = 1
@@ -60,10 +60,10 @@ class ExitCode(IntEnum):
 
 
 class PipelineError(Exception):
-    """Root of all errors raised on purpose: what happened, where, what was got, what to do.
+    """The root of all errors raised on purpose: what happened, where, what was got, what to do.
 
     Args:
-        more: further lines; no other line begins in a message, whatever its parts hold.
+        more: further lines. The other parts never start a new line, whatever they hold.
     """
 
     exit_code = ExitCode.BUG
@@ -80,7 +80,7 @@ class PipelineError(Exception):
 
     @property
     def finding(self) -> str:
-        """The message without what to do."""
+        """Returns the message without its hint."""
         what = printable(self.what, LONGEST)
         text = f"{printable(self.where)}: {what}" if self.where else what
         return f"{text} (got {printable(self.got)})" if self.got else text
@@ -106,7 +106,7 @@ class TokenizerError(ModelError):
 
 
 class HubBusyError(ModelError):
-    """The Hub has no time for us (429), or fails (5xx)."""
+    """The Hub is too busy (429), or fails (5xx)."""
 
     exit_code = ExitCode.RETRYABLE
 
@@ -138,7 +138,7 @@ class DeniedError(StorageError):
 
 
 class CredentialsError(DeniedError):
-    """Storage does not take the credentials at all."""
+    """Storage does not accept the credentials at all."""
 
 
 class DamagedError(StorageError):
@@ -148,7 +148,7 @@ class DamagedError(StorageError):
 
 
 class ExistsError(StorageError):
-    """Put-if-absent lost: the object is there already."""
+    """Put-if-absent lost: the object exists already."""
 
 
 class ReplacedError(StorageError):
@@ -158,11 +158,12 @@ class ReplacedError(StorageError):
 class UnseenError(StorageError):
     """A worker does not see source files as they were planned.
 
-    That may be its node's fault, or pass: only the driver, when it has looked itself, calls a file gone.
+    The node may be at fault, or the failure may pass. Only the driver, after its own check, calls a file
+    gone.
 
     Args:
-        files: all of them that it asked for, `<source>/<file>`.
-        exit_code: what it would come to if the driver saw the same.
+        files: all files that the worker asked for, `<source>/<file>`.
+        exit_code: the exit code if the driver sees the same.
     """
 
     def __init__(
@@ -189,14 +190,14 @@ class SourceChangedError(SourceError):
 
 
 class SourceGoneError(SourceChangedError):
-    """There is no such source file any more."""
+    """A source file no longer exists."""
 
 
 class CausedError(PipelineError):
-    """What follows from another error.
+    """An error that follows from another error.
 
     Args:
-        exit_code: of its cause.
+        exit_code: the exit code of the cause.
     """
 
     def __init__(
@@ -249,4 +250,4 @@ class StoppedError(PipelineError):
 
 
 class StalledError(StoppedError):
-    """Nobody showed life for too long."""
+    """No process showed signs of life for too long."""

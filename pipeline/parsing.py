@@ -1,8 +1,8 @@
-"""Bytes that anybody may have written become what they should be: JSON, and tables of plain columns.
+"""Parses bytes that anybody may have written: JSON, and tables of plain columns.
 
-No value of a Parquet file becomes an object of Python before the types of all columns are known. A column of
-an extension type decides by itself what its values become: of one that Ray registers they are pickles, which
-run code. No file of a dataset has such a column, so one that has is refused.
+No value of a Parquet file becomes a Python object before the types of all columns are known. An extension
+type decides itself what its values become: the values of a type that Ray registers are pickles, which run
+code. No file of a dataset has such a column, so a file that has one is refused.
 """
 
 import json
@@ -16,43 +16,43 @@ import pyarrow.parquet as pq
 from pipeline.errors import DamagedError, PipelineError, one_line
 
 EXTENSION_KEY = b"ARROW:extension:name"
-"""In a field's metadata, where its extension type is not registered here."""
+"""The key in a field's metadata that names its extension type, if the type is not registered here."""
 LONGEST_SHOWN = 200
 
 
 def json_value(data: bytes | str) -> Any:
-    """What a JSON text says.
+    """Parses a JSON text.
 
     Raises:
-        ValueError: it is no JSON, or nested too deep.
+        ValueError: the text is not JSON, or is nested too deeply.
     """
     try:
         return json.loads(data)
     except RecursionError:
-        raise ValueError("is nested too deep") from None
+        raise ValueError("is nested too deeply") from None
 
 
 def json_object(data: bytes, where: str) -> dict[str, Any]:
-    """A JSON object.
+    """Parses a JSON object.
 
     Raises:
-        DamagedError: it is none.
+        DamagedError: the data are not a JSON object.
     """
     with damage(where):
         found = json_value(data)
         if not isinstance(found, dict):
-            raise ValueError(f"is no JSON object, but {type(found).__name__}")
+            raise ValueError(f"is not a JSON object, but {type(found).__name__}")
         return found
 
 
 def opened(file: Any, where: str, **options: Any) -> pq.ParquetFile:
-    """A Parquet file whose columns are all plain; its footer is read, and no more.
+    """Opens a Parquet file whose columns are all plain; it reads only the footer.
 
     Args:
         file: what Arrow can read from, or the bytes of the file.
 
     Raises:
-        DamagedError: it is none, or has a column of an extension type.
+        DamagedError: the file is not Parquet, or has a column of an extension type.
     """
     with damage(where):
         parquet = pq.ParquetFile(pa.BufferReader(file) if isinstance(file, bytes) else file, **options)
@@ -61,25 +61,25 @@ def opened(file: Any, where: str, **options: Any) -> pq.ParquetFile:
 
 
 def table(data: bytes, wanted: pa.Schema, where: str) -> pa.Table:
-    """The columns of a schema in a Parquet file; its others are not read.
+    """Reads the columns of a schema from a Parquet file, and no others.
 
     Raises:
-        DamagedError: it lacks one, or its values are not of that type.
+        DamagedError: the file lacks a column, or its values have another type.
     """
     return columns(opened(data, where), wanted, where)
 
 
 def columns(parquet: pq.ParquetFile, wanted: pa.Schema, where: str) -> pa.Table:
-    """As `table`, of a file that is open."""
+    """Reads the columns of a schema from an open Parquet file, as `table` does."""
     with damage(where):
         return parquet.read(wanted.names).select(wanted.names).cast(wanted)
 
 
 def refuse_other(parquet: pq.ParquetFile, wanted: pa.Schema, where: str) -> None:
-    """Refuse a file that has not exactly these columns.
+    """Refuses a file that does not have exactly these columns.
 
     Raises:
-        DamagedError: it has others.
+        DamagedError: the file has other columns.
     """
     with damage(where):
         if not parquet.schema_arrow.equals(wanted, check_metadata=False):
@@ -87,7 +87,7 @@ def refuse_other(parquet: pq.ParquetFile, wanted: pa.Schema, where: str) -> None
 
 
 def difference(found: pa.Schema, wanted: pa.Schema) -> str:
-    """Where two schemas part, in a few words."""
+    """Describes the first difference between two schemas in a few words."""
     for field in wanted:
         if found.names.count(field.name) != 1:
             return f"column {field.name!r} is {'missing' if field.name not in found.names else 'there twice'}"
@@ -98,14 +98,14 @@ def difference(found: pa.Schema, wanted: pa.Schema) -> str:
 
 
 def refuse_extensions(found: pa.Schema) -> None:
-    """Refuse extension types, however deep.
+    """Refuses extension types, at any depth.
 
     Raises:
-        TypeError: there is one.
+        TypeError: a column has an extension type.
     """
     for field in found:
         if _is_extended(field):
-            raise TypeError(f"column {field.name!r} is of an extension type, which no file of ours has")
+            raise TypeError(f"column {field.name!r} has an extension type, which no file of a dataset has")
 
 
 def _is_extended(field: pa.Field) -> bool:
@@ -119,22 +119,22 @@ def _is_extended(field: pa.Field) -> bool:
 
 @contextmanager
 def damage(where: str) -> Iterator[None]:
-    """What damaged bytes make a library raise, as an error that names their file; our own errors pass.
+    """Turns what a library raises for damaged bytes into an error that names the file; our own errors pass.
 
     Raises:
-        DamagedError: anything was raised that is not ours.
+        DamagedError: a library raised any error.
     """
     try:
         yield
     except PipelineError:
         raise
-    except Exception as error:  # the boundary: damaged bytes make Arrow and JSON raise what they like
-        hint = "put back the file that was written; `verify` tells what else is damaged"
+    except Exception as error:  # the boundary: damaged bytes can make Arrow and JSON raise anything
+        hint = "put back the file that was written; `verify` shows what else is damaged"
         raise DamagedError("can't be read", where, brief(error), hint) from None
 
 
 def brief(error: Exception) -> str:
-    """An error in one short line."""
+    """Describes an error in one short line."""
     if isinstance(error, DamagedError):
         return error.got
     known = isinstance(error, pa.ArrowException | OSError | TypeError | ValueError)

@@ -1,6 +1,7 @@
-"""Ragged arrays: flat values with, for each row, where it starts and how long it is. Pure NumPy and Arrow.
+"""Ragged arrays: flat values, and the start and length of each row. Pure NumPy and Arrow.
 
-Owns the few index tricks that stand in for Python loops over rows. Each is one pass over its output.
+The module holds the few index operations that replace Python loops over rows. Each is one pass over its
+output.
 
 Shapes: R rows, V values.
 """
@@ -16,20 +17,20 @@ Bytes = npt.NDArray[np.uint8]
 
 
 def bounds(lengths_R: npt.NDArray[Any]) -> Ints:
-    """(R + 1,) offsets of rows that lie one after the other."""
+    """Returns the (R + 1,) offsets of rows that lie one after the other."""
     offsets = np.zeros(len(lengths_R) + 1, np.int64)
     np.cumsum(lengths_R, out=offsets[1:])
     return offsets
 
 
 def spread(starts_R: npt.NDArray[Any], lengths_R: npt.NDArray[Any]) -> Ints:
-    """(V,) the index of each value: `start, start + 1, ...` of row after row."""
+    """Returns the (V,) index of each value: `start, start + 1, ...`, row after row."""
     offsets = bounds(lengths_R)
     return np.repeat(starts_R - offsets[:-1], lengths_R) + np.arange(offsets[-1])
 
 
 def text_bytes(texts: pa.Array) -> tuple[Bytes, Ints]:
-    """UTF-8 of all texts, without a copy, and their (R + 1,) offsets in it."""
+    """Returns the UTF-8 of all texts, without a copy, and their (R + 1,) offsets in it."""
     large = pa.types.is_large_string(texts.type) or pa.types.is_large_binary(texts.type)
     width = np.int64 if large else np.int32
     _, offsets, data = texts.buffers()
@@ -41,7 +42,7 @@ def text_bytes(texts: pa.Array) -> tuple[Bytes, Ints]:
 
 
 def text_array(data_V: Bytes, starts_R: Ints, lengths_R: Ints) -> pa.Array:
-    """The rows of a flat array of UTF-8 as Arrow strings."""
+    """Returns the rows of a flat array of UTF-8 as Arrow strings."""
     offsets = pa.py_buffer(bounds(lengths_R))
     values = pa.py_buffer(data_V[spread(starts_R, lengths_R)])
     return pa.LargeStringArray.from_buffers(len(lengths_R), offsets, values)
@@ -52,7 +53,7 @@ def interleave(
     chosen: tuple[npt.NDArray[Any], Ints],
     others: tuple[npt.NDArray[Any], Ints],
 ) -> tuple[npt.NDArray[Any], Ints]:
-    """Two (values, lengths) in one: the next row of `chosen` where `which` says so, else of `others`."""
+    """Merges two (values, lengths): takes the next row of `chosen` if `which` is true, else of `others`."""
     lengths_R = np.empty(len(which_R), np.int64)
     lengths_R[which_R], lengths_R[~which_R] = chosen[1], others[1]
     from_chosen_V = np.repeat(which_R, lengths_R)

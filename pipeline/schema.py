@@ -1,6 +1,6 @@
-"""Column names and Arrow schemas; the only copy.
+"""The only definition of column names and Arrow schemas.
 
-Types are those that Spark, DuckDB, Polars and pyarrow all read (docs/format.md).
+All types can be read by Spark, DuckDB, Polars and pyarrow (docs/format.md).
 """
 
 import json
@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 
 FORMAT_VERSION = 1
 RECORD_KEY = b"pipeline.record"
-"""Key of the shard record in a shard's Parquet footer."""
+"""The key of the shard record in a shard's Parquet footer."""
 
 SHARD_TAIL = pa.schema(
     [
@@ -64,19 +64,19 @@ PIECE = pa.struct(
         pa.field("error", pa.string()),
     ]
 )
-"""What became of a piece: for rows the planned range; for bytes the range consumed, at line ends.
+"""The result of a piece. Its range of rows is the planned one; its range of bytes is what was consumed.
 
-Of a piece with an error nothing was embedded, and its file is a failed one; the split's others are in the
-shard.
+A range of bytes ends at line ends. If a piece has an error, nothing of it was embedded, and its file is a
+failed file. The split's other pieces are in the shard.
 """
 
 REASON = pa.struct(
     [pa.field("reason", pa.string(), nullable=False), pa.field("rows", pa.int64(), nullable=False)]
 )
-"""How many rows were rejected for one reason."""
+"""The number of rows that were rejected for one reason."""
 
 TOKEN_BUCKETS = tuple(sorted({start << shift for start in (2, 3) for shift in range(24)} | {1}))
-"""Upper bounds of the buckets of `token_histogram`, themselves inside: 1, 2, 3, 4, 6, 8, 12, 16, 24, ..."""
+"""Inclusive upper bounds of the buckets of `token_histogram`: 1, 2, 3, 4, 6, 8, 12, 16, 24, ..."""
 
 CHUNK = pa.schema(
     [
@@ -85,40 +85,40 @@ CHUNK = pa.schema(
         pa.field("char_stop", pa.int32(), nullable=False),
     ]
 )
-"""Of datasets with a row for each window of a text: which one, and its range of code points."""
+"""Columns of datasets with a row for each window of a text: the window, and its range of code points."""
 
 
 def total(table: pa.Table, name: str) -> Any:
-    """The sum of a column; 0 where there is nothing to sum."""
+    """Returns the sum of a column; 0 if there is nothing to sum."""
     return pc.sum(table.column(name)).as_py() or 0
 
 
 def sum_by(keys: pa.ChunkedArray, values: pa.ChunkedArray) -> dict[str, int]:
-    """The sum of the values of each key."""
+    """Returns the sum of the values of each key."""
     sums = pa.table({"key": keys, "value": values}).group_by("key").aggregate([("value", "sum")])
     return dict(zip(sums.column("key").to_pylist(), sums.column("value_sum").to_pylist(), strict=True))
 
 
 def made_by(records: pa.Table, attempts: Sequence[str]) -> pa.Table:
-    """The records of shards that these attempts made; a copied shard bears the name of an older dataset's."""
+    """Returns the records of shards that these attempts made; a copied shard names an older attempt."""
     return records.filter(pc.is_in(records.column("attempt"), pa.array(attempts, pa.string())))
 
 
 def structs(lists: pa.ChunkedArray, kind: pa.DataType) -> pa.Table:
-    """The structs in all rows' lists (`PIECE` or `REASON` of records), a row each."""
+    """Returns the structs in all rows' lists (`PIECE` or `REASON` of records), one per row."""
     return pa.Table.from_struct_array(pc.list_flatten(lists).combine_chunks().cast(kind))
 
 
 def rows_schema(columns: pa.Schema, chunked: bool = False) -> pa.Schema:
-    """A shard's schema without the outputs: what travels beside them."""
+    """Returns a shard's schema without the outputs: the schema of the rows that travel beside them."""
     return pa.schema([*columns, *SHARD_TAIL, *(CHUNK if chunked else ())])
 
 
 def shard_schema(rows: pa.Schema, outputs: list[pa.Field]) -> pa.Schema:
-    """A shard's schema: carried columns, the outputs, and our own columns.
+    """Returns a shard's schema: carried columns, the outputs, and our own columns.
 
     Args:
-        rows: of `rows_schema`.  outputs: of `model.outputs.fields`.
+        rows: the result of `rows_schema`.  outputs: the result of `model.outputs.fields`.
     """
     at = rows.get_field_index(SHARD_TAIL.names[0])
     fields = list(rows)
@@ -126,7 +126,7 @@ def shard_schema(rows: pa.Schema, outputs: list[pa.Field]) -> pa.Schema:
 
 
 def columns_digest(columns: pa.Schema) -> str:
-    """16 hex digits that tell a shard's schema: names, types, and whether nulls may be, in order."""
+    """Returns 16 hex digits that depend on a shard's names, types and nullability, in order."""
     return blake2b(json.dumps(_fields(columns)).encode(), digest_size=8).hexdigest()
 
 
@@ -135,7 +135,7 @@ def _fields(fields: Iterable[pa.Field]) -> list[Any]:
 
 
 def _told(kind: Any) -> Any:
-    """A type without what its lists call their items: Parquet calls them otherwise than Arrow."""
+    """Describes a type without the names of list items: Parquet and Arrow name them differently."""
     types = pa.types
     if types.is_struct(kind):
         return _fields(kind)
@@ -147,12 +147,12 @@ def _told(kind: Any) -> Any:
 
 
 def readable_type(kind: Any) -> Any:
-    """The nearest type that every reader takes (pyarrow DataType in and out).
+    """Returns the nearest type that every reader accepts (pyarrow DataType in and out).
 
-    Timestamps become microseconds; what Spark can't read becomes the next wider thing that it can.
+    Timestamps become microseconds; a type that Spark can't read becomes the next wider one that it can.
 
     Raises:
-        pa.ArrowNotImplementedError: there is none.
+        pa.ArrowNotImplementedError: no such type exists.
     """
     types = pa.types
     if isinstance(kind, pa.BaseExtensionType):
@@ -162,7 +162,7 @@ def readable_type(kind: Any) -> Any:
     if types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind):
         return pa.list_(readable_type(kind.value_type))
     if types.is_struct(kind) and kind.num_fields:
-        # Without their metadata, which may name an extension type that nobody here knows.
+        # The fields' metadata is dropped: it may name an extension type that is unknown here.
         return pa.struct([pa.field(each.name, readable_type(each.type), each.nullable) for each in kind])
     if types.is_map(kind):
         return pa.map_(readable_type(kind.key_type), readable_type(kind.item_type))

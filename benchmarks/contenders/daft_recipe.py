@@ -1,4 +1,4 @@
-"""Daft: its own expression for embeddings."""
+"""Daft, with its own expression for embeddings."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""Spark: a pandas UDF over batches, the model loaded once a task; a task and a thread for each processor."""
+"""Spark: a pandas UDF over batches; a task and a thread per processor; each task loads the model once."""
 
 import os
 import sys

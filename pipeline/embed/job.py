@@ -86,7 +86,7 @@ class Job:
         return found
 
     def known(self, split_id: str, parts: Sequence[Part], hashes: pa.Array) -> pa.Table | None:
-        """Returns the base's documents with some of these hashes (`group_by_document`); None if there are none."""
+        """Returns the base's documents with these hashes (`group_by_document`); None if it has none."""
         if self.base is None:
             return None
         if self.config.reuse.match == "dataset":

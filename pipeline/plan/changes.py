@@ -1,4 +1,4 @@
-"""Which source files are not as they were planned."""
+"""Finds source files that have changed since they were planned."""
 
 from collections.abc import Mapping
 
@@ -14,10 +14,10 @@ NEW = "is new since it was planned"
 
 
 def current_versions(config: Config, planned: Mapping[tuple[str, str], str]) -> dict[tuple[str, str], str]:
-    """What `Plan.versions` would be if the sources were planned now.
+    """Returns what `Plan.versions` would be if the sources were planned now.
 
     Args:
-        planned: those of a plan; each that stands is given in the plan's words.
+        planned: the versions of a plan. A version that still holds is returned as the plan writes it.
 
     Raises:
         MissingError: a source names nothing.
@@ -33,7 +33,7 @@ def current_versions(config: Config, planned: Mapping[tuple[str, str], str]) -> 
 
 
 def source_changes(config: Config, frozen: Plan) -> dict[str, str]:
-    """What became of each file that is not as it was planned: planned ones first, then those that came.
+    """Says what happened to each file that is not as it was planned: planned files first, then new ones.
 
     Raises:
         StorageError: the sources can't be listed, or name nothing.
@@ -47,7 +47,7 @@ def source_changes(config: Config, frozen: Plan) -> dict[str, str]:
 
 
 def no_longer_as_planned(config: Config, frozen: Plan) -> dict[str, str]:
-    """What became of each planned file that is not the planned version any more; what is new is left out.
+    """Says what happened to each planned file that no longer has the planned version; omits new files.
 
     Raises:
         StorageError: the sources can't be listed, or name nothing.
@@ -56,7 +56,7 @@ def no_longer_as_planned(config: Config, frozen: Plan) -> dict[str, str]:
 
 
 def moved_sources(config: Config, frozen: Plan) -> list[str]:
-    """Files that came, went or changed since the plan was frozen."""
+    """Returns the files that were added, removed or changed since the plan was frozen."""
     try:
         return sorted(source_changes(config, frozen))
     except MissingError:

@@ -10,9 +10,9 @@ from pipeline.source.formats import Span
 
 @dataclass(frozen=True, slots=True)
 class Range:
-    """What one split takes of a file: a stretch of it, and the part of the split's caps that it fills.
+    """The range of a file that one split takes, and the part of the split's caps that it fills.
 
-    span: where the span starts that it is a part of; None where it is one or several whole ones.
+    span: the start of the span that the range is a part of; None if the range is one or several whole spans.
     """
 
     start: int
@@ -23,9 +23,10 @@ class Range:
 
 
 def cut_spans(spans: Sequence[Span], max_rows: int, max_bytes: float) -> Iterator[Range]:
-    """Ranges that tile the spans, none above the caps (as far as the spans know their rows and bytes).
+    """Yields ranges that cover the spans without gaps.
 
-    Small spans are joined; a large one is cut into equal parts.
+    No range exceeds the caps, as far as the spans know their rows and bytes. Small spans are joined; a large
+    one is cut into equal parts.
     """
 
     def weight(span: Span) -> float:

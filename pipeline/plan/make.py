@@ -1,4 +1,4 @@
-"""Lists the sources, surveys their files, cuts them into splits: all before anything starts."""
+"""Lists the sources, surveys their files, and cuts them into splits, all before anything starts."""
 
 import itertools
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -21,13 +21,13 @@ from pipeline.source.inspection import Listed, Surveyed
 from pipeline.source.survey import survey as survey_files
 
 GROUP_FILL = 0.5
-"""How full a split of small files is on average, of what it may hold."""
+"""How full a split of small files is on average, as a fraction of what it may hold."""
 
 
 def make_plan(config: Config, checkpoint: Checkpoint, dataset_digest: str) -> Plan:
-    """List the sources, survey their files, cut them into splits.
+    """Lists the sources, surveys their files, and cuts them into splits.
 
-    A file that can't be cut stands in the plan with its error.
+    The plan keeps a file that can't be cut, with its error.
 
     Raises:
         ConfigError: a source names nothing, or none of its files has the columns that the config names.
@@ -45,14 +45,14 @@ def make_plan(config: Config, checkpoint: Checkpoint, dataset_digest: str) -> Pl
 
 
 def _table(rows: Iterator[dict[str, Any]]) -> pa.Table:
-    """Rows of a plan, a few at a time as Python's objects: of a million they would fill gigabytes."""
+    """Makes a table of rows, a few at a time: a million rows as Python objects would fill gigabytes."""
     blocks = iter(lambda: list(itertools.islice(rows, BLOCK_ROWS)), [])
     tables = [pa.Table.from_pylist(block, schema=schema.PLAN) for block in blocks]
     return pa.concat_tables([schema.PLAN.empty_table(), *tables])
 
 
 def list_sources(config: Config) -> list[Listed]:
-    """Every object of every source, with the source's name; in a stable order.
+    """Returns every object of every source with the source's name, in a stable order.
 
     Raises:
         MissingError: a source names nothing.
@@ -71,7 +71,7 @@ def _refuse_failing_sources(config: Config, listed: list[Listed], surveyed: list
 
 
 def _refuse_if_all_fail(name: str, source: Source, found: list[Surveyed]) -> None:
-    """What is wrong with every file is wrong with the config."""
+    """Refuses a source if none of its files can be embedded: then the config is wrong."""
     errors = [survey for survey in found if isinstance(survey, SourceError)]
     if len(errors) == len(found):
         first = errors[0]
@@ -93,7 +93,7 @@ def _refuse_if_all_fail(name: str, source: Source, found: list[Surveyed]) -> Non
 
 
 def _unify(surveyed: list[Surveyed], config: Config) -> tuple[pa.Schema, list[Surveyed]]:
-    """One schema for all shards; a file whose types can't join it becomes a failed one."""
+    """Returns one schema for all shards; a file whose types do not fit it becomes a failed file."""
     names = list(dict.fromkeys(name for source in config.source.values() for name in source.columns))
     ours = any(source.id_column is None for source in config.source.values())
     names = ["id", *names] if ours else names
@@ -125,11 +125,11 @@ def _unify(surveyed: list[Surveyed], config: Config) -> tuple[pa.Schema, list[Su
 
 
 def _joined(columns: pa.Schema, more: pa.Schema, exact: Collection[str]) -> pa.Schema:
-    """One schema of both.
+    """Joins two schemas.
 
     Args:
-        exact: columns whose types some file's own schema says. The others' are those that samples show, and
-            where two differ both are text.
+        exact: columns whose types come from a file's own schema. The types of other columns come from
+            samples; if two of them differ, both become text.
 
     Raises:
         ArrowException: two types do not fit.
@@ -167,7 +167,7 @@ def _rows(
     dataset_digest: str,
     caps: tuple[int, int],
 ) -> Iterator[dict[str, Any]]:
-    """The rows of a plan: those of files without splits, then the pieces of every split."""
+    """Yields the rows of a plan: first the files without splits, then the pieces of every split."""
     files = []
     for (name, info), survey in zip(listed, surveyed, strict=True):
         file = file_name(config.source[name], info)
@@ -190,11 +190,11 @@ def _rows(
 def _splits(
     files: Iterable[tuple[dict[str, Any], Survey]], caps: tuple[int, int]
 ) -> Iterator[tuple[object, list[tuple[Piece, Range]]]]:
-    """Splits, each with the key of its scan, None where it is read alone.
+    """Yields splits, each with the key of its scan, or None if it is read alone.
 
-    A file that fills no split shares one with its neighbours of the same source. Where such a group ends, the
-    hash of a path says, more often after a larger file, and not a count: so a file that comes, goes or
-    changes disturbs its own group, and at most the next.
+    A file that is too small for a split shares one with its neighbours of the same source. The hash of a
+    path, and not a count, decides where such a group ends (more often after a larger file). So a file that is
+    added, removed or changed affects only its own group, and at most the next one.
     """
     group: list[tuple[Piece, Range]] = []
     for row, survey in files:
@@ -217,18 +217,18 @@ def _splits(
 
 
 def _parts(row: Mapping[str, Any], survey: Survey, caps: tuple[int, int]) -> Iterator[tuple[Piece, Range]]:
-    """What splits take of a file, one after the other: it may be cut into a great many."""
+    """Yields the pieces of a file one by one, because a file may be cut into very many."""
     for part in cut_spans(survey.spans, *caps):
         yield Piece(**row, unit=survey.unit, start=part.start, stop=part.stop), part
 
 
 def _scan(survey: Survey, piece: Piece, part: Range) -> object:
-    """What is read in one pass: a file that can only be streamed, or a row group."""
+    """Returns the key of what is read in one pass: a file that can only be streamed, or a row group."""
     if survey.unit == "bytes" or not (survey.streamed or part.span is not None):
         return None
     return piece.source_file, None if survey.streamed else part.span
 
 
 def _share(piece: Piece) -> float:
-    """A number in [0, 1) that a file's name decides."""
+    """Returns a number in [0, 1) that depends only on the file's name."""
     return int.from_bytes(blake2b(piece.source_file.encode(), digest_size=8).digest()) / 2**64

@@ -1,7 +1,7 @@
-"""Sources and config become splits: data, made before anything starts.
+"""The plan: the splits of a dataset as data, made before anything starts.
 
-A plan is a table with a row per piece of every split (`schema.PLAN`). It is frozen by the first driver and
-adopted by every later one, so whatever decides about rows, among it the shards' columns, stands in it.
+A plan is a table with a row per piece of every split (`schema.PLAN`). The first driver freezes it and every
+later driver adopts it, so the plan holds everything that decides about rows, including the shards' columns.
 """
 
 import itertools
@@ -32,8 +32,8 @@ DIGEST_KEY = b"pipeline.dataset_digest"
 class Plan:
     """All pieces of all splits, and the id and carried columns that every shard has.
 
-    Splits are numbered from 0 in the order of the pieces, and so are scans: splits that one task reads in one
-    pass, since none of them could be read without the rows before it.
+    Splits and scans are numbered from 0 in the order of the pieces. A scan is a group of splits that one task
+    reads in one pass, because no split of it can be read without the rows before it.
     """
 
     pieces: pa.Table
@@ -42,23 +42,23 @@ class Plan:
 
     @cached_property
     def split_ids(self) -> pa.ChunkedArray:
-        """(splits,) ids in order."""
+        """Returns the ids of all splits in order; shape (splits,)."""
         return pc.drop_null(pc.unique(self.pieces.column("split_id")))
 
     @cached_property
     def failed_files(self) -> dict[str, str]:
-        """Files that could not be cut, with the reason."""
+        """Returns the files that could not be cut, with the reason."""
         failed = self.pieces.filter(pc.is_valid(self.pieces.column("error")))
         names = source_files(failed).to_pylist()
         return dict(zip(names, failed.column("error").to_pylist(), strict=True))
 
     @property
     def stored_bytes(self) -> int:
-        """What reading all splits should take from storage."""
+        """Estimates the bytes that reading all splits takes from storage."""
         return int(schema.total(self.pieces, "stored_bytes"))
 
     def versions(self) -> dict[tuple[str, str], str]:
-        """The version of every planned file, by source and file."""
+        """Returns the version of every planned file, by source and file."""
         files = self.pieces.select(["source", "file", "version"]).group_by(
             ["source", "file"], use_threads=False
         )
@@ -69,7 +69,7 @@ class Plan:
         }
 
     def piece(self, source: str, file: str, position: int) -> Piece | None:
-        """The piece that holds a row of a file."""
+        """Returns the piece that holds a row of a file."""
         column = self.pieces.column
         here = pc.and_(pc.equal(column("source"), source), pc.equal(column("file"), file))
         inside = pc.and_(pc.less_equal(column("start"), position), pc.greater(column("stop"), position))
@@ -77,22 +77,22 @@ class Plan:
         return piece_of(rows[0]) if rows else None
 
     def first_of(self, source: str) -> Piece | None:
-        """The first piece that is of a source."""
+        """Returns the first piece of a source."""
         at = pc.index(self.pieces.column("source"), source).as_py()
         return piece_of(self.pieces.slice(at, 1).to_pylist()[0]) if at >= 0 else None
 
     def pending(self, present: Iterable[str]) -> "Plan":
-        """The part of the plan whose shards are not there yet."""
+        """Returns the part of the plan whose shards do not exist yet."""
         missing = pc.invert(pc.is_in(self.pieces.column("split_id"), pa.array(list(present), pa.string())))
         wanted = pc.and_(missing, pc.is_valid(self.pieces.column("split_id")))
         return Plan(self.pieces.filter(wanted), self.columns, self.dataset_digest)
 
     def splits(self) -> Iterator[Split]:
-        """Split ids with their pieces, in order."""
+        """Yields split ids with their pieces, in order."""
         return (split for scan in self.scans() for split in scan)
 
     def scans(self) -> Iterator[list[Split]]:
-        """Splits in order, those of one scan together."""
+        """Yields the splits of each scan, in order."""
         rows = (
             row for batch in self.pieces.to_batches(max_chunksize=BLOCK_ROWS) for row in batch.to_pylist()
         )
@@ -104,7 +104,7 @@ class Plan:
             ]
 
     def to_bytes(self) -> bytes:
-        """As plan.parquet."""
+        """Writes the plan as the bytes of plan.parquet."""
         metadata = {
             COLUMNS_KEY: self.columns.serialize().to_pybytes().hex(),
             DIGEST_KEY: self.dataset_digest,
@@ -115,10 +115,10 @@ class Plan:
 
     @staticmethod
     def from_bytes(data: bytes, where: str = "plan.parquet") -> "Plan":
-        """From plan.parquet.
+        """Reads a plan from the bytes of plan.parquet.
 
         Raises:
-            DamagedError: it is none.
+            DamagedError: the bytes are not a plan.
         """
         parquet = parsing.opened(data, where)
         pieces = parsing.columns(parquet, schema.PLAN, where)
@@ -130,22 +130,22 @@ class Plan:
 
 
 def extent(pieces: pa.Table) -> int:
-    """Rows or bytes of pieces that are all cut by the same."""
+    """Returns the total rows or bytes of pieces that all have the same unit."""
     return int(pc.sum(pc.subtract(pieces.column("stop"), pieces.column("start"))).as_py() or 0)
 
 
 def piece_of(row: Mapping[str, Any]) -> Piece:
-    """The piece of a row of a plan."""
+    """Makes a piece from a row of a plan."""
     return Piece(*(row[name] for name in PIECE))
 
 
 def source_files(pieces: pa.Table) -> pa.ChunkedArray:
-    """`<source>/<file>` of each row of a table that has both."""
+    """Returns `<source>/<file>` for each row of a table that has both columns."""
     return pc.binary_join_element_wise(pieces.column("source"), pieces.column("file"), "/")
 
 
 def split_id(dataset_digest: str, pieces: Sequence[Piece]) -> str:
-    """20 hex digits that name a split: of this dataset, these versions of these files, these ranges."""
+    """Returns 20 hex digits that name a split: they depend on dataset, files, versions and ranges."""
     content = [
         [piece.source, piece.file, piece.version, piece.unit, piece.start, piece.stop] for piece in pieces
     ]

@@ -1,4 +1,4 @@
-"""A scan as a row that travels: its splits, as JSON in one cell."""
+"""Packs a scan into a row that travels between stages: its splits, as JSON in one cell."""
 
 import json
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from pipeline.source.formats import Piece
 
 
 def feed_row(scan: Sequence[Split]) -> dict[str, str]:
-    """The splits of a scan as they enter the flow."""
+    """Returns the row for a scan's splits."""
     splits = [
         {"split_id": split_id, "pieces": [asdict(piece) for piece in pieces]} for split_id, pieces in scan
     ]
@@ -19,6 +19,6 @@ def feed_row(scan: Sequence[Split]) -> dict[str, str]:
 
 
 def splits_of(row: pa.Table) -> list[Split]:
-    """What `feed_row` made of a scan."""
+    """Returns the splits in a row that `feed_row` made."""
     splits = json.loads(row.column("note")[0].as_py())["splits"]
     return [(split["split_id"], [Piece(**piece) for piece in split["pieces"]]) for split in splits]

@@ -1,4 +1,4 @@
-"""How large splits are: in storage, in memory, between two stages."""
+"""Computes how large splits are: in storage, in memory, between two stages."""
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -15,7 +15,7 @@ SECONDS_PER_CPU_SPLIT = 60
 
 
 CPU_FLOPS = 1e11
-"""Matrix work per second that two ordinary cores do in float32: sizes splits, and makes a guess of costs."""
+"""Matrix operations per second of two ordinary cores in float32; used to size splits and guess costs."""
 
 
 BYTES_PER_TOKEN = 4
@@ -25,13 +25,13 @@ BYTES_PER_LINE = 32
 
 
 MOST_EXPANDED = 10
-"""How many times its stored bytes a text is at most, about, once it is read: for estimates of memory."""
+"""About how many times its stored bytes a text takes at most once it is read; used to estimate memory."""
 
 
 def split_bytes(config: Config, checkpoint: Checkpoint) -> int:
-    """The most bytes of text in a split: the config's, else what keeps its device busy for a good while.
+    """Returns the most bytes of text in a split: the config's, or what keeps the device busy for a while.
 
-    Where a text becomes a row for each window, no more than about `rows_per_shard` windows have.
+    If a text becomes a row for each window, the limit is about the text of `rows_per_shard` windows.
     """
     recipe = Recipe.of(checkpoint, config.model)
     window = (recipe.max_tokens - recipe.chunk_overlap) * BYTES_PER_TOKEN
@@ -40,7 +40,7 @@ def split_bytes(config: Config, checkpoint: Checkpoint) -> int:
 
 
 def payload_bytes(pending: Plan, config: Config, checkpoint: Checkpoint) -> int:
-    """About what the largest split weighs between two stages: its vectors, its rows and its tokens."""
+    """Estimates the bytes of the largest split between two stages: its vectors, its rows and its tokens."""
     recipe, pieces = Recipe.of(checkpoint, config.model), pending.pieces
     stored = _most_of_a_split(pieces, pieces.column("stored_bytes"))
     text = min(split_bytes(config, checkpoint), MOST_EXPANDED * stored)
@@ -54,7 +54,7 @@ def payload_bytes(pending: Plan, config: Config, checkpoint: Checkpoint) -> int:
 
 
 def _most_of_a_split(pieces: pa.Table, values: pa.ChunkedArray) -> int:
-    """The greatest sum of values over the pieces of a split."""
+    """Returns the greatest sum of values over the pieces of one split."""
     sums = pa.table({"split": pieces.column("split"), "value": values}).group_by("split")
     return int(pc.max(sums.aggregate([("value", "sum")]).column("value_sum")).as_py() or 0)
 

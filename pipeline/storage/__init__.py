@@ -1,7 +1,9 @@
-"""The seam to storage: list, read, put, put-if-absent, replace-if, copy. Only this package knows protocols.
+"""The interface to storage: list, read, put, put-if-absent, replace-if, copy.
 
-All failures leave here as `StorageError`s. A put is atomic on every backend: readers see the whole object
-or none. Put-if-absent is what commits shards: of any number of writers exactly one wins.
+Only this package knows protocols.
+
+Every failure leaves this package as a `StorageError`. A put is atomic on every backend: readers see the
+whole object or none. Put-if-absent commits shards: exactly one of any number of writers wins.
 """
 
 import functools
@@ -18,7 +20,7 @@ KINDS = {"file": LocalStorage, "hf": HubStorage, "memory": MemoryStorage, "s3": 
 
 
 def connect(path: str, options: Options | None = None) -> Storage:
-    """The storage that holds a path or URL; one per process, protocol and options.
+    """Returns the storage that holds a path or URL. There is one per process, protocol and options.
 
     Raises:
         ConfigError: the protocol's driver is not installed.

@@ -1,4 +1,4 @@
-"""Storage behind fsspec: what every backend shares, and all of it for object stores."""
+"""Storage behind fsspec: what every backend shares, and all that object stores need."""
 
 import datetime
 import errno
@@ -23,7 +23,7 @@ from pipeline.storage.error_mapping import LOST, code, named_errors
 GLOB_CHARACTERS = "*?["
 LIST_THREADS = 16
 CHANGED = ("LastModified", "last_modified", "mtime", "created")
-"""What drivers call the time of an object's last change."""
+"""The names that drivers give to the time of an object's last change."""
 COMPARED_BYTES = 16 << 20
 WRITABLE = ("a folder", "an s3:// URL")
 PROBES = ("one", "other")
@@ -35,15 +35,15 @@ NOT_KNOWN = (
     "NotImplemented",
     "UnsupportedOperation",
 )
-"""How servers answer to a condition that they don't know, if they do not pass over it."""
+"""The error codes of servers that do not know a condition. Other servers ignore the condition."""
 Found = TypeVar("Found")
 
 
 @dataclass(frozen=True, slots=True)
 class ObjectInfo:
-    """One object: its full path, its size in bytes, and what changes whenever its content does.
+    """An object: its full path, its size in bytes, and a version that changes whenever its content does.
 
-    changed: when it last did, by the clock of the storage; None where the storage does not tell.
+    changed: the time of the last change by the clock of the storage; None if the storage does not report it.
     """
 
     path: str
@@ -56,13 +56,15 @@ class Storage:
     """Object storage behind fsspec."""
 
     conditional = False
-    """Whether `replace` over a version and `copy_if_absent` can be had here; a dataset needs both."""
+    """True if this storage has `replace` over a version and `copy_if_absent`. A dataset needs both."""
 
     def __init__(self, filesystem: Any, options: Options | None = None) -> None:
         self.filesystem, self.options = filesystem, options or Options()
 
     def find(self, pattern: str) -> list[ObjectInfo]:
-        """The objects that a file, folder or glob names, by path; hidden ones (`.x`, `_x`) left out.
+        """Returns the objects that a file, folder or glob names, in the order of their paths.
+
+        Hidden objects (`.x`, `_x`) are left out.
 
         Raises:
             MissingError: the pattern names nothing.
@@ -74,50 +76,50 @@ class Storage:
             infos = []
             for path, info in found:
                 if not _hidden(path.removeprefix(named)):
-                    with suppress(FileNotFoundError):  # gone since it was listed
+                    with suppress(FileNotFoundError):  # removed since it was listed
                         infos.append(self._info(info))
         if not infos:
             raise MissingError("no file here", pattern, hint="check the path and its wildcards")
         return infos
 
     def folder(self, path: str, edges: Sequence[str] = ()) -> dict[str, ObjectInfo]:
-        """The objects right in a folder, by name; none where the folder does not exist.
+        """Returns the objects directly in a folder, by name; none if the folder does not exist.
 
         Args:
-            edges: names, in order, that part a large folder about equally: what lies between two of them is
-                listed at the same time as the rest, where storage lists page by page.
+            edges: names, in order, that divide a large folder into about equal parts. If storage lists page
+                by page, the parts are listed at the same time.
         """
         infos = self._right_in(path, partial(self._files_in, path, edges))
         named = ((info.path.rpartition("/")[2], info) for info in infos)
         return {name: info for name, info in named if _shown(name)}
 
     def folders(self, path: str) -> list[str]:
-        """The names of the folders right in a folder, in order; none where it does not exist."""
+        """Returns the names of the folders directly in a folder, in order; none if it does not exist."""
         entries = self._right_in(path, partial(self.filesystem.ls, path, detail=True))
         names = (entry["name"].rpartition("/")[2] for entry in entries if entry["type"] == "directory")
         return sorted(name for name in names if _shown(name))
 
     def below(self, folder: str) -> dict[str, ObjectInfo]:
-        """All objects below a folder, hidden ones too, by their names relative to it.
+        """Returns all objects below a folder, hidden ones too, by their names relative to it.
 
-        None where the folder does not exist.
+        If the folder does not exist, there are none.
         """
         telemetry.request("list", folder)
         with named_errors(folder):
             return self._below(folder)
 
     def info(self, path: str) -> ObjectInfo:
-        """Size and version of one object.
+        """Returns size and version of one object.
 
         Raises:
-            MissingError: there is none.
+            MissingError: the object does not exist.
         """
         telemetry.request("info", path)
         with named_errors(path):
             return self._info(self.filesystem.info(path))
 
     def exists(self, path: str) -> bool:
-        """Whether the object is there."""
+        """Tells whether the object exists."""
         try:
             self.info(path)
         except MissingError:
@@ -126,38 +128,38 @@ class Storage:
 
     @contextmanager
     def open(self, path: str, known: ObjectInfo | None = None) -> Iterator[pa.NativeFile]:
-        """A seekable file to read, closed at the end.
+        """Opens a seekable file to read, and closes it at the end.
 
         Args:
-            known: what a listing said of it, for who does not begin to read at its beginning: without, the
-                request that tells its size brings its first bytes with it.
+            known: the object's entry in a listing, for a caller that does not begin to read at the start.
+                Without it, one request brings both the size and the first bytes.
         """
         telemetry.request("open", path)
         with named_errors(path), self._open(path, known) as file:
             yield file
 
     def read(self, path: str) -> bytes:
-        """The whole object.
+        """Returns the whole object.
 
         Raises:
-            MissingError: there is none.
-            ReplacedError: it was, while it was read.
+            MissingError: the object does not exist.
+            ReplacedError: the object was replaced while it was read.
         """
         telemetry.request("read", path)
         with named_errors(path, lost=ReplacedError):
             return self._read(path)
 
     def put(self, path: str, data: bytes) -> None:
-        """Write an object, whatever was there before."""
+        """Writes an object, whatever was there before."""
         telemetry.request("put", path)
         with named_errors(path):
             self._put(path, data)
 
     def put_if_absent(self, path: str, data: bytes, root: str | None = None) -> None:
-        """Write an object where there is none.
+        """Writes an object if there is none yet.
 
         Args:
-            root: a folder that it lies in; once it was there, it is not made again.
+            root: a folder that holds the object. A folder that existed before is not made again.
 
         Raises:
             ExistsError: another writer was first, and wrote something else.
@@ -169,15 +171,15 @@ class Storage:
                 self._refuse_without(root)
                 self._create(path, data)
         except ExistsError:
-            # What is the same needs no winner; and where writes do not know themselves again, it may be ours.
+            # Equal content needs no winner. If a backend can't recognize its own writes, it may even be ours.
             if self.info(path).size != len(data) or self.read(path) != data:
                 raise
 
     def replace(self, path: str, data: bytes, expected: str | None) -> None:
-        """Write an object if it still has the expected version (None: if there is none).
+        """Writes an object if it still has the expected version (None: if it does not exist).
 
         Raises:
-            ReplacedError: it has another version, or is there when it should not be.
+            ReplacedError: the object has another version, or exists although it should not.
         """
         telemetry.request("put", path)
         with named_errors(path, lost=ReplacedError):
@@ -187,12 +189,13 @@ class Storage:
                 self._replace(path, data, expected)
 
     def copy_if_absent(self, source_path: str, target_path: str, root: str | None = None) -> None:
-        """Copy an object within this storage to where there is none; its bytes do not pass through here.
+        """Copies an object within this storage if the target does not exist yet.
 
-        Only where something is there already, and nothing else tells what, are both read and compared.
+        The bytes do not pass through this process, with one exception: if the target exists and nothing else
+        tells what it is, both objects are read and compared.
 
         Args:
-            root: as of `put_if_absent`.
+            root: see `put_if_absent`.
 
         Raises:
             MissingError: the source does not exist.
@@ -206,11 +209,11 @@ class Storage:
             with named_errors(target_path, lost=ExistsError):
                 self._copy(source, target_path)
         except (ExistsError, MissingError) as error:
-            # Ours, its answer lost, or a rival's: what is the same needs no winner.
+            # The copy may be ours (its answer was lost) or a rival's. Equal content needs no winner.
             taken = self.exists(target_path)
             if taken and self._alike(source, self.info(target_path)):
                 return
-            # Which of two conditions was refused, a server does not say.
+            # A server does not say which of two conditions it refused.
             if self.info(source_path).version != source.version:
                 raise ReplacedError(LOST[ReplacedError], source_path) from None
             if isinstance(error, ExistsError) and not taken:
@@ -218,29 +221,29 @@ class Storage:
             raise
 
     def remove(self, path: str) -> None:
-        """Remove an object, if it is there."""
+        """Removes an object, if it exists."""
         telemetry.request("remove", path)
         with suppress(MissingError), named_errors(path):
             self.filesystem.rm_file(path)
 
     def remove_empty_folder(self, path: str) -> None:
-        """Remove a folder that holds nothing; here they go with their last object."""
+        """Removes an empty folder. On object stores a folder disappears with its last object."""
 
     def version(self, path: str) -> str | None:
-        """The version of an object, None where there is none: what `replace` expects."""
+        """Returns the version of an object, as `replace` expects it; None if the object does not exist."""
         try:
             return self.info(path).version
         except MissingError:
             return None
 
     def same(self, planned: str, found: str) -> bool:
-        """Whether the version that is there is the one that was planned."""
+        """Tells whether the version that was found is the one that was planned."""
         return planned == found
 
     def prove(self, root: str) -> None:
-        """Check, with two small objects below a root, that this storage keeps the conditions of our writes.
+        """Checks, with two small objects below a root, that this storage keeps the conditions of our writes.
 
-        Some speak S3 and pass over conditions; then rivals undo each other's work without a word.
+        Some S3-compatible servers ignore conditions. There, rivals silently undo each other's work.
 
         Raises:
             ConfigError: a write was carried out although its condition did not hold.
@@ -262,7 +265,7 @@ class Storage:
             raise unfit(unkept, root)
 
     def _impossible(self, path: str, source: ObjectInfo) -> dict[str, Callable[[], None]]:
-        """Writes to an object that is there, each under a condition, by its name, that does not hold."""
+        """Returns writes to an existing object, by the name of the condition. No condition holds."""
         return {
             "put-if-absent": partial(self._create, path, b"3"),
             "replace-if": partial(self._replace, path, b"3", NO_VERSION),
@@ -270,59 +273,59 @@ class Storage:
         }
 
     def _probe_folder(self, root: str) -> str:
-        """Where `prove` writes: a folder of its own below a root."""
+        """Returns a separate folder below a root, for `prove` to write to."""
         return f"{root}/.probe-{uuid.uuid4().hex}"
 
     def _remove_probe(self, folder: str, names: Iterable[str]) -> None:
         for name in names:
             try:
                 self.remove(f"{folder}/{name}")
-            except StorageError as error:  # who may write need not be allowed to remove
+            except StorageError as error:  # the right to write does not include the right to remove
                 telemetry.event("left behind", path=f"{folder}/{name}", reason=str(error))
 
     def sweep(self, folder: str, ours: Callable[[str], bool]) -> int:  # noqa: ARG002  (there are none here)
-        """Remove what unfinished uploads left below a folder; how many there were.
+        """Removes what unfinished uploads left below a folder, and returns their number.
 
-        Only where nothing is written any more: it ends uploads that are under way.
+        Call it only after all writers have ended: it also aborts uploads that are under way.
 
         Args:
-            ours: whether a name, relative to the folder, is one that we would write.
+            ours: tells whether a name, relative to the folder, is one that this program writes.
         """
         return 0
 
     def root(self, pattern: str) -> str:
-        """The folder that file names of a pattern are relative to.
+        """Returns the folder that file names of a pattern are relative to.
 
-        The longest folder without a glob; of a path without a glob the folder that it lies in, so that a
-        file and a folder need not be told apart.
+        For a glob it is the longest folder without wildcards. For a path without wildcards it is the parent
+        folder, so that files and folders are treated alike.
         """
         parts = self.strip(pattern).rstrip("/").split("/")
-        end = max(1, len(parts) - 1)  # a bucket lies in nothing
+        end = max(1, len(parts) - 1)  # a bucket has no parent folder
         if self._is_glob(pattern):
             end = next(at for at, part in enumerate(parts) if set(part) & set(GLOB_CHARACTERS))
         return self.full("/".join(parts[:end]))
 
     def relative(self, pattern: str, path: str) -> str:
-        """The name of a file that a pattern found, relative to the pattern's root."""
-        # One slash and no more: on object stores `a//b` is another name than `a/b`.
+        """Returns the name of a file that a pattern found, relative to the pattern's root."""
+        # Only one slash is removed: on object stores `a//b` and `a/b` are different names.
         return self.strip(path).removeprefix(self.strip(self.root(pattern))).removeprefix("/")
 
     def strip(self, path: str) -> str:
-        """A path as the backend knows it: without its protocol, absolute."""
+        """Returns a path as the backend knows it: absolute and without its protocol."""
         return str(self.filesystem._strip_protocol(path))
 
     def full(self, path: str) -> str:
-        """A backend's path as the rest of the world writes it."""
+        """Returns a backend's path with its protocol."""
         return str(self.filesystem.unstrip_protocol(path))
 
     def _refuse_without(self, root: str | None) -> None:
-        """Refuse to write where the root was and is gone, where the write would make it again."""
+        """Refuses a write that would make a root again which existed and is gone."""
 
     def _is_glob(self, pattern: str) -> bool:
         return bool(set(pattern) & set(GLOB_CHARACTERS))
 
     def _right_in(self, path: str, look: Callable[[], Iterable[Found]]) -> list[Found]:
-        """What `look` finds right in a folder; nothing where the folder does not exist."""
+        """Returns what `look` finds directly in a folder; nothing if the folder does not exist."""
         telemetry.request("list", path)
         try:
             with named_errors(path):
@@ -333,7 +336,7 @@ class Storage:
     def _files_in(self, path: str, edges: Sequence[str]) -> Iterable[ObjectInfo]:  # noqa: ARG002  (one request)
         for entry in self.filesystem.ls(path, detail=True):
             if entry["type"] == "file":
-                with suppress(FileNotFoundError):  # gone since it was listed
+                with suppress(FileNotFoundError):  # removed since it was listed
                     yield self._info(entry)
 
     def _below(self, folder: str) -> dict[str, ObjectInfo]:
@@ -347,7 +350,7 @@ class Storage:
 
     def _search(self, pattern: str) -> dict[str, dict[str, Any]]:
         search = self._matches if self._is_glob(pattern) else partial(self.filesystem.find, detail=True)
-        # An object whose name ends with a slash is how some tools make an empty folder.
+        # Some tools make an empty folder as an object whose name ends with a slash.
         return {
             path: info
             for path, info in search(pattern).items()
@@ -355,7 +358,7 @@ class Storage:
         }
 
     def _matches(self, pattern: str) -> dict[str, dict[str, Any]]:
-        """What a glob matches. Not fsspec's own, which leaves out folders that could not be listed."""
+        """Returns what a glob matches. fsspec's own glob leaves out folders that it could not list."""
         parts = self.strip(pattern).split("/")
         first = next(at for at, part in enumerate(parts) if set(part) & set(GLOB_CHARACTERS))
         folders, found = ["/".join(parts[:first])], {}
@@ -370,7 +373,7 @@ class Storage:
         return found
 
     def _entries(self, folders: Sequence[str], deep: bool) -> Iterator[tuple[str, dict[str, Any]]]:
-        """What lies in these folders, or anywhere below them."""
+        """Yields what lies in these folders, or anywhere below them."""
 
         def entries(folder: str) -> dict[str, dict[str, Any]]:
             if deep:
@@ -380,7 +383,7 @@ class Storage:
             except FileNotFoundError as error:
                 if code(error) == "NoSuchBucket":
                     raise
-                return {}  # gone since it was listed
+                return {}  # removed since it was listed
 
         with ThreadPoolExecutor(LIST_THREADS) as pool:
             for found in pool.map(entries, folders):
@@ -390,7 +393,7 @@ class Storage:
         return ObjectInfo(self.full(info["name"]), int(info["size"]), version_of(info), _changed(info))
 
     def _open(self, path: str, known: ObjectInfo | None) -> pa.NativeFile:  # noqa: ARG002  (fsspec asks)
-        # Without fsspec's cache: its blocks of 50 MB are 14 to 400 times what our readers ask for.
+        # fsspec's cache is off: its blocks of 50 MB are 14 to 400 times the size of our reads.
         file = self.filesystem.open(path, "rb", cache_type="none")
         return pa.PythonFile(NamedFile(file, path), mode="r")
 
@@ -410,7 +413,7 @@ class Storage:
         raise unconditional(target)
 
     def _alike(self, one: ObjectInfo, other: ObjectInfo) -> bool:
-        """Whether two objects have the same content."""
+        """Tells whether two objects have the same content."""
         if one.size != other.size:
             return False
         with self.open(one.path) as left, self.open(other.path) as right:
@@ -421,7 +424,7 @@ class Storage:
 
 
 def unconditional(path: str) -> ConfigError:
-    """What is said of a storage without conditional replacement."""
+    """Returns the error for a storage without conditional replacement."""
     return ConfigError(
         f"{protocol_of(path)}:// can be read, but not written: it has no conditional replacement here",
         path,
@@ -430,9 +433,9 @@ def unconditional(path: str) -> ConfigError:
 
 
 def unfit(unkept: Sequence[str], root: str) -> ConfigError:
-    """What is said of a storage that does not keep conditions."""
+    """Returns the error for a storage that does not keep conditions."""
     return ConfigError(
-        "its storage does not keep conditions of writes: runs could undo each other's work without a word",
+        "its storage does not keep conditions of writes: runs could silently undo each other's work",
         root,
         ", ".join(unkept),
         hint=f"set output.path to {' or '.join(WRITABLE)} of a storage that keeps them (docs/storage.md)",
@@ -440,7 +443,7 @@ def unfit(unkept: Sequence[str], root: str) -> ConfigError:
 
 
 def _answer(attempt: Callable[[], None]) -> str | None:
-    """What became of a write whose condition does not hold; None: it was refused for that."""
+    """Says how storage treated a write whose condition does not hold; None if it refused the write."""
     try:
         attempt()
     except FileExistsError:
@@ -453,7 +456,7 @@ def _answer(attempt: Callable[[], None]) -> str | None:
 
 
 def version_of(info: Mapping[str, Any]) -> str:
-    """What changes whenever an object's content does, of what a driver tells of it."""
+    """Returns the part of a driver's info that changes whenever the object's content does."""
     for key in ("ETag", "etag", "blob_id", "xet_hash"):
         if info.get(key):
             return str(info[key]).strip('"')
@@ -471,7 +474,7 @@ def _changed(info: dict[str, Any]) -> datetime.datetime | None:
 
 
 class MemoryStorage(Storage):
-    """The memory of this process, for tests: conditions hold between its threads."""
+    """The memory of this process, for tests. Conditions hold between its threads."""
 
     conditional = True
     lock = threading.Lock()
@@ -491,20 +494,23 @@ class MemoryStorage(Storage):
 
 
 class HubStorage(Storage):
-    """The Hugging Face Hub: read only, and its driver keeps listings unless told to drop them."""
+    """The Hugging Face Hub, read only. Its driver caches listings, so the cache is dropped before each."""
 
     def _search(self, pattern: str) -> dict[str, dict[str, Any]]:
         self.filesystem.invalidate_cache()
         return super()._search(pattern)
 
     def info(self, path: str) -> ObjectInfo:
-        """As above."""
+        """Returns size and version of one object, past the driver's cache."""
         self.filesystem.invalidate_cache()
         return super().info(path)
 
 
 class NamedFile:
-    """A file whose failures are storage's (inside Arrow they would look like a damaged file), and counted."""
+    """A file that counts what is read, and raises failures as `StorageError`s.
+
+    Inside Arrow a failure of storage would look like a damaged file.
+    """
 
     def __init__(self, file: Any, path: str) -> None:
         self.file, self.path = file, path
@@ -513,7 +519,7 @@ class NamedFile:
         return getattr(self.file, name)
 
     def read(self, size: int = -1) -> bytes:
-        """As the file's own."""
+        """Reads as the file itself does."""
         with named_errors(self.path, lost=ReplacedError):
             data = bytes(self.file.read(size))
         telemetry.read(protocol_of(self.path), len(data))
@@ -521,7 +527,7 @@ class NamedFile:
 
 
 def _shown(name: str) -> bool:
-    """Whether a name right in a folder is one of ours: not hidden, and not a marker's, which is empty."""
+    """Tells whether a name in a folder counts: it is not hidden, and not a folder marker's empty name."""
     return bool(name) and not name.startswith(".")
 
 

@@ -1,4 +1,4 @@
-"""What backends raise: as `StorageError`s, and whether it may pass by itself."""
+"""Turns what backends raise into `StorageError`s, and tells which failures may pass by themselves."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -9,7 +9,7 @@ import aiohttp
 import httpx2
 from botocore.exceptions import (
     BotoCoreError,
-    ConnectionError,  # noqa: A004  (botocore's own, no OSError)
+    ConnectionError,  # noqa: A004  (botocore's own, not an OSError)
     ConnectTimeoutError,
     EndpointConnectionError,
     HTTPClientError,
@@ -52,14 +52,14 @@ CREDENTIALS = (
     "ExpiredToken", "InvalidAccessKeyId", "InvalidToken", "RequestExpired", "RequestTimeTooSkewed",
     "SignatureDoesNotMatch", "TokenRefreshRequired",
 )  # fmt: skip
-"""Refusals that say nothing of the object that was asked for."""
+"""Codes of refusals that say nothing about the requested object."""
 PASSING_STATUSES = (408, 409, 425, 429)
-LOST = {ExistsError: "is there already", ReplacedError: "is another version than expected"}
+LOST = {ExistsError: "exists already", ReplacedError: "is not the expected version"}
 
 
 @contextmanager
 def named_errors(path: str, lost: type[StorageError] = StorageError) -> Iterator[None]:
-    """Turn what backends raise into `StorageError`s; `lost` is what a refused condition is called."""
+    """Turns what backends raise into `StorageError`s; a refused condition becomes a `lost`."""
     try:
         yield
     except StorageError:
@@ -70,10 +70,10 @@ def named_errors(path: str, lost: type[StorageError] = StorageError) -> Iterator
         raise CredentialsError("access denied", path, _brief(error), "check the credentials") from None
     except (ParamValidationError, ProfileNotFound, PartialCredentialsError) as error:
         raise DeniedError(
-            "storage can't be asked", path, _brief(error), "mend the path or the environment"
+            "storage can't be asked", path, _brief(error), "correct the path or the environment"
         ) from None
     except Exception as error:
-        # Not every driver has errors of Python's own; and what is read from a file may fail in other ways.
+        # Not every driver raises Python's own errors, and code that reads a file may fail in other ways.
         if not isinstance(error, BotoCoreError) and type(error).__module__.split(".")[0] not in DRIVERS:
             raise
         hint = "check endpoint and network, and run again" if is_unreachable(error) else "run again"
@@ -81,7 +81,7 @@ def named_errors(path: str, lost: type[StorageError] = StorageError) -> Iterator
 
 
 def transient(error: Exception) -> str | None:
-    """What may pass by itself, in a word; None of what will not."""
+    """Names a failure that may pass by itself in one word; returns None for one that will not."""
     if isinstance(error, SSLError):
         return None
     if status := _status(error):
@@ -92,12 +92,12 @@ def transient(error: Exception) -> str | None:
 
 
 def is_unreachable(error: Exception) -> bool:
-    """Whether no server was there at all."""
+    """Tells whether no server was reached at all."""
     return isinstance(error, UNREACHABLE)
 
 
 def code(error: Exception) -> str:
-    """What the S3 server called an error; s3fs keeps it behind its own."""
+    """Returns the S3 server's code for an error. s3fs keeps it as the cause of its own error."""
     return str(_answer(error).get("Error", {}).get("Code", ""))
 
 
@@ -106,20 +106,20 @@ def _status(error: Exception) -> int:
 
 
 def _answer(error: Exception) -> Mapping[str, Any]:
-    """What an S3 server answered, as botocore keeps it; the answers of other servers are of other kinds."""
+    """Returns an S3 server's answer, as botocore keeps it; answers of other servers have other types."""
     answer = getattr(error.__cause__, "response", None)
     return answer if isinstance(answer, Mapping) else {}
 
 
 def _web_status(error: Exception) -> int:
-    """What the Hub answered: its client keeps it with its own errors, and puts Python's in front of some."""
+    """Returns the Hub's HTTP status. Its client keeps it in its own errors, and wraps some in Python's."""
     answers = [getattr(each, "response", None) for each in (error, error.__cause__)]
     return next((each.status_code for each in answers if isinstance(each, httpx2.Response)), 0)
 
 
 def _named(error: OSError, path: str, lost: type[StorageError]) -> StorageError:
     if isinstance(error, FileExistsError) or code(error) == "PreconditionFailed":
-        return lost(LOST.get(lost, "is there already"), path)
+        return lost(LOST.get(lost, "exists already"), path)
     if status := _web_status(error):
         return _refused(error, path, status)
     if isinstance(error, LocalTokenNotFoundError):
@@ -143,17 +143,17 @@ def _missing(error: OSError, path: str) -> MissingError:
 
 
 def _refused(error: Exception, path: str, status: int) -> StorageError:
-    """The Hub's answer as an error of ours."""
+    """Turns the Hub's refusal into a `StorageError`."""
     got = f"HTTP {status}: {_brief(error)}"
     if status == HTTPStatus.UNAUTHORIZED:
-        # It says so, too, of what does not exist, to who has not logged in.
+        # The Hub gives the same answer for a missing object to a client without a login.
         return CredentialsError("access denied", path, got, "check the path, and HF_TOKEN")
     if status == HTTPStatus.FORBIDDEN:
         return DeniedError("access denied", path, got, "check the credentials and their rights")
     if status in (HTTPStatus.NOT_FOUND, HTTPStatus.GONE):
         return MissingError("does not exist", path, hint="check the path")
     if status < HTTPStatus.INTERNAL_SERVER_ERROR and status not in PASSING_STATUSES:
-        return DeniedError("storage can't be asked", path, got, "mend the path or the environment")
+        return DeniedError("storage can't be asked", path, got, "correct the path or the environment")
     return StorageError("storage failed", path, got, "run again")
 
 

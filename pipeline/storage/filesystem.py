@@ -1,4 +1,4 @@
-"""The fsspec driver of each protocol, told what the config's options mean to it."""
+"""Makes the fsspec driver of each protocol, and translates the config's options for it."""
 
 from typing import Any
 
@@ -9,11 +9,11 @@ from pipeline.errors import ConfigError
 from pipeline.storage.s3 import BOTOCORE, S3
 
 PACKAGES = {"gs": "gcsfs", "abfs": "adlfs"}
-"""Drivers that are not installed with us."""
+"""Packages of drivers that are not installed with this program."""
 
 
 def filesystem(protocol: str, options: Options) -> Any:
-    """The driver, with nothing cached between two calls.
+    """Returns a protocol's driver, which caches nothing between two calls.
 
     Raises:
         ConfigError: its package is not installed.
@@ -23,7 +23,7 @@ def filesystem(protocol: str, options: Options) -> Any:
     if protocol == "s3":
         return S3(use_listings_cache=False, skip_instance_cache=True, config_kwargs=BOTOCORE, **given)
     try:
-        # A cached listing would hide the shards of a rival, and what changed under a reader.
+        # A cached listing would hide a rival's shards, and files that changed while they were read.
         return fsspec.filesystem(protocol, use_listings_cache=False, **given)
     except ImportError as error:
         package = PACKAGES.get(protocol, protocol)
@@ -45,7 +45,7 @@ def _arguments(protocol: str, options: Options) -> dict[str, Any]:
         }
     if protocol == "gs":
         return {
-            # Its own default ends in being nobody without a word, where no credentials are found.
+            # The driver's default silently becomes anonymous if it finds no credentials.
             "token": "anon" if options.anonymous else "google_default",
             "endpoint_url": options.endpoint_url,
             "requester_pays": options.requester_pays,

@@ -1,4 +1,4 @@
-"""A local or mounted file system: what has a name is whole and on disk."""
+"""A local or mounted file system: every file that has a name is whole and on disk."""
 
 import datetime
 import errno
@@ -28,40 +28,40 @@ from pipeline.storage.error_mapping import named_errors
 from pipeline.storage.walk import DEEP, MAGIC, Found, Walk
 
 NO_LINK = (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOSYS, errno.EOPNOTSUPP)
-"""Why two names of one file can't be had: another file system, or one without links, or with too many."""
+"""Reasons why a file can't get a second name: another file system, no links, or too many of them."""
 NO_LOCK = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 CHUNK = 1 << 20
 BROKEN_LINK = "a link that leads nowhere"
-"""The version of what is listed, but not there."""
+"""The version of a file that is listed, but does not exist."""
 COARSE_SECONDS, FINE_SECONDS = 2.0, 0.02
-"""The grain of times where they are whole seconds (FAT counts by two), and of those of Linux elsewhere."""
+"""The resolution of times in whole seconds (FAT counts in steps of two), and of other times on Linux."""
 CHANGE = "+"
-"""Parts a version from the time of the inode's last change."""
+"""Separates a version from the time of the inode's last change."""
 LOCK = ".lock"
 HIDDEN = re.compile(r"\.(.+)\.[0-9a-f]{32}")
-"""The name of a file that is being written (`_hidden`), with the one that it gets."""
+"""The name of a file that is being written (`_hidden`); the group is its final name."""
 
 
 class LocalStorage(Storage):
-    """A file system: what is written appears under its name only when it is whole and on disk."""
+    """A file system. A file appears under its name only when it is whole and on disk."""
 
     conditional = True
     threads = threading.Lock()
-    """A POSIX lock is a process's: it keeps no thread of it out."""
+    """Keeps other threads out: a POSIX lock belongs to a process, and holds for all its threads."""
 
     def __init__(self, filesystem: Any, options: Options | None = None) -> None:
         super().__init__(filesystem, options)
         self.roots: set[str] = set()
-        """Folders below which something was written."""
+        """Folders that something was written below."""
 
     def full(self, path: str) -> str:
-        """An absolute path, without `file://`."""
+        """Returns an absolute path, without `file://`."""
         return path
 
     def version(self, path: str) -> str | None:
-        """As above; a digest of the content, for times are coarse, inodes used again, and both cached by NFS.
+        """Returns a digest of the content: times are coarse, inodes are reused, and NFS caches both.
 
-        To open a file asks the server of a network file system for it anew; to look it up does not.
+        Opening a file makes a network file system ask its server again; looking it up does not.
         """
         telemetry.request("info", path)
         try:
@@ -80,30 +80,30 @@ class LocalStorage(Storage):
         self.roots.add(root)
 
     def same(self, planned: str, found: str) -> bool:
-        """As above; a part that one of the two does not have says nothing (`_version`)."""
+        """Compares only the parts that both versions have (see `_version`)."""
         parts = zip(planned.split(CHANGE), found.split(CHANGE), strict=False)
         return all(one == other for one, other in parts)
 
     def remove_empty_folder(self, path: str) -> None:
-        """As above; one that holds something stays."""
+        """Removes an empty folder; a folder that holds something stays."""
         with suppress(OSError):
             Path(self.strip(path)).rmdir()
 
     def _below(self, folder: str) -> dict[str, ObjectInfo]:
-        """Links are not followed: what they lead to lies elsewhere."""
+        """Returns all files below a folder. It follows no links: their targets lie elsewhere."""
         root, found = Path(self.strip(folder)), {}
         for at, _, names in os.walk(root, onerror=_refuse):
             for path in (Path(at, name) for name in names):
-                with suppress(FileNotFoundError):  # gone since it was listed
+                with suppress(FileNotFoundError):  # removed since it was listed
                     found[str(path.relative_to(root))] = self._info({"name": str(path)})
         return found
 
     def _is_glob(self, pattern: str) -> bool:
-        # A folder may be called `a[1]`: what is there under its very name is no glob.
+        # A folder may be called `a[1]`: a path that exists under exactly this name is not a glob.
         return super()._is_glob(pattern) and not os.path.exists(self.strip(pattern))  # noqa: PTH110  (no error)
 
     def _search(self, pattern: str) -> dict[str, dict[str, Any]]:
-        """Through symbolic links, as a user of `ls` and `cp` expects; fsspec passes over them."""
+        """Follows symbolic links, as users of `ls` and `cp` expect; fsspec ignores them."""
         path = self.strip(pattern)
         if Path(path).is_file():
             found = [Found(path, Path(path).stat())]
@@ -117,21 +117,21 @@ class LocalStorage(Storage):
 
     def _info(self, info: dict[str, Any]) -> ObjectInfo:
         status = info["status"] if "status" in info else Path(info["name"]).stat()
-        if status is None:  # to be named as a file that can't be read, beside those that can
+        if status is None:  # reported as one file that can't be read, next to those that can
             epoch = datetime.datetime.fromtimestamp(0, datetime.UTC)
             return ObjectInfo(info["name"], 0, BROKEN_LINK, epoch)
         changed = datetime.datetime.fromtimestamp(status.st_mtime, datetime.UTC)
         return ObjectInfo(info["name"], status.st_size, self._version(status), changed)
 
     def _version(self, status: os.stat_result) -> str:
-        """Of a file: its size and time, and the time of its inode, which nobody can set.
+        """Makes a version of a file's size, its time, and its inode's time, which nobody can set.
 
-        No inode: the same file is another one on every node of some network file systems.
+        The inode number is left out: on some network file systems every node sees another one.
         """
         version = f"{status.st_size}-{status.st_mtime_ns}"
         return version if self.options.ignore_ctime else f"{version}{CHANGE}{status.st_ctime_ns}"
 
-    def _open(self, path: str, known: ObjectInfo | None) -> pa.NativeFile:  # noqa: ARG002  (asks nobody)
+    def _open(self, path: str, known: ObjectInfo | None) -> pa.NativeFile:  # noqa: ARG002  (not needed here)
         return pa.PythonFile(NamedFile(_regular(self.strip(path)), path), mode="r")
 
     def _read(self, path: str) -> bytes:
@@ -152,7 +152,7 @@ class LocalStorage(Storage):
         _publish([data], Path(self.strip(path)))
 
     def _copy(self, source: ObjectInfo, target: str) -> None:
-        """Another name for the same file: nothing that we write is ever changed in place."""
+        """Gives the file another name. This is safe because our files are never changed in place."""
         origin, path = Path(source.path).resolve(), Path(self.strip(target))
         _make_folder(path.parent)
         try:
@@ -169,13 +169,13 @@ class LocalStorage(Storage):
         return Path(one.path).samefile(other.path) or super()._alike(one, other)
 
     def remove(self, path: str) -> None:
-        """As above."""
+        """Removes a file, if it exists."""
         telemetry.request("remove", path)
         with named_errors(path):
             Path(self.strip(path)).unlink(missing_ok=True)
 
     def sweep(self, folder: str, ours: Callable[[str], bool]) -> int:
-        """As above: files that were being written by a process that was killed."""
+        """Removes files that a killed process was writing, and returns their number."""
         root, swept = self.strip(folder), 0
         with named_errors(folder):
             for at, _, names in os.walk(root, onerror=_refuse):
@@ -188,7 +188,7 @@ class LocalStorage(Storage):
         return swept
 
     def _probe_folder(self, root: str) -> str:
-        """As above; where the root does not exist yet, in the folder that it would be made in."""
+        """Returns the folder that `prove` writes to; it is above a root that does not exist yet."""
         there = Path(self.strip(root))
         while not there.exists():
             there = there.parent
@@ -206,25 +206,25 @@ class LocalStorage(Storage):
 
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """No other process on any host is in here for a folder, as long as they all see its file system.
+    """Keeps out every other process, on any host that sees the folder's file system.
 
-    A POSIX lock on a plain file that is open for writing: NFS carries it to its server, where flock on a
-    folder would hold on this host alone. It ends with its process. The file stays: were it removed, one
-    process could hold the removed one, and another its successor.
+    It takes a POSIX lock on a plain file that is open for writing. NFS carries such a lock to its server; a
+    flock on a folder would hold on this host only. The lock ends with its process. The file is not removed:
+    otherwise one process could hold the removed file, and another one its successor.
 
     Raises:
         ConfigError: the file system has no such locks.
     """
     descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
     try:
-        with suppress(PermissionError):  # not ours: whoever made it has seen to it
-            os.fchmod(descriptor, folder.stat().st_mode & 0o666)  # who may replace files here may lock
+        with suppress(PermissionError):  # the file belongs to another user, who has set its mode already
+            os.fchmod(descriptor, folder.stat().st_mode & 0o666)  # all who may replace files here may lock
         try:
             fcntl.lockf(descriptor, fcntl.LOCK_EX)
         except OSError as error:
             if error.errno not in NO_LOCK:
                 raise
-            raise _unfit("has no locks between processes, and so no replace-if", folder, error) from error
+            raise _unfit("has no locks between processes, so no replace-if", folder, error) from error
         yield
     finally:
         os.close(descriptor)
@@ -236,45 +236,46 @@ def _unfit(what: str, where: Path, error: OSError) -> ConfigError:
 
 
 def _settled(found: Sequence[Found]) -> Iterator[Found]:
-    """What was found; files that were changed just now as they are when another change would show.
+    """Yields what was found, after a wait for files that were changed just now.
 
-    Two changes within one grain of a file system's clock leave the same times: the second would not be seen.
+    Two changes within one tick of a file system's clock leave the same time, so the second would stay unseen.
+    The wait lasts until another change would show.
     """
     now = time.time()
     waits = [_seconds_to_wait(each.status, now) for each in found]
     if any(waits):
         time.sleep(max(waits))
     for each, wait in zip(found, waits, strict=True):
-        with suppress(FileNotFoundError):  # gone since it was listed
+        with suppress(FileNotFoundError):  # removed since it was listed
             yield Found(each.path, Path(each.path).stat()) if wait else each
 
 
 def _seconds_to_wait(status: os.stat_result | None, now: float) -> float:
-    """Until a change of a file has a later time than those that it has; 0 for all but the newest files."""
+    """Returns the seconds until another change would get a later time; 0 for all but the newest files."""
     if status is None:
         return 0
-    # Whole seconds are the mark of a clock that counts no less; nobody can set this time.
+    # A whole second here shows a clock that counts whole seconds: nobody can set this time.
     grain = COARSE_SECONDS if status.st_ctime_ns % 1_000_000_000 == 0 else FINE_SECONDS
     age = now - max(status.st_mtime, status.st_ctime)
     return grain - age if 0 <= age < grain else 0
 
 
 def only_its_inode_changed(planned: str, found: str) -> bool:
-    """Tells whether two versions of a local file differ in the time of its inode's change alone."""
+    """Tells whether two versions of a local file differ only in the time of the inode's change."""
     one, other = planned.split(CHANGE), found.split(CHANGE)
     return len(one) == len(other) == 2 and one[0] == other[0] and one[1] != other[1]
 
 
 def _regular(path: str) -> io.BufferedReader:
-    """A file to read: a pipe would keep its reader waiting, and a device may never end.
+    """Opens a regular file to read. A pipe would keep its reader waiting, and a device may never end.
 
     Raises:
-        DamagedError: it is something else.
+        DamagedError: the path is something other than a regular file.
     """
     file = open(path, "rb", opener=_without_waiting)  # noqa: SIM115  (the caller's; pathlib has no opener)
     if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
         file.close()
-        raise DamagedError("can't be read", path, "no regular file", "put a file in its place")
+        raise DamagedError("can't be read", path, "not a regular file", "put a file in its place")
     return file
 
 
@@ -283,7 +284,7 @@ def _without_waiting(path: str, flags: int) -> int:
 
 
 def _refuse(error: OSError) -> None:
-    """A folder that could not be listed is not passed over; one that is gone may be."""
+    """Raises the error of a folder that could not be listed, unless the folder is gone."""
     if not isinstance(error, FileNotFoundError):
         raise error
 
@@ -297,7 +298,7 @@ def _flush_names(folder: Path) -> None:
 
 
 def _make_folder(folder: Path) -> None:
-    """Make a folder, and what it lies in; their names are on disk before anything is in them."""
+    """Makes a folder and its parents; flushes their names to disk before anything is in them."""
     try:
         folder.mkdir()
     except FileNotFoundError:
@@ -311,10 +312,10 @@ def _make_folder(folder: Path) -> None:
 
 
 def _publish(chunks: Iterable[bytes], target: Path) -> None:
-    """Make a file appear under its name, whole and flushed to disk.
+    """Makes a file appear under its name, whole and flushed to disk.
 
-    The file has no name until it is whole, so a killed writer leaves nothing behind, and linking refuses
-    a name that is taken.
+    The file has no name until it is whole, so a killed writer leaves nothing behind. The link fails if the
+    name is taken.
 
     Raises:
         FileExistsError: the name is taken.
@@ -327,27 +328,27 @@ def _publish(chunks: Iterable[bytes], target: Path) -> None:
             file.writelines(chunks)
             file.flush()
             os.fsync(file.fileno())
-            # Only with a folder given does CPython make the call (linkat) that can name a nameless file.
+            # CPython makes the call that can name a nameless file (linkat) only if a folder is given.
             os.link(name, target, src_dir_fd=folder, follow_symlinks=True)
         os.fsync(folder)
     except OSError as error:
         if error.errno not in NO_LINK:
             raise
-        raise _unfit("has no hard links, and so no put-if-absent", target, error) from error
+        raise _unfit("has no hard links, so no put-if-absent", target, error) from error
     finally:
         os.close(folder)
 
 
 def _hidden(target: Path) -> Path:
-    """A name for a file that is being written; `sweep` knows it again."""
+    """Returns a name for a file that is being written; `sweep` recognizes it."""
     return target.with_name(f".{target.name}.{uuid.uuid4().hex}")
 
 
 @contextmanager
 def _nameless(target: Path) -> Iterator[tuple[BinaryIO, str]]:
-    """A file without a name on the target's file system, and how `os.link` calls it.
+    """Makes a file without a name on the target's file system; yields it and its path for `os.link`.
 
-    Where the file system has no such files (NFS, macOS) it has a hidden name, removed at the end.
+    If the file system has no such files (NFS, macOS), the file gets a hidden name, removed at the end.
     """
     try:
         descriptor = os.open(target.parent, os.O_TMPFILE | os.O_WRONLY, 0o644)

@@ -1,21 +1,22 @@
-"""Reading ahead: while one part of an object is used, the next is on its way.
+"""Reads ahead: while a reader uses one part of an object, the next part is on its way.
 
-Only where reads follow each other, and never more than was read in a row before, nor than a part: who jumps
-about pays for nothing, who stops has fetched at most twice what was read. Costs the memory of two parts.
+It reads ahead only if reads follow each other, and never more than was read in a row before, nor more than a
+part. So random reads cost nothing extra, and a reader that stops has fetched at most twice what it read.
+Reading ahead costs the memory of two parts.
 """
 
 from collections.abc import Callable
 from concurrent.futures import Future
 
 Request = Callable[[int, int], Future[bytes]]
-"""Asks for the bytes [start, stop)."""
+"""A function that requests the bytes [start, stop)."""
 
 
 class Ahead:
     """The bytes of one object, by one reader at a time.
 
     Args:
-        part: the most bytes to have on their way.  first: how the object begins, where that is known.
+        part: the most bytes to have on their way.  first: the object's first bytes, if they are known.
     """
 
     def __init__(self, request: Request, size: int, part: int, first: bytes = b"") -> None:
@@ -25,7 +26,7 @@ class Ahead:
         self.coming: tuple[int, Future[bytes]] | None = None
 
     def read(self, start: int, stop: int) -> bytes:
-        """The bytes [start, stop), as far as there are any."""
+        """Returns the bytes [start, stop), as far as the object has them."""
         stop = min(stop, self.size)
         self.in_a_row = self.in_a_row + stop - start if start == self.position else 0
         self.position = stop
@@ -40,13 +41,13 @@ class Ahead:
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     def drop(self) -> None:
-        """Forget what was read ahead."""
+        """Discards what was read ahead."""
         if self.coming:
             self.coming[1].cancel()
         self.coming, self.at, self.held = None, 0, b""
 
     def _next(self, start: int, stop: int) -> bytes:
-        """Bytes from `start` on, some at least: what is there, what comes, or else what must be asked for."""
+        """Returns at least some bytes from `start` on: held ones, coming ones, or else requested ones."""
         if self.coming and self.coming[0] == start:
             self.at, self.held, self.coming = start, self.coming[1].result(), None
             self._look_ahead(start + len(self.held))

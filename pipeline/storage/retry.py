@@ -1,4 +1,4 @@
-"""The one place that asks storage again: what may pass by itself, growing pauses, two minutes at most."""
+"""Repeats requests that may succeed later, with growing pauses, for up to two minutes. Nothing else does."""
 
 import asyncio
 import random
@@ -11,17 +11,17 @@ from pipeline.storage.error_mapping import is_unreachable, transient
 
 PATIENCE_SECONDS = 120.0
 FIRST_PATIENCE_SECONDS = 15.0
-"""For a server that never answered this process: its address is wrong more often than it is down."""
+"""The limit for a server that never answered this process: its address is probably wrong."""
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.2, 10.0
 
 T = TypeVar("T")
 
 
 async def retried(attempt: Callable[[], Awaitable[T]], known: bool) -> T:
-    """What an attempt gives, made again while its failure is one that may pass.
+    """Returns what an attempt returns; repeats the attempt while its failure is one that may pass.
 
     Args:
-        known: whether the server has answered before.
+        known: True if the server has answered before.
 
     Raises:
         Exception: what the last attempt raised.
@@ -32,7 +32,7 @@ async def retried(attempt: Callable[[], Awaitable[T]], known: bool) -> T:
             return await attempt()
         except Exception as error:
             reason = transient(error)
-            wait = random.uniform(0, pause)  # all of it random, so that those who failed together part
+            wait = random.uniform(0, pause)  # fully random, so that requests that failed together spread out
             patience = FIRST_PATIENCE_SECONDS if is_unreachable(error) and not known else PATIENCE_SECONDS
             if reason is None or time.monotonic() + wait > started + patience:
                 raise

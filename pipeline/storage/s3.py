@@ -1,8 +1,8 @@
-"""S3 through s3fs: with retries in one place, reads of one version, and writes that know themselves again.
+"""S3 through s3fs: retries in one place, reads of one version, and writes that recognize themselves.
 
-Neither botocore nor s3fs retries here (`BOTOCORE` and `S3.retries` see to that): between them they try a
-request up to 25 times, and count none of it. Every request goes through `S3._call_s3`, every body through
-`S3._get`. Only aiohttp still sends a request again, once, that met a connection closed by the server.
+Neither botocore nor s3fs retries here (`BOTOCORE` and `S3.retries` turn that off): together they would try a
+request up to 25 times and count none of the retries. Every request goes through `S3._call_s3`, every body
+through `S3._get`. Only aiohttp still repeats a request, once, if the server had closed the connection.
 """
 
 import asyncio
@@ -28,20 +28,20 @@ from pipeline.storage.retry import retried
 from pipeline.storage.s3_listing import parse_early
 
 PART_BYTES = 16 << 20
-"""What one request reads or writes of a large object: a cut connection costs no more."""
+"""Bytes of a large object that one request reads or writes. A cut connection costs no more than this."""
 PARTS_AT_ONCE = 8
 FIRST_BYTES = 128 << 10
-"""What is read of an object when it is opened: no more than a look at it costs, and all of a small one."""
+"""Bytes that opening an object reads. It costs no more than asking for the size, and covers small objects."""
 MULTIPART_BYTES = 64 << 20
-"""Up to here one request writes an object."""
+"""The largest object that one request writes."""
 COPY_BYTES, COPY_PART_BYTES = 1 << 30, 256 << 20
-"""Up to here one request copies an object. S3 takes five times as much, but says nothing for as long as it
-copies, and who hears nothing for half a minute asks again."""
+"""The largest object that one request copies. S3 accepts five times as much, but sends nothing while it
+copies, and a client that receives nothing for half a minute repeats the request."""
 PAGE_KEYS = 1000
 NONCE = "write"
-"""The name of the metadata by which a write knows what it wrote."""
+"""The name of the metadata by which a write recognizes its own object."""
 REFUSED = ("PreconditionFailed", "NoSuchUpload", "NoSuchKey")
-"""What a refused condition may be called; also what the repetition of a write gets that was carried out."""
+"""Codes of a refused condition. The repetition of a write that was carried out gets them, too."""
 BOTOCORE = {
     "retries": {"mode": "standard", "total_max_attempts": 1},
     "connect_timeout": 5,
@@ -51,15 +51,15 @@ BOTOCORE = {
 
 
 class S3(s3fs.S3FileSystem):  # type: ignore[misc]  # s3fs has no types
-    """The driver."""
+    """s3fs with our retries, reads and writes."""
 
     retries = 1
     answered = False
     told: Any = None
-    """The client that knows already how pages are parsed."""
+    """The client that already parses pages with our parser."""
 
     async def set_session(self, *arguments: Any, **keywords: Any) -> Any:
-        """As s3fs: the client, made where there is none yet; its listings are parsed by us."""
+        """Makes the client as s3fs does, if there is none yet, and parses its listings with our parser."""
         client = await super().set_session(*arguments, **keywords)
         if client is not self.told:
             parse_early(client)
@@ -81,7 +81,7 @@ class S3(s3fs.S3FileSystem):  # type: ignore[misc]  # s3fs has no types
         return answer
 
     async def _get(self, path: str, start: int, stop: int, etag: str | None = None) -> tuple[bytes, Any]:
-        """The bytes [start, stop) of an object, and the answer's fields; of one version, if it is named."""
+        """Returns the bytes [start, stop) of an object, of the version `etag` if given, and the answer."""
         bucket, key, _ = self.split_path(path)
         wanted = {"Range": f"bytes={start}-{stop - 1}"} | ({"IfMatch": etag} if etag else {})
         request = partial(super()._call_s3, "get_object", Bucket=bucket, Key=key, **wanted)
@@ -98,12 +98,12 @@ class S3(s3fs.S3FileSystem):  # type: ignore[misc]  # s3fs has no types
         return data, answer
 
     async def _read(self, path: str) -> bytes:
-        """The whole object: of one version, in parts that are read at the same time."""
+        """Returns the whole object, of one version, in parts that are read at the same time."""
         size, etag, first = await self._beginning(path, PART_BYTES)
         return await self._range(path, 0, size, etag, first)
 
     async def _beginning(self, path: str, count: int | None = None) -> tuple[int, str, bytes]:
-        """Size and etag of an object, and its first bytes, all with one request."""
+        """Returns size, etag and first bytes of an object with one request."""
         try:
             first, answer = await self._get(path, 0, count or FIRST_BYTES)
         except OSError as error:
@@ -114,16 +114,17 @@ class S3(s3fs.S3FileSystem):  # type: ignore[misc]  # s3fs has no types
         return size, str(answer["ETag"]), first
 
     async def _range(self, path: str, start: int, stop: int, etag: str, first: bytes = b"") -> bytes:
-        """The bytes [start, stop) of one version, in parts that are read at the same time.
+        """Returns the bytes [start, stop) of one version, in parts that are read at the same time.
 
         Args:
-            first: those of them that are here already.
+            first: the first of these bytes, which were read before.
         """
         if stop - start == len(first):
             return first
         if stop - start <= PART_BYTES:
             return (await self._get(path, start, stop, etag))[0]
-        # Filled in place, and handed out without a copy: joining parts would touch twice the memory.
+        # The buffer is filled in place and returned without a copy: joining parts would need twice the
+        # memory.
         whole, gate = io.BytesIO(), asyncio.Semaphore(PARTS_AT_ONCE)
         whole.seek(stop - start - 1)
         whole.write(b"\0")
@@ -140,7 +141,7 @@ class S3(s3fs.S3FileSystem):  # type: ignore[misc]  # s3fs has no types
         return whole.getvalue()
 
     async def _files_in(self, path: str, edges: Sequence[str]) -> list[ObjectInfo]:
-        """The objects right in a folder: its first page, and what is behind it in stretches side by side."""
+        """Returns the objects directly in a folder: first its first page, then ranges of keys in parallel."""
         bucket, key, _ = self.split_path(path)
         prefix = f"{key.rstrip('/')}/"
         first, more = await self._page(bucket, prefix, prefix)
@@ -153,12 +154,12 @@ class S3(s3fs.S3FileSystem):  # type: ignore[misc]  # s3fs has no types
         return [info for page in pages for info in page]
 
     async def _stretch(self, bucket: str, prefix: str, start: str, stop: str | None) -> list[ObjectInfo]:
-        """The objects right in a folder whose keys are in (start, stop], page by page."""
+        """Returns the objects directly in a folder whose keys are in (start, stop], page by page."""
         found: list[ObjectInfo] = []
         more: str | None = ""
         while more is not None:
             page, more = await self._page(bucket, prefix, start, more)
-            # Not kept as they came: a million dictionaries are two gigabytes.
+            # The entries are converted at once: a million dictionaries take two gigabytes.
             found += _infos(bucket, prefix, (each for each in page if stop is None or each["Key"] <= stop))
             if stop is not None and page and page[-1]["Key"] >= stop:
                 break
@@ -167,10 +168,10 @@ class S3(s3fs.S3FileSystem):  # type: ignore[misc]  # s3fs has no types
     async def _page(
         self, bucket: str, prefix: str, after: str, token: str = ""
     ) -> tuple[list[dict[str, Any]], str | None]:
-        """Up to a thousand entries, or none, whose keys come after one; and the token of those behind them.
+        """Returns up to a thousand entries whose keys come after one, and the token of the next page.
 
         Args:
-            token: of an answer before, with the same `after`; it says where to go on.
+            token: from the answer before, with the same `after`; it says where to continue.
         """
         where = {"ContinuationToken": token} if token else {"StartAfter": after}
         answer = await self._call_s3(
@@ -185,7 +186,7 @@ class S3(s3fs.S3FileSystem):  # type: ignore[misc]  # s3fs has no types
     files_in = sync_wrapper(_files_in)
 
     def ask(self, path: str, etag: str, start: int, stop: int) -> Future[bytes]:
-        """The bytes [start, stop) of one version, as soon as they are here."""
+        """Requests the bytes [start, stop) of one version."""
         return asyncio.run_coroutine_threadsafe(self._range(path, start, stop, etag), self.loop)
 
     read, beginning = sync_wrapper(_read), sync_wrapper(_beginning)
@@ -193,10 +194,10 @@ class S3(s3fs.S3FileSystem):  # type: ignore[misc]  # s3fs has no types
     async def _publish(
         self, path: str, data: bytes, condition: Mapping[str, str], nonce: str, at_once: int = MULTIPART_BYTES
     ) -> None:
-        """Write an object if the condition holds, whole or not at all.
+        """Writes an object if the condition holds, whole or not at all.
 
         Args:
-            at_once: up to how many bytes go with one request.
+            at_once: the most bytes that are written with one request.
         """
         bucket, key, _ = self.split_path(path)
         place, metadata = {"Bucket": bucket, "Key": key}, {"Metadata": {NONCE: nonce}}
@@ -206,7 +207,7 @@ class S3(s3fs.S3FileSystem):  # type: ignore[misc]  # s3fs has no types
         await self._in_parts(place, metadata, condition, partial(self._upload, data))
 
     async def _copy(self, path: str, target: str, size: int, etag: str, condition: Mapping[str, str]) -> None:
-        """Copy one version of an object if the condition holds for the target, which gets its nonce, too."""
+        """Copies one version of an object, and its nonce, if the condition holds for the target."""
         bucket, key, _ = self.split_path(path)
         source = {"CopySource": {"Bucket": bucket, "Key": key}, "CopySourceIfMatch": etag}
         bucket, key, _ = self.split_path(target)
@@ -224,19 +225,19 @@ class S3(s3fs.S3FileSystem):  # type: ignore[misc]  # s3fs has no types
         condition: Mapping[str, str],
         send: Callable[[Mapping[str, str]], Awaitable[list[dict[str, Any]]]],
     ) -> None:
-        """Make an object of the parts that `send` sends; if the condition does not hold, nothing is left."""
+        """Makes an object of the parts that `send` sends. If the condition does not hold, nothing is left."""
         upload = await self._call_s3("create_multipart_upload", **place, **metadata)
         place = {**place, "UploadId": upload["UploadId"]}
         try:
             parts = {"Parts": await send(place)}
             await self._call_s3("complete_multipart_upload", **place, MultipartUpload=parts, **condition)
         except BaseException:
-            with suppress(Exception):  # what failed is what is told; `sweep` finds what is left
+            with suppress(Exception):  # the first failure is the one to report; `sweep` finds what is left
                 await self._call_s3("abort_multipart_upload", **place)
             raise
 
     async def _upload(self, data: bytes, place: Mapping[str, str]) -> list[dict[str, Any]]:
-        """Send the parts of an object; what its completion must name."""
+        """Sends the parts of an object, and returns what its completion must name."""
         view = memoryview(data)
 
         async def part(number: int) -> str:
@@ -249,7 +250,7 @@ class S3(s3fs.S3FileSystem):  # type: ignore[misc]  # s3fs has no types
     async def _upload_copies(
         self, source: Mapping[str, Any], size: int, place: Mapping[str, str]
     ) -> list[dict[str, Any]]:
-        """Have the parts of an object copied; what its completion must name."""
+        """Lets the server copy the parts of an object, and returns what its completion must name."""
 
         async def part(number: int) -> str:
             start, stop = (number - 1) * COPY_PART_BYTES, min(number * COPY_PART_BYTES, size)
@@ -260,7 +261,10 @@ class S3(s3fs.S3FileSystem):  # type: ignore[misc]  # s3fs has no types
         return await _parts(ceil(size / COPY_PART_BYTES), part)
 
     async def _nonce(self, path: str) -> str | None:
-        """Of which write the object is, empty if it is none of ours; None where there is no object."""
+        """Returns the nonce of the write that made the object.
+
+        It is empty if this program did not write the object, and None if the object does not exist.
+        """
         bucket, key, _ = self.split_path(path)
         try:
             head = await self._call_s3("head_object", Bucket=bucket, Key=key)
@@ -269,7 +273,7 @@ class S3(s3fs.S3FileSystem):  # type: ignore[misc]  # s3fs has no types
         return str(head["Metadata"].get(NONCE, ""))
 
     async def _sweep(self, path: str, ours: Callable[[str], bool]) -> int:
-        """Abort the unfinished uploads of those objects below a path that are ours; how many there were."""
+        """Aborts the unfinished uploads of our objects below a path, and returns their number."""
         bucket, key, _ = self.split_path(path)
         prefix = key and f"{key}/"
         place = {"Bucket": bucket, "Prefix": prefix}
@@ -292,7 +296,7 @@ class S3(s3fs.S3FileSystem):  # type: ignore[misc]  # s3fs has no types
 
 
 def _infos(bucket: str, prefix: str, entries: Iterable[Mapping[str, Any]]) -> list[ObjectInfo]:
-    """The objects right in a folder, of a page of all below it."""
+    """Returns the objects directly in a folder from a page of all objects below it."""
     return [
         ObjectInfo(f"s3://{bucket}/{key}", each["Size"], version_of(each), each["LastModified"])
         for each in entries
@@ -301,7 +305,7 @@ def _infos(bucket: str, prefix: str, entries: Iterable[Mapping[str, Any]]) -> li
 
 
 async def _parts(count: int, send: Callable[[int], Awaitable[str]]) -> list[dict[str, Any]]:
-    """Have parts sent, a few at a time; what the completion of their upload must name."""
+    """Sends parts, a few at a time, and returns what the completion of their upload must name."""
     gate = asyncio.Semaphore(PARTS_AT_ONCE)
 
     async def part(number: int) -> dict[str, Any]:
@@ -311,17 +315,17 @@ async def _parts(count: int, send: Callable[[int], Awaitable[str]]) -> list[dict
     tasks = [asyncio.ensure_future(part(at + 1)) for at in range(count)]
     try:
         return await asyncio.gather(*tasks)
-    finally:  # no part must arrive after its upload was aborted: nobody would remove it
+    finally:  # a part that arrives after its upload was aborted would never be removed
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
 class _Object(io.RawIOBase):
-    """An object to read, of the version that it had when it was opened, or listed."""
+    """An object to read, in the version that it had when it was opened, or listed."""
 
     def __init__(self, filesystem: S3, path: str, known: ObjectInfo | None) -> None:
-        # A server that lists no etags has versions of another kind.
+        # If a server lists no etags, versions have another form.
         if known and not known.version.startswith(f"{known.size}-"):
             self.size, etag, first = known.size, f'"{known.version}"', b""
         else:
@@ -355,10 +359,10 @@ class _Object(io.RawIOBase):
 
 
 def _attempt(write: Callable[..., None], *arguments: Any) -> None:
-    """Write under a condition.
+    """Writes under a condition.
 
     Raises:
-        FileExistsError: it does not hold.
+        FileExistsError: the condition does not hold.
     """
     try:
         write(*arguments)
@@ -369,7 +373,7 @@ def _attempt(write: Callable[..., None], *arguments: Any) -> None:
 
 
 class S3Storage(Storage):
-    """S3 and what speaks like it."""
+    """S3, and storage with an S3-compatible interface."""
 
     conditional = True
 
@@ -396,7 +400,7 @@ class S3Storage(Storage):
         _attempt(copy, source.path, target, source.size, source.version, {"IfNoneMatch": "*"})
 
     def _impossible(self, path: str, source: ObjectInfo) -> dict[str, Callable[[], None]]:
-        """As above; each as the request that carries its condition, for servers know them one by one."""
+        """Returns one write per request and condition, because servers support them one by one."""
         absent, replaced = {"IfNoneMatch": "*"}, {"IfMatch": NO_VERSION}
         whole = partial(_attempt, self.filesystem.publish, path, b"3")
         parts = partial(_attempt, self._in_parts, path, b"3")
@@ -414,7 +418,10 @@ class S3Storage(Storage):
         self.filesystem.publish(path, data, condition, nonce, 0)
 
     def _alike(self, one: ObjectInfo, other: ObjectInfo) -> bool:
-        """What came of the same write is the same: a copy keeps its nonce, and so needs none of its own."""
+        """Tells whether two objects have the same content.
+
+        Objects of the same write do: a copy keeps the nonce of its original.
+        """
         if one.size != other.size:
             return False
         nonces = [self.filesystem.nonce(info.path) for info in (one, other)]
@@ -423,7 +430,7 @@ class S3Storage(Storage):
         return one.version == other.version or super()._alike(one, other)
 
     def _write(self, path: str, data: bytes, condition: Mapping[str, str]) -> None:
-        """Write under a condition; a refusal counts only if it is not our own write that stands there.
+        """Writes under a condition. A refusal counts only if the object is not the result of this very write.
 
         Raises:
             FileExistsError: the condition does not hold.
@@ -434,7 +441,8 @@ class S3Storage(Storage):
         except OSError as error:
             if code(error) not in REFUSED:
                 raise
-            # The answer to our write may have been lost, and its repetition met what it had written.
+            # The answer to our write may have been lost; then its repetition met the object that it had
+            # written.
             standing = self.filesystem.nonce(path)
             if standing == nonce:
                 return
@@ -443,6 +451,6 @@ class S3Storage(Storage):
             raise OSError(errno.EAGAIN, f"refused ({code(error)}) without a reason") from error
 
     def sweep(self, folder: str, ours: Callable[[str], bool]) -> int:
-        """Remove what our unfinished uploads left below a folder, which nobody sees and everybody pays."""
+        """Removes what our unfinished uploads left below a folder: it is invisible, and it costs money."""
         with named_errors(folder):
             return int(self.filesystem.sweep(folder, ours))

@@ -1,8 +1,8 @@
-"""Pages of an S3 listing, parsed several times as fast as botocore does.
+"""Parses pages of an S3 listing several times as fast as botocore.
 
-botocore parses a page of a thousand entries twice, walks its model of the answer for each of them, and reads
-their dates with dateutil: the listing of a million shards would wait for the processor and not for storage.
-Here Expat does it once, before botocore comes to it, and only the fields are made that somebody reads.
+botocore parses a page of a thousand entries twice, walks its model of the answer for each entry, and reads
+dates with dateutil: the listing of a million shards would wait for the processor instead of storage. Here
+Expat parses a page once, before botocore does, and only fields that are used become objects.
 """
 
 import datetime
@@ -12,22 +12,22 @@ from xml.etree import ElementTree
 from botocore.utils import parse_timestamp
 
 EVENT = "before-parse.*.*"
-"""Of every operation, for so does botocore's own look at each answer, and ours must be before it."""
+"""The event of every operation: botocore's own handler is registered so, too, and ours must run before it."""
 OPERATION = "ListObjectsV2"
 LISTING = "ListBucketResult"
 
 
 def parse_early(client: Any) -> None:
-    """Have a client's pages of listings parsed here."""
+    """Makes a client parse its pages of listings here."""
     client.meta.events.register_first(EVENT, _parse)
 
 
 def _parse(
     operation_model: Any, response_dict: dict[str, Any], customized_response_dict: dict[str, Any], **_: Any
 ) -> None:
-    """Take the entries out of an answer, and leave botocore the rest of it.
+    """Takes the entries out of an answer, and leaves the rest of it to botocore.
 
-    An answer that is not as expected is left as it is: what botocore makes of it counts.
+    An unexpected answer stays as it is, and botocore parses all of it.
     """
     if operation_model.name != OPERATION or response_dict["status_code"] != 200:
         return

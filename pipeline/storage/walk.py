@@ -1,7 +1,7 @@
-"""Walks over a file system: what a folder or a glob names, each folder once, and no failure passed over.
+"""Walks over a file system: finds what a folder or a glob names, enters each folder once, hides no failure.
 
-Not `glob`, which takes a folder that it can't list for an empty one, and goes forty times through a link that
-leads back to where it lies. Here every failure is raised but that of a name that is gone.
+Python's `glob` treats a folder that it can't list as an empty one, and follows a link to its own parent forty
+times. Here every failure is raised, except that of a name that is gone.
 """
 
 import errno
@@ -22,26 +22,26 @@ from pipeline.errors import DeniedError
 MAGIC = frozenset("*?[")
 DEEP = "**"
 NOWHERE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
-"""What is said of a link that leads nowhere, through a file, or in a circle."""
+"""The errors of a link that leads nowhere, through a file, or in a circle."""
 
 Positions = frozenset[int]
 Outside = Literal["follow", "refuse"] | None
-"""What becomes of a link out of the root; None: it is followed if whoever made it may be trusted."""
+"""The treatment of a link out of the root; None: it is followed if its owner may be trusted."""
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """A file by its path, with its status; None: it is a link that leads nowhere."""
+    """A file's path and its status; the status of a link that leads nowhere is None."""
 
     path: str
     status: os.stat_result | None
 
 
 class Pattern:
-    """The parts of a glob below its root: which of them may be reached in a folder (`Positions`).
+    """The parts of a glob below its root. `Positions` are the parts that may be reached in a folder.
 
-    As in `glob`: `**` stands for any number of folders, at the end for files below them, too; hidden names
-    match nothing.
+    The rules are those of `glob`: `**` stands for any number of folders, and at the end also for the files
+    below them; hidden names match nothing.
     """
 
     def __init__(self, parts: Sequence[str]) -> None:
@@ -50,11 +50,11 @@ class Pattern:
         self.start = self._with_what_follows({0})
 
     def is_file(self, at: Positions, name: str) -> bool:
-        """Whether a file of this name, in a folder at these positions, is one that the glob names."""
+        """Tells whether the glob names a file of this name in a folder at these positions."""
         return self.last in at and self.match[self.last](name) is not None
 
     def into(self, at: Positions, name: str) -> Positions:
-        """The positions in a folder of this name; none: nothing below it is named."""
+        """Returns the positions in a folder of this name; none if the glob names nothing below it."""
         return self._with_what_follows(
             {
                 each + (self.parts[each] != DEEP)
@@ -64,12 +64,12 @@ class Pattern:
         )
 
     def names(self, at: Positions) -> set[str] | None:
-        """The only names that count in a folder; None where it has to be listed."""
+        """Returns the only names that count in a folder; None if the folder must be listed."""
         parts = {self.parts[each] for each in at}
         return None if any(MAGIC & set(part) for part in parts) else parts
 
     def _with_what_follows(self, at: set[int]) -> Positions:
-        """Positions, and those behind each `**` among them, which may stand for no folder at all."""
+        """Adds the positions after each `**`, since `**` may stand for no folder at all."""
         for each in range(min(at, default=self.last), self.last):
             if each in at and self.parts[each] == DEEP:
                 at.add(each + 1)
@@ -79,8 +79,8 @@ class Pattern:
 class Walk:
     """One walk below a root.
 
-    A folder gives its files once, however many links lead to it. It keeps the name that it has without links,
-    whatever links are added; one that is reached by links alone has the first of its names.
+    Each folder's files are found once, however many links lead to the folder. A folder keeps the name that it
+    has without links, whatever links are added. A folder that only links reach has the first of its names.
     """
 
     def __init__(self, root: str, parts: Sequence[str], outside: Outside = None) -> None:
@@ -92,10 +92,10 @@ class Walk:
         self.repeats: list[str] = []
 
     def files(self) -> Iterator[Found]:
-        """All files, in no order.
+        """Yields all files, in no order.
 
         Raises:
-            OSError: something can't be listed or looked at.
+            OSError: something can't be listed or inspected.
             DeniedError: a link leads out of the root.
         """
         while self.folders or self.linked:
@@ -110,17 +110,17 @@ class Walk:
             telemetry.event("links to folders that are listed already", links=count, first=first)
 
     def _not_seen(self, folder: str, at: Positions, linked: bool) -> Positions:
-        """The positions at which a folder has not been yet."""
+        """Returns the positions at which a folder was not visited yet."""
         try:
             status = Path(folder or "/").stat()
-        except FileNotFoundError:  # gone since it was listed
+        except FileNotFoundError:  # removed since it was listed
             return frozenset()
         key = status.st_dev, status.st_ino
         seen = self.seen.get(key, frozenset())
         self.seen[key] = seen | at
         if linked and not at - seen:
             self.repeats.append(folder)
-        # A folder that no link leads to is never passed over: not every file system tells folders apart.
+        # A folder that no link leads to is never skipped: not every file system can tell folders apart.
         return at - seen if linked else at
 
     def _files_of(self, folder: str, at: Positions, linked: bool) -> Iterator[Found]:
@@ -131,7 +131,7 @@ class Walk:
             path = f"{folder}/{name}"
             status = _status(path, is_link)
             if status is None:
-                if is_link:  # it may be a folder that was meant, too, whose mount is missing
+                if is_link:  # its target may also be a folder whose mount is missing
                     yield Found(path, None)
             elif stat.S_ISREG(status.st_mode) and named:
                 self._refuse_leaving(path, status, is_link)
@@ -147,7 +147,7 @@ class Walk:
             self.folders.append((path, at, linked))
 
     def _names_in(self, folder: str, at: Positions) -> Iterator[tuple[str, bool, bool]]:
-        """The names in a folder that may count, whether each is a link, and whether surely a plain file."""
+        """Yields the names in a folder that may count; for each, whether it is a link or surely a file."""
         if (names := self.pattern.names(at)) is not None:
             for name in filter(_shown, names):
                 yield name, Path(folder or "/", name).is_symlink(), False
@@ -162,10 +162,11 @@ class Walk:
                     yield entry.name, entry.is_symlink(), entry.is_file(follow_symlinks=False)
 
     def _refuse_leaving(self, path: str, status: os.stat_result, is_link: bool) -> None:
-        """Refuse a link out of the root, unless it may be followed.
+        """Refuses a link out of the root, unless it may be followed.
 
-        Who can write here could otherwise have us read, by a link, what only we may read. A link of ours, of
-        the system's, or of whoever owns what it leads to gives nobody anything new.
+        Otherwise a user who can write here could make this program read, through a link, what only the
+        program may read. A link that belongs to us, to the system, or to the owner of its target gives nobody
+        new access.
         """
         if not is_link or self.outside == "follow":
             return
@@ -177,13 +178,13 @@ class Walk:
                 "is a link out of its source",
                 path,
                 f"it leads to {target}",
-                "remove it; or, if all who can write there may be trusted, set the source's "
+                "remove it; or, if everyone who can write there may be trusted, set the source's "
                 "options.outside_links to follow",
             )
 
 
 def _status(path: str, is_link: bool) -> os.stat_result | None:
-    """Of what a path leads to; None where that is nothing."""
+    """Returns the status of a path's target; None if the target does not exist."""
     try:
         return Path(path).stat()
     except OSError as error:

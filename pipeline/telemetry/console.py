@@ -1,8 +1,8 @@
-"""What this process itself says: on its standard error, whatever libraries write to the same descriptors.
+"""Writes this process's own output to standard error, apart from what libraries write to the descriptors.
 
-Libraries in other languages write to descriptors 1 and 2, past `sys.stderr`. While these are lent to a file
-(`lent_to`), ours speak on through a copy of the real standard error. All that people read goes through here:
-events of the log, the live display, the last line.
+Libraries in other languages write to descriptors 1 and 2, past `sys.stderr`. While these descriptors are lent
+to a file (`lent_to`), our own output goes to a copy of the real standard error. Everything that people read
+passes through here: events of the log, the live display, the last line.
 """
 
 import io
@@ -17,17 +17,17 @@ from typing import Any, TextIO
 from pipeline.sanitize import block, harmless, printable
 
 LONGEST = 4000
-"""Of a log's line."""
+"""Characters of a line of the log."""
 _lock = threading.RLock()
-"""Held while a descriptor is written to or changes its meaning; never while other code of ours is called."""
+"""Held while a descriptor is written to or redirected; never while other code of ours is called."""
 _own: list[TextIO] = []
-"""Where ours goes while the descriptors are lent."""
+"""The streams for our own output while the descriptors are lent."""
 _above: list[Callable[[str], None]] = []
-"""Who has the screen, and puts lines where they do not tear it."""
+"""Functions of live displays that put lines above the display."""
 
 
 class _Voice(io.TextIOBase):
-    """The real standard error of the moment, as a stream."""
+    """The current real standard error, as a stream."""
 
     def write(self, text: str) -> int:
         with _lock:
@@ -55,20 +55,20 @@ stream = _Voice()
 
 
 class Formatter(logging.Formatter):
-    """Makes one line of a record, whatever stands in it; below it a traceback, set in."""
+    """Makes one line of a record, whatever it contains; below the line, an indented traceback."""
 
-    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802  (the name is of logging)
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802  (logging gives the name)
         return printable(super().formatMessage(record), LONGEST)
 
-    def formatException(self, ei: Any) -> str:  # noqa: N802  (the name is of logging)
+    def formatException(self, ei: Any) -> str:  # noqa: N802  (logging gives the name)
         return block(super().formatException(ei))
 
-    def formatStack(self, stack_info: str) -> str:  # noqa: N802  (the name is of logging)
+    def formatStack(self, stack_info: str) -> str:  # noqa: N802  (logging gives the name)
         return block(stack_info)
 
 
 class Handler(logging.Handler):
-    """Says log records. Those of `muted` loggers are left to the handlers that these have of their own."""
+    """Prints log records. Records of `muted` loggers are left to those loggers' own handlers."""
 
     def __init__(self, muted: str) -> None:
         super().__init__()
@@ -78,12 +78,12 @@ class Handler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         try:
             say(self.format(record))
-        except Exception:  # as any handler: a log that fails must not end the run
+        except Exception:  # as in any handler: a failing log must not end the run
             self.handleError(record)
 
 
 def say(text: str) -> None:
-    """Say something on lines of its own, above a live display if there is one."""
+    """Prints text on lines of its own, above a live display if there is one."""
     shown = harmless(text, "\n\t")
     if _above:
         _above[-1](shown)
@@ -94,7 +94,7 @@ def say(text: str) -> None:
 
 @contextmanager
 def above(put: Callable[[str], None]) -> Iterator[None]:
-    """While this lasts, what is said goes through `put`: who has the screen puts it above."""
+    """Sends printed text through `put` while the context lasts, so that a live display can put it above."""
     _above.append(put)
     try:
         yield
@@ -104,16 +104,16 @@ def above(put: Callable[[str], None]) -> Iterator[None]:
 
 @contextmanager
 def lent_to(path: str) -> Iterator[None]:
-    """While this lasts, whatever is written to the descriptors 1 and 2 is appended to a file; ours is not.
+    """Appends what is written to descriptors 1 and 2 to a file, except our own output.
 
-    An interruption at any moment leaves `stream` where people read it, and so the last line of a process.
+    After an interruption at any moment, `stream` still reaches people, and so does a process's last line.
     """
     kept = _lend(path)
     own = _own[-1]
     try:
         yield
     finally:
-        _flush()  # what Python still holds of others belongs into the file
+        _flush()  # what Python still buffers of others' output belongs in the file
         with _lock:
             own.flush()
             os.dup2(kept[0], 1)
@@ -124,7 +124,7 @@ def lent_to(path: str) -> Iterator[None]:
 
 
 def _lend(path: str) -> tuple[int, int]:
-    """Let 1 and 2 be a file; copies of what they were."""
+    """Redirects descriptors 1 and 2 to a file; returns copies of what they were."""
     _flush()
     file = os.open(path, os.O_WRONLY | os.O_APPEND)
     with _lock:
@@ -141,7 +141,7 @@ def _real() -> TextIO:
 
 
 def _own_stream(descriptor: int) -> TextIO:
-    """A stream to the real standard error; whoever replaced `sys.stderr`, as pytest does, keeps it."""
+    """Returns a stream to the real standard error; a replaced `sys.stderr`, as under pytest, stays in use."""
     with suppress(io.UnsupportedOperation):
         if sys.stderr.fileno() == 2:
             encoding = sys.stderr.encoding

@@ -1,6 +1,6 @@
-"""Who works at what, and when anyone last showed life: finds stalls, and splits that kill their process.
+"""Tracks which process works at which split, and finds stalls and splits that kill their process.
 
-`Watch` is plain state in one place; a `Sentry` is what a stage tells of itself, wherever the state lies.
+A `Watch` is plain state in one place. A `Sentry` is what a stage reports to, wherever the state lies.
 Nothing here knows Ray.
 """
 
@@ -16,12 +16,12 @@ from pipeline.errors import CrashError
 
 MOST_CRASHES = 3
 BEAT_SECONDS = 1.0
-"""How often a process tells that it lives, at most."""
+"""The least time between two signs of life that a process sends."""
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a process runs: its node's id, and what a person would look for."""
+    """The place where a process runs: its node's id, and the address and pid that a person would look for."""
 
     node: str
     address: str
@@ -30,7 +30,7 @@ class Place:
 
 @dataclass(slots=True)
 class Work:
-    """A split at a stage: by whom and since when; `beaten` is when it last showed life."""
+    """A process's work at a split in a stage; `beaten` is the time of its last sign of life."""
 
     split_id: str
     stage: str
@@ -41,11 +41,11 @@ class Work:
 
 @dataclass(frozen=True, slots=True)
 class StageStanding:
-    """Of one stage.
+    """The progress of one stage.
 
-    age: seconds since anyone first was at a split.  at_work: processes that are at one now.
-    most: as many as ever were at the same time.  places: that were ever at one, and did not die there.
-    busy_seconds: the work of all of them together.  passed: how often a split has gone through.
+    age: seconds since a process first took up a split.  at_work: processes that work at a split now.
+    most: the most processes that worked at the same time.  places: processes that ever worked, and did not
+    die. busy_seconds: the work of all processes together.  passed: how often a split has gone through.
     """
 
     age: float
@@ -61,9 +61,9 @@ NOBODY = StageStanding(0.0, 0, 0, 0, 0.0, 0)
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """How the stages stand that anyone has been at, by their names.
+    """The progress of all stages that have started, by their names.
 
-    age: seconds since the watch began.  quiet: since anyone showed life.
+    age: seconds since the watch began.  quiet: seconds since the last sign of life.
     """
 
     age: float
@@ -72,11 +72,11 @@ class Standing:
 
 
 class Watch:
-    """What all processes of a run are at.
+    """The work of all processes of a run.
 
     Args:
-        alive: the ids of the nodes that are there; called only where a process has died.
-        clock: seconds, of any origin.
+        alive: returns the ids of the nodes that are alive; called only if a process has died.
+        clock: returns seconds since any fixed time.
     """
 
     def __init__(
@@ -93,9 +93,10 @@ class Watch:
         self._places: defaultdict[str, set[Place]] = defaultdict(set)
 
     def enter(self, split_id: str, stage: str, place: Place) -> int:
-        """A process takes up a split; how many died at it before, by its fault as far as one can tell.
+        """Notes that a process takes up a split; returns how many processes the split seems to have killed.
 
-        Whoever was at it and did not leave is dead. If its node is gone, too, the split is not to blame.
+        A process that took up the split before and did not leave it is dead. If its node is gone, too, the
+        split is not to blame.
         """
         now, key = self._life(), (split_id, stage)
         if before := self._works.get(key):
@@ -113,24 +114,24 @@ class Watch:
         return sum(crash.node in nodes for crash in crashes)
 
     def leave(self, split_id: str, stage: str) -> None:
-        """The split has gone through the stage, well or not."""
+        """Notes that the split has gone through the stage, successfully or not."""
         now = self._life()
         if work := self._works.pop((split_id, stage), None):
             self._end(work, now)
             self._passed[stage] += 1
 
     def beat(self, split_id: str, stage: str) -> None:
-        """A process lives."""
+        """Notes a sign of life."""
         now = self._life()
         if work := self._works.get((split_id, stage)):
             work.beaten = now
 
     def quiet_seconds(self) -> float:
-        """Since anyone showed life."""
+        """Returns the seconds since the last sign of life."""
         return self._clock() - self._heard
 
     def standing(self) -> Standing:
-        """How the stages stand."""
+        """Returns the progress of all stages."""
         now, at_work = self._clock(), self._at_work()
         busy = defaultdict(float, self._busy)
         for work in self._works.values():
@@ -149,7 +150,7 @@ class Watch:
         return Standing(now - self._began, self.quiet_seconds(), stages)
 
     def report(self) -> list[str]:
-        """A line for each split that somebody is at, the longest silent first."""
+        """Returns a line for each split in work; the one that has been silent longest comes first."""
         now = self._clock()
         return [
             f"{work.stage} of {work.split_id} on {work.place.address}, pid {work.place.pid}: "
@@ -169,24 +170,24 @@ class Watch:
 
 
 class Sentry(Protocol):
-    """What a stage tells of itself."""
+    """The receiver of a stage's reports about itself."""
 
     def enter(self, split_id: str, stage: str) -> int:
-        """As `Watch.enter`."""
+        """See `Watch.enter`."""
 
     def leave(self, split_id: str, stage: str) -> None:
-        """As `Watch.leave`."""
+        """See `Watch.leave`."""
 
     def beat(self, split_id: str, stage: str) -> None:
-        """As `Watch.beat`; soon forgotten, if nobody listens."""
+        """See `Watch.beat`. A sign of life that does not arrive is lost."""
 
 
 @contextmanager
 def at(sentry: Sentry | None, split_id: str, stage: str) -> Iterator[None]:
-    """Work at a split: signs of life go to the sentry, at most one a second.
+    """Reports work at a split to the sentry, with at most one sign of life a second.
 
     Raises:
-        CrashError: too many processes died at it.
+        CrashError: too many processes died at the split.
     """
     if sentry is None:
         yield
@@ -207,7 +208,7 @@ def at(sentry: Sentry | None, split_id: str, stage: str) -> Iterator[None]:
 
 @dataclass(slots=True)
 class _Rare:
-    """Calls through, but not too often."""
+    """Calls a function, but at most once per `BEAT_SECONDS`."""
 
     call: Callable[[], None]
     last: float = field(default_factory=time.monotonic)

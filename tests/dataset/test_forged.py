@@ -198,7 +198,7 @@ def test_the_columns_that_a_plan_tells_of_are_plain(folder: Path, tmp_path: Path
         rewrite(shard, instead("topic"), tmp_path / "ran")
     said = all_commands(folder)
     assert not (tmp_path / "ran").exists()
-    assert "plan.parquet: can't be read (got column 'topic' is of an extension type" in said
+    assert "plan.parquet: can't be read (got column 'topic' has an extension type" in said
 
 
 def test_forged_matches_run_nothing_and_cost_reuse(tmp_path: Path) -> None:
@@ -224,7 +224,7 @@ def test_a_type_is_refused_whether_it_is_registered_or_not(tmp_path: Path) -> No
     )
     for before in ("", "import ray.data\n"):
         said = subprocess.check_output([sys.executable, "-c", before + script, str(path)], text=True)
-        assert said.startswith("here: can't be read (got column 'more' is of an extension type"), said
+        assert said.startswith("here: can't be read (got column 'more' has an extension type"), said
 
 
 @pytest.mark.parametrize(
@@ -240,7 +240,7 @@ def test_a_type_is_refused_whether_it_is_registered_or_not(tmp_path: Path) -> No
     ids=str,
 )
 def test_extension_types_are_found_however_deep(kind: pa.DataType) -> None:
-    with pytest.raises(TypeError, match="column 'it' is of an extension type"):
+    with pytest.raises(TypeError, match="column 'it' has an extension type"):
         parsing.refuse_extensions(
             pa.schema([("fine", pa.list_(pa.struct([("a", pa.int8())])))]).append(pa.field("it", kind))
         )

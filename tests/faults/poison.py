@@ -1,7 +1,7 @@
-"""What a text does to the process that touches it, by a word in it. Ray calls `arm` in each worker.
+"""Makes texts harm the process that touches them, by a word in the text. Ray calls `arm` in each worker.
 
-Each split takes as many seconds more as the environment's PACE says, as a larger one would; where
-it names a file as WITNESS, each one that is encoded is a line in it.
+With PACE in the environment, each split takes that many seconds more, as a larger one would. With a file
+name in WITNESS, each split that is encoded adds a line to that file.
 """
 
 import functools
@@ -18,12 +18,12 @@ SLOW_SECONDS = 2.0
 
 
 def runtime(**environment: str) -> str:
-    """The runtime environment of a job that has the words, as JSON; with these variables."""
+    """Returns the runtime environment of a job with such words, and with these variables, as JSON."""
     return json.dumps({"worker_process_setup_hook": "tests.faults.poison.arm", "env_vars": environment})
 
 
 def arm() -> None:
-    """Make the stages of this process sensitive to the words."""
+    """Makes the stages of this process react to the words."""
     from pipeline.embed import read
     from pipeline.embed.encode import Encode
 
@@ -36,7 +36,7 @@ def _touched(tokenized: Any, texts: Any, *rest: Any) -> Any:
         return bool(pc.any(pc.match_substring(texts, word)).as_py())
 
     if has(KILL):
-        os.kill(os.getpid(), signal.SIGKILL)  # as a native crash or the OOM killer would
+        os.kill(os.getpid(), signal.SIGKILL)  # like a native crash or the OOM killer
     if has(HANG):
         time.sleep(10_000)
     if has(SLOW):
@@ -48,7 +48,7 @@ def _witnessed(encode: Any) -> Any:
     @functools.wraps(encode)
     def told(replica: Any, split: Any) -> Any:
         if witness := os.environ.get("WITNESS"):
-            with open(witness, "a") as file:  # noqa: PTH123  (one write of a line: processes do not mix theirs)
+            with open(witness, "a") as file:  # noqa: PTH123  (one write per line, so lines do not mix)
                 file.write(f"{split.split_id}\n")
         time.sleep(float(os.environ.get("PACE", "0")))
         return encode(replica, split)
@@ -57,7 +57,7 @@ def _witnessed(encode: Any) -> Any:
 
 
 def _slow_micro_batches() -> None:
-    """Signs of life, but no end for a while."""
+    """Gives signs of life, but does not end for a while."""
     from pipeline import telemetry
 
     for _ in range(12):

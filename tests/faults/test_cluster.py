@@ -1,4 +1,4 @@
-"""A run on a cluster of one node: splits that kill or hold their process."""
+"""Tests of a run on a cluster of one node, with splits that kill or hold their process."""
 
 import random
 from collections.abc import Callable, Iterator
@@ -23,12 +23,12 @@ def one_node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 
 
 def submit(ray: Cluster, config: Path) -> str:
-    """What a job says, done or not."""
+    """Runs a job, and returns its output, whether it succeeds or not."""
     return ray.run(config.stem, f"python -m jobs.embed {config}", runtime())
 
 
 def put(corpus: Path, row: int, text: str) -> None:
-    """Put a text into a row of the corpus's second file; splits are of 10 rows."""
+    """Puts a text into a row of the corpus's second file; splits have 10 rows."""
     path = corpus / "1.parquet"
     table = pq.read_table(path)
     changed = [
@@ -52,7 +52,7 @@ WAYS: dict[str, tuple[dict[str, Any], str]] = {
 def test_a_cluster_that_is_too_small_is_told_so_before_anything_starts(
     one_node: Cluster, job: Job, corpus: Path, tmp_path: Path, way: str
 ) -> None:
-    """In each way; the node has two CPUs and an object store of 200 MB."""
+    """This checks each way to be too small; the node has two CPUs and an object store of 200 MB."""
     noise = random.Random(0).randbytes(5_000_000).hex()
     pq.write_table(pa.table({"key": [0], "text": [noise], "topic": ["t"]}), corpus / "large.parquet")
     sections, message = WAYS[way]
@@ -79,8 +79,8 @@ LIMIT = {"watchdog_minutes": 0.2}
 
 @pytest.mark.full
 @pytest.mark.timeout(600)
-def test_a_slow_split_is_no_stall(one_node: Cluster, job: Job, corpus: Path, tmp_path: Path) -> None:
-    """Of twenty-four seconds."""
+def test_a_slow_split_is_not_a_stall(one_node: Cluster, job: Job, corpus: Path, tmp_path: Path) -> None:
+    """The limit is twelve seconds, and the split takes twenty-four."""
     put(corpus, 3, SLOW)
     said = submit(one_node, write_config(tmp_path / "slow.yaml", job(compute=LIMIT)))
     assert "reason  complete" in said, said

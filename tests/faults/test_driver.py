@@ -1,4 +1,4 @@
-"""The driver dies, or has a rival: real processes, real signals, and rows that are exact all the same."""
+"""Tests that rows are exact although the driver dies or has a rival: real processes, real signals."""
 
 import json
 import random
@@ -29,7 +29,7 @@ SPLITS = FILES * 20
 
 @pytest.fixture
 def config(job: Job, corpus: Path, tmp_path: Path) -> Callable[[str], Path]:
-    """Configs of a job of SPLITS small splits, by the name of their output."""
+    """Returns a function that makes configs of a job of SPLITS small splits, by the name of their output."""
     for number in range(FILES):
         rows = range(number * ROWS, number * ROWS + ROWS)
         table = pa.table({"key": list(rows), "text": texts(ROWS, rows[0]), "topic": ["t"] * ROWS})
@@ -43,7 +43,7 @@ def config(job: Job, corpus: Path, tmp_path: Path) -> Callable[[str], Path]:
 
 
 def start(config: Path) -> subprocess.Popen[str]:
-    """A driver with its own Ray, as a user starts it."""
+    """Starts a driver with its own Ray, as a user does."""
     return subprocess.Popen(
         [sys.executable, "-m", "pipeline", "run", str(config)],
         stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
@@ -51,7 +51,7 @@ def start(config: Path) -> subprocess.Popen[str]:
 
 
 def finish(config: Path) -> None:
-    """Run to the end; it must be done."""
+    """Runs to the end, and checks that the job is done."""
     driver = start(config)
     _, log = driver.communicate(timeout=240)
     assert driver.returncode == ExitCode.DONE, log
@@ -70,7 +70,7 @@ def shards(output: Path) -> dict[str, tuple[int, int]]:
 
 
 def assert_exact(output: Path) -> None:
-    """The rows of the source, each once, each with the vector that belongs to its text; and committed."""
+    """Checks that the dataset is committed, and has each source row once, with the vector of its text."""
     table = read_dataset(output)
     assert table.column("key").to_pylist() == list(range(FILES * ROWS))
     vectors = np.stack(table.column("embedding").to_numpy())
@@ -84,7 +84,7 @@ def assert_exact(output: Path) -> None:
 
 
 def reach(driver: subprocess.Popen[str], output: Path, moment: str) -> None:
-    """Wait for a moment of a run: a line of its log, its first shards, or nothing at all."""
+    """Waits for a moment of a run: a line of its log, its first shards, or nothing at all."""
     assert driver.stderr is not None
     if moment == "some shards":
         while driver.poll() is None and len(shards(output)) < 5:
@@ -94,7 +94,7 @@ def reach(driver: subprocess.Popen[str], output: Path, moment: str) -> None:
 
 
 def kill_at(driver: subprocess.Popen[str], output: Path, moment: str, seconds: float) -> bool:
-    """SIGKILL the driver some time after a moment; whether it lived until then."""
+    """Sends SIGKILL to the driver some time after a moment; tells whether it lived until then."""
     reach(driver, output, moment)
     time.sleep(seconds)
     lived = driver.poll() is None
@@ -104,7 +104,7 @@ def kill_at(driver: subprocess.Popen[str], output: Path, moment: str, seconds: f
 
 
 def moments(kills: int, run_seconds: float) -> list[tuple[str, float]]:
-    """When to kill: in the midst of the splits, in the commit, in planning, at any time at all."""
+    """Returns when to kill: in the middle of the splits, in the commit, in planning, at a random time."""
     chance = random.Random(kills)
     kinds = [
         lambda: ("some shards", chance.uniform(0, 0.5)),
@@ -140,7 +140,7 @@ def test_a_killed_driver_resumes_exactly(config: Callable[[str], Path], tmp_path
     for number, (moment, drawn) in enumerate(moments(kills, run_seconds)):
         seconds = drawn
         output, job = tmp_path / f"killed{number}", config(f"killed{number}")
-        while not kill_at(start(job), output, moment, seconds):  # it had ended before: that was no kill
+        while not kill_at(start(job), output, moment, seconds):  # it had ended before, so that was not a kill
             shutil.rmtree(output)
             seconds /= 2
         before = shards(output)

@@ -1,4 +1,4 @@
-"""A thousand damaged files in one job: each is embedded, or named as failed; nothing good is lost."""
+"""Tests a job of a thousand damaged files: each is embedded or named as failed, and nothing good is lost."""
 
 import gzip
 import io
@@ -28,7 +28,7 @@ def parquet_bytes(table: pa.Table, **options: Any) -> bytes:
 
 
 def whole(kind: str, seed: int) -> bytes:
-    """A good file of 20 rows."""
+    """Returns a good file of 20 rows."""
     rows = [{"text": text, "key": f"{seed}-{n}"} for n, text in enumerate(texts(20, seed * 20))]
     lines = "".join(json.dumps(row) + "\n" for row in rows).encode()
     return {
@@ -44,7 +44,7 @@ def whole(kind: str, seed: int) -> bytes:
 
 
 def odd(kind: str) -> Iterator[bytes]:
-    """Files that are no mutation of a good one."""
+    """Yields bad files that are not mutations of a good one."""
     yield b""
     yield b"PAR1"
     yield bytes(1000)
@@ -62,7 +62,7 @@ def odd(kind: str) -> Iterator[bytes]:
 
 
 def mutated(data: bytes, chance: random.Random) -> bytes:
-    """A few bytes flipped, a stretch cut out, doubled or zeroed, or the end missing."""
+    """Flips a few bytes, cuts out, doubles or zeroes a range, or removes the end."""
     at, length = chance.randrange(len(data)), chance.randrange(1, 64)
     kind = chance.choice(["flip", "flip", "flip", "cut", "double", "zero", "end", "magic"])
     if kind == "flip":
@@ -127,7 +127,7 @@ def test_a_thousand_damaged_files(job: Job, tmp_path: Path) -> None:
 
 
 def no_rows(path: Path) -> bool:
-    """Whether a file that nobody names is one without rows."""
+    """Tells whether a file that no record names has no rows."""
     if path.suffix == ".parquet":
         return bool(pq.read_metadata(path).num_rows == 0)
     return path.stat().st_size == 0

@@ -1,4 +1,4 @@
-"""What happens to a cluster at night: S3 to S3 by `ray job submit`, and faults in mid-run.
+"""Tests faults of a cluster in mid-run, in jobs from S3 to S3 by `ray job submit`.
 
 `pytest -m slow -s tests/faults/test_operation.py` prints the table of docs/operations.md; FAULTS in the
 environment ("job stopped,poisoned split") picks some of them.
@@ -30,14 +30,14 @@ ROWS, ROWS_PER_FILE, ROWS_PER_SHARD = 300, 100, 5
 ROUNDS = 5
 SPLITS = ROWS // ROWS_PER_SHARD
 PACE = "0.2"
-"""Seconds that a split takes at least: time enough for `ray job stop` to come before the end."""
+"""The least seconds that a split takes: enough time for `ray job stop` to arrive before the end."""
 POISONED = 150
-"""The row whose text kills whoever touches it."""
+"""The row whose text kills every process that touches it."""
 
 
 @dataclass
 class Site:
-    """A cluster and a store, with a corpus in it, and the jobs that were submitted."""
+    """A cluster, a store with a corpus, and the jobs that were submitted."""
 
     ray: Cluster
     server: Server
@@ -52,7 +52,7 @@ class Site:
         return storage.connect("s3://corpus", Options(endpoint_url=self.server.url))
 
     def submit(self, output: str, corpus: str = "clean") -> int:
-        """Submit a job as a user does, and wait for its end; its exit code, as Ray has it."""
+        """Submits a job as a user does, waits for its end, and returns its exit code as Ray reports it."""
         self.jobs += 1
         witness = self.folder / f"{self.jobs}.encoded"
         source = self.values["source"]["docs"] | {"path": f"s3://corpus/{corpus}/*.parquet"}
@@ -71,14 +71,14 @@ class Site:
         return ended.returncode
 
     def shards(self, output: str) -> int:
-        """How many there are."""
+        """Returns the number of shards of a dataset."""
         try:
             return len(self.store.folder(f"{output}/data"))
         except OSError:
             return 0
 
     def rows(self, output: str) -> pa.Table:
-        """All rows of a dataset that is complete."""
+        """Returns all rows of a complete dataset."""
         found = self.store.folder(f"{output}/data")
         tables = [
             pq.read_table(pa.BufferReader(self.store.read(info.path)))
@@ -113,7 +113,7 @@ def _stop_the_job(site: Site) -> None:
 
 
 def _nothing(_: Site) -> None:
-    """What the others are compared with; and a poisoned corpus needs no more."""
+    """Does nothing: the other faults are compared with this one, and a poisoned corpus needs no more."""
 
 
 FAULTS: dict[str, Callable[[Site], None]] = {
@@ -161,7 +161,7 @@ def test_whatever_happens_rows_are_exact(site: Site) -> None:
             if name not in WANTED or (number and name == "nothing"):
                 continue
             code, late = None, 0
-            while code is None:  # the job was done before the fault came: that was no try
+            while code is None:  # the job was done before the fault came, so that was not a try
                 output = f"s3://out/{number}-{name.replace(' ', '-')}-{late}"
                 site.encoded.clear()
                 started = time.monotonic()
@@ -187,9 +187,9 @@ def test_whatever_happens_rows_are_exact(site: Site) -> None:
 
 
 def _strike(site: Site, output: str, name: str, pause: float) -> int | None:
-    """Submit a job, do something to it once it has shards, submit it again where that ends it.
+    """Submits a job, applies a fault once it has shards, and submits it again if the fault ended it.
 
-    The exit code in the end; None where all shards were there before.
+    It returns the last exit code; None if all shards existed before the fault.
     """
     ended: list[int] = []
     corpus = "poisoned" if name == "poisoned split" else "clean"
@@ -205,7 +205,7 @@ def _strike(site: Site, output: str, name: str, pause: float) -> int | None:
     waiting.join()
     if name not in RESUBMITTED:
         return ended[0]
-    if name == "job stopped":  # in time, for three seconds later Ray kills; of the stop it says 0
+    if name == "job stopped":  # in time, since Ray kills after three seconds; for the stop it reports 0
         assert site.said.rstrip().endswith("exit 4: stopped; run again to resume"), site.said
     return site.submit(output, corpus)
 

@@ -1,4 +1,4 @@
-"""The demo in a copy of the project, twice: the second time has nothing to do."""
+"""Tests the demo in a copy of the project, twice: the second run has nothing to do."""
 
 import email
 import os

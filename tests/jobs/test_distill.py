@@ -1,4 +1,4 @@
-"""The recipe of albert-mini, small: a few minutes from scratch teach a student something."""
+"""Tests the recipe of albert-mini at a small size: a few minutes from scratch teach a student something."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""`ray job submit` on a cluster of its own: real processes, ended by their own process group."""
+"""Tests `ray job submit` on a cluster of its own: real processes, which are ended by their process group."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +19,6 @@ def test_a_submitted_job_is_done_and_a_wrong_one_says_why(job: Job, tmp_path: Pa
         assert read_dataset(tmp_path / "out").column("key").to_pylist() == list(range(60))
 
         ended = ray.submit(*command, "--set", "model.max_tokens=64")
-        assert ended.returncode == 1  # all that Ray tells
+        assert ended.returncode == 1  # Ray reports only this
         assert "model.max_tokens: 512 there, 64 here" in ended.stdout
         assert "exit 5: " in ended.stdout

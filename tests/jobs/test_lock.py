@@ -1,4 +1,4 @@
-"""The lock files: whole, of one version each, and refused by pip where a file is another."""
+"""Tests of the lock files: they are complete, name one version each, and make pip refuse any other file."""
 
 import base64
 import hashlib
@@ -47,14 +47,14 @@ def test_a_package_is_of_one_version_in_all_of_them() -> None:
 
 
 def test_files_of_other_machines_are_listed_too() -> None:
-    """Of numpy for each Python, Linux and macOS, x86_64 and arm64; of torch PyPI's and the CPU builds."""
+    """numpy has files for each Python, Linux and macOS, x86_64 and arm64; torch has PyPI's and CPU builds."""
     for package, least in {"numpy": 40, "pyarrow": 20, "tokenizers": 10, "torch": 20}.items():
         assert RUN[package].count("--hash=") >= least
     assert FILES["requirements-torch-cpu.lock"]["torch"].count("--hash=") == 6
 
 
 def _needs(names: list[str]) -> set[str]:
-    """The packages that some need, with what those need here: of torch, what this build of it needs."""
+    """Returns packages with everything that they need here; for torch, what the installed build needs."""
     todo, found = [Requirement(name) for name in names], set()
     while todo:
         each = todo.pop()
@@ -85,7 +85,7 @@ def test_the_lock_of_a_run_has_all_that_a_run_needs_and_no_tests() -> None:
 def test_the_makefile_installs_nothing_but_what_is_locked() -> None:
     recipe = (ROOT / "Makefile").read_text()
     calls = [line for line in recipe.splitlines() if re.search(r"\bpip install\b", line)]
-    # The peers of the benchmarks are not part of the product, and have an environment of their own.
+    # The benchmarks' peers are not part of the product, and have an environment of their own.
     calls = [line for line in calls if ".venv-peers" not in line]
     assert len(calls) == 5
     ours = [line for line in calls if "$(LOCKED)" not in line]
@@ -144,7 +144,7 @@ def test_pip_takes_the_file_of_the_lock_and_no_other(tmp_path: Path) -> None:
 def test_hashes_are_those_of_the_registry_and_versions_stay(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A wrong hash that came into a lock does not stay there, as it would if it were believed."""
+    """A wrong hash in a lock file does not stay there, as it would if it were trusted."""
     digest = _wheel(tmp_path, "honest")
     (tmp_path / "pyproject.toml").write_text(
         '[project]\nname = "x"\nversion = "1"\ndependencies = ["honest"]\n'

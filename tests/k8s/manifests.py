@@ -1,4 +1,4 @@
-"""Rendered manifests, and all that is wrong with some: by their schemas, and across their fields."""
+"""Renders manifests, and finds what is wrong with them: by their schemas, and across their fields."""
 
 import functools
 import json
@@ -38,7 +38,7 @@ def _rendered(folder: str) -> str:
 
 
 def render(folder: str) -> list[Manifest]:
-    """The manifests of a folder of k8s/, as kustomize renders them."""
+    """Returns the manifests of a folder of k8s/, as kustomize renders them."""
     return [manifest for manifest in yaml.safe_load_all(_rendered(folder)) if manifest]
 
 
@@ -54,7 +54,7 @@ def _ray_schema(kind: str) -> Any:
 
 
 def _strict(schema: Any) -> Any:
-    """Kubernetes' schema as JSON Schema: unknown fields are refused, and its own words translated."""
+    """Turns Kubernetes' schema into JSON Schema: refuses unknown fields, and translates its own keywords."""
     if isinstance(schema, list):
         return [_strict(each) for each in schema]
     if not isinstance(schema, dict):
@@ -71,7 +71,7 @@ def _strict(schema: Any) -> Any:
 
 
 def defaulted(value: Any, schema: Any) -> Any:
-    """A manifest as the API server stores it: with the defaults of its schema."""
+    """Returns a manifest as the API server stores it, with the defaults of its schema."""
     if isinstance(value, dict):
         known = schema.get("properties", {})
         filled = {name: each["default"] for name, each in known.items() if "default" in each} | value
@@ -84,7 +84,7 @@ def defaulted(value: Any, schema: Any) -> Any:
 
 
 def problems(manifests: list[Manifest]) -> list[str]:
-    """What is wrong with a rendered folder."""
+    """Lists what is wrong with a rendered folder."""
     checks = (by_schema, images, replicas, containers, disk, secrets, references, entrypoints)
     return [problem for check in checks for problem in check(manifests)]
 
@@ -104,7 +104,7 @@ def by_schema(manifests: list[Manifest]) -> Iterator[str]:
 
 
 def pods(node: Any, path: str = "") -> Iterator[tuple[str, Manifest]]:
-    """Every pod's spec in a manifest, with its place."""
+    """Yields every pod's spec in a manifest, with its position."""
     if isinstance(node, dict):
         if isinstance(node.get("containers"), list):
             yield path, node
@@ -167,7 +167,7 @@ def containers(manifests: list[Manifest]) -> Iterator[str]:
 
 
 def disk(manifests: list[Manifest]) -> Iterator[str]:
-    """What a pod may write: bounded, and by no more than would have it evicted."""
+    """Checks that a pod's volumes are bounded, and together below the limit at which it is evicted."""
     for where, pod, container in _containers(manifests):
         sizes = [volume["emptyDir"].get("sizeLimit") for volume in pod["volumes"] if "emptyDir" in volume]
         if None in sizes:
@@ -200,7 +200,7 @@ def secrets(manifests: list[Manifest]) -> Iterator[str]:
 
 
 def references(manifests: list[Manifest]) -> Iterator[str]:
-    """Names that something here must have; secrets are made by people, and must be optional."""
+    """Checks that every name refers to something here; people make secrets, so these must be optional."""
     there = {(manifest["kind"], manifest["metadata"]["name"]) for manifest in manifests}
     for where, kind, name in _named(manifests):
         if (kind, name) not in there:
@@ -217,7 +217,7 @@ def references(manifests: list[Manifest]) -> Iterator[str]:
 
 
 def _named(manifests: list[Manifest]) -> Iterator[tuple[str, str, str]]:
-    """Where something is named, its kind and its name."""
+    """Yields the position, the kind and the name of each reference."""
     for manifest in manifests:
         for path, pod in pods(manifest, manifest["kind"]):
             yield path, "ServiceAccount", pod.get("serviceAccountName", "default")
@@ -234,7 +234,7 @@ def _named(manifests: list[Manifest]) -> Iterator[tuple[str, str, str]]:
 
 
 def entrypoints(manifests: list[Manifest]) -> Iterator[str]:
-    """Each names a module that is there and, if a config, one that is mounted and loads."""
+    """Checks that each entrypoint names an existing module, and that its config is mounted and loads."""
     mounted = {
         f"/app/configs/{name}": text
         for manifest in manifests
@@ -246,7 +246,7 @@ def entrypoints(manifests: list[Manifest]) -> Iterator[str]:
             words = shlex.split(entrypoint)
             module = ROOT / (words[2].replace(".", "/") + ".py")
             if words[:2] != ["python", "-m"] or not module.exists():
-                yield f"{manifest['kind']}: there is no {entrypoint!r}"
+                yield f"{manifest['kind']}: {entrypoint!r} does not exist"
             for word in words:
                 if word.endswith(".yaml"):
                     yield from _config(manifest["kind"], word, mounted.get(word))

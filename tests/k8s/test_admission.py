@@ -1,7 +1,7 @@
-"""What the admission policy lets the scheduler make: its expressions, evaluated on what schedule.py makes.
+"""Tests what the admission policy lets the scheduler make, by its expressions on what schedule.py makes.
 
-No API server can be had in tests. The expressions are run by a library of the same language; `replace`, which
-Kubernetes has and the language has not, is Python's.
+No API server is available in tests. A library of the same language evaluates the expressions; `replace`,
+which Kubernetes adds to the language, is Python's.
 """
 
 import copy
@@ -30,7 +30,7 @@ def _template() -> Manifest:
 
 
 def refused(job: Manifest, operation: str = "CREATE") -> list[str]:
-    """The messages with which the scheduler's request is refused."""
+    """Returns the messages with which the scheduler's request is refused."""
     made, old = (None, job) if operation == "DELETE" else (job, None)
     known = {"object": made, "oldObject": old, "params": _template()}
     known["request"] = {"operation": operation, "namespace": "embeddings", "userInfo": {}}

@@ -1,4 +1,4 @@
-"""The image's recipe and how manifests name it, as far as text says: no engine can be had in tests."""
+"""Tests the image's recipe and its use in manifests, as text: no container engine is available in tests."""
 
 import os
 import re
@@ -24,7 +24,7 @@ def instructions() -> list[tuple[str, str]]:
 
 
 def stages() -> list[list[tuple[str, str]]]:
-    """Instructions by stage; before the first come those that all share."""
+    """Returns the instructions by stage; those before the first stage, which all share, come first."""
     found: list[list[tuple[str, str]]] = [[]]
     for instruction in instructions():
         if instruction[0] == "FROM":
@@ -88,7 +88,7 @@ def test_what_is_copied_is_there_and_let_in() -> None:
 
 
 def test_our_wheel_is_built_without_isolation_and_whole(tmp_path: Path) -> None:
-    """As the image builds it: with the build tools that are there, and nothing from the network."""
+    """It is built as in the image: with the installed build tools, and nothing from the network."""
     command = [
         sys.executable,
         "-m",

@@ -1,4 +1,4 @@
-"""Every manifest, the base and each overlay: valid by its schema, sound across its fields."""
+"""Tests that every manifest of the base and each overlay is valid by its schema and across its fields."""
 
 import copy
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Metrics, dashboard and alerts: names that exist, rules that fire, and a real Prometheus beside a job."""
+"""Tests of metrics, dashboard and alerts: names exist, rules fire, and a real Prometheus watches a job."""
 
 import json
 import re
@@ -40,18 +40,18 @@ print("exit code", cli.main(["run", sys.argv[2], "--quiet"]), flush=True)
 sys.stdin.read()
 """
 RARE = {"ray_embed_storage_retries_total", "ray_embed_reused_total"}
-"""They appear with the first one, and a job on local files without a base has none."""
+"""Metrics that appear with their first count; a job on local files without a base has none of them."""
 
 
 def expressions() -> list[str]:
-    """Every query of the dashboard and of the rules."""
+    """Returns every query of the dashboard and of the rules."""
     dashboard = json.loads((MONITORING / "dashboard.json").read_text())
     found = [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
     return found + [rule["expr"] for group in rules()["groups"] for rule in group["rules"]]
 
 
 def rules() -> dict[str, Any]:
-    """The alert rules, as Prometheus reads them."""
+    """Returns the alert rules, as Prometheus reads them."""
     content: dict[str, Any] = yaml.safe_load((MONITORING / "rules.yaml").read_text())["spec"]
     return content
 
@@ -87,7 +87,7 @@ CALM = {
     "ray_embed_storage_requests_total": "0+99x60",
     "ray_embed_splits_total": "0+1x60",
 }
-"""Samples of a minute each: what an alert is for, and what none is for."""
+"""Samples of a minute each: some for which an alert must fire, and some for which none may."""
 
 
 def _played(name: str, series: dict[str, str], severity: str | None) -> dict[str, Any]:
@@ -103,7 +103,7 @@ def _played(name: str, series: dict[str, str], severity: str | None) -> dict[str
 
 
 def test_alerts_fire_where_they_should_and_nowhere_else(tmp_path: Path) -> None:
-    """By promtool, which plays series of samples against the rules."""
+    """promtool checks this: it plays series of samples against the rules."""
     promtool = program("promtool", "Debian's prometheus")
     (tmp_path / "rules.yml").write_text(yaml.dump(_without_annotations(rules())))
     tests = [_played(name, series, severity) for name, (severity, series) in RISING.items()]
@@ -119,7 +119,7 @@ def test_alerts_fire_where_they_should_and_nowhere_else(tmp_path: Path) -> None:
 
 
 def _without_annotations(content: dict[str, Any]) -> dict[str, Any]:
-    """What an alert says is for people: a test by its words would break with each of them."""
+    """Removes the texts of alerts: they are for people, and a test would break with each change of a word."""
     return {
         "groups": [
             group
@@ -131,7 +131,7 @@ def _without_annotations(content: dict[str, Any]) -> dict[str, Any]:
 
 @contextmanager
 def prometheus(target: str, folder: Path, rules: dict[str, Any] | None = None) -> Iterator[str]:
-    """A Prometheus that scrapes a Ray each second, and judges by rules as often; its URL."""
+    """Runs a Prometheus that scrapes Ray and evaluates rules each second; yields its URL."""
     binary = program("prometheus", "Debian's prometheus")
     scrape = {"job_name": "ray", "scrape_interval": "1s", "static_configs": [{"targets": [target]}]}
     (folder / "rules.yml").write_text(yaml.dump(rules or {}))
@@ -166,8 +166,8 @@ def _ask(url: str) -> Any:
 
 @pytest.mark.timeout(300)
 def test_prometheus_sees_a_job_run(job: Job, corpus: Path, tmp_path: Path) -> None:
-    """On a Ray of its own: what other jobs have left in an exporter takes longer than a second to tell."""
-    rows = [" ", *texts(39), "word " * 2000]  # a reject, and a text that is truncated
+    """It has its own Ray: an exporter with metrics of other jobs takes longer than a second to answer."""
+    rows = [" ", *texts(39), "word " * 2000]  # a reject, and a truncated text
     pq.write_table(pa.table({"key": range(41), "text": rows, "topic": ["t"] * 41}), corpus / "3.parquet")
     config = write_config(tmp_path / "job.yaml", job())
     environment = KEEP_WORKERS | {"RAY_metrics_report_interval_ms": "1000"}
@@ -180,7 +180,7 @@ def test_prometheus_sees_a_job_run(job: Job, corpus: Path, tmp_path: Path) -> No
 
 @contextmanager
 def _driven(ray: Cluster, config: Path) -> Iterator[None]:
-    """A job that is done, and its driver, which stays: workers that have yet to tell would end with it."""
+    """Runs a job and keeps its driver alive: workers that have yet to report would end with the driver."""
     command = [sys.executable, "-c", DRIVER, ray.gcs, str(config)]
     driver = subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT, env=ray.environment
@@ -208,7 +208,7 @@ def _look(prometheus: str, series: str) -> None:
 @pytest.mark.full
 @pytest.mark.timeout(300)
 def test_an_alert_fires_on_a_job_that_stalls(job: Job, corpus: Path, tmp_path: Path) -> None:
-    """Ten minutes of silence are too long for a test: of the rule, the two times alone are shortened."""
+    """Ten minutes of silence are too long for a test, so only the rule's two times are shortened."""
     pq.write_table(pa.table({"key": [0], "text": [f"into {HANG}"], "topic": ["t"]}), corpus / "0.parquet")
     config = write_config(tmp_path / "job.yaml", job(compute={"watchdog_minutes": 0.75}))
     command = [f"--runtime-env-json={runtime()}", "--", "python", "-m", "jobs.embed", str(config)]
@@ -228,7 +228,7 @@ def test_an_alert_fires_on_a_job_that_stalls(job: Job, corpus: Path, tmp_path: P
 
 
 def _unseen(url: str, expressions: set[str]) -> set[str]:
-    """Those that still find nothing after a while: Ray's exporter lags, by ten seconds or more."""
+    """Returns queries that still find nothing after a while: Ray's exporter lags by ten seconds or more."""
     until = time.monotonic() + 30
     while expressions and time.monotonic() < until:
         time.sleep(1)

@@ -1,6 +1,6 @@
-"""Who may talk to whom: the network policies, asked as a network that enforces them would.
+"""Tests which connections the network policies allow, as a network that enforces them would decide.
 
-No such network can be had in tests. What the answers say is read from the rendered policies alone.
+No such network is available in tests. The answers come only from the rendered policies.
 """
 
 import functools
@@ -53,7 +53,7 @@ def _named(ports: list[Manifest], port: int, protocol: str) -> bool:
 
 
 def _lets(policies: list[Manifest], way: str, pod: End, other: End, port: int, protocol: str) -> bool:
-    """Whether the policies of a pod of ours let something in, or out."""
+    """Tells whether the policies of one of our pods let something in, or out."""
     if isinstance(pod, str) or pod[0] != OURS:
         return True
     mine = [each["spec"] for each in policies if _has(pod[1], each["spec"]["podSelector"])]
@@ -150,7 +150,7 @@ def test_overlays_open_what_they_say() -> None:
 
 @pytest.mark.parametrize("folder", ["base", "cluster", "overlays/trial", "overlays/raycronjob"])
 def test_ray_is_told_its_ports_and_they_are_open(folder: str) -> None:
-    """Untold, it takes any; that it then listens on no other was seen with `ss` on Ray 2.60."""
+    """Ray uses any ports by default. With these set it listens on no others, as `ss` showed for Ray 2.60."""
     found = [each for manifest in render(folder) for each in _parameters(manifest)]
     assert found
     for parameters in found:

@@ -1,6 +1,6 @@
-"""The night's RayJob, as the CronJob's own command makes it, against a stand-in for Kubernetes' API.
+"""Tests the night's RayJob, as the CronJob's own command makes it, against a stand-in for Kubernetes' API.
 
-A stand-in, for no cluster can run here: it answers as the API does to the four requests that are made.
+No cluster can run here, so the stand-in answers the four requests that are made, as the API does.
 """
 
 import json
@@ -23,7 +23,7 @@ PATH = "/apis/ray.io/v1/namespaces/embeddings/rayjobs"
 
 
 class StandIn(ThreadingHTTPServer):
-    """RayJobs by name, and what was asked."""
+    """Keeps RayJobs by name, and the requests that were made."""
 
     def __init__(self, template: dict[str, Any]) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
@@ -64,7 +64,7 @@ class _Handler(BaseHTTPRequestHandler):
         self._answer(200, self.server.jobs.pop(self.path.rpartition("/")[2]))
 
     def log_message(self, *args: object) -> None:
-        """Quiet."""
+        """Logs nothing."""
 
 
 @pytest.fixture
@@ -78,7 +78,7 @@ def api() -> Iterator[StandIn]:
 
 @pytest.fixture
 def run(api: StandIn, tmp_path: Path) -> Any:
-    """The CronJob's container command in a shell, with the stand-in's address put behind."""
+    """Returns a function that runs the CronJob's container command in a shell, against the stand-in."""
     (tmp_path / "namespace").write_text("embeddings")
     (tmp_path / "token").write_text("a-token\n")
     [cronjob] = [manifest for manifest in render("base") if manifest["kind"] == "CronJob"]
@@ -111,7 +111,7 @@ def test_a_night_is_made_once_and_is_valid(api: StandIn, run: Any) -> None:
     assert problems([*others, made]) == []
 
     again = run(f"nightly-{MINUTES}")
-    assert (again.returncode, again.stdout) == (0, "nightly-2025-11-24 is there already\n")
+    assert (again.returncode, again.stdout) == (0, "nightly-2025-11-24 exists already\n")
 
 
 @pytest.mark.parametrize(
@@ -159,7 +159,7 @@ def test_a_job_without_a_date_stays_and_is_named(api: StandIn, run: Any, labels:
         done = run(f"nightly-{MINUTES + 1440 * night}", more="--keep 1")
         assert done.returncode == 0, done.stderr
         assert done.stderr.splitlines() == [
-            "again: stays, for its label albert-embed/run-date is not a date; delete it by hand"
+            "again: stays, because its label albert-embed/run-date is not a date; delete it by hand"
         ]
         api.jobs[f"nightly-2025-11-{24 + night}"]["status"] = {"jobDeploymentStatus": "Complete"}
     assert sorted(api.jobs) == ["again", "nightly", "nightly-2025-11-26"]

@@ -1,4 +1,4 @@
-"""The plan: splits that tile the sources, stable ids, one schema for all shards."""
+"""Tests of the plan: splits cover the sources, ids are stable, all shards have one schema."""
 
 import os
 from collections.abc import Callable
@@ -68,11 +68,11 @@ def test_ids_depend_on_dataset_version_and_range_alone(job: Job, corpus: Path) -
     pq.write_table(pq.read_table(corpus / "1.parquet"), corpus / "1.parquet")
     pq.write_table(pq.read_table(corpus / "1.parquet"), corpus / "10.parquet")
     after = make(job()).split_ids.to_pylist()
-    assert len(set(before) & set(after)) == 4  # those of the two files that nobody touched
+    assert len(set(before) & set(after)) == 4  # the splits of the two unchanged files
 
 
 def test_a_plan_of_before_still_holds_and_sees_a_change(job: Job, corpus: Path) -> None:
-    """Versions of local files were their size and time alone; an upgrade must not make all sources move."""
+    """Old versions of local files had only size and time; an upgrade must not make all files look changed."""
     parsed, made = parse_config(job()), make(job())
     versions = [version.partition("+")[0] for version in made.pieces.column("version").to_pylist()]
     at = made.pieces.schema.get_field_index("version")
@@ -94,7 +94,7 @@ def test_a_plan_of_before_still_holds_and_sees_a_change(job: Job, corpus: Path) 
 
 
 def test_a_file_rewritten_with_its_size_and_time_gets_splits_of_its_own(job: Job, corpus: Path) -> None:
-    """Else a night would copy the vectors of its old text."""
+    """Otherwise a night would copy the vectors of its old text."""
     before, path = make(job()), corpus / "1.parquet"
     status, data = path.stat(), path.read_bytes()
     while path.stat().st_ctime_ns == status.st_ctime_ns:
@@ -178,7 +178,7 @@ def test_carried_columns_count_for_the_size_of_a_split(job: Job, corpus: Path) -
 
 
 def test_what_the_largest_split_weighs_between_two_stages(job: Job, corpus: Path) -> None:
-    """Vectors, rows and tokens; of small files less than what a split may hold."""
+    """The payload has vectors, rows and tokens; small files give less than a split may hold."""
     parsed = parse_config(job())
     model = checkpoint.resolve(parsed.model.name)
     made = make_plan(parsed, model, "digest")

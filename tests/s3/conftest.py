@@ -1,4 +1,4 @@
-"""One S3 server for the tests of this folder, buckets of their own, and a proxy that misbehaves."""
+"""Fixtures: one S3 server for the tests of this folder, a bucket for each, and a proxy that misbehaves."""
 
 import uuid
 from collections.abc import Iterator
@@ -13,14 +13,14 @@ from tests.s3.server import environment, running_server
 
 @pytest.fixture(scope="session")
 def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The URL of the server."""
+    """Yields the URL of the server."""
     with running_server(tmp_path_factory.mktemp("seaweed")) as url:
         yield url
 
 
 @pytest.fixture
 def credentials(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> str:
-    """The environment that a user would set; the server's URL."""
+    """Sets the environment that a user would set; returns the server's URL."""
     for name, value in environment(s3_server).items():
         monkeypatch.setenv(name, value)
     return s3_server
@@ -28,7 +28,7 @@ def credentials(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> str:
 
 @pytest.fixture
 def bucket(credentials: str) -> Iterator[str]:
-    """A new bucket, and storages that know nothing of the tests before."""
+    """Yields a new bucket, and drops cached storages of earlier tests."""
     storage._connect.cache_clear()
     telemetry.retries.clear()
     name = f"s3://b{uuid.uuid4().hex[:8]}"
@@ -45,5 +45,5 @@ def proxy(s3_server: str) -> Iterator[FaultProxy]:
 
 @pytest.fixture
 def store(bucket: str, proxy: FaultProxy) -> storage.Storage:
-    """The bucket's storage, behind the proxy."""
+    """Returns the bucket's storage, behind the proxy."""
     return storage.connect(bucket, Options(endpoint_url=proxy.url))

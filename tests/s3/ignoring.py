@@ -1,6 +1,6 @@
-"""A small S3 over HTTP, in memory: it keeps the conditions of writes, but for those that it is to ignore.
+"""A small S3 server in memory that keeps the conditions of writes, except those that it is set to ignore.
 
-A product that ignores one is not at hand. It knows what a probe needs, and no more.
+No real product that ignores conditions is available. The server supports only what a probe needs.
 """
 
 import hashlib
@@ -22,7 +22,7 @@ CONDITIONS = {
 
 
 class Ignoring(ThreadingHTTPServer):
-    """The server; `ignored` and `unknown` are of `CONDITIONS`, an unknown one is answered by 501."""
+    """The server. `ignored` and `unknown` are from `CONDITIONS`; it answers an unknown condition with 501."""
 
     daemon_threads = True
 
@@ -40,7 +40,7 @@ class Ignoring(ThreadingHTTPServer):
 
 @contextmanager
 def ignoring() -> Iterator[Ignoring]:
-    """A running server."""
+    """Yields a running server."""
     with Ignoring() as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
         thread.start()
@@ -111,7 +111,7 @@ class _Handler(BaseHTTPRequestHandler):
         return self._holds(operation, "If-None-Match", there) and self._holds(operation, "If-Match", there)
 
     def _holds(self, operation: str, header: str, there: bytes | None) -> bool:
-        """Whether a condition holds, or need not; else the request is answered."""
+        """Tells whether the conditions hold or are ignored; otherwise it answers the request."""
         wanted, condition = self.headers.get(header), (operation, header)
         if wanted is None or condition in self.server.ignored:
             return True
@@ -139,7 +139,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(body.encode())
 
     def log_message(self, *_: object) -> None:
-        """Nothing."""
+        """Logs nothing."""
 
 
 def _etag(data: bytes) -> str:

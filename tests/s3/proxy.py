@@ -1,4 +1,4 @@
-"""A proxy in front of an S3 server that misbehaves, by seeded probability, in the ways that networks do."""
+"""A proxy in front of an S3 server that misbehaves like a network, with seeded probability."""
 
 import http.client
 import random
@@ -11,16 +11,17 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 FAULTS = ("slow_down", "error", "cut", "stall", "lose")
-"""503; 500; a body cut in the middle; a pause; an answer that never comes to what was carried out."""
+"""503; 500; a body cut in the middle; a pause; a lost answer to a request that was carried out."""
 ERROR = '<?xml version="1.0"?><Error><Code>{code}</Code><Message>Please try again.</Message></Error>'
 CODES = {"slow_down": (503, "SlowDown"), "error": (500, "InternalError")}
 HOP_BY_HOP = ("connection", "keep-alive", "transfer-encoding", "expect")
 
 
 class FaultProxy(ThreadingHTTPServer):
-    """The server; `done` counts what it did, `bytes` what it passed on of bodies, both ways.
+    """The server. `done` counts what it did; `bytes` counts the bytes of bodies that it passed on, both ways.
 
-    May be changed at any time: `faults`, how probable each is; `next`, what becomes of the next requests.
+    Two attributes may be changed at any time: `faults`, the probability of each fault, and `next`, the
+    treatment of the next requests.
     """
 
     daemon_threads = True
@@ -38,11 +39,11 @@ class FaultProxy(ThreadingHTTPServer):
 
     @property
     def url(self) -> str:
-        """Where it listens."""
+        """Returns the URL that the proxy listens at."""
         return f"http://127.0.0.1:{self.server_address[1]}"
 
     def draw(self) -> str:
-        """What becomes of the next request: a fault, or `pass`."""
+        """Draws the treatment of the next request: a fault, or `pass`."""
         with self._lock:
             names, weights = list(self.faults), list(self.faults.values())
             [drawn] = self._random.choices([*names, "pass"], [*weights, 1 - sum(weights)])
@@ -51,12 +52,12 @@ class FaultProxy(ThreadingHTTPServer):
             return drawn
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """Clients that give up are what this is about."""
+        """Ignores errors: clients that give up are expected here."""
 
 
 @contextmanager
 def fault_proxy(upstream: str, seed: int, stall_seconds: float = 0.5) -> Iterator[FaultProxy]:
-    """A running proxy, without a fault until `faults` says so."""
+    """Yields a running proxy; it has no faults until a test sets `faults`."""
     with FaultProxy(upstream, seed, stall_seconds) as proxy:
         thread = threading.Thread(target=proxy.serve_forever, kwargs={"poll_interval": 0.05})
         thread.start()
@@ -76,7 +77,7 @@ class _Handler(BaseHTTPRequestHandler):
         fault = self.server.draw()
         length = int(self.headers.get("Content-Length", 0))
         if fault == "cut" and length > 1:
-            self.rfile.read(length // 2)  # and the request is not carried out
+            self.rfile.read(length // 2)  # the request is not carried out
             return self._hang_up()
         body = self.rfile.read(length)
         if fault == "stall":
@@ -124,4 +125,4 @@ class _Handler(BaseHTTPRequestHandler):
         self.close_connection = True
 
     def log_message(self, *_: object) -> None:
-        """Nothing."""
+        """Logs nothing."""

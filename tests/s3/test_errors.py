@@ -1,4 +1,4 @@
-"""Errors of an object store, as docs/errors.md shows them."""
+"""Tests of the errors of an object store, as docs/errors.md shows them."""
 
 from pathlib import Path
 

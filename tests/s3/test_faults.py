@@ -1,4 +1,4 @@
-"""The seam behind a proxy that fails a fifth of all requests: exact results, soon, retries counted."""
+"""Tests storage behind a proxy that fails a fifth of all requests: results are exact, retries counted."""
 
 import random
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +15,7 @@ from tests.s3.proxy import FAULTS, FaultProxy
 KINDS = {fault: {fault: 0.2} for fault in FAULTS} | {"all": dict.fromkeys(FAULTS, 0.1)}
 OBJECTS = 40
 LEAST_PART, LARGE = 5 << 20, 11 << 20
-"""S3 takes no smaller parts."""
+"""The smallest part that S3 accepts."""
 
 
 def content(number: int, size: int = 3000) -> bytes:
@@ -54,7 +54,7 @@ def test_every_operation_is_exact(
         assert telemetry.retries.total() == failed
     elif kind == "stall":
         assert not telemetry.retries
-    else:  # aiohttp itself sends a request again, once, that met a closed connection
+    else:  # aiohttp itself repeats a request once after a closed connection
         assert 0 < telemetry.retries.total() <= failed
 
 
@@ -95,7 +95,7 @@ def test_each_replacement_takes_effect_once(
     for number in range(1, rounds):
         version = store.version(path)
         store.replace(path, content(number, size), version)
-        with pytest.raises(ReplacedError):  # over the version before, and over none
+        with pytest.raises(ReplacedError):  # over the version before, and over no object
             store.replace(path, content(-number, size), version)
         with pytest.raises(ReplacedError):
             store.replace(path, content(-number, size), first)
@@ -111,7 +111,7 @@ def test_a_lost_answer_is_told_from_a_rival(bucket: str, proxy: FaultProxy, stor
         assert proxy.next == []
         assert store.read(path) == b"ours"
     proxy.next = ["lose"]
-    with pytest.raises(ReplacedError):  # the same content, but not our write: somebody else's turn it was
+    with pytest.raises(ReplacedError):  # the same content, but another process wrote it
         store.replace(f"{bucket}/put_if_absent", b"ours", None)
 
 
@@ -135,7 +135,7 @@ def test_uploads_that_nobody_finished_are_swept(
     store.put(f"{bucket}/data/taken", b"1")
     with pytest.raises(ExistsError):
         store.put_if_absent(f"{bucket}/data/taken", bytes(LEAST_PART + 1))
-    assert store.sweep(f"{bucket}/data", bool) == 0  # what was refused was removed at once
+    assert store.sweep(f"{bucket}/data", bool) == 0  # refused uploads were removed at once
     assert store.read(f"{bucket}/data/taken") == b"1"
 
 
@@ -161,7 +161,7 @@ def test_a_server_that_says_nothing_is_asked_again(
 
 
 def test_uploads_of_others_are_left_alone(bucket: str) -> None:
-    """A dataset may lie at the root of a bucket, beside anything, or have another one below it."""
+    """A dataset may lie at the root of a bucket, beside any objects, or have another one below it."""
     store, ours = storage.connect(bucket), Layout(bucket)
     for path in (ours.shard("a1"), ours.plan, f"{bucket}/backup.tar", Layout(f"{bucket}/other").shard("a1")):
         begin = {"Bucket": bucket.removeprefix("s3://"), "Key": path.removeprefix(f"{bucket}/")}

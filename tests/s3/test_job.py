@@ -1,4 +1,4 @@
-"""The main job on a real S3 server: the same as on files, soon told what is wrong, exact under faults."""
+"""Tests the main job on a real S3 server: exact results, even under faults, and early errors."""
 
 import os
 import re
@@ -33,7 +33,7 @@ Run = subprocess.CompletedProcess[str]
 
 @pytest.fixture
 def values(bucket: str, job: Job, corpus: Path) -> dict[str, Any]:
-    """A config from the bucket to the bucket; the corpus lies there."""
+    """Returns a config from the bucket to the bucket, and writes the corpus there."""
     for path in corpus.glob("*.parquet"):
         storage.connect(bucket).put(f"{bucket}/corpus/{path.name}", path.read_bytes())
     source = job()["source"]["docs"] | {"path": f"{bucket}/corpus/*.parquet"}
@@ -41,7 +41,7 @@ def values(bucket: str, job: Job, corpus: Path) -> dict[str, Any]:
 
 
 def embed(values: dict[str, Any], tmp_path: Path, **environment: str) -> Run:
-    """The job in processes of its own, which know of S3 what their environment tells them."""
+    """Returns a function that runs the job in processes with S3's settings only in their environment."""
     path = write_config(tmp_path / "job.yaml", values)
     return subprocess.run(
         [sys.executable, "-m", "pipeline", "run", str(path)],
@@ -78,7 +78,7 @@ def at(url: str, values: dict[str, Any]) -> dict[str, Any]:
 
 
 def rows_of(bucket: str) -> pa.Table:
-    """All shards, in the order of the source."""
+    """Returns the rows of all shards, in the order of the source."""
     store, dataset = storage.connect(bucket), Dataset(f"{bucket}/out")
     shards = [pq.read_table(pa.BufferReader(store.read(info.path))) for info in dataset.shards().values()]
     return pa.concat_tables(shards).sort_by([("source_file", "ascending"), ("source_row", "ascending")])
@@ -90,7 +90,7 @@ def objects(bucket: str) -> dict[str, bytes]:
 
 
 def assert_no_secret(done: Run, bucket: str, *secrets: str) -> None:
-    """Neither what was said nor what was written has a secret in it, or what was signed with one."""
+    """Checks that neither output nor files hold a secret, or anything signed with one."""
     said = done.stdout + done.stderr
     written = objects(bucket)
     for secret in (SECRET, READER_SECRET, *secrets):
@@ -114,10 +114,10 @@ def test_the_same_as_on_files_and_resumed(
     assert_no_secret(done, bucket)
     rows = rows_of(bucket)
     assert rows.column("key").to_pylist() == list(range(60))
-    # Vectors bit by bit, and with them the hashes, the places and what was carried.
+    # Compares vectors bit by bit, and also the hashes, the positions and the carried columns.
     assert rows.equals(read_dataset(tmp_path / "out"))
 
-    # Again: nothing is left to do, no object is written.
+    # Runs again: nothing is left to do, so no object is written.
     store = storage.connect(bucket)
     before = store.filesystem.find(bucket, detail=True)
     there = at(credentials, values)
@@ -126,7 +126,7 @@ def test_the_same_as_on_files_and_resumed(
     store = storage.connect(bucket)  # one that has listed nothing yet
     assert store.filesystem.find(bucket, detail=True) == before
 
-    # Some shards are gone: these are made, the others are not touched.
+    # Some shards are removed: only these are made again.
     dataset = Dataset(f"{bucket}/out")
     victims = sorted(info.path for info in dataset.shards().values())[:2]
     for path in (dataset.layout.success, *victims):
@@ -141,7 +141,7 @@ def test_the_same_as_on_files_and_resumed(
 
 
 WRONG: dict[str, tuple[str, dict[str, str], str]] = {
-    # what is wrong: the source, the environment, what is said
+    # the fault: the source, the environment, the message
     "secret": (
         "{bucket}/corpus", {"AWS_SECRET_ACCESS_KEY": "wrong-secret"},
         "{bucket}/out/data/_SUCCESS: access denied",
@@ -181,7 +181,7 @@ def test_what_is_wrong_is_said_in_one_line(
 def test_under_faults_every_row_arrives_and_retries_are_counted(
     kind: str, bucket: str, values: dict[str, Any], proxy: FaultProxy, embed_here: Callable[..., Run]
 ) -> None:
-    # aiohttp itself sends a request again, once, whose answer is lost: only two in a row come to us.
+    # aiohttp itself repeats a request once after a lost answer: only two in a row reach our code.
     proxy.faults = {"lose": 0.4} if kind == "lose" else KINDS[kind]
     done = embed_here(at(proxy.url, values))
     assert done.returncode == ExitCode.DONE, done.stderr
@@ -195,7 +195,7 @@ def test_under_faults_every_row_arrives_and_retries_are_counted(
 
 
 def test_of_two_configs_that_claim_an_output_one_has_it(bucket: str, job: Job) -> None:
-    """Those of one identity differ in what is no part of it: they must adopt each other's claim."""
+    """Configs of one identity differ only outside of it, so they must adopt each other's claim."""
 
     def claimant(number: int) -> tuple[Identity, sections.Config]:
         told = job(

@@ -1,6 +1,6 @@
-"""Nights over a corpus that changes: each dataset equals a full run's, and readers never notice.
+"""Tests nights over a changing corpus: each dataset equals a full run's, and readers never notice.
 
-On some of the nights every file is written anew under another name and with other rows in it, as Spark does.
+On some of the nights every file is rewritten under another name and with other rows in it, as Spark does.
 """
 
 import datetime
@@ -31,7 +31,7 @@ FIRST = datetime.date(2026, 11, 1)
 
 
 class Corpus:
-    """Files of rows in a folder or bucket, and what happens to them from night to night.
+    """Files of rows in a folder or bucket, and their changes from night to night.
 
     Args:
         renamed: the nights on which every file is renamed and cut anew.
@@ -50,7 +50,7 @@ class Corpus:
         return [(key, f"row {key} is about topic {key % 97} and no other") for key in keys]
 
     def change(self, night: int) -> None:
-        """One more file, one gone, some appended to, one row in a hundred edited."""
+        """Adds a file, removes one, appends to some, and edits one row in a hundred."""
         names = sorted(self.files)
         self.files.pop(names[night % len(names)])
         size = len(next(iter(self.files.values())))
@@ -60,7 +60,7 @@ class Corpus:
                 self.files[name] = self.files[name] + self.new_rows(size // 20)
         for name, rows in self.files.items():
             edited = set(self.random.choice(len(rows), len(rows) // 100, replace=False).tolist())
-            if int(name[-1]) % 4 == night % 4:  # of a quarter of the files, four times as many
+            if int(name[-1]) % 4 == night % 4:  # edits four times as many rows in a quarter of the files
                 edited |= set(self.random.choice(len(rows), 3 * len(rows) // 100, replace=False).tolist())
                 self.files[name] = [
                     (key, f"{text}, edited on night {night}") if at in edited else (key, text)
@@ -76,7 +76,7 @@ class Corpus:
             }
 
     def write(self, night: int) -> None:
-        """Put what differs; two files that do not are written anew, in other row groups."""
+        """Writes files that differ, and rewrites two equal ones in other row groups."""
         for name in self.written.keys() - self.files.keys():
             self.store.remove(f"{self.root}/{name}.parquet")
             del self.written[name]
@@ -115,7 +115,7 @@ def assert_same(ours: pa.Table, wanted: pa.Table) -> None:
 
 @contextmanager
 def reader(series: str) -> Iterator[list[str]]:
-    """Someone who follows LATEST.json all the time; what was read, by name. Raises what went wrong."""
+    """Follows LATEST.json all the time; yields the names of what it read. It raises what went wrong."""
     store, stop, seen, failed = storage.connect(series), threading.Event(), [], []
 
     def follow() -> None:

@@ -1,4 +1,4 @@
-"""Listings as we parse them are as botocore parses them."""
+"""Tests that our parser of listings gives the same as botocore's."""
 
 from bisect import bisect_right
 from typing import Any
@@ -45,12 +45,12 @@ def _listed(bucket: str) -> list[dict[str, Any]]:
 
 
 def test_a_page_without_entries_is_not_the_last(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As Amazon's may be where much was removed. No server at hand sends such ones: they are made here."""
+    """Amazon sends such pages after many removals. No available server does, so the test makes them."""
     filesystem = storage.connect(bucket).filesystem
     keys = [f"data/{name}" for name in "abcde"]
 
     async def sparse(_: str, StartAfter: str = "", ContinuationToken: str = "", **__: Any) -> dict[str, Any]:
-        """First a page of nothing, then two by two; a token says how many keys lie behind."""
+        """Answers with an empty page, then with two keys a page; a token counts the earlier keys."""
         behind = int(ContinuationToken or bisect_right(keys, StartAfter))
         stop = behind + 2 if ContinuationToken else behind
         going_on = {"IsTruncated": True, "NextContinuationToken": str(stop)} if stop < len(keys) else {}

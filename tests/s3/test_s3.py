@@ -1,4 +1,4 @@
-"""The storage seam on a real S3 server."""
+"""Tests of the storage interface on a real S3 server."""
 
 import random
 from collections.abc import Callable
@@ -124,7 +124,7 @@ def test_objects_of_all_sizes_are_read_whole_and_of_one_version(
             assert file.read() == data[size // 2 :][200:]
     with store.open(path) as file:
         store.filesystem.pipe_file(path, b"another")
-        if first >= len(data):  # all of it is here since it was opened
+        if first >= len(data):  # the whole object was read when it was opened
             assert file.read() == data
         else:
             with pytest.raises(ReplacedError, match="another version"):
@@ -171,7 +171,7 @@ def test_options_instead_of_the_environment(
 def test_a_folder_is_listed_whole_in_stretches_side_by_side(
     bucket: str, monkeypatch: pytest.MonkeyPatch, page: int
 ) -> None:
-    """Names at the edges, between and outside of them; pages of one name less or more than a stretch has."""
+    """Names are at the edges, between and outside of them; pages have one name less or more than a range."""
     monkeypatch.setattr(s3, "PAGE_KEYS", page)
     store, digits = storage.connect(bucket), "0123456789abcdef"
     names = [f"part-{first}{second}" for first in digits for second in digits[::3]]
@@ -188,7 +188,7 @@ def test_a_folder_is_listed_whole_in_stretches_side_by_side(
 
 @pytest.mark.parametrize("kind", ["text", "text-files"])
 def test_a_file_that_is_another_only_while_it_is_read_is_not_read(bucket: str, kind: str) -> None:
-    """Both looks at its version, before and after, find the planned one."""
+    """Both checks of its version, before and after, find the planned one."""
     store, path = storage.connect(bucket), f"{bucket}/x.txt"
     store.put(path, b"as it was planned\n")
     info = store.info(path)
@@ -212,7 +212,7 @@ def test_a_file_that_is_another_only_while_it_is_read_is_not_read(bucket: str, k
 
 
 def test_this_server_keeps_the_conditions_of_writes(bucket: str) -> None:
-    """And nothing is left of the proof, unfinished uploads neither."""
+    """The proof leaves nothing behind, not even unfinished uploads."""
     store = storage.connect(bucket)
     store.prove(f"{bucket}/out")
     assert store.below(bucket) == {}

@@ -1,4 +1,4 @@
-"""A series on a real S3 server: compare-and-swap among runs, a rollback, a prune."""
+"""Tests of a series on a real S3 server: compare-and-swap among runs, a rollback, a prune."""
 
 import json
 import random
@@ -40,7 +40,7 @@ def test_an_older_run_never_moves_it_back(bucket: str) -> None:
 
 
 def test_of_two_that_read_the_same_one_writes_first_and_the_other_looks_again(bucket: str) -> None:
-    """The newer run ends between the older one's look at LATEST.json and its write."""
+    """The newer run ends after the older one has read LATEST.json and before it writes."""
     series = nights(f"{bucket}/series", [DAYS[0]])
     make(f"{bucket}/series", DAYS[1])
     make(f"{bucket}/series", DAYS[2])

@@ -1,4 +1,4 @@
-"""The audit of a dataset on a real S3 server: the right to read suffices, and a refusal is no damage."""
+"""Tests an audit on a real S3 server: the right to read suffices, and a refusal does not count as damage."""
 
 import subprocess
 from collections.abc import Callable, Iterator

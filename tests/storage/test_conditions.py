@@ -1,4 +1,4 @@
-"""A storage that passes over the condition of a write is refused before anything rests on it."""
+"""Tests that a storage that ignores the condition of a write is refused before anything relies on it."""
 
 from collections.abc import Iterator
 

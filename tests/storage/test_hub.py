@@ -1,4 +1,4 @@
-"""Sources on a Hub: what its real client makes of a real server's answers, and we of that."""
+"""Tests of sources on a Hub: how its real client, and then our code, treats a real server's answers."""
 
 from http import HTTPStatus
 from pathlib import Path
@@ -76,7 +76,7 @@ def test_a_command_says_so_in_a_line(
 def test_a_presigned_url_in_an_error_of_its_client_loses_its_signature(
     status: HTTPStatus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The Hub's files lie elsewhere, and its client names where in full."""
+    """The Hub's files lie on another server, and its client names their full URL."""
     hub(monkeypatch, status)
     url = f"{constants.ENDPOINT}/api/datasets/a?X-Amz-Credential=s3cr%2Fx&X-Amz-Signature=s3cr"
     with pytest.raises(StorageError) as raised, named_errors(PATH):

@@ -1,4 +1,4 @@
-"""Reading ahead: the right bytes whatever is read, and never much more than was."""
+"""Tests of reading ahead: all reads give the right bytes, and little more than was read is requested."""
 
 import random
 import time
@@ -13,7 +13,7 @@ PART = 700
 
 
 class Requests:
-    """What was asked for; answered at once, or left open while `hold`."""
+    """Records requests; answers them at once, or leaves them open while `hold`."""
 
     def __init__(self) -> None:
         self.asked: list[tuple[int, int]] = []
@@ -105,7 +105,7 @@ def test_what_was_asked_for_in_vain_is_dropped_and_its_failure_with_it(
 
 def test_what_fails_ahead_of_the_reader_fails_when_he_comes_there(requests: Requests, ahead: Ahead) -> None:
     ahead.read(0, 100)
-    ahead.read(100, 200)  # and [200, 300) is there, too
+    ahead.read(100, 200)  # [200, 300) has arrived, too
     requests.failing = True
     assert ahead.read(200, 300) == DATA[200:300]
     with pytest.raises(OSError):

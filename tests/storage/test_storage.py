@@ -1,4 +1,4 @@
-"""The storage seam on a file system: what is there is whole, and of many writers one wins."""
+"""Tests of the storage interface on a file system: every object is whole, and one of many writers wins."""
 
 import datetime
 import errno
@@ -42,7 +42,7 @@ def test_put_if_absent_keeps_the_first(root: str) -> None:
     store.put_if_absent(f"{root}/a", b"first")
     with pytest.raises(ExistsError):
         store.put_if_absent(f"{root}/a", b"second")
-    store.put_if_absent(f"{root}/a", b"first")  # our own put, its answer lost
+    store.put_if_absent(f"{root}/a", b"first")  # our own put, whose answer was lost
     assert store.read(f"{root}/a") == b"first"
 
 
@@ -70,17 +70,17 @@ def test_a_copy_is_the_same_and_never_over_another(root: str) -> None:
         store.copy_if_absent(source, target)
     store.put(source, b"content")
     store.copy_if_absent(source, target)
-    store.copy_if_absent(source, target)  # ours, its answer lost
+    store.copy_if_absent(source, target)  # our own copy, whose answer was lost
     assert store.read(target) == b"content"
     for other in (b"another", b"longer content"):
         store.put(target, other)
-        with pytest.raises(ExistsError, match="target: is there already"):
+        with pytest.raises(ExistsError, match="target: exists already"):
             store.copy_if_absent(source, target)
         assert store.read(target) == other
-    store.put(target, b"content")  # somebody else's, but the same
+    store.put(target, b"content")  # from another writer, but equal
     store.copy_if_absent(source, target)
     store.put(source, b"changed")
-    assert store.read(target) == b"content"  # it is no window onto its source
+    assert store.read(target) == b"content"  # the copy does not change with its source
 
 
 def test_a_copy_on_a_file_system_takes_no_room(tmp_path: Path) -> None:
@@ -121,7 +121,7 @@ def test_remove(root: str) -> None:
 
 
 def test_a_storage_without_conditions_is_refused_by_name() -> None:
-    """As those of other drivers are; here that of memory, without what we added to it."""
+    """Other drivers give such a storage; the test uses the memory driver without our additions."""
     store = storage.Storage(fsspec.filesystem("memory"))
     assert not store.conditional
     store.put("memory://unconditional/a", b"1")
@@ -188,7 +188,7 @@ def _add(path: str, times: int) -> None:
 
 
 def test_of_many_replacing_processes_each_sees_the_one_before(tmp_path: Path) -> None:
-    """Whatever flock does, which on a folder of an NFS mount keeps out only those of the same host."""
+    """This must hold without flock, which on an NFS folder keeps out only processes of the same host."""
     path = str(tmp_path / "counter")
     storage.connect(path).put(path, b"0")
     with multiprocessing.get_context("spawn").Pool(2, _without_flock) as pool:
@@ -197,7 +197,7 @@ def test_of_many_replacing_processes_each_sees_the_one_before(tmp_path: Path) ->
 
 
 def test_who_replaces_waits_for_the_lock_of_another_process(tmp_path: Path) -> None:
-    """The lock is a POSIX one, on a file that is open for writing: NFS has no other between hosts."""
+    """The lock is a POSIX lock on a file that is open for writing: between hosts, NFS has only this kind."""
     path = str(tmp_path / "a")
     store = storage.connect(path)
     store.put(path, b"one")
@@ -253,7 +253,7 @@ def test_who_may_replace_files_in_a_folder_may_lock_it(tmp_path: Path, group: bo
 def test_a_file_system_without_locks_is_said_to_be_unfit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As NFS without a lock daemon, which can't be had here."""
+    """NFS without a lock daemon is like this, but is not available here."""
 
     def lockf(*_: object) -> None:
         raise OSError(errno.ENOLCK, "No locks available")
@@ -269,7 +269,7 @@ def test_a_file_system_without_locks_is_said_to_be_unfit(
 def test_a_file_system_without_hard_links_is_said_to_be_unfit(
     tmp_path: Path, number: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As FUSE and SMB; neither can be mounted here."""
+    """FUSE and SMB are like this, but neither can be mounted here."""
 
     def link(*_: object, **__: object) -> None:
         raise OSError(number, os.strerror(number))
@@ -277,7 +277,7 @@ def test_a_file_system_without_hard_links_is_said_to_be_unfit(
     monkeypatch.setattr(os, "link", link)
     store = storage.connect(str(tmp_path))
     for write in (store.prove, lambda path: store.put_if_absent(f"{path}/a", b"1")):
-        with pytest.raises(ConfigError, match="has no hard links, and so no put-if-absent") as raised:
+        with pytest.raises(ConfigError, match="has no hard links, so no put-if-absent") as raised:
             write(str(tmp_path))
         assert raised.value.exit_code == ExitCode.CONFIG
     assert list(tmp_path.iterdir()) == []
@@ -301,14 +301,14 @@ def test_names_are_on_disk_before_what_follows_them(tmp_path: Path, monkeypatch:
     ]
     flushed.clear()
     store.put(f"{tmp_path}/out/data/a", b"2")
-    assert flushed[-1] == "/out/data"  # after the name was moved
+    assert flushed[-1] == "/out/data"  # after the rename
     flushed.clear()
     store.copy_if_absent(f"{tmp_path}/out/data/a", f"{tmp_path}/new/b")
     assert flushed == ["", "/new"]
 
 
 def test_what_killed_writers_leave_is_swept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where no file is without a name, as on NFS; the process is really killed, between two of its chunks."""
+    """Here every file has a name, as on NFS. The process is really killed, between two of its chunks."""
     kill = (
         "import os, signal, sys; from pathlib import Path; from pipeline.storage import local\n"
         "del os.O_TMPFILE\n"
@@ -333,9 +333,9 @@ def test_what_killed_writers_leave_is_swept(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_a_root_that_is_gone_is_not_made_again(tmp_path: Path) -> None:
-    """By a writer of a dataset that was removed meanwhile, or whose mount is gone."""
+    """The writer's dataset was removed meanwhile, or its mount is gone."""
     store, root = storage.connect(str(tmp_path)), f"{tmp_path}/out"
-    store.put_if_absent(f"{root}/data/a", b"1", root)  # the first write makes it
+    store.put_if_absent(f"{root}/data/a", b"1", root)  # the first write makes the root
     store.put(f"{tmp_path}/source", b"1")
     shutil.rmtree(root)
     for write in (
@@ -363,7 +363,7 @@ def test_a_storage_proves_its_conditions_and_nothing_is_left(root: str) -> None:
 def test_a_storage_that_ignores_a_condition_is_refused(
     tmp_path: Path, condition: str, broken: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A file system that does can't be had; tests/s3 has a server that does."""
+    """No such file system is available; tests/s3 has such a server."""
     monkeypatch.setattr(local.LocalStorage, broken, lambda self, *_: self._put(f"{tmp_path}/x", b""))
     store = storage.connect(str(tmp_path))
     with pytest.raises(ConfigError, match=f"got {condition} was ignored") as raised:
@@ -381,14 +381,14 @@ def test_a_changed_file_has_another_version(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("replaced", [True, False])
 def test_a_file_rewritten_with_its_size_and_time_has_another_version(tmp_path: Path, replaced: bool) -> None:
-    """As rsync, `cp -p` and tar rewrite them, in place or by another file."""
+    """rsync, `cp -p` and tar rewrite files like this, in place or by another file."""
     path, times = tmp_path / "a", (1_000_000_000, 1_000_000_000)
     path.write_bytes(b"one")
     os.utime(path, ns=times)
     before = storage.connect(str(path)).info(str(path)).version
     target = tmp_path / "b" if replaced else path
     ctime = path.stat().st_ctime_ns
-    while True:  # until the clock of the file system has moved on
+    while True:  # until the clock of the file system has advanced
         target.write_bytes(b"two")
         os.utime(target, ns=times)
         if target.stat().st_ctime_ns != ctime:
@@ -399,7 +399,7 @@ def test_a_file_rewritten_with_its_size_and_time_has_another_version(tmp_path: P
 
 
 def test_a_version_of_a_plan_of_before_still_holds(tmp_path: Path) -> None:
-    """It said nothing of the inode; and where nodes have copies of their own, ours says nothing of it."""
+    """Such a version ignores the inode; with `ignore_ctime`, for copies on each node, a new one does, too."""
     path = tmp_path / "a"
     path.write_bytes(b"one")
     store = storage.connect(str(path))
@@ -421,7 +421,7 @@ def test_a_version_of_a_plan_of_before_still_holds(tmp_path: Path) -> None:
 def test_a_file_is_listed_once_another_change_would_show(
     tmp_path: Path, pattern: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The grain of this file system's clock is too fine to be met; so it is said to be coarse."""
+    """This file system's clock is too fine for the test, so the test sets a coarse resolution."""
     path, slept = tmp_path / "a", []
 
     def sleep(seconds: float) -> None:
@@ -445,12 +445,12 @@ def test_how_long_a_file_is_too_young() -> None:
 
     second = 1_000_000_000
     for changed, inode_changed, wait in (
-        (99 * second, 99 * second, 1),  # whole seconds: it may count by two
+        (99 * second, 99 * second, 1),  # whole seconds: the clock may count in steps of two
         (5 * second, 100 * second, 2),
         (97 * second, 97 * second, 0),
-        (99 * second, 99 * second + 1, 0),  # a fine clock
+        (99 * second, 99 * second + 1, 0),  # the clock is fine
         (100 * second - 10_000_000, 100 * second - 10_000_000, 0.01),
-        (200 * second, 200 * second, 0),  # of a server whose clock is ahead
+        (200 * second, 200 * second, 0),  # the server's clock is ahead
     ):
         assert local._seconds_to_wait(status(changed, inode_changed), 100.0) == pytest.approx(wait, abs=1e-6)
     assert local._seconds_to_wait(None, 100.0) == 0
@@ -494,7 +494,7 @@ def test_requests_are_counted_and_seen(tmp_path: Path) -> None:
 
 
 def test_symbolic_links_are_followed(tmp_path: Path) -> None:
-    """As in a snapshot of the Hugging Face Hub, where every file is one."""
+    """A snapshot of the Hugging Face Hub is like this: every file is a symbolic link."""
     (tmp_path / "blobs").mkdir()
     (tmp_path / "blobs/1.txt").write_text("1")
     (tmp_path / "blobs/deep").mkdir()
@@ -525,7 +525,7 @@ def test_a_folder_may_look_like_a_glob(tmp_path: Path) -> None:
 
 
 def test_two_keys_never_have_one_name() -> None:
-    """A slash more is another key on an object store."""
+    """One more slash makes another key on an object store."""
     store = storage.connect("s3://b")
     for pattern in ("s3://b/data/**", "s3://b/data", "s3://b"):
         keys = [f"s3://b/{key}" for key in ("data/a.txt", "data//a.txt", "data///a.txt")]
@@ -556,7 +556,7 @@ def test_a_driver_that_is_not_installed_is_named(
 
 
 class Hub:
-    """As the Hub's driver: what it has listed it goes on telling, until told to forget."""
+    """A driver that, like the Hub's, repeats its first listing until its cache is dropped."""
 
     def __init__(self) -> None:
         self.blob, self.known = "1", ""

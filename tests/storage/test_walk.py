@@ -1,4 +1,4 @@
-"""What a folder or a glob names on a file system: every file once, and nothing passed over without a word."""
+"""Tests of what a folder or a glob names on a file system: every file once, nothing silently skipped."""
 
 import glob
 import os
@@ -20,7 +20,7 @@ AS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebod
 
 
 def names(root: Path, pattern: str = "", options: Options | None = None) -> list[str]:
-    """What a pattern below a root names, relative to the root."""
+    """Returns what a pattern below a root names, relative to the root."""
     path = f"{root}/{pattern}".rstrip("/")
     return [info.path.removeprefix(f"{root}/") for info in storage.connect(path, options).find(path)]
 
@@ -33,7 +33,7 @@ def write(*paths: Path) -> None:
 
 @contextmanager
 def nobody() -> Iterator[None]:
-    """In the place of somebody who may do little."""
+    """Runs as a user with few rights."""
     os.seteuid(NOBODY)
     try:
         yield
@@ -43,7 +43,7 @@ def nobody() -> Iterator[None]:
 
 @pytest.fixture
 def shared() -> Iterator[Path]:
-    """A folder that others may look into; those of pytest are root's alone."""
+    """Yields a folder that other users may list; pytest's folders are open only to root."""
     with tempfile.TemporaryDirectory() as folder:
         Path(folder).chmod(0o755)
         yield Path(folder)
@@ -63,7 +63,7 @@ def test_a_folder_that_cannot_be_listed_is_no_empty_one(shared: Path, pattern: s
 def test_a_folder_that_storage_fails_to_list_is_no_empty_one(
     tmp_path: Path, pattern: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As an NFS server does now and then; no such server can be had here."""
+    """An NFS server fails like this now and then; no such server is available here."""
     write(tmp_path / "a/x.txt", tmp_path / "b/x.txt")
     real = os.scandir
 
@@ -113,7 +113,7 @@ def test_a_link_to_itself_is_told_as_one_that_leads_nowhere(tmp_path: Path) -> N
 
 
 def test_a_folder_keeps_the_name_that_it_has_without_links(tmp_path: Path) -> None:
-    """Whatever links are added: another name would be another file, to be embedded again."""
+    """Added links change nothing: another name would be another file, to be embedded again."""
     write(tmp_path / "z/x.txt", tmp_path / "elsewhere/y.txt")
     (tmp_path / "in").mkdir()
     (tmp_path / "z").rename(tmp_path / "in/z")
@@ -125,14 +125,14 @@ def test_a_folder_keeps_the_name_that_it_has_without_links(tmp_path: Path) -> No
 
 
 def test_one_folder_may_be_named_at_two_depths(tmp_path: Path) -> None:
-    """What a link leads to was listed already, but at another part of the glob, where other files count."""
+    """The link's target was listed before, but at another part of the glob, where other files count."""
     write(tmp_path / "a/p/f.txt", tmp_path / "a/p/q/f.txt")
     (tmp_path / "b").symlink_to("a/p")
     assert names(tmp_path, "[ab]/*/f.txt") == ["a/p/f.txt", "b/q/f.txt"]
 
 
 def test_two_links_to_one_file_are_two_files(tmp_path: Path) -> None:
-    """As in the Hub's cache, where files of equal content are one blob."""
+    """The Hub's cache is like this: files of equal content are one blob."""
     write(tmp_path / "blob")
     (tmp_path / "in").mkdir()
     for name in ("1.txt", "2.txt"):
@@ -155,7 +155,7 @@ def test_a_link_of_a_strangers_does_not_have_us_read_what_he_may_not(tmp_path: P
     link = tmp_path / "in" / made
     link.symlink_to(tmp_path / "out" / made)
     for pattern in ("", "**/*.txt"):
-        assert len(names(tmp_path / "in", pattern)) == 2  # made by us
+        assert len(names(tmp_path / "in", pattern)) == 2  # the link belongs to us
         os.chown(link, NOBODY, NOBODY, follow_symlinks=False)
         with pytest.raises(
             DeniedError, match="a link out of its source.*set the source's options.outside_links"
@@ -163,7 +163,7 @@ def test_a_link_of_a_strangers_does_not_have_us_read_what_he_may_not(tmp_path: P
             names(tmp_path / "in", pattern)
         assert len(names(tmp_path / "in", pattern, Options(outside_links="follow"))) == 2
         os.chown(tmp_path / "out" / made, NOBODY, NOBODY)
-        assert len(names(tmp_path / "in", pattern)) == 2  # it is his own
+        assert len(names(tmp_path / "in", pattern)) == 2  # the target belongs to the link's owner
         for path in (link, tmp_path / "out" / made):
             os.chown(path, 0, 0, follow_symlinks=False)
 

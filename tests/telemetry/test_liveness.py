@@ -1,4 +1,4 @@
-"""Who is at what: stalls and splits that kill, told apart from slow splits and lost nodes."""
+"""Tests that stalls and splits that kill are distinguished from slow splits and lost nodes."""
 
 from collections.abc import Iterator
 
@@ -13,7 +13,7 @@ HERE, THERE = Place("n1", "10.0.0.1", 7), Place("n2", "10.0.0.2", 8)
 
 
 class Clock:
-    """Stands still unless it is moved."""
+    """A clock that stands still unless a test moves it."""
 
     now = 100.0
 
@@ -41,7 +41,7 @@ def test_who_does_not_leave_has_died(watched: Watch) -> None:
     assert watched.enter("s", "read", THERE) == 1
     assert watched.enter("s", "read", HERE) == 2
     assert watched.enter("other", "read", HERE) == 0
-    assert watched.enter("s", "encode", HERE) == 0  # each stage has its own tries
+    assert watched.enter("s", "encode", HERE) == 0  # each stage counts its own tries
 
 
 def test_whoever_leaves_has_not_died(watched: Watch) -> None:
@@ -163,7 +163,7 @@ def test_how_the_stages_stand(watched: Watch, clock: Clock) -> None:
 
 
 def test_who_died_is_not_at_work(watched: Watch, clock: Clock) -> None:
-    """It counts as busy until its last sign of life."""
+    """A process that died counts as busy until its last sign of life."""
     watched.enter("a", "encode", HERE)
     clock.now += 3
     watched.beat("a", "encode")

@@ -154,11 +154,11 @@ def test_json_that_is_nested_too_deep_is_named(
 ) -> None:
     (planted.root / name).write_bytes(DEEP)
     assert cli.main(["verify", str(planted.root)]) == ExitCode.INCOMPLETE
-    assert f"{name}: can't be read: is nested too deep" in capsys.readouterr().out
+    assert f"{name}: can't be read: is nested too deeply" in capsys.readouterr().out
     written = str(write_config(tmp_path / "job.yaml", job()))
     for command in (["report", written], ["run", written]):
         assert cli.main(command) == ExitCode.CONFIG
-        assert f"{name}: can't be read (got is nested too deep)" in capsys.readouterr().err
+        assert f"{name}: can't be read (got is nested too deeply)" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("moment", [1e300, float("nan"), -1e18])
@@ -180,7 +180,7 @@ def test_a_pipe_in_the_place_of_a_file_keeps_nobody_waiting(
     assert cli.main(["verify", str(planted.root)]) == ExitCode.INCOMPLETE
     shown = capsys.readouterr().out
     assert f"{shard.name}: is missing" in shown  # a listing passes over what is no file
-    assert "summary.json: can't be read: no regular file" in shown
+    assert "summary.json: can't be read: not a regular file" in shown
     (planted.root / "plan.parquet").unlink()
     os.mkfifo(planted.root / "plan.parquet")
     assert cli.main(["status", str(planted.root)]) == ExitCode.CONFIG
