@@ -37,7 +37,7 @@ class Simulated:
         """Returns vectors after the time that a device would take."""
         begun, rows = time.perf_counter(), len(tokens.lengths)
         for done in range(0, rows, ROWS_PER_MICRO_BATCH):
-            telemetry.beat()
+            telemetry.heartbeat()
             due = begun + min(done + ROWS_PER_MICRO_BATCH, rows) / self.rate
             time.sleep(max(0.0, due - time.perf_counter()))
         total = int(tokens.lengths.sum())

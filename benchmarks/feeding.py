@@ -31,14 +31,14 @@ from pipeline.embed import read as read_stage
 from pipeline.embed.job import Job
 from pipeline.embed.split import PackedTable
 from pipeline.model import checkpoint, outputs
-from pipeline.model.embedding_spec import Recipe
+from pipeline.model.embedding_spec import EmbeddingSpec
 from pipeline.plan.make import make_plan
 from pipeline.plan.plan import Split
 from pipeline.source import reader
 
 DIMENSION = 768
 ROWS_PER_SPLIT = 20_000
-MOST_ROWS = 60_000
+MAX_ROWS = 60_000
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ def corpus(mix: str, corpora: Path | None, folder: Path) -> Path:
         table = pq.read_table(corpora / "english.parquet")
         texts = table.filter(pc.match_substring(table["source"], MIXES[mix]))["text"]
     path = folder / f"{mix}.parquet"
-    pq.write_table(pa.table({"text": texts.slice(0, MOST_ROWS)}), path, row_group_size=ROWS_PER_SPLIT)
+    pq.write_table(pa.table({"text": texts.slice(0, MAX_ROWS)}), path, row_group_size=ROWS_PER_SPLIT)
     return path
 
 
@@ -76,7 +76,7 @@ def job(source: Path, output: Path, model: Path) -> tuple[list[Split], Job]:
     made = make_plan(parsed, found, "digest")
     digests = Identity.of(parsed, found).vector_digest, found.tokenizer_digest
     return list(made.splits()), Job(
-        parsed, made.columns, Recipe.of(found, parsed.model), None, *digests, "attempt"
+        parsed, made.columns, EmbeddingSpec.of(found, parsed.model), None, *digests, "attempt"
     )
 
 

@@ -30,7 +30,7 @@ from pipeline.model.batching import TokenBatch
 from pipeline.model.checkpoint import resolve
 from pipeline.model.encoder import Encoder
 from pipeline.model.tokenizer.tokenizer import Tokenizer
-from pipeline.ragged import bounds
+from pipeline.ragged import offsets_from_lengths
 
 MIXES = {"titles": (18, 0.45), "docstrings": (60, 1.0), "articles": (330, 0.5)}
 """The median of the lengths, and the spread of their logarithm."""
@@ -54,7 +54,7 @@ def token_batch(mix: str, tokens: int, seed: int = 0) -> TokenBatch:
     )
     lengths = lengths[: max(1, int(np.searchsorted(np.cumsum(lengths), tokens)))]
     ids = draw.integers(5, 16_000, lengths.sum()).astype(np.uint16)
-    return TokenBatch(ids, bounds(lengths), np.zeros(len(lengths), np.bool_))
+    return TokenBatch(ids, offsets_from_lengths(lengths), np.zeros(len(lengths), np.bool_))
 
 
 def texts_of(mix: str, tokens: int, folder: Path) -> list[str]:

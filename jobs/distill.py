@@ -41,7 +41,7 @@ from pipeline.model.checkpoint import resolve
 from pipeline.model.pooling import pool
 from pipeline.model.tokenizer.hf import load_backend
 from pipeline.model.tokenizer.tokenizer import Tokenizer
-from pipeline.ragged import bounds, spread
+from pipeline.ragged import flat_indices, offsets_from_lengths
 
 MAX_TOKENS = 256
 """Tokens of a text in training. Later positions are trained by shifting texts to the right."""
@@ -267,7 +267,7 @@ def vectors(student: AlbertModel, tokens: TokenBatch, batch_B: Any, *, shift: bo
     mask_BT = torch.from_numpy(np.arange(lengths_B.max()) < lengths_B[:, None])
     ids_BT = torch.zeros(mask_BT.shape, dtype=torch.int64)
     ids_BT[mask_BT] = torch.from_numpy(
-        tokens.ids[spread(tokens.offsets[batch_B], lengths_B)].astype(np.int64)
+        tokens.ids[flat_indices(tokens.offsets[batch_B], lengths_B)].astype(np.int64)
     )
     room = student.config.max_position_embeddings - ids_BT.shape[1]
     offset = int(torch.randint(room + 1, ())) if shift and int(torch.randint(4, ())) == 0 else 0
@@ -335,7 +335,9 @@ def draw(curve: list[Point], path: Path) -> None:
 def _part(tokens: TokenBatch, vectors_ND: Vectors, chosen_N: npt.NDArray[np.bool_]) -> Examples:
     lengths = tokens.lengths[chosen_N]
     ids = tokens.ids[np.repeat(chosen_N, tokens.lengths)]
-    return Examples(TokenBatch(ids, bounds(lengths), tokens.truncated[chosen_N]), vectors_ND[chosen_N])
+    return Examples(
+        TokenBatch(ids, offsets_from_lengths(lengths), tokens.truncated[chosen_N]), vectors_ND[chosen_N]
+    )
 
 
 def _write_json(path: Path, values: dict[str, object]) -> None:

@@ -16,16 +16,16 @@ Ints = npt.NDArray[np.int64]
 Bytes = npt.NDArray[np.uint8]
 
 
-def bounds(lengths_R: npt.NDArray[Any]) -> Ints:
+def offsets_from_lengths(lengths_R: npt.NDArray[Any]) -> Ints:
     """Returns the (R + 1,) offsets of rows that lie one after the other."""
     offsets = np.zeros(len(lengths_R) + 1, np.int64)
     np.cumsum(lengths_R, out=offsets[1:])
     return offsets
 
 
-def spread(starts_R: npt.NDArray[Any], lengths_R: npt.NDArray[Any]) -> Ints:
+def flat_indices(starts_R: npt.NDArray[Any], lengths_R: npt.NDArray[Any]) -> Ints:
     """Returns the (V,) index of each value: `start, start + 1, ...`, row after row."""
-    offsets = bounds(lengths_R)
+    offsets = offsets_from_lengths(lengths_R)
     return np.repeat(starts_R - offsets[:-1], lengths_R) + np.arange(offsets[-1])
 
 
@@ -43,8 +43,8 @@ def text_bytes(texts: pa.Array) -> tuple[Bytes, Ints]:
 
 def text_array(data_V: Bytes, starts_R: Ints, lengths_R: Ints) -> pa.Array:
     """Returns the rows of a flat array of UTF-8 as Arrow strings."""
-    offsets = pa.py_buffer(bounds(lengths_R))
-    values = pa.py_buffer(data_V[spread(starts_R, lengths_R)])
+    offsets = pa.py_buffer(offsets_from_lengths(lengths_R))
+    values = pa.py_buffer(data_V[flat_indices(starts_R, lengths_R)])
     return pa.LargeStringArray.from_buffers(len(lengths_R), offsets, values)
 
 

@@ -17,11 +17,11 @@ MASK = "***"
 
 def printable(text: str, longest: int = LONGEST) -> str:
     """A text on one line, and not too long."""
-    shown = harmless(redact(text[: 16 * longest]))  # what is cut off may be as long as a file
+    shown = strip_control(redact(text[: 16 * longest]))  # what is cut off may be as long as a file
     return shown if len(shown) <= longest else f"{shown[:longest]}…"
 
 
-def harmless(text: str, keep: str = "", instead: str = LOST) -> str:
+def strip_control(text: str, keep: str = "", instead: str = LOST) -> str:
     """A text without what could steer a terminal: controls, escapes, breaks of lines, turns of direction.
 
     Args:
@@ -40,7 +40,7 @@ def first_line(text: str, longest: int = LONGEST) -> str:
 
 def block(text: str) -> str:
     """A text of several lines, such as a traceback: none begins where a line of ours does."""
-    return "\n".join(f"  {line}" for line in harmless(redact(text), "\n\t").splitlines())
+    return "\n".join(f"  {line}" for line in strip_control(redact(text), "\n\t").splitlines())
 
 
 def redact(text: str) -> str:

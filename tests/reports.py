@@ -12,13 +12,13 @@ import pyarrow.parquet as pq
 from pipeline.config.load import parse_config
 from pipeline.dataset.commit import CommitRequest, commit
 from pipeline.dataset.dataset import Dataset
-from pipeline.dataset.ending import Ending
+from pipeline.dataset.ending import RunResult
 from pipeline.dataset.identity import Identity
 from pipeline.dataset.record import RECORD, Failure
 from pipeline.driver import attempt, run
 from pipeline.embed.job import Job as Told
 from pipeline.model import checkpoint
-from pipeline.model.embedding_spec import Recipe
+from pipeline.model.embedding_spec import EmbeddingSpec
 from pipeline.plan.plan import Plan
 from tests.flow import staged
 from tests.records import NOTHING
@@ -74,12 +74,12 @@ def embed(values: dict[str, Any], attempt: str = "attempt") -> tuple[Dataset, Pl
     told = {"attempt": attempt, "started": STARTED, "host": "here"}
     dataset.storage.put(dataset.layout.attempt(attempt), json.dumps(told).encode())
     digests = identity.vector_digest, model.tokenizer_digest
-    job = Told(parsed, frozen.columns, Recipe.of(model, parsed.model), None, *digests, attempt)
+    job = Told(parsed, frozen.columns, EmbeddingSpec.of(model, parsed.model), None, *digests, attempt)
     arrived = staged(frozen.pending(dataset.shards()), job)
     return dataset, frozen, [each for each in arrived if isinstance(each, Failure)]
 
 
-def ended(values: dict[str, Any]) -> Ending:
+def ended(values: dict[str, Any]) -> RunResult:
     """A whole run, without Ray, and its ending."""
     dataset, frozen, failures = embed(values)
     parsed = parse_config(values)

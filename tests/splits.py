@@ -14,7 +14,7 @@ from pipeline.embed.read import read_scan
 from pipeline.embed.row import from_row
 from pipeline.embed.write import write_row
 from pipeline.model import checkpoint
-from pipeline.model.embedding_spec import Recipe
+from pipeline.model.embedding_spec import EmbeddingSpec
 from pipeline.plan.make import make_plan
 from pipeline.plan.plan import Split
 from pipeline.plan.scan_row import feed_row
@@ -31,7 +31,7 @@ def first_split(values: dict[str, Any]) -> tuple[pa.Table, Job]:
     made = make_plan(parsed, model, "digest")
     row = scan_row(next(iter(made.scans())))
     digests = Identity.of(parsed, model).vector_digest, model.tokenizer_digest
-    return row, Job(parsed, made.columns, Recipe.of(model, parsed.model), None, *digests, "attempt")
+    return row, Job(parsed, made.columns, EmbeddingSpec.of(model, parsed.model), None, *digests, "attempt")
 
 
 def first_read(row: pa.Table, told: Job) -> pa.Table:

@@ -15,7 +15,7 @@ import pytest
 from pipeline import cli, errors, telemetry
 from pipeline.dataset.dataset import Dataset
 from pipeline.errors import ExitCode, PipelineError
-from pipeline.nightly import Facts, Series
+from pipeline.nightly import DatasetFacts, Series
 from pipeline.storage import retry
 from tests import records
 from tests.catalogue import entries, provoke
@@ -152,7 +152,7 @@ def pruned_beside_a_rollback(folder: Path, patch: pytest.MonkeyPatch) -> None:
     """Readers follow the newest of three nights; the one that is wanted goes before they can follow it."""
     for day in ("2026-11-22", "2026-11-23", "2026-11-24"):
         night = completed(values(folder) | {"output": {"path": f"out/{day}"}})
-        Series("out").advance(day, datetime.date.fromisoformat(day), Facts.of(night))
+        Series("out").advance(day, datetime.date.fromisoformat(day), DatasetFacts.of(night))
     success = folder / "out/2026-11-22/data/_SUCCESS"
     just_before(
         patch, lambda operation, path: operation == "put" and path.endswith("LATEST.json"), success.unlink

@@ -4,7 +4,7 @@ from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from pipeline.cli.output import Said
+from pipeline.cli.output import CommandResult
 
 Example = tuple[str, str]
 """What follows `python -m pipeline`, and what it is for."""
@@ -29,7 +29,7 @@ class Command:
 
     name: str
     help: str
-    run: Callable[[Namespace], Said]
+    run: Callable[[Namespace], CommandResult]
     examples: Sequence[Example]
     add_arguments: Callable[[ArgumentParser], None] = no_arguments
     config: str | None = "the job's YAML file"

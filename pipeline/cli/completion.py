@@ -6,7 +6,7 @@ from argparse import ArgumentParser, Namespace
 import shtab
 
 from pipeline.cli.command import Command
-from pipeline.cli.output import Said
+from pipeline.cli.output import CommandResult
 from pipeline.errors import ExitCode
 
 SHELLS = ("bash", "zsh")
@@ -16,7 +16,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("shell", choices=SHELLS)
 
 
-def run(arguments: Namespace) -> Said:
+def run(arguments: Namespace) -> CommandResult:
     """Prints a script for a shell, made from the parser that parsed these arguments."""
     sys.stdout.write(shtab.complete(arguments.parser, shell=arguments.shell) + "\n")
     return ExitCode.DONE, ""

@@ -53,11 +53,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except PipelineError as error:
         code, reason = error.exit_code, str(error)
         if arguments.debug:
-            console.say(block(traceback.format_exc()))
+            console.print_line(block(traceback.format_exc()))
     except (KeyboardInterrupt, SystemExit):
         code, reason = ExitCode.RETRYABLE, STOPPED
     except BaseException as error:  # the last boundary: a bug, and a panic in Rust, end with one line too
-        console.say(block(traceback.format_exc()))
+        console.print_line(block(traceback.format_exc()))
         code, reason = ExitCode.BUG, f"a bug of ours: {error!r}"
     sys.stdout.flush()
     if code:
@@ -69,9 +69,9 @@ def _say_last(code: ExitCode, reason: str) -> None:
     """Say why a process ends; `ray job submit` turns every failure into 1, the last line tells them apart."""
     first, *more = reason.split("\n")
     if more:
-        console.say(printable(first, LONGEST))
-        console.say("\n".join(f"  {printable(line.strip(), LONGEST)}" for line in more))
-    console.say(f"exit {int(code)}: {printable(first.rstrip(':'), LONGEST)}")
+        console.print_line(printable(first, LONGEST))
+        console.print_line("\n".join(f"  {printable(line.strip(), LONGEST)}" for line in more))
+    console.print_line(f"exit {int(code)}: {printable(first.rstrip(':'), LONGEST)}")
 
 
 class _Parser(argparse.ArgumentParser):

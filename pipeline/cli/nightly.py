@@ -4,12 +4,12 @@ from argparse import Namespace
 
 from pipeline.cli.arguments import series_of
 from pipeline.cli.command import Command
-from pipeline.cli.output import Said
+from pipeline.cli.output import CommandResult
 from pipeline.cli.run import run as run_any
 from pipeline.errors import ConfigError
 
 
-def run(arguments: Namespace) -> Said:
+def run(arguments: Namespace) -> CommandResult:
     """Runs a job of a series.
 
     Its date must be named: a retry after midnight goes on with the same dataset.

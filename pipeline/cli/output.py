@@ -14,14 +14,14 @@ from pipeline import sanitize
 from pipeline.errors import ExitCode
 from pipeline.humanize import first_few
 
-Said = tuple[ExitCode, str]
+CommandResult = tuple[ExitCode, str]
 """How a command ends: its exit code, and why in a line."""
 Lines = Iterable[tuple[str, str]]
 WIDTH = 110
 """Of what is printed where there is no terminal to ask."""
 LONGEST = 4000
 """Of a line."""
-MOST_SHOWN = 5
+MAX_SHOWN = 5
 """Of failed files and attempts, those that a person is shown; --json has all."""
 
 
@@ -66,13 +66,13 @@ def show_lines(title: str, lines: Lines) -> None:
 
 def failed_lines(failed: dict[str, str]) -> Lines:
     lines = [f"{file}: {sanitize.first_line(reason)}" for file, reason in failed.items()]
-    for number, line in enumerate(first_few(lines, MOST_SHOWN)):
+    for number, line in enumerate(first_few(lines, MAX_SHOWN)):
         yield "" if number else "failed", printable(line, 300)
 
 
 def _plain(text: str) -> str:
     """Without secrets, and without what could steer a terminal; its spaces stay."""
-    return sanitize.harmless(sanitize.redact(text), instead=" ")
+    return sanitize.strip_control(sanitize.redact(text), instead=" ")
 
 
 def figure(value: object) -> str:

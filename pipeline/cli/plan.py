@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 from pipeline.cli.arguments import config_of
 from pipeline.cli.command import Command
-from pipeline.cli.output import Lines, Said, failed_lines, show, show_lines, write
+from pipeline.cli.output import CommandResult, Lines, failed_lines, show, show_lines, write
 from pipeline.errors import ExitCode
 from pipeline.estimate.estimate import Forecast, Reuse, forecast, sample_fields
 from pipeline.estimate.token_lengths import PADDED_BATCH, Tokens
@@ -20,7 +20,7 @@ RATES = {
 }
 
 
-def run(arguments: Namespace) -> Said:
+def run(arguments: Namespace) -> CommandResult:
     found = forecast(config_of(arguments))
     if arguments.json:
         show(arguments, found.fields())

@@ -5,9 +5,9 @@ from dataclasses import asdict
 
 from pipeline.cli.arguments import series_of
 from pipeline.cli.command import Command
-from pipeline.cli.output import Said, printable, show, write
+from pipeline.cli.output import CommandResult, printable, show, write
 from pipeline.errors import ExitCode
-from pipeline.nightly import Fate
+from pipeline.nightly import PruneDecision
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -18,7 +18,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--dry-run", action="store_true", help="only tell")
 
 
-def run(arguments: Namespace) -> Said:
+def run(arguments: Namespace) -> CommandResult:
     series = series_of(arguments)
     fates = series.prune(arguments.keep, arguments.older_than, arguments.dry_run)
     if arguments.json:
@@ -30,7 +30,7 @@ def run(arguments: Namespace) -> Said:
     return ExitCode.DONE, ""
 
 
-def _fate(fate: Fate, dry_run: bool) -> list[str]:
+def _fate(fate: PruneDecision, dry_run: bool) -> list[str]:
     """What becomes of a dataset, in a line; and one more for what is somebody else's in it."""
     word = "kept" if not fate.removed else "would go" if dry_run else "removed"
     name, left = printable(fate.name, 40), printable(", ".join(fate.left), 90)

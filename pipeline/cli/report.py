@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pipeline.cli.arguments import config_of
 from pipeline.cli.command import Command
-from pipeline.cli.output import Said, show
+from pipeline.cli.output import CommandResult, show
 from pipeline.dataset.dataset import Dataset
 from pipeline.dataset.ending import standing
 from pipeline.errors import ExitCode, MissingError
@@ -18,7 +18,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     )
 
 
-def run(arguments: Namespace) -> Said:
+def run(arguments: Namespace) -> CommandResult:
     """Writes the report of what is there now, complete or not; the dataset's own stays as it is."""
     from pipeline.operate import report as pages  # noqa: PLC0415  (what draws takes 60 ms, of each command's start)
 

@@ -4,7 +4,7 @@ from argparse import ArgumentParser, Namespace
 
 from pipeline.cli.arguments import job_of
 from pipeline.cli.command import Command
-from pipeline.cli.output import Said
+from pipeline.cli.output import CommandResult
 from pipeline.cli.run import ended
 
 
@@ -12,7 +12,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--to", metavar="PATH", help="the new dataset (default: beside the old one, -retry1)")
 
 
-def run(arguments: Namespace) -> Said:
+def run(arguments: Namespace) -> CommandResult:
     from pipeline.driver.retry_rejects import retry_rejects as retry  # noqa: PLC0415  (Ray, as in `run`)
 
     return ended(arguments, retry(job_of(arguments), arguments.to, arguments.quiet))

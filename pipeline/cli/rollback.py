@@ -4,7 +4,7 @@ from argparse import ArgumentParser, Namespace
 
 from pipeline.cli.arguments import series_of
 from pipeline.cli.command import Command
-from pipeline.cli.output import Said, show
+from pipeline.cli.output import CommandResult, show
 from pipeline.errors import ExitCode
 
 
@@ -14,7 +14,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     way.add_argument("--unpin", action="store_true", help="follow the newest again, and later runs")
 
 
-def run(arguments: Namespace) -> Said:
+def run(arguments: Namespace) -> CommandResult:
     series = series_of(arguments)
     latest = series.unpin() if arguments.unpin else series.rollback(arguments.to)
     show(arguments, {"series": series.layout.root, **latest.fields()})

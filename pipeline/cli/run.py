@@ -4,8 +4,8 @@ from argparse import Namespace
 
 from pipeline.cli.arguments import job_of
 from pipeline.cli.command import Command
-from pipeline.cli.output import Said, printable, show
-from pipeline.dataset.ending import Ending
+from pipeline.cli.output import CommandResult, printable, show
+from pipeline.dataset.ending import RunResult
 from pipeline.humanize import first_few
 from pipeline.sanitize import first_line
 from pipeline.telemetry import console
@@ -13,14 +13,14 @@ from pipeline.telemetry import console
 LONGEST_FAILED = 1000
 
 
-def run(arguments: Namespace) -> Said:
+def run(arguments: Namespace) -> CommandResult:
     # `plan` and `status` must start without Ray, and this pulls it in.
     from pipeline.driver.run import run as run_job  # noqa: PLC0415
 
     return ended(arguments, run_job(job_of(arguments), arguments.quiet))
 
 
-def ended(arguments: Namespace, ending: Ending) -> Said:
+def ended(arguments: Namespace, ending: RunResult) -> CommandResult:
     """Prints how a run ended."""
     summary = {"code": int(ending.code), "output": ending.output, **ending.summary}
     names = ["output", "reason", "files", "splits", "shards", "rows", "rejects", "tokens", "truncated"]
@@ -30,7 +30,7 @@ def ended(arguments: Namespace, ending: Ending) -> Said:
     show(arguments, {**summary, "reason": ending.reason, "report": ending.report}, names)
     failed = ending.summary["failed_files"].items()
     for line in first_few([f"{file}: {first_line(reason, LONGEST_FAILED)}" for file, reason in failed]):
-        console.say(printable(f"failed: {line}", LONGEST_FAILED))
+        console.print_line(printable(f"failed: {line}", LONGEST_FAILED))
     return ending.code, ending.reason
 
 

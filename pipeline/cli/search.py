@@ -4,7 +4,7 @@ from argparse import ArgumentParser, Namespace
 
 from pipeline.cli.arguments import job_of
 from pipeline.cli.command import Command
-from pipeline.cli.output import Said, printable, show_json, write
+from pipeline.cli.output import CommandResult, printable, show_json, write
 from pipeline.dataset.dataset import Dataset
 from pipeline.errors import ExitCode
 from pipeline.model.check import usable_checkpoint
@@ -17,7 +17,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--count", type=int, default=5, help="how many rows (default: 5)")
 
 
-def run(arguments: Namespace) -> Said:
+def run(arguments: Namespace) -> CommandResult:
     job = job_of(arguments)
     hits = search.search(job, usable_checkpoint(job), arguments.query, arguments.count)
     planned = Dataset.of(job).required_plan() if hits else None

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pipeline.cli.arguments import config_of
 from pipeline.cli.command import Command
-from pipeline.cli.output import MOST_SHOWN, Lines, Said, failed_lines, printable, show, show_lines
+from pipeline.cli.output import MAX_SHOWN, CommandResult, Lines, failed_lines, printable, show, show_lines
 from pipeline.dataset.dataset import Dataset
 from pipeline.errors import ConfigError, ExitCode
 from pipeline.humanize import duration, share
@@ -14,7 +14,7 @@ from pipeline.operate.status import RECENT_MINUTES, Attempt, Standing, standing
 from pipeline.verify import verify
 
 
-def run(arguments: Namespace) -> Said:
+def run(arguments: Namespace) -> CommandResult:
     found = standing(_dataset(arguments))
     if arguments.json:
         show(arguments, found.fields())
@@ -79,11 +79,11 @@ def _standing_lines(found: Standing) -> Lines:
     if found.eta_seconds is not None:
         at = _time(found.now + datetime.timedelta(seconds=found.eta_seconds))
         yield "left", f"about {duration(found.eta_seconds)}, until {at}, if it goes on so"
-    for number, attempt in enumerate(list(reversed(found.attempts))[:MOST_SHOWN]):
+    for number, attempt in enumerate(list(reversed(found.attempts))[:MAX_SHOWN]):
         last = number == 0 and found.state in ("running", "silent")
         yield "" if number else "attempts", f"{_attempt(attempt)}{'' if last else _ending(attempt)}"
-    if len(found.attempts) > MOST_SHOWN:
-        yield "", f"and {len(found.attempts) - MOST_SHOWN:,} older ones"
+    if len(found.attempts) > MAX_SHOWN:
+        yield "", f"and {len(found.attempts) - MAX_SHOWN:,} older ones"
 
 
 def _attempt(attempt: Attempt) -> str:

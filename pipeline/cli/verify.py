@@ -5,13 +5,13 @@ from dataclasses import asdict
 
 from pipeline.cli.arguments import complete_file, config_of, fraction
 from pipeline.cli.command import Command
-from pipeline.cli.output import Said, figure, printable, show_json, write
+from pipeline.cli.output import CommandResult, figure, printable, show_json, write
 from pipeline.config.sections import Config
 from pipeline.errors import ConfigError, ExitCode
 from pipeline.humanize import and_more, first_few
 from pipeline.verify import verify
 
-MOST_LINES = 20
+MAX_LINES = 20
 """Of findings, those that a person is shown."""
 
 
@@ -28,7 +28,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     )
 
 
-def run(arguments: Namespace) -> Said:
+def run(arguments: Namespace) -> CommandResult:
     report = verify.verify(arguments.dataset, arguments.deep, _own_config(arguments))
     found = report.findings
     if arguments.json:
@@ -64,7 +64,7 @@ def _show_report(report: verify.Report) -> None:
     found = [str(finding) for finding in report.findings]
     for heading, lines in (("found", found), ("noted", report.notes)):
         if lines:
-            shown = first_few(lines, MOST_LINES, " (--json has all)")
+            shown = first_few(lines, MAX_LINES, " (--json has all)")
             write("", f"{heading}:", *(f"  {printable(line, 1000)}" for line in shown))
 
 

@@ -38,7 +38,7 @@ _KINDS: Mapping[type, str] = {
 }
 
 
-MOST_MISTAKES = 50
+MAX_MISTAKES = 50
 
 
 _SECTIONS = ("model_type", "model_attributes_type", "dict_type", "dataclass_type")
@@ -104,7 +104,7 @@ def parse_config(values: Mapping[str, Any], where: str = "config") -> Config:
         if len(problems) == 1:
             raise ConfigError(problems[0], where) from None
         raise ConfigError(
-            f"{len(problems)} mistakes:", where, more=first_few(problems, MOST_MISTAKES)
+            f"{len(problems)} mistakes:", where, more=first_few(problems, MAX_MISTAKES)
         ) from None
 
 

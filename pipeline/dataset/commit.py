@@ -16,7 +16,7 @@ from pipeline import telemetry
 from pipeline.config.sections import Quality
 from pipeline.dataset.commit_files import FoundFile, same_records, sweep, write_report, write_summary
 from pipeline.dataset.dataset import Dataset
-from pipeline.dataset.ending import Ending, Report, finished, no_report, planned_records
+from pipeline.dataset.ending import Report, RunResult, finished, no_report, planned_records
 from pipeline.dataset.failed_splits import write_failed
 from pipeline.dataset.reconcile import failed_pieces, reconcile
 from pipeline.dataset.record import Failure, parquet_bytes, read_records
@@ -51,7 +51,7 @@ class CommitRequest:
     claim: str | None = None
 
 
-def commit(request: CommitRequest) -> Ending:
+def commit(request: CommitRequest) -> RunResult:
     """Reconcile what the dataset holds; and, when nothing speaks against it, commit.
 
     Raises:
@@ -72,7 +72,7 @@ def commit(request: CommitRequest) -> Ending:
     raise StoppedError("another run keeps changing the dataset", dataset.layout.root, hint="run again")
 
 
-def _commit(case: CommitRequest) -> Ending | None:
+def _commit(case: CommitRequest) -> RunResult | None:
     """One try; None where shards have come by it, so that all must be looked at again."""
     dataset, plan = case.dataset, case.plan
     # Before the manifest, which is written first: who sees a page of a commit also sees the manifest.
@@ -98,15 +98,20 @@ def _commit(case: CommitRequest) -> Ending | None:
     data = manifest.data if adopted else parquet_bytes(records) if code is ExitCode.DONE else b""
     facts |= {"manifest_digest": sha256(data).hexdigest(), "claim": case.claim} if data else {}
     summary = {"complete": code is ExitCode.DONE, "reason": reason, **facts, "run": case.run}
-    ending = Ending(code, reason, summary, dataset.layout.root)
+    ending = RunResult(code, reason, summary, dataset.layout.root)
     if code is ExitCode.DONE:
         return _finish(case, ending, records, manifest, data, page)
     return _told(case, ending, records, page)
 
 
 def _finish(
-    case: CommitRequest, ending: Ending, records: pa.Table, manifest: FoundFile, data: bytes, page: FoundFile
-) -> Ending:
+    case: CommitRequest,
+    ending: RunResult,
+    records: pa.Table,
+    manifest: FoundFile,
+    data: bytes,
+    page: FoundFile,
+) -> RunResult:
     """Write what a complete dataset has, in order; what is there already stays."""
     dataset, layout, storage = case.dataset, case.dataset.layout, case.dataset.storage
     made = case.report(ending, records)
@@ -141,7 +146,7 @@ def _take_back_unless_held(case: CommitRequest) -> None:
         raise
 
 
-def _told(case: CommitRequest, ending: Ending, records: pa.Table, page: FoundFile) -> Ending:
+def _told(case: CommitRequest, ending: RunResult, records: pa.Table, page: FoundFile) -> RunResult:
     """The ending of a run that may not commit, with its report."""
     dataset = case.dataset
     made = case.report(ending, records)

@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from pipeline import parsing, telemetry
 from pipeline.dataset.dataset import Dataset
-from pipeline.dataset.ending import Ending, mark
+from pipeline.dataset.ending import RunResult, mark
 from pipeline.dataset.record import UNKNOWN_LATER, read_records
 from pipeline.dataset.summary import COUNTED
 from pipeline.errors import DamagedError, MissingError, ReplacedError, StorageError
@@ -53,7 +53,7 @@ def write_summary(dataset: Dataset, summary: Mapping[str, Any]) -> Mapping[str, 
     return summary
 
 
-def write_report(dataset: Dataset, ending: Ending, made: bytes | None, there: FoundFile) -> Ending:
+def write_report(dataset: Dataset, ending: RunResult, made: bytes | None, there: FoundFile) -> RunResult:
     """The ending, with its report where that could be written; the page of a commit of these shards stays.
 
     Raises:
@@ -88,8 +88,8 @@ def sweep(dataset: Dataset) -> None:
     """Nothing is written here any more: open uploads never will be a shard, and matches have been used."""
     layout, storage = dataset.layout, dataset.storage
     try:
-        swept = storage.sweep(layout.root, layout.is_ours)
-        for info in storage.folder(layout.all_matches).values():
+        swept = storage.abort_unfinished_uploads(layout.root, layout.is_ours)
+        for info in storage.list_files(layout.all_matches).values():
             storage.remove(info.path)
         storage.remove_empty_folder(layout.all_matches)
     except StorageError as error:  # the dataset is complete all the same

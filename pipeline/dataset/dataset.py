@@ -53,7 +53,7 @@ class Dataset:
             ConfigError: its storage has no conditional replacement, or ignores a condition.
         """
         if not self.storage.conditional:
-            raise storage.unconditional(self.layout.root)
+            raise storage.no_conditional_writes(self.layout.root)
         if live and not self.complete():
             self.storage.prove(self.layout.root)
 
@@ -185,7 +185,7 @@ class Dataset:
             OtherDatasetError: a file among them is no shard.
         """
         shards = {}
-        for name, info in self.storage.folder(self.layout.data, Layout.shard_edges()).items():
+        for name, info in self.storage.list_files(self.layout.data, Layout.shard_edges()).items():
             if name == "_SUCCESS":
                 continue
             split_id = Layout.split_of_shard(name)
@@ -221,14 +221,14 @@ class Dataset:
         Args:
             ledger: the folder, if it was listed already.
         """
-        files = self.storage.folder(self.layout.ledger) if ledger is None else ledger
+        files = self.storage.list_files(self.layout.ledger) if ledger is None else ledger
         names = sorted(name for name in files if name.endswith(".json"))
         paths = [files[name].path for name in names]
         return [parse_attempt(self.storage.read(path), path) for path in paths]
 
     def attempt_names(self) -> list[str]:
         """All attempts at this dataset."""
-        names = self.storage.folder(self.layout.ledger)
+        names = self.storage.list_files(self.layout.ledger)
         return [name.removesuffix(".json") for name in names if name.endswith(".json")]
 
     def footer(self, info: storage.ObjectInfo) -> ShardRecord:

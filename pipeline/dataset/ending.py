@@ -16,7 +16,7 @@ from pipeline.storage import ObjectInfo
 
 
 @dataclass(frozen=True)
-class Ending:
+class RunResult:
     """How a run ended: its exit code, why in a line, the dataset's summary, where it and its report are."""
 
     code: ExitCode
@@ -26,15 +26,15 @@ class Ending:
     report: str | None = None
 
 
-Report = Callable[[Ending, pa.Table], bytes | None]
+Report = Callable[[RunResult, pa.Table], bytes | None]
 """What tells a person of an ending and the records of all shards; None where there is nothing to be had."""
 
 
-def no_report(_ending: Ending, _records: pa.Table) -> None:
+def no_report(_ending: RunResult, _records: pa.Table) -> None:
     """Nothing is told."""
 
 
-def finished(dataset: Dataset) -> Ending | None:
+def finished(dataset: Dataset) -> RunResult | None:
     """The ending of a dataset that is complete; None where it is not, or is being removed.
 
     A driver that slept while its dataset was removed and made anew may leave a `_SUCCESS` that means another:
@@ -51,19 +51,19 @@ def finished(dataset: Dataset) -> Ending | None:
     return ending if held is not None and claim == held else None
 
 
-def committed(dataset: Dataset) -> Ending:
+def committed(dataset: Dataset) -> RunResult:
     """The ending of a dataset that is complete."""
     layout, summary = dataset.layout, dataset.summary()
     report = layout.report if dataset.storage.exists(layout.report) else None
-    return Ending(ExitCode.DONE, "complete", summary, layout.root, report)
+    return RunResult(ExitCode.DONE, "complete", summary, layout.root, report)
 
 
-def mark(ending: Ending) -> bytes:
+def mark(ending: RunResult) -> bytes:
     """What a report of a commit ends with, by which other runs know it."""
     return f"<!-- {ending.summary.get('manifest_digest', '')} -->\n".encode()
 
 
-def standing(dataset: Dataset, plan: Plan) -> tuple[Ending, pa.Table]:
+def standing(dataset: Dataset, plan: Plan) -> tuple[RunResult, pa.Table]:
     """How a dataset stands now, whoever is at work at it; and the records of the shards that are there.
 
     Failed files of one that is not complete are those of the plan, and of the last attempt that ended.
@@ -75,7 +75,7 @@ def standing(dataset: Dataset, plan: Plan) -> tuple[Ending, pa.Table]:
     facts = dataset_facts(dataset, plan, manifest, failed)
     reason = f"{manifest.num_rows} of {len(plan.split_ids)} splits are done"
     summary = {"complete": False, "reason": reason, **facts, "run": {}}
-    return Ending(ExitCode.RETRYABLE, reason, summary, dataset.layout.root), manifest
+    return RunResult(ExitCode.RETRYABLE, reason, summary, dataset.layout.root), manifest
 
 
 def planned_records(dataset: Dataset, plan: Plan, shards: Mapping[str, ObjectInfo]) -> pa.Table:

@@ -16,7 +16,7 @@ from pipeline.errors import (
 )
 from pipeline.model import outputs
 from pipeline.model.checkpoint import Checkpoint
-from pipeline.model.embedding_spec import Recipe
+from pipeline.model.embedding_spec import EmbeddingSpec
 
 OPERATIONAL = re.compile(
     r"(compute|quality|report|reuse|cost|output\.(path|run_date|options)|source\.[^.]+\.options)(\.|$)"
@@ -46,7 +46,7 @@ class Identity:
     @classmethod
     def of(cls, config: Config, checkpoint: Checkpoint) -> Self:
         # The recipe stands for the config's model: contents count, not names, nor where they lie.
-        recipe = Recipe.of(checkpoint, config.model)
+        recipe = EmbeddingSpec.of(checkpoint, config.model)
         model = {f"model.{key}": value for key, value in recipe.fields().items()}
         model |= {"model.dtype": config.dtype}
         model |= {"model.weights": checkpoint.weights_digest, "model.tokenizer": checkpoint.tokenizer_digest}

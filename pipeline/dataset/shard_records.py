@@ -21,7 +21,7 @@ def read_all(storage: Storage, layout: Layout, shards: Mapping[str, ObjectInfo])
     """The record of each shard (`RECORD`), in no order."""
     wanted = pa.array(list(shards), pa.string())
     sizes = pa.array([info.size for info in shards.values()], pa.int64())
-    files = sorted(storage.folder(layout.ledger).items())
+    files = sorted(storage.list_files(layout.ledger).items())
     with ThreadPoolExecutor(FOOTER_THREADS) as pool:
         paths = [info.path for name, info in files if name.endswith(".parquet")]
         in_ledger = pool.map(lambda path: _in_ledger(storage, path), paths)

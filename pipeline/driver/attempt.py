@@ -15,7 +15,7 @@ from pipeline import telemetry
 from pipeline.config.sections import Config
 from pipeline.dataset.commit import CommitRequest, commit
 from pipeline.dataset.dataset import Dataset
-from pipeline.dataset.ending import Ending, Report, mark
+from pipeline.dataset.ending import Report, RunResult, mark
 from pipeline.dataset.identity import Identity
 from pipeline.dataset.ledger import Ledger
 from pipeline.dataset.record import Failure, ShardRecord
@@ -25,13 +25,13 @@ from pipeline.errors import STOPPED, ExitCode, PipelineError, StorageError
 from pipeline.nightly.base import Base, base_of
 from pipeline.nightly.copy_shards import copy_shards
 from pipeline.operate import report
-from pipeline.operate.progress import Progress, Total
+from pipeline.operate.progress import Progress, RunTotal
 from pipeline.plan.plan import Plan
 from pipeline.sanitize import printable
-from pipeline.telemetry.liveness import Standing
+from pipeline.telemetry.liveness import StagesStatus
 
 
-def attempt(dataset: Dataset, frozen: Plan, job: Job, identity: Identity, quiet: bool) -> Ending:
+def attempt(dataset: Dataset, frozen: Plan, job: Job, identity: Identity, quiet: bool) -> RunResult:
     """Do what is left of a dataset and commit it; how that went is recorded beside the ledger."""
     about = {"versions": versions(), "device": job.config.compute.device}
     with _recorded(dataset, job.attempt, about) as ended:
@@ -55,7 +55,7 @@ def attempt(dataset: Dataset, frozen: Plan, job: Job, identity: Identity, quiet:
 def make_report(dataset: Dataset, frozen: Plan, config: Config) -> Report:
     """What makes the report of an ending."""
 
-    def made(ending: Ending, records: pa.Table) -> bytes | None:
+    def made(ending: RunResult, records: pa.Table) -> bytes | None:
         about = ending.code, ending.reason, ending.summary
         page = report.attempted(report.Subject(config, dataset, frozen, *about, records))
         return page and page + mark(ending)
@@ -69,7 +69,7 @@ def _flow(
     """Do the pending splits; the failures among them, and figures of the run."""
     failures: list[Failure] = []
     ledger = Ledger(dataset, job.attempt)
-    progress = Progress(Total.of(frozen, pending), job.attempt, quiet)
+    progress = Progress(RunTotal.of(frozen, pending), job.attempt, quiet)
     if len(pending.split_ids):
         # Ray is ended by this function, which learns why it ends; a generator that is closed does not.
         with (
@@ -99,7 +99,7 @@ def _arrivals(
     pending: Plan,
     job: Job,
     identity: Identity,
-    tell: Callable[[Standing], None],
+    tell: Callable[[StagesStatus], None],
     ray: ExitStack,
 ) -> Generator[ShardRecord | Failure, None, None]:
     """What becomes of the pending splits: those that can be copied first, then what the flow does.

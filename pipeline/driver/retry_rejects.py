@@ -7,14 +7,14 @@ anew, with the vectors that they have; only what was rejected is embedded.
 from pipeline import schema, telemetry
 from pipeline.config.sections import Config, Reuse
 from pipeline.dataset.dataset import Dataset
-from pipeline.dataset.ending import Ending, committed
+from pipeline.dataset.ending import RunResult, committed
 from pipeline.driver.run import run
 from pipeline.errors import ConfigError, ExitCode
 from pipeline.nightly.names import retry_of
 from pipeline.plan.changes import moved_sources
 
 
-def retry_rejects(config: Config, to: str | None = None, quiet: bool = False) -> Ending:
+def retry_rejects(config: Config, to: str | None = None, quiet: bool = False) -> RunResult:
     """Try the transient rejects of a complete dataset again, in a new one.
 
     Args:
@@ -38,14 +38,14 @@ def retry_rejects(config: Config, to: str | None = None, quiet: bool = False) ->
     found.identity()  # of another version nothing would be reused, and all of it embedded again
     if not _transient(found):
         summary = committed(found).summary
-        return Ending(ExitCode.DONE, "no reject may be mended by another try", summary, base)
+        return RunResult(ExitCode.DONE, "no reject may be mended by another try", summary, base)
     moved = moved_sources(config, found.required_plan())
     if moved and Dataset(path, output.options).plan_bytes() is None:
         # The rows of the old one could not be made again: what is there now is for a run of its own.
         reason = (
             f"the source has moved on: {len(moved)} files differ, {moved[0]} among them; make a new dataset"
         )
-        return Ending(ExitCode.SOURCE_MOVED, reason, committed(found).summary, base)
+        return RunResult(ExitCode.SOURCE_MOVED, reason, committed(found).summary, base)
     telemetry.event("trying rejects again", dataset=base, rows=_transient(found), into=path)
     retried = {"output": output.model_copy(update={"path": path}), "reuse": Reuse(base=base)}
     return run(config.model_copy(update=retried), quiet)

@@ -6,7 +6,7 @@ from pipeline import telemetry
 from pipeline.config.sections import Config
 from pipeline.dataset.commit_files import sweep
 from pipeline.dataset.dataset import Dataset
-from pipeline.dataset.ending import Ending, finished
+from pipeline.dataset.ending import RunResult, finished
 from pipeline.dataset.identity import Identity
 from pipeline.driver.attempt import attempt, now
 from pipeline.embed import on_ray
@@ -14,8 +14,8 @@ from pipeline.embed.job import Job
 from pipeline.errors import ExitCode, OtherDatasetError, StoppedError
 from pipeline.model.check import usable_checkpoint
 from pipeline.model.checkpoint import Checkpoint
-from pipeline.model.embedding_spec import Recipe
-from pipeline.nightly import Facts, Series, series_folder
+from pipeline.model.embedding_spec import EmbeddingSpec
+from pipeline.nightly import DatasetFacts, Series, series_folder
 from pipeline.nightly.base import Base
 from pipeline.nightly.choose_base import recorded_base, resolve_base
 from pipeline.plan.changes import moved_sources
@@ -24,7 +24,7 @@ from pipeline.plan.plan import Plan
 from pipeline.plan.sizing import payload_bytes
 
 
-def run(config: Config, quiet: bool = False) -> Ending:
+def run(config: Config, quiet: bool = False) -> RunResult:
     """Do what is left of a job; where its output is one of a series, readers follow it from then on.
 
     Raises:
@@ -80,10 +80,10 @@ def _let_readers_follow(config: Config, dataset: Dataset) -> None:
     output = config.output
     if (folder := series_folder(output)) and output.run_date:
         name = dataset.layout.root.rpartition("/")[2]
-        Series(folder, output.options).advance(name, output.run_date, Facts.of(dataset))
+        Series(folder, output.options).advance(name, output.run_date, DatasetFacts.of(dataset))
 
 
-def _unless_moved(config: Config, dataset: Dataset, ending: Ending) -> Ending:
+def _unless_moved(config: Config, dataset: Dataset, ending: RunResult) -> RunResult:
     """The ending of a dataset that was complete before, if the source is still as it was planned."""
     planned = dataset.plan()
     if planned is None:
@@ -94,14 +94,14 @@ def _unless_moved(config: Config, dataset: Dataset, ending: Ending) -> Ending:
         return ending
     reason = f"complete, but the source has moved on: {len(moved)} files differ, {moved[0]} among them"
     reason += "; embed what is there now into a new output.path"
-    return Ending(ExitCode.SOURCE_MOVED, reason, ending.summary, ending.output)
+    return RunResult(ExitCode.SOURCE_MOVED, reason, ending.summary, ending.output)
 
 
 def _job(config: Config, model: Checkpoint, identity: Identity, frozen: Plan, base: Base | None) -> Job:
     return Job(
         config=config,
         columns=frozen.columns,
-        recipe=Recipe.of(model, config.model),
+        recipe=EmbeddingSpec.of(model, config.model),
         revision=model.revision,
         vector_digest=identity.vector_digest,
         dataset_digest=identity.dataset_digest,

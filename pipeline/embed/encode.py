@@ -22,15 +22,15 @@ from pipeline.embed.split import EncodedSplit, ReadSplit
 from pipeline.errors import ENDS, DeviceError, NonFiniteError, PipelineError, StartError
 from pipeline.model import outputs
 from pipeline.model.batching import TokenBatch
-from pipeline.model.embedding_spec import Recipe
+from pipeline.model.embedding_spec import EmbeddingSpec
 from pipeline.model.outputs.embedding import Vectors
-from pipeline.ragged import bounds
-from pipeline.telemetry.liveness import Sentry
+from pipeline.ragged import offsets_from_lengths
+from pipeline.telemetry.liveness import Heartbeat
 
 if TYPE_CHECKING:
     from pipeline.model.encoder import Encoded
 
-PATIENCE = 0.1
+RETRY_SHARE = 0.1
 """Of the watchdog's time: so long a replica tries to start before it gives up a split."""
 FIRST_PAUSE_SECONDS = 1.0
 Bools = npt.NDArray[np.bool_]
@@ -44,7 +44,7 @@ class Encode:
     did start take the other splits meanwhile.
     """
 
-    def __init__(self, job: Job, sentry: Sentry | None = None) -> None:
+    def __init__(self, job: Job, sentry: Heartbeat | None = None) -> None:
         self.job, self.sentry, self.ended = job, sentry, time.perf_counter()
         self.works = False
         self.broken = self._start()
@@ -95,7 +95,7 @@ class Encode:
                 replica,
                 device=config.compute.device,
                 dtype=config.dtype,
-                recipe=Recipe.of(replica, config.model),
+                recipe=EmbeddingSpec.of(replica, config.model),
                 batch_tokens=config.compute.batch_tokens,
                 threads=self.job.threads,
             )
@@ -111,11 +111,11 @@ class Encode:
         return None
 
     def _start_again(self) -> None:
-        patience = PATIENCE * 60 * self.job.config.compute.watchdog_minutes
+        patience = RETRY_SHARE * 60 * self.job.config.compute.watchdog_minutes
         until, pause = time.monotonic() + patience, FIRST_PAUSE_SECONDS
         while self.broken and time.monotonic() + pause <= until:
             time.sleep(pause)
-            telemetry.beat()
+            telemetry.heartbeat()
             self.broken = self._start()
             pause *= 2
         if self.broken:
@@ -172,5 +172,5 @@ def _any_of_windows(which_S: Bools, windows_N: npt.NDArray[np.int64]) -> Bools:
     """(N,) whether any chunk of a row is one of these."""
     if not len(windows_N):
         return which_S
-    which_N: Bools = np.logical_or.reduceat(which_S, bounds(windows_N)[:-1])
+    which_N: Bools = np.logical_or.reduceat(which_S, offsets_from_lengths(windows_N)[:-1])
     return which_N

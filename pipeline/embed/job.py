@@ -16,7 +16,7 @@ from pipeline.dataset.dataset import Dataset
 from pipeline.dataset.identity import Identity
 from pipeline.errors import ModelError, SourceChangedError
 from pipeline.model import checkpoint
-from pipeline.model.embedding_spec import Recipe
+from pipeline.model.embedding_spec import EmbeddingSpec
 from pipeline.model.tokenizer.tokenizer import Tokenizer
 from pipeline.nightly.base import Digests, base_of
 from pipeline.nightly.documents import read_matches
@@ -35,7 +35,7 @@ class Job:
 
     config: Config
     columns: pa.Schema
-    recipe: Recipe
+    recipe: EmbeddingSpec
     revision: str | None
     vector_digest: str
     tokenizer_digest: str

@@ -29,13 +29,13 @@ from pipeline.ragged import Ints
 from pipeline.source import reader
 from pipeline.source.documents import KEPT_CHARACTERS, Documents
 from pipeline.source.reader import Part
-from pipeline.telemetry.liveness import Sentry
+from pipeline.telemetry.liveness import Heartbeat
 
 Reading = Iterator[tuple[str, list[Part]]]
 """The splits of a scan, as `reader.read_splits` gives them."""
 
 
-def read_scan(row: pa.Table, job: Job, sentry: Sentry | None = None) -> Iterator[pa.Table]:
+def read_scan(row: pa.Table, job: Job, sentry: Heartbeat | None = None) -> Iterator[pa.Table]:
     """Reads the splits of a scan; yields a row for each."""
     splits = splits_of(row)
     reading = reader.read_splits(splits, job.config, job.columns, job.without)

@@ -44,7 +44,7 @@ class Resources:
     replicas: tuple[int, int]
 
 
-def fit(compute: Compute, nodes: Sequence[Node], payload_bytes: float = 0) -> Resources:
+def size_stages(compute: Compute, nodes: Sequence[Node], payload_bytes: float = 0) -> Resources:
     """Resources of the stages on these nodes.
 
     There are never so many replicas that those of a lost node, started again on the others, could take the

@@ -26,7 +26,7 @@ from pipeline.errors import ENDS, ExitCode, PipelineError, StartError, UnseenErr
 from pipeline.model.outputs import OUTPUTS
 from pipeline.sanitize import redact
 from pipeline.telemetry import liveness
-from pipeline.telemetry.liveness import Sentry
+from pipeline.telemetry.liveness import Heartbeat
 
 Content = ReadSplit | EncodedSplit | ShardRecord | Failure
 _CLASSES: dict[str, Any] = {kind.__name__: kind for kind in (ReadSplit, EncodedSplit, ShardRecord, Failure)}
@@ -59,7 +59,7 @@ def from_row(row: pa.Table) -> Content:
 
 
 def run_stage(
-    stage: str, split_id: str, files: Sequence[str], work: Callable[[], Content], sentry: Sentry | None
+    stage: str, split_id: str, files: Sequence[str], work: Callable[[], Content], sentry: Heartbeat | None
 ) -> pa.Table:
     """Runs a stage's work on one split; whatever it raises becomes the split's failure.
 
@@ -67,7 +67,7 @@ def run_stage(
         files: of the split, `<source>/<file>`.
     """
     try:
-        with liveness.at(sentry, split_id, stage):
+        with liveness.working_on(sentry, split_id, stage):
             return to_row(work())
     except ENDS:
         raise
@@ -75,7 +75,9 @@ def run_stage(
         return to_row(_failure(stage, split_id, files, error))
 
 
-def run_on_row(stage: str, row: pa.Table, work: Callable[[Any], Content], sentry: Sentry | None) -> pa.Table:
+def run_on_row(
+    stage: str, row: pa.Table, work: Callable[[Any], Content], sentry: Heartbeat | None
+) -> pa.Table:
     """Runs a stage's work on the split that a row holds; a failure passes untouched."""
     header = _header(row)
     if header["class"] == Failure.__name__:

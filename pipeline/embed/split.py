@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from pipeline.model.batching import TokenBatch
 from pipeline.model.outputs import Values
-from pipeline.ragged import Ints, bounds
+from pipeline.ragged import Ints, offsets_from_lengths
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class ReadSplit(SplitRows):
     @property
     def tokens(self) -> TokenBatch:
         """What the model runs; which texts were truncated stands in the rows."""
-        return TokenBatch(self.ids, bounds(self.lengths), np.zeros(len(self.lengths), np.bool_))
+        return TokenBatch(self.ids, offsets_from_lengths(self.lengths), np.zeros(len(self.lengths), np.bool_))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -110,7 +110,7 @@ def _of_sources_away(found: Found, config: Config) -> Found:
 def _is_away(name: str, config: Config) -> bool:
     source = config.source[name]
     try:
-        storage.connect(source.path, source.options).find(source.path)
+        storage.connect(source.path, source.options).glob(source.path)
     except StorageError:
         return True
     return False

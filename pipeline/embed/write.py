@@ -9,10 +9,10 @@ from pipeline.dataset.record import ShardRecord
 from pipeline.embed.job import Job
 from pipeline.embed.row import run_on_row
 from pipeline.embed.split import EncodedSplit
-from pipeline.telemetry.liveness import Sentry
+from pipeline.telemetry.liveness import Heartbeat
 
 
-def write_row(row: pa.Table, job: Job, sentry: Sentry | None = None) -> pa.Table:
+def write_row(row: pa.Table, job: Job, sentry: Heartbeat | None = None) -> pa.Table:
     """Writes the split that a row holds; what is left is a row of its record."""
     return run_on_row("write", row, functools.partial(write_split, job=job), sentry)
 

@@ -24,11 +24,11 @@ from pipeline.dataset.record import RECORD
 from pipeline.estimate import sampling, token_lengths, warnings
 from pipeline.estimate.sampling import Sample, Stratum
 from pipeline.estimate.token_lengths import Tokens
-from pipeline.estimate.warnings import Caution
+from pipeline.estimate.warnings import PlanWarning
 from pipeline.model import outputs
 from pipeline.model.check import usable_checkpoint
 from pipeline.model.checkpoint import Checkpoint
-from pipeline.model.embedding_spec import Recipe
+from pipeline.model.embedding_spec import EmbeddingSpec
 from pipeline.model.tokenizer.tokenizer import Tokenizer
 from pipeline.nightly.base import Base
 from pipeline.nightly.choose_base import open_base, resolve_base
@@ -90,8 +90,8 @@ class Forecast:
     rate: Rate
 
     @cached_property
-    def recipe(self) -> Recipe:
-        return Recipe.of(self.checkpoint, self.config.model)
+    def recipe(self) -> EmbeddingSpec:
+        return EmbeddingSpec.of(self.checkpoint, self.config.model)
 
     @cached_property
     def files(self) -> pa.Table:
@@ -194,7 +194,7 @@ class Forecast:
         return token_lengths.distribution(self.sample.strata)
 
     @cached_property
-    def cautions(self) -> list[Caution]:
+    def cautions(self) -> list[PlanWarning]:
         """What stands out."""
         pending = self.pending.pieces
         return [
@@ -267,7 +267,7 @@ def forecast(config: Config) -> Forecast:
     base = _base(config, dataset if frozen else None, identity)
     spared = _spared(config, base, identity, pending) if base else None
     todo = _todo(pending, spared)
-    recipe = Recipe.of(checkpoint, config.model)
+    recipe = EmbeddingSpec.of(checkpoint, config.model)
     sample = sampling.draw(todo.pieces, config, recipe, Tokenizer(checkpoint, recipe.max_tokens))
     records = dataset.records(shards) if shards else RECORD.empty_table()
     rate = _rate(config, checkpoint, dataset, records, base)

@@ -3,8 +3,8 @@
 Owns what is drawn: a few stretches, evenly over each stratum (a source's files that are cut alike), so that a
 large file counts for as much as it holds. The same plan gives the same sample.
 
-Cost: about `STRETCHES` of them (two a stratum at least), `MOST_TEXTS` texts and about `MOST_BYTES` of them.
-Of Parquet a whole row group of the text column is read, so no more are begun after `MOST_READ` bytes.
+Cost: about `STRETCHES` of them (two a stratum at least), `MAX_TEXTS` texts and about `MAX_BYTES` of them.
+Of Parquet a whole row group of the text column is read, so no more are begun after `MAX_READ` bytes.
 
 Shapes: R rows that would be computed, texts or windows of them.
 """
@@ -23,7 +23,7 @@ import pyarrow.compute as pc
 from pipeline import schema, telemetry
 from pipeline.config.sections import Config
 from pipeline.errors import one_line
-from pipeline.model.embedding_spec import Recipe
+from pipeline.model.embedding_spec import EmbeddingSpec
 from pipeline.model.tokenizer.texts import tokenize_all, tokenized
 from pipeline.model.tokenizer.tokenizer import Tokenizer, joined
 from pipeline.plan.plan import extent, piece_of
@@ -34,9 +34,9 @@ from pipeline.source.formats import Piece
 from pipeline.source.reader import Part
 
 STRETCHES = 16
-MOST_TEXTS = 2_000
-MOST_BYTES = 4 << 20
-MOST_READ = 64 << 20
+MAX_TEXTS = 2_000
+MAX_BYTES = 4 << 20
+MAX_READ = 64 << 20
 WHOLE_FILES = 32
 """A corpus of no more files, and no more than the sample may hold, is taken whole."""
 SPREAD = 0.618
@@ -104,7 +104,7 @@ class _Share:
     text_bytes: int
 
 
-def draw(pieces: pa.Table, config: Config, recipe: Recipe, tokenizer: Tokenizer) -> Sample:
+def draw(pieces: pa.Table, config: Config, recipe: EmbeddingSpec, tokenizer: Tokenizer) -> Sample:
     """Sample the texts of some pieces of a plan.
 
     Args:
@@ -118,7 +118,7 @@ def draw(pieces: pa.Table, config: Config, recipe: Recipe, tokenizer: Tokenizer)
     unread: list[list[str]] = [[] for _ in strata]
     bare = _without_columns(config)
     for stratum, piece in _in_turns([pieces for pieces, _ in drawn]):
-        if seen[stratum] and telemetry.read_bytes.total() - before > MOST_READ:
+        if seen[stratum] and telemetry.read_bytes.total() - before > MAX_READ:
             continue
         part = reader.read_piece(piece, bare, pa.schema([]))
         if part.error:
@@ -154,8 +154,7 @@ def _shares(stored: Sequence[int]) -> list[_Share]:
     """What each stratum may take, by what is stored of it; two stretches at least."""
     counts = [max(2, round(STRETCHES * each / max(1, sum(stored)))) for each in stored]
     return [
-        _Share(count, MOST_TEXTS * count // sum(counts), MOST_BYTES * count // sum(counts))
-        for count in counts
+        _Share(count, MAX_TEXTS * count // sum(counts), MAX_BYTES * count // sum(counts)) for count in counts
     ]
 
 
@@ -228,7 +227,7 @@ def _seen(part: Part, most: int) -> _Seen:
     return _Seen(part.piece, stop - part.start, texts, reasons)
 
 
-def _stratum(empty: Stratum, seen: Sequence[_Seen], recipe: Recipe, tokenizer: Tokenizer) -> Stratum:
+def _stratum(empty: Stratum, seen: Sequence[_Seen], recipe: EmbeddingSpec, tokenizer: Tokenizer) -> Stratum:
     """A stratum with what was seen of it, in the order of its files."""
     seen = sorted(seen, key=lambda each: (each.piece.file, each.piece.start))
     texts = [each.texts for each in seen if len(each.texts)]

@@ -17,7 +17,7 @@ from pipeline.config.sections import Config
 from pipeline.estimate.sampling import Stratum
 from pipeline.estimate.token_lengths import Tokens
 from pipeline.humanize import and_more
-from pipeline.model.embedding_spec import Recipe
+from pipeline.model.embedding_spec import EmbeddingSpec
 
 MOSTLY_EMPTY = 0.5
 MANY_TRUNCATED = 0.1
@@ -28,23 +28,23 @@ LARGE_SPLIT, LARGE_SHARE, LARGE_BYTES = 8, 0.1, 1 << 20
 
 
 @dataclass(frozen=True)
-class Caution:
+class PlanWarning:
     """What stands out, in a sentence that ends with what to do."""
 
     kind: str
     text: str
 
 
-Cautions = list[Caution]
+PlanWarnings = list[PlanWarning]
 
 
-def unread(strata: Sequence[Stratum]) -> Cautions:
+def unread(strata: Sequence[Stratum]) -> PlanWarnings:
     unread = [each for stratum in strata for each in stratum.unread]
     more = and_more(len(unread) - 1)
-    return [Caution("unread", f"a file could not be sampled: {unread[0]}{more}")] if unread else []
+    return [PlanWarning("unread", f"a file could not be sampled: {unread[0]}{more}")] if unread else []
 
 
-def empty_texts(strata: Sequence[Stratum]) -> Cautions:
+def empty_texts(strata: Sequence[Stratum]) -> PlanWarnings:
     found = []
     for stratum in strata:
         empty = sum(stratum.rejects[reason] for reason in ("null", "blank"))
@@ -53,21 +53,21 @@ def empty_texts(strata: Sequence[Stratum]) -> Cautions:
                 f"source.{stratum.source}: {empty / stratum.documents:.0%} of the sampled texts are null or "
                 "blank; is text_column the right one?"
             )
-            found.append(Caution("empty_texts", text))
+            found.append(PlanWarning("empty_texts", text))
     return found
 
 
-def truncated(tokens: Tokens | None, recipe: Recipe) -> Cautions:
+def truncated(tokens: Tokens | None, recipe: EmbeddingSpec) -> PlanWarnings:
     if tokens is None or tokens.truncated < MANY_TRUNCATED or recipe.long_text != "truncate":
         return []
     text = (
         f"{tokens.truncated:.0%} of the texts are longer than {recipe.max_tokens} tokens, and only their "
         "start is embedded; see model.long_text (chunks, mean_of_chunks) and model.max_tokens"
     )
-    return [Caution("truncated", text)]
+    return [PlanWarning("truncated", text)]
 
 
-def unsplittable(pieces: pa.Table) -> Cautions:
+def unsplittable(pieces: pa.Table) -> PlanWarnings:
     """Files of which one task reads many splits, one after the other."""
     scans = pieces.group_by("scan").aggregate(
         [("split", "count_distinct"), ("file", "min"), ("source", "min")]
@@ -82,10 +82,10 @@ def unsplittable(pieces: pa.Table) -> Cautions:
         f"{worst['split_count_distinct']} splits one after the other, since it can't be cut; more files, or "
         "smaller row groups, are read at the same time"
     )
-    return [Caution("unsplittable", text)]
+    return [PlanWarning("unsplittable", text)]
 
 
-def tiny_files(files: pa.Table) -> Cautions:
+def tiny_files(files: pa.Table) -> PlanWarnings:
     count = files.num_rows
     mean = (pc.mean(files.column("size")).as_py() or 0) if count else 0
     if count < MANY_FILES or mean >= TINY_FILE:
@@ -94,10 +94,10 @@ def tiny_files(files: pa.Table) -> Cautions:
         f"{count:,} files of {mean / 1000:.0f} kB on average: each costs several requests when planning and "
         "when reading; larger ones are faster"
     )
-    return [Caution("tiny_files", text)]
+    return [PlanWarning("tiny_files", text)]
 
 
-def large_split(pieces: pa.Table) -> Cautions:
+def large_split(pieces: pa.Table) -> PlanWarnings:
     sums = pieces.group_by("split").aggregate([("stored_bytes", "sum"), ("source", "min"), ("file", "min")])
     stored = np.sort(sums.column("stored_bytes_sum").to_numpy())
     if len(stored) < 2:
@@ -110,10 +110,10 @@ def large_split(pieces: pa.Table) -> Cautions:
         f"one split of {row['source_min']}/{row['file_min']} holds {largest / stored.sum():.0%} of what is "
         "to be read, so the run may wait for it at the end; see output.rows_per_shard and max_split_bytes"
     )
-    return [Caution("large_split", text)]
+    return [PlanWarning("large_split", text)]
 
 
-def without_id(config: Config) -> Cautions:
+def without_id(config: Config) -> PlanWarnings:
     names = [
         name for name, source in config.source.items() if source.id_column is None and source.has_columns
     ]
@@ -121,10 +121,10 @@ def without_id(config: Config) -> Cautions:
         f"no id_column in source.{', source.'.join(names)}: rows are called by file and place, so one that "
         "moves gets another id"
     )
-    return [Caution("no_id_column", text)] if names else []
+    return [PlanWarning("no_id_column", text)] if names else []
 
 
-def plain_http(config: Config) -> Cautions:
+def plain_http(config: Config) -> PlanWarnings:
     """Endpoints without TLS, but for those on this machine."""
     options = {f"source.{name}": source.options for name, source in config.source.items()}
     options["output"] = config.output.options
@@ -134,7 +134,7 @@ def plain_http(config: Config) -> Cautions:
         if each.endpoint_url and each.endpoint_url.startswith("http://") and not _is_here(each.endpoint_url)
     ]
     text = f"{', '.join(found)}: who is on the way reads and changes what passes, a Hub's token too; use https://"
-    return [Caution("plain_http", text)] if found else []
+    return [PlanWarning("plain_http", text)] if found else []
 
 
 def _is_here(url: str) -> bool:
@@ -142,7 +142,7 @@ def _is_here(url: str) -> bool:
     return host in ("localhost", "::1") or re.fullmatch(r"127(\.\d+){3}", host) is not None
 
 
-def idle_replicas(config: Config, splits: int) -> Cautions:
+def idle_replicas(config: Config, splits: int) -> PlanWarnings:
     replicas = max(config.compute.min_replicas, config.compute.max_replicas or 0)
     if not splits or replicas <= splits:
         return []
@@ -150,4 +150,4 @@ def idle_replicas(config: Config, splits: int) -> Cautions:
         f"{replicas} replicas for {splits} splits: some will have nothing to do; fewer, or smaller splits "
         "(output.rows_per_shard, output.max_split_bytes)"
     )
-    return [Caution("idle_replicas", text)]
+    return [PlanWarning("idle_replicas", text)]

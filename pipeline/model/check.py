@@ -3,7 +3,7 @@
 from pipeline.config.sections import Config
 from pipeline.errors import ModelError
 from pipeline.model import checkpoint
-from pipeline.model.embedding_spec import Recipe
+from pipeline.model.embedding_spec import EmbeddingSpec
 from pipeline.model.tokenizer.chunks import room
 from pipeline.model.tokenizer.tokenizer import Tokenizer
 
@@ -17,12 +17,12 @@ def usable_checkpoint(config: Config) -> checkpoint.Checkpoint:
     model = config.model
     found = checkpoint.resolve(model.name, model.revision, allow_pickle=model.allow_pickle)
     found.check()
-    recipe = Recipe.of(found, model)
+    recipe = EmbeddingSpec.of(found, model)
     _check_room(Tokenizer(found, recipe.max_tokens), recipe)
     return found
 
 
-def _check_room(tokenizer: Tokenizer, recipe: Recipe) -> None:
+def _check_room(tokenizer: Tokenizer, recipe: EmbeddingSpec) -> None:
     left = room(tokenizer, recipe.prefix)
     if 2 * left < tokenizer.limit:
         hint = "raise it, or shorten the prefix"

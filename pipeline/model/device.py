@@ -4,7 +4,7 @@ import torch
 
 from pipeline.errors import ModelError
 from pipeline.model.attention import AMPERE
-from pipeline.model.thread_lanes import Lanes, OneByOne
+from pipeline.model.thread_lanes import SerialRunner, ThreadPool
 
 CPU_BATCH_TOKENS = 512
 """Of each lane. Larger ones are no faster, and leave lanes idle at the end of a split."""
@@ -63,10 +63,10 @@ def default_batch_tokens(device: torch.device, hidden_size: int) -> int:
     return int(min(CUDA_BATCH_TOKENS, max(512, free // 2 // (ACTIVATION_BYTES * hidden_size))))
 
 
-def lanes_of(device: torch.device, threads: int | None) -> Lanes | OneByOne:
+def lanes_of(device: torch.device, threads: int | None) -> ThreadPool | SerialRunner:
     """Returns what runs the micro-batches of a device."""
     if device.type == "cpu":
-        return Lanes(threads or torch.get_num_threads())
+        return ThreadPool(threads or torch.get_num_threads())
     if threads:
         torch.set_num_threads(threads)
-    return OneByOne()
+    return SerialRunner()

@@ -15,7 +15,7 @@ MAX_TOKENS = 512
 
 
 @dataclass(frozen=True, slots=True)
-class Recipe:
+class EmbeddingSpec:
     """From text to stored vector.
 
     pooling: modes, their vectors concatenated.  dense: layers after it.  truncate_dim: dimensions kept.

@@ -31,7 +31,7 @@ from pipeline.model.device import (
     lanes_of,
     require_dtype,
 )
-from pipeline.model.embedding_spec import Recipe
+from pipeline.model.embedding_spec import EmbeddingSpec
 from pipeline.model.pooling import pool
 from pipeline.model.transformer import Transformer, load_transformer
 from pipeline.model.unique_texts import UniqueTexts
@@ -85,12 +85,12 @@ class Encoder:
         *,
         device: str = "cpu",
         dtype: str = "float32",
-        recipe: Recipe | None = None,
+        recipe: EmbeddingSpec | None = None,
         batch_tokens: int | None = None,
         threads: int | None = None,
     ) -> None:
         checkpoint = model if isinstance(model, Checkpoint) else resolve(str(model))
-        self.checkpoint, self.recipe = checkpoint, recipe or Recipe.of(checkpoint)
+        self.checkpoint, self.recipe = checkpoint, recipe or EmbeddingSpec.of(checkpoint)
         self.device, self.dtype = torch.device(device), getattr(torch, dtype)
         require_dtype(self.device, self.dtype)
         self.lanes = lanes_of(self.device, threads)
@@ -170,7 +170,7 @@ class Encoder:
                 begun.append((waiting[0], self._begin(unique, waiting.popleft())))
             batch_B, finished = begun.popleft()
             pooled_BD, size = finished(), unique.size(batch_B)
-            telemetry.beat()
+            telemetry.heartbeat()
             if pooled_BD is not None:
                 results.add(batch_B, pooled_BD, self._attended(unique.lengths[batch_B]))
             elif len(batch_B) == 1:

@@ -16,7 +16,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
-class Lanes:
+class ThreadPool:
     """So many at the same time; the rest of the process keeps the threads that torch has.
 
     ahead: how many may be begun before the first is waited for, so that no lane is ever without one.
@@ -40,7 +40,7 @@ class Lanes:
         return self._pool.submit(function, *args, **kwargs).result
 
 
-class OneByOne:
+class SerialRunner:
     """The same for a GPU, which takes one micro-batch after the other, in the caller's thread."""
 
     ahead = 1

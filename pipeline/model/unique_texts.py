@@ -11,7 +11,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from pipeline.model.batching import TokenBatch
-from pipeline.ragged import Ints, spread
+from pipeline.ragged import Ints, flat_indices
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,7 @@ class UniqueTexts:
     def ids(self, batch_B: Ints) -> Ints:
         """(T,) the tokens of some of them, one behind the other."""
         starts_B = self.tokens.offsets[self.first[batch_B]]
-        return self.tokens.ids[spread(starts_B, self.lengths[batch_B])].astype(np.int64)
+        return self.tokens.ids[flat_indices(starts_B, self.lengths[batch_B])].astype(np.int64)
 
 
 def _unique(tokens: TokenBatch) -> tuple[Ints, Ints]:

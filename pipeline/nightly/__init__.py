@@ -6,9 +6,9 @@ it back, and no run moves one that is pinned. What readers follow is never remov
 three small requests, whatever its size; to roll back to it or to prune it, a listing besides.
 """
 
-from pipeline.nightly.latest import Facts, Latest
-from pipeline.nightly.members import Member
-from pipeline.nightly.prune import Fate
+from pipeline.nightly.latest import DatasetFacts, Latest
+from pipeline.nightly.members import SeriesEntry
+from pipeline.nightly.prune import PruneDecision
 from pipeline.nightly.series import Series, series_folder
 
-__all__ = ["Facts", "Fate", "Latest", "Member", "Series", "series_folder"]
+__all__ = ["DatasetFacts", "Latest", "PruneDecision", "Series", "SeriesEntry", "series_folder"]

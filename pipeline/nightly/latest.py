@@ -15,7 +15,7 @@ VERSION = 1
 
 
 @dataclass(frozen=True)
-class Facts:
+class DatasetFacts:
     """What LATEST.json tells of a dataset besides its name."""
 
     dataset_digest: str
@@ -53,7 +53,12 @@ class Latest:
 
     @classmethod
     def at(
-        cls, name: str, run_date: datetime.date, facts: Facts, previous: str | None, pinned: bool = False
+        cls,
+        name: str,
+        run_date: datetime.date,
+        facts: DatasetFacts,
+        previous: str | None,
+        pinned: bool = False,
     ) -> Self:
         """A dataset as the one to follow from now on."""
         return cls(
@@ -67,12 +72,12 @@ class Latest:
 
     @property
     def order(self) -> tuple[datetime.date, tuple[str, int]]:
-        """Orders datasets by age, as `Member.order` does."""
+        """Orders datasets by age, as `SeriesEntry.order` does."""
         return self.run_date, retry_order(self.dataset)
 
     @property
-    def facts(self) -> Facts:
-        return Facts(self.dataset_digest, self.vector_digest, self.rows)
+    def facts(self) -> DatasetFacts:
+        return DatasetFacts(self.dataset_digest, self.vector_digest, self.rows)
 
     def fields(self) -> dict[str, Any]:
         """Its fields, as they stand in the file."""

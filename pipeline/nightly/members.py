@@ -19,7 +19,7 @@ THREADS = 32
 
 
 @dataclass(frozen=True, kw_only=True)
-class Member:
+class SeriesEntry:
     """A dataset of a series.
 
     run_date: None where its name is no date.  created: None where the storage does not tell.
@@ -45,7 +45,7 @@ class Member:
         return self.date, retry_order(self.name)
 
 
-class Members:
+class SeriesReader:
     """The folder of a series, to look at."""
 
     def __init__(self, root: str, options: Options | None = None) -> None:
@@ -67,13 +67,13 @@ class Members:
         except MissingError:
             return None
 
-    def datasets(self) -> list[Member]:
+    def datasets(self) -> list[SeriesEntry]:
         """The datasets right in the folder, by name; what is not ours, or not of this version, left out."""
         with ThreadPoolExecutor(THREADS) as pool:
-            members = pool.map(self._member, self.storage.folders(self.layout.root))
+            members = pool.map(self._member, self.storage.list_folders(self.layout.root))
             return [member for member in members if member]
 
-    def _member(self, name: str) -> Member | None:
+    def _member(self, name: str) -> SeriesEntry | None:
         if not is_dataset_name(name):
             return None
         layout = self.layout.dataset(name)
@@ -85,7 +85,7 @@ class Members:
         if not claim.is_ours:
             return None
         complete = self.storage.exists(layout.success)
-        return Member(
+        return SeriesEntry(
             name=name,
             run_date=_date_in(name),
             complete=complete,
@@ -95,7 +95,7 @@ class Members:
         )
 
 
-def complete(members: Iterable[Member], before: datetime.date | None = None) -> list[Member]:
+def complete(members: Iterable[SeriesEntry], before: datetime.date | None = None) -> list[SeriesEntry]:
     """Those that are complete and have a run date, oldest first; only those of before a date, if given."""
     dated = [member for member in members if member.complete and member.run_date]
     older = [member for member in dated if before is None or member.date < before]

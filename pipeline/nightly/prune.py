@@ -16,7 +16,7 @@ from pipeline import telemetry
 from pipeline.dataset.layout import LOCK, Layout
 from pipeline.errors import SeriesError, StorageError
 from pipeline.nightly.latest import Latest
-from pipeline.nightly.members import THREADS, Member, Members, complete
+from pipeline.nightly.members import THREADS, SeriesEntry, SeriesReader, complete
 from pipeline.storage import ObjectInfo
 
 YOUNG = datetime.timedelta(days=1)
@@ -25,7 +25,7 @@ FOLLOWED = "readers have come to follow it"
 
 
 @dataclass(frozen=True)
-class Fate:
+class PruneDecision:
     """What becomes of a dataset, and why; `left`: the files in it that are not ours."""
 
     name: str
@@ -56,7 +56,7 @@ class Limits:
         if wrong:
             raise SeriesError("nothing is pruned by such limits: " + ", ".join(wrong))
 
-    def reason_to_keep(self, member: Member, newer: int) -> str | None:
+    def reason_to_keep(self, member: SeriesEntry, newer: int) -> str | None:
         """Why a dataset is not old; `newer`: how many complete ones are newer."""
         if member.run_date is None:
             return "its name is no date"
@@ -67,7 +67,7 @@ class Limits:
         return None
 
 
-def prune(series: Members, limits: Limits, dry_run: bool, now: datetime.datetime) -> list[Fate]:
+def prune(series: SeriesReader, limits: Limits, dry_run: bool, now: datetime.datetime) -> list[PruneDecision]:
     """Remove what is old and what no rule keeps; what became of each dataset, by name.
 
     Raises:
@@ -82,7 +82,7 @@ def prune(series: Members, limits: Limits, dry_run: bool, now: datetime.datetime
     for member in members:
         newer = sum(date > member.date for date in dates) if member.run_date else 0
         if reason := needed.get(member.name) or limits.reason_to_keep(member, newer):
-            fates.append(Fate(member.name, False, reason))
+            fates.append(PruneDecision(member.name, False, reason))
             if member.being_removed and member.complete and not dry_run:  # by a prune that was killed
                 series.dataset(member.name).end_removal()
         else:
@@ -91,7 +91,7 @@ def prune(series: Members, limits: Limits, dry_run: bool, now: datetime.datetime
     return fates
 
 
-def _needed(members: Iterable[Member], latest: Latest | None) -> dict[str, str]:
+def _needed(members: Iterable[SeriesEntry], latest: Latest | None) -> dict[str, str]:
     """Whom somebody needs, however old it is, and what for."""
     needed = {
         member.base: f"{member.name}, unfinished, takes vectors from it"
@@ -105,19 +105,21 @@ def _needed(members: Iterable[Member], latest: Latest | None) -> dict[str, str]:
     return needed
 
 
-def _prune(series: Members, member: Member, why: str, dry_run: bool, young: datetime.datetime) -> Fate:
+def _prune(
+    series: SeriesReader, member: SeriesEntry, why: str, dry_run: bool, young: datetime.datetime
+) -> PruneDecision:
     """Remove a dataset, unless somebody turns out to be at it."""
     layout = series.layout.dataset(member.name)
-    found = series.storage.below(layout.root)
+    found = series.storage.list_recursive(layout.root)
     # What says that it is being removed was written by a prune, which was killed.
     if reason := _in_use(found, layout, young, but_identity=member.being_removed):
-        return Fate(member.name, False, reason)
+        return PruneDecision(member.name, False, reason)
     left = sorted(name for name in found if not layout.is_ours(name))
     if layout.name(layout.success) not in found and series.storage.exists(layout.success):
-        return Fate(member.name, False, "it was just completed, or its data/ is a link to another's")
+        return PruneDecision(member.name, False, "it was just completed, or its data/ is a link to another's")
     if not dry_run and (reason := _remove(series, member.name, young)):
-        return Fate(member.name, False, reason)
-    return Fate(member.name, True, why, left)
+        return PruneDecision(member.name, False, reason)
+    return PruneDecision(member.name, True, why, left)
 
 
 def _in_use(
@@ -135,7 +137,7 @@ def _in_use(
     return "changed within a day" if any(time > young for time in times) else None
 
 
-def _remove(series: Members, name: str, young: datetime.datetime) -> str | None:
+def _remove(series: SeriesReader, name: str, young: datetime.datetime) -> str | None:
     """Remove a dataset's files in their order, and none but those that were listed.
 
     A listing passes over symbolic links, which a path that is made up might lead through.
@@ -148,7 +150,7 @@ def _remove(series: Members, name: str, young: datetime.datetime) -> str | None:
         return FOLLOWED
     if not dataset.begin_removal():
         return "somebody has just changed it"
-    found = storage.below(layout.root)
+    found = storage.list_recursive(layout.root)
     if reason := _in_use(found, layout, young, but_identity=True) or _taken_away(series, name, found):
         dataset.end_removal()
         return reason
@@ -166,7 +168,7 @@ def _remove(series: Members, name: str, young: datetime.datetime) -> str | None:
     return None
 
 
-def _taken_away(series: Members, name: str, found: Mapping[str, ObjectInfo]) -> str | None:
+def _taken_away(series: SeriesReader, name: str, found: Mapping[str, ObjectInfo]) -> str | None:
     """Take `_SUCCESS` away; put it back, and say why, where readers have come to follow the dataset."""
     layout, storage = series.layout.dataset(name), series.storage
     if layout.name(layout.success) in found:
@@ -179,14 +181,14 @@ def _taken_away(series: Members, name: str, found: Mapping[str, ObjectInfo]) -> 
     return FOLLOWED
 
 
-def _followed(series: Members, name: str) -> bool:
+def _followed(series: SeriesReader, name: str) -> bool:
     latest = series.latest()
     return latest is not None and latest.dataset == name
 
 
-def _sweep(series: Members, layout: Layout) -> None:
+def _sweep(series: SeriesReader, layout: Layout) -> None:
     """What killed writers left half uploaded is seen by nobody, and paid for."""
     try:
-        series.storage.sweep(layout.root, layout.is_ours)
+        series.storage.abort_unfinished_uploads(layout.root, layout.is_ours)
     except StorageError as error:  # the dataset goes all the same
         telemetry.event("unfinished uploads not looked for", reason=str(error))

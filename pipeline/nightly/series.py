@@ -19,8 +19,8 @@ from pipeline.errors import (
     StoppedError,
 )
 from pipeline.nightly import prune
-from pipeline.nightly.latest import Facts, Latest
-from pipeline.nightly.members import Member, Members, complete
+from pipeline.nightly.latest import DatasetFacts, Latest
+from pipeline.nightly.members import SeriesEntry, SeriesReader, complete
 from pipeline.nightly.names import retry_order, without_retry
 
 TRIES = 30
@@ -29,10 +29,10 @@ COMPARED = pa.schema([RECORD.field(name) for name in ("split_id", "file_bytes")]
 """What of the manifest a listing must agree with."""
 
 
-class Series(Members):
+class Series(SeriesReader):
     """The series in a folder, there or not yet."""
 
-    def advance(self, name: str, run_date: datetime.date, facts: Facts) -> bool:
+    def advance(self, name: str, run_date: datetime.date, facts: DatasetFacts) -> bool:
         """Let readers follow a dataset that is complete, unless they follow a newer one or are held back.
 
         May be called again at any time: a driver that died before it came to this does it when resumed.
@@ -73,7 +73,7 @@ class Series(Members):
         self._refuse_damaged(dataset.layout)
         older = complete(members, before=target.date)
         previous = older[-1].name if older else None
-        after = Latest.at(target.name, target.date, Facts.of(dataset), previous, pinned=True)
+        after = Latest.at(target.name, target.date, DatasetFacts.of(dataset), previous, pinned=True)
         displaced = followed
 
         def taken_back(latest: Latest | None) -> Latest:
@@ -114,7 +114,7 @@ class Series(Members):
         older_than_days: int | None = None,
         dry_run: bool = False,
         now: datetime.datetime | None = None,
-    ) -> list[prune.Fate]:
+    ) -> list[prune.PruneDecision]:
         """Remove datasets that are old and that nobody needs.
 
         Kept, however old, are the one that readers follow, its predecessor, every base that an unfinished
@@ -159,7 +159,7 @@ class Series(Members):
         """Lets readers follow the newest complete dataset, unless they are held back."""
         if found := complete(self.datasets()):
             newest = found[-1]
-            self.advance(newest.name, newest.date, Facts.of(self.dataset(newest.name)))
+            self.advance(newest.name, newest.date, DatasetFacts.of(self.dataset(newest.name)))
 
     def _succeeded(self, layout: Layout) -> bool:
         """Tells whether a dataset is complete at this moment.
@@ -179,7 +179,7 @@ class Series(Members):
             raise SeriesError("does not exist", self.layout.latest, hint=hint)
         return latest
 
-    def _named(self, name: str, members: Iterable[Member]) -> Member:
+    def _named(self, name: str, members: Iterable[SeriesEntry]) -> SeriesEntry:
         where = self.layout.dataset(name).root
         member = next((member for member in members if member.name == name), None)
         if member is None:
@@ -199,7 +199,7 @@ class Series(Members):
             )
         return member
 
-    def _predecessor(self, latest: Latest, members: Iterable[Member]) -> Member:
+    def _predecessor(self, latest: Latest, members: Iterable[SeriesEntry]) -> SeriesEntry:
         older = [member for member in complete(members) if member.order < latest.order]
         if not older:
             raise SeriesError(
@@ -222,7 +222,7 @@ class Series(Members):
                 str(error),
                 hint="name another with --to",
             ) from None
-        found = {name: info.size for name, info in self.storage.folder(layout.data).items()}
+        found = {name: info.size for name, info in self.storage.list_files(layout.data).items()}
         found.pop("_SUCCESS", None)
         wrong = _differences(dict(zip(names, sizes, strict=True)), found)
         if wrong:
@@ -232,7 +232,7 @@ class Series(Members):
             )
 
 
-def _reason_to_stay(latest: Latest, name: str, run_date: datetime.date, facts: Facts) -> str | None:
+def _reason_to_stay(latest: Latest, name: str, run_date: datetime.date, facts: DatasetFacts) -> str | None:
     if latest.dataset == name and latest.facts == facts:
         return "it is followed already"
     if latest.pinned:

@@ -25,7 +25,7 @@ from pipeline.dataset.identity import Identity
 from pipeline.errors import MissingError, PipelineError
 from pipeline.model import outputs
 from pipeline.model.checkpoint import Checkpoint
-from pipeline.model.embedding_spec import Recipe
+from pipeline.model.embedding_spec import EmbeddingSpec
 from pipeline.model.outputs import embedding
 from pipeline.model.tokenizer.chunks import prefixed
 from pipeline.model.tokenizer.tokenizer import Tokenizer
@@ -85,7 +85,7 @@ def embed(config: Config, checkpoint: Checkpoint, text: str) -> npt.NDArray[np.f
     # Searching is the only command beside the replicas that needs torch: 2 s.
     from pipeline.model.encoder import Encoder  # noqa: PLC0415
 
-    recipe = Recipe.of(checkpoint, config.model)
+    recipe = EmbeddingSpec.of(checkpoint, config.model)
     texts = prefixed(pa.array([text], pa.large_string()), recipe.prefix)
     tokens = Tokenizer(checkpoint, recipe.max_tokens).encode(texts)
     vectors_1D = vectors.unit(Encoder(checkpoint, recipe=recipe).encode(tokens))

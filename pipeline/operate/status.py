@@ -125,7 +125,7 @@ def standing(dataset: Dataset, now: datetime.datetime | None = None) -> Standing
         return Standing(dataset.layout.root, "not started", now)
     shards, complete = dataset.shards(), dataset.complete()
     records = dataset.manifest() if complete else dataset.records(shards)
-    ledger = dataset.storage.folder(dataset.layout.ledger)
+    ledger = dataset.storage.list_files(dataset.layout.ledger)
     attempts = dataset.attempts(ledger)
     newest = attempts[-1] if attempts else None
     signs = [info.changed for info in (*shards.values(), *ledger.values()) if info.changed]

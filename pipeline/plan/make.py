@@ -60,7 +60,7 @@ def list_sources(config: Config) -> list[Listed]:
     return [
         (name, info)
         for name, source in config.source.items()
-        for info in storage.connect(source.path, source.options).find(source.path)
+        for info in storage.connect(source.path, source.options).glob(source.path)
     ]
 
 

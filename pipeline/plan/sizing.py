@@ -5,7 +5,7 @@ import pyarrow.compute as pc
 
 from pipeline.config.sections import Config
 from pipeline.model.checkpoint import Checkpoint
-from pipeline.model.embedding_spec import Recipe
+from pipeline.model.embedding_spec import EmbeddingSpec
 from pipeline.plan.plan import Plan
 
 GPU_SPLIT_BYTES = 64 << 20
@@ -24,7 +24,7 @@ BYTES_PER_TOKEN = 4
 BYTES_PER_LINE = 32
 
 
-MOST_EXPANDED = 10
+MAX_EXPANDED = 10
 """About how many times its stored bytes a text takes at most once it is read; used to estimate memory."""
 
 
@@ -33,7 +33,7 @@ def split_bytes(config: Config, checkpoint: Checkpoint) -> int:
 
     If a text becomes a row for each window, the limit is about the text of `rows_per_shard` windows.
     """
-    recipe = Recipe.of(checkpoint, config.model)
+    recipe = EmbeddingSpec.of(checkpoint, config.model)
     window = (recipe.max_tokens - recipe.chunk_overlap) * BYTES_PER_TOKEN
     most = config.output.rows_per_shard * window if recipe.chunked else GPU_SPLIT_BYTES
     return min(most, config.output.max_split_bytes or _busy_bytes(config, checkpoint))
@@ -41,9 +41,9 @@ def split_bytes(config: Config, checkpoint: Checkpoint) -> int:
 
 def payload_bytes(pending: Plan, config: Config, checkpoint: Checkpoint) -> int:
     """Estimates the bytes of the largest split between two stages: its vectors, its rows and its tokens."""
-    recipe, pieces = Recipe.of(checkpoint, config.model), pending.pieces
+    recipe, pieces = EmbeddingSpec.of(checkpoint, config.model), pending.pieces
     stored = _most_of_a_split(pieces, pieces.column("stored_bytes"))
-    text = min(split_bytes(config, checkpoint), MOST_EXPANDED * stored)
+    text = min(split_bytes(config, checkpoint), MAX_EXPANDED * stored)
     by_rows = pieces.filter(pc.equal(pieces.column("unit"), "rows").fill_null(False))
     rows = _most_of_a_split(by_rows, pc.subtract(by_rows.column("stop"), by_rows.column("start")))
     if by_rows.num_rows < pieces.num_rows:

@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 
 from pipeline import schema
 from pipeline.errors import SourceError
-from pipeline.source.piece import LONGEST_DOCUMENT, Piece, Raw
+from pipeline.source.piece import LONGEST_DOCUMENT, Piece, RawRows
 
 KEPT_CHARACTERS = 1000
 """How much of a rejected text is kept."""
@@ -30,7 +30,9 @@ class Documents:
     rejects: pa.Table
 
 
-def sift(raw: Raw, piece: Piece, columns: pa.Schema, keep_text: bool, replace_errors: bool) -> Documents:
+def separate_rejects(
+    raw: RawRows, piece: Piece, columns: pa.Schema, keep_text: bool, replace_errors: bool
+) -> Documents:
     """Part documents from what can't be embedded: at fault already, null, not UTF-8, blank, too long.
 
     Args:
@@ -63,7 +65,7 @@ def sift(raw: Raw, piece: Piece, columns: pa.Schema, keep_text: bool, replace_er
     return Documents(kept, rows, rejects)
 
 
-def _replaced(raw: Raw) -> Raw:
+def _replaced(raw: RawRows) -> RawRows:
     """With U+FFFD in the places of what is not UTF-8 (Unicode 5.22, "substitution of maximal subparts")."""
     columns = {
         name: _repaired(column.cast(pa.large_string()).combine_chunks()) if _is_string(column) else column
@@ -132,7 +134,7 @@ def _decodes(value: pa.Buffer | None) -> bool:
     return True
 
 
-def _carried(raw: Raw, piece: Piece, columns: pa.Schema) -> pa.Table:
+def _carried(raw: RawRows, piece: Piece, columns: pa.Schema) -> pa.Table:
     """Carried columns as the shards have them, and where each row came from."""
     arrays = []
     for field in columns:

@@ -10,7 +10,7 @@ LONGEST_DOCUMENT = 64 << 20
 """Bytes of a line, a field or a file that is one document; more is no document but a mistake."""
 
 
-MOST_NAMES, LONGEST_NAME = 100, 100
+MAX_NAMES, LONGEST_NAME = 100, 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +63,7 @@ class Piece:
 
 
 @dataclass(frozen=True, slots=True)
-class Raw:
+class RawRows:
     """Rows as a format reads them: nothing judged, nothing lost.
 
     texts: strings that may be null or invalid UTF-8.
@@ -90,4 +90,4 @@ class Raw:
 
 def named(columns: Sequence[str]) -> str:
     """Some columns' names, for a message; there may be many, and long ones."""
-    return ", ".join(name[:LONGEST_NAME] for name in columns[:MOST_NAMES])
+    return ", ".join(name[:LONGEST_NAME] for name in columns[:MAX_NAMES])

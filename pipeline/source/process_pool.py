@@ -28,7 +28,7 @@ from pipeline.source.inspection import Listed, Surveyed, look
 
 CRASHES = [-each for each in (signal.SIGABRT, signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL)]
 """How a native library ends its process. Any other end is not the file's: a kill for want of memory, say."""
-MOST_MEMORY = 3 << 30
+MAX_MEMORY = 3 << 30
 """Of a process that looks at files, many of them side by side."""
 MUCH_MEMORY = 1 << 30
 """What looks at one file and has so much when it is killed, was killed for want of memory."""
@@ -63,7 +63,7 @@ class DiedError(Exception):
         """What is wrong with the only file that it looked at; None where it ended for another reason."""
         hint = "make it anew, or leave it out"
         if self.for_memory:
-            got = f"more than {MOST_MEMORY >> 20} MiB" if self.code == OUT_OF_MEMORY else str(self)
+            got = f"more than {MAX_MEMORY >> 20} MiB" if self.code == OUT_OF_MEMORY else str(self)
             return SourceError("takes too much memory to be looked at", got=got, hint=hint)
         if self.code in CRASHES:
             return SourceError("ends the process that looks at it", got=str(self), hint=hint)
@@ -168,7 +168,7 @@ def main(answers_to: int) -> None:
     """What such a process does: answer chunks, through this descriptor, until there is nobody who asks."""
     chunks, answers = sys.stdin.buffer, os.fdopen(answers_to, "wb")
     sources = pickle.load(chunks)
-    memory.limit(MOST_MEMORY)
+    memory.limit(MAX_MEMORY)
     while True:
         try:
             chunk = pickle.load(chunks)

@@ -26,7 +26,7 @@ from pipeline.errors import (
 )
 from pipeline.source import formats
 from pipeline.source.formats import Documents, Piece
-from pipeline.source.formats.bounds import MOST_READ
+from pipeline.source.formats.bounds import MAX_READ
 
 UNSEEN = (SourceChangedError, MissingError, DeniedError, ReplacedError)
 """What may be this node's view of a file alone, or pass."""
@@ -128,7 +128,7 @@ def _together(found: Iterator[Part]) -> list[Part]:
         heappush(expanded, (-part.size / max(1, part.piece.size), len(kept)))
         kept.append(part)
         size += part.size
-        while size > MOST_READ:
+        while size > MAX_READ:
             _, at = heappop(expanded)
             size -= kept[at].size
             kept[at] = Part(kept[at].piece, error=_expanded(kept[at]))
@@ -181,7 +181,7 @@ def _of_file(pieces: Sequence[Piece], config: Config, columns: pa.Schema) -> Ite
         if error is None:
             try:
                 raw = next(raws)
-                documents = formats.sift(raw, piece, columns, keep_text, replace_errors)
+                documents = formats.separate_rejects(raw, piece, columns, keep_text, replace_errors)
             except Exception as found:
                 error = found
         yield Part(piece, error=error) if error else Part(piece, documents, raw.start, raw.stop)

@@ -22,7 +22,7 @@ from pipeline.source.process_pool import Answer, processes
 CHUNK = 64
 FEW_FILES, FEW_BYTES = 256, 256 << 20
 """What is looked at sooner than a process has started."""
-MOST_PROCESSES = 16
+MAX_PROCESSES = 16
 
 
 def survey(listed: Sequence[Listed], sources: Mapping[str, Source]) -> list[Surveyed]:
@@ -61,7 +61,7 @@ def _processes_for(listed: Sequence[Listed], sources: Mapping[str, Source]) -> i
     if any(protocol_of(info.path) == "memory" for _, info in listed):
         return 0  # it is this process's alone
     if len(listed) > FEW_FILES or sum(info.size for _, info in listed) > FEW_BYTES:
-        return min(len(os.sched_getaffinity(0)), len(listed), MOST_PROCESSES)
+        return min(len(os.sched_getaffinity(0)), len(listed), MAX_PROCESSES)
     return int(any(FORMATS[sources[name].format].isolated for name, _ in listed))
 
 

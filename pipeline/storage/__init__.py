@@ -9,12 +9,19 @@ whole object or none. Put-if-absent commits shards: exactly one of any number of
 import functools
 
 from pipeline.config.location import Options, protocol_of
-from pipeline.storage.base import HubStorage, MemoryStorage, ObjectInfo, Storage, unconditional
+from pipeline.storage.base import HubStorage, MemoryStorage, ObjectInfo, Storage, no_conditional_writes
 from pipeline.storage.filesystem import filesystem
 from pipeline.storage.local import BROKEN_LINK, LocalStorage, only_its_inode_changed
 from pipeline.storage.s3 import S3Storage
 
-__all__ = ["BROKEN_LINK", "ObjectInfo", "Storage", "connect", "only_its_inode_changed", "unconditional"]
+__all__ = [
+    "BROKEN_LINK",
+    "ObjectInfo",
+    "Storage",
+    "connect",
+    "no_conditional_writes",
+    "only_its_inode_changed",
+]
 
 KINDS = {"file": LocalStorage, "hf": HubStorage, "memory": MemoryStorage, "s3": S3Storage}
 

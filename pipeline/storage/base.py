@@ -18,7 +18,7 @@ from fsspec.utils import glob_translate
 from pipeline import telemetry
 from pipeline.config.location import Options, protocol_of
 from pipeline.errors import ConfigError, ExistsError, MissingError, ReplacedError, StorageError
-from pipeline.storage.error_mapping import LOST, code, named_errors
+from pipeline.storage.error_mapping import LOST, code, map_errors
 
 GLOB_CHARACTERS = "*?["
 LIST_THREADS = 16
@@ -61,7 +61,7 @@ class Storage:
     def __init__(self, filesystem: Any, options: Options | None = None) -> None:
         self.filesystem, self.options = filesystem, options or Options()
 
-    def find(self, pattern: str) -> list[ObjectInfo]:
+    def glob(self, pattern: str) -> list[ObjectInfo]:
         """Returns the objects that a file, folder or glob names, in the order of their paths.
 
         Hidden objects (`.x`, `_x`) are left out.
@@ -69,9 +69,9 @@ class Storage:
         Raises:
             MissingError: the pattern names nothing.
         """
-        telemetry.request("list", pattern)
+        telemetry.count_request("list", pattern)
         named = self.strip(self.root(pattern) if self._is_glob(pattern) else pattern)
-        with named_errors(pattern):
+        with map_errors(pattern):
             found = sorted(self._search(pattern).items())
             infos = []
             for path, info in found:
@@ -82,7 +82,7 @@ class Storage:
             raise MissingError("no file here", pattern, hint="check the path and its wildcards")
         return infos
 
-    def folder(self, path: str, edges: Sequence[str] = ()) -> dict[str, ObjectInfo]:
+    def list_files(self, path: str, edges: Sequence[str] = ()) -> dict[str, ObjectInfo]:
         """Returns the objects directly in a folder, by name; none if the folder does not exist.
 
         Args:
@@ -93,19 +93,19 @@ class Storage:
         named = ((info.path.rpartition("/")[2], info) for info in infos)
         return {name: info for name, info in named if _shown(name)}
 
-    def folders(self, path: str) -> list[str]:
+    def list_folders(self, path: str) -> list[str]:
         """Returns the names of the folders directly in a folder, in order; none if it does not exist."""
         entries = self._right_in(path, partial(self.filesystem.ls, path, detail=True))
         names = (entry["name"].rpartition("/")[2] for entry in entries if entry["type"] == "directory")
         return sorted(name for name in names if _shown(name))
 
-    def below(self, folder: str) -> dict[str, ObjectInfo]:
+    def list_recursive(self, folder: str) -> dict[str, ObjectInfo]:
         """Returns all objects below a folder, hidden ones too, by their names relative to it.
 
         If the folder does not exist, there are none.
         """
-        telemetry.request("list", folder)
-        with named_errors(folder):
+        telemetry.count_request("list", folder)
+        with map_errors(folder):
             return self._below(folder)
 
     def info(self, path: str) -> ObjectInfo:
@@ -114,8 +114,8 @@ class Storage:
         Raises:
             MissingError: the object does not exist.
         """
-        telemetry.request("info", path)
-        with named_errors(path):
+        telemetry.count_request("info", path)
+        with map_errors(path):
             return self._info(self.filesystem.info(path))
 
     def exists(self, path: str) -> bool:
@@ -134,8 +134,8 @@ class Storage:
             known: the object's entry in a listing, for a caller that does not begin to read at the start.
                 Without it, one request brings both the size and the first bytes.
         """
-        telemetry.request("open", path)
-        with named_errors(path), self._open(path, known) as file:
+        telemetry.count_request("open", path)
+        with map_errors(path), self._open(path, known) as file:
             yield file
 
     def read(self, path: str) -> bytes:
@@ -145,14 +145,14 @@ class Storage:
             MissingError: the object does not exist.
             ReplacedError: the object was replaced while it was read.
         """
-        telemetry.request("read", path)
-        with named_errors(path, lost=ReplacedError):
+        telemetry.count_request("read", path)
+        with map_errors(path, lost=ReplacedError):
             return self._read(path)
 
     def put(self, path: str, data: bytes) -> None:
         """Writes an object, whatever was there before."""
-        telemetry.request("put", path)
-        with named_errors(path):
+        telemetry.count_request("put", path)
+        with map_errors(path):
             self._put(path, data)
 
     def put_if_absent(self, path: str, data: bytes, root: str | None = None) -> None:
@@ -165,9 +165,9 @@ class Storage:
             ExistsError: another writer was first, and wrote something else.
             MissingError: the root is gone.
         """
-        telemetry.request("put", path)
+        telemetry.count_request("put", path)
         try:
-            with named_errors(path, lost=ExistsError):
+            with map_errors(path, lost=ExistsError):
                 self._refuse_without(root)
                 self._create(path, data)
         except ExistsError:
@@ -181,8 +181,8 @@ class Storage:
         Raises:
             ReplacedError: the object has another version, or exists although it should not.
         """
-        telemetry.request("put", path)
-        with named_errors(path, lost=ReplacedError):
+        telemetry.count_request("put", path)
+        with map_errors(path, lost=ReplacedError):
             if expected is None:
                 self._create(path, data)
             else:
@@ -204,9 +204,9 @@ class Storage:
         """
         self._refuse_without(root)
         source = self.info(source_path)
-        telemetry.request("copy", target_path)
+        telemetry.count_request("copy", target_path)
         try:
-            with named_errors(target_path, lost=ExistsError):
+            with map_errors(target_path, lost=ExistsError):
                 self._copy(source, target_path)
         except (ExistsError, MissingError) as error:
             # The copy may be ours (its answer was lost) or a rival's. Equal content needs no winner.
@@ -222,8 +222,8 @@ class Storage:
 
     def remove(self, path: str) -> None:
         """Removes an object, if it exists."""
-        telemetry.request("remove", path)
-        with suppress(MissingError), named_errors(path):
+        telemetry.count_request("remove", path)
+        with suppress(MissingError), map_errors(path):
             self.filesystem.rm_file(path)
 
     def remove_empty_folder(self, path: str) -> None:
@@ -249,7 +249,7 @@ class Storage:
             ConfigError: a write was carried out although its condition did not hold.
             StorageError: storage failed.
         """
-        with named_errors(root):
+        with map_errors(root):
             folder = self._probe_folder(root)
             one, other = (f"{folder}/{name}" for name in PROBES)
             try:
@@ -283,7 +283,7 @@ class Storage:
             except StorageError as error:  # the right to write does not include the right to remove
                 telemetry.event("left behind", path=f"{folder}/{name}", reason=str(error))
 
-    def sweep(self, folder: str, ours: Callable[[str], bool]) -> int:  # noqa: ARG002  (there are none here)
+    def abort_unfinished_uploads(self, folder: str, ours: Callable[[str], bool]) -> int:  # noqa: ARG002  (there are none here)
         """Removes what unfinished uploads left below a folder, and returns their number.
 
         Call it only after all writers have ended: it also aborts uploads that are under way.
@@ -326,9 +326,9 @@ class Storage:
 
     def _right_in(self, path: str, look: Callable[[], Iterable[Found]]) -> list[Found]:
         """Returns what `look` finds directly in a folder; nothing if the folder does not exist."""
-        telemetry.request("list", path)
+        telemetry.count_request("list", path)
         try:
-            with named_errors(path):
+            with map_errors(path):
                 return list(look())
         except MissingError:
             return []
@@ -407,10 +407,10 @@ class Storage:
         self.filesystem.pipe_file(path, data, mode="create")
 
     def _replace(self, path: str, data: bytes, expected: str) -> None:  # noqa: ARG002  (refused)
-        raise unconditional(path)
+        raise no_conditional_writes(path)
 
     def _copy(self, source: ObjectInfo, target: str) -> None:  # noqa: ARG002  (refused)
-        raise unconditional(target)
+        raise no_conditional_writes(target)
 
     def _alike(self, one: ObjectInfo, other: ObjectInfo) -> bool:
         """Tells whether two objects have the same content."""
@@ -423,7 +423,7 @@ class Storage:
             )
 
 
-def unconditional(path: str) -> ConfigError:
+def no_conditional_writes(path: str) -> ConfigError:
     """Returns the error for a storage without conditional replacement."""
     return ConfigError(
         f"{protocol_of(path)}:// can be read, but not written: it has no conditional replacement here",
@@ -520,9 +520,9 @@ class NamedFile:
 
     def read(self, size: int = -1) -> bytes:
         """Reads as the file itself does."""
-        with named_errors(self.path, lost=ReplacedError):
+        with map_errors(self.path, lost=ReplacedError):
             data = bytes(self.file.read(size))
-        telemetry.read(protocol_of(self.path), len(data))
+        telemetry.count_read(protocol_of(self.path), len(data))
         return data
 
 

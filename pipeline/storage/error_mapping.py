@@ -58,7 +58,7 @@ LOST = {ExistsError: "exists already", ReplacedError: "is not the expected versi
 
 
 @contextmanager
-def named_errors(path: str, lost: type[StorageError] = StorageError) -> Iterator[None]:
+def map_errors(path: str, lost: type[StorageError] = StorageError) -> Iterator[None]:
     """Turns what backends raise into `StorageError`s; a refused condition becomes a `lost`."""
     try:
         yield

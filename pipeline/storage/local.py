@@ -24,7 +24,7 @@ from pipeline import telemetry
 from pipeline.config.location import Options
 from pipeline.errors import ConfigError, DamagedError, MissingError
 from pipeline.storage.base import WRITABLE, NamedFile, ObjectInfo, Storage
-from pipeline.storage.error_mapping import named_errors
+from pipeline.storage.error_mapping import map_errors
 from pipeline.storage.walk import DEEP, MAGIC, Found, Walk
 
 NO_LINK = (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOSYS, errno.EOPNOTSUPP)
@@ -63,9 +63,9 @@ class LocalStorage(Storage):
 
         Opening a file makes a network file system ask its server again; looking it up does not.
         """
-        telemetry.request("info", path)
+        telemetry.count_request("info", path)
         try:
-            with named_errors(path), _regular(self.strip(path)) as file:
+            with map_errors(path), _regular(self.strip(path)) as file:
                 return hashlib.file_digest(file, "sha256").hexdigest()
         except MissingError:
             return None
@@ -170,14 +170,14 @@ class LocalStorage(Storage):
 
     def remove(self, path: str) -> None:
         """Removes a file, if it exists."""
-        telemetry.request("remove", path)
-        with named_errors(path):
+        telemetry.count_request("remove", path)
+        with map_errors(path):
             Path(self.strip(path)).unlink(missing_ok=True)
 
-    def sweep(self, folder: str, ours: Callable[[str], bool]) -> int:
+    def abort_unfinished_uploads(self, folder: str, ours: Callable[[str], bool]) -> int:
         """Removes files that a killed process was writing, and returns their number."""
         root, swept = self.strip(folder), 0
-        with named_errors(folder):
+        with map_errors(folder):
             for at, _, names in os.walk(root, onerror=_refuse):
                 for name in names:
                     path = Path(at, name)
@@ -340,7 +340,7 @@ def _publish(chunks: Iterable[bytes], target: Path) -> None:
 
 
 def _hidden(target: Path) -> Path:
-    """Returns a name for a file that is being written; `sweep` recognizes it."""
+    """Returns a name for a file that is being written; `abort_unfinished_uploads` recognizes it."""
     return target.with_name(f".{target.name}.{uuid.uuid4().hex}")
 
 

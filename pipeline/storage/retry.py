@@ -36,6 +36,6 @@ async def retried(attempt: Callable[[], Awaitable[T]], known: bool) -> T:
             patience = FIRST_PATIENCE_SECONDS if is_unreachable(error) and not known else PATIENCE_SECONDS
             if reason is None or time.monotonic() + wait > started + patience:
                 raise
-        telemetry.retry(reason)
+        telemetry.count_retry(reason)
         await asyncio.sleep(wait)
         pause = min(2 * pause, LONGEST_PAUSE_SECONDS)

@@ -22,7 +22,7 @@ from botocore.exceptions import IncompleteReadError
 from fsspec.asyn import sync_wrapper
 
 from pipeline.storage.base import NO_VERSION, NamedFile, ObjectInfo, Storage, version_of
-from pipeline.storage.error_mapping import code, is_unreachable, named_errors
+from pipeline.storage.error_mapping import code, is_unreachable, map_errors
 from pipeline.storage.read_ahead import Ahead
 from pipeline.storage.retry import retried
 from pipeline.storage.s3_listing import parse_early
@@ -232,7 +232,9 @@ class S3(s3fs.S3FileSystem):  # type: ignore[misc]  # s3fs has no types
             parts = {"Parts": await send(place)}
             await self._call_s3("complete_multipart_upload", **place, MultipartUpload=parts, **condition)
         except BaseException:
-            with suppress(Exception):  # the first failure is the one to report; `sweep` finds what is left
+            with suppress(
+                Exception
+            ):  # the first failure is the one to report; `abort_unfinished_uploads` finds what is left
                 await self._call_s3("abort_multipart_upload", **place)
             raise
 
@@ -450,7 +452,7 @@ class S3Storage(Storage):
                 raise FileExistsError(errno.EEXIST, "the condition does not hold", path) from error
             raise OSError(errno.EAGAIN, f"refused ({code(error)}) without a reason") from error
 
-    def sweep(self, folder: str, ours: Callable[[str], bool]) -> int:
+    def abort_unfinished_uploads(self, folder: str, ours: Callable[[str], bool]) -> int:
         """Removes what our unfinished uploads left below a folder: it is invisible, and it costs money."""
-        with named_errors(folder):
+        with map_errors(folder):
             return int(self.filesystem.sweep(folder, ours))

@@ -41,28 +41,28 @@ def warn(name: str, **fields: object) -> None:
     log.warning(_line(name, fields))
 
 
-def request(operation: str, path: str) -> None:
+def count_request(operation: str, path: str) -> None:
     """Counts one storage request."""
     requests[operation] += 1
-    beat()
+    heartbeat()
     for observe in observers:
         observe(operation, path)
 
 
-def read(protocol: str, size: int) -> None:
+def count_read(protocol: str, size: int) -> None:
     """Counts bytes that were read from a file."""
     read_bytes[protocol] += size
-    beat()
+    heartbeat()
 
 
-def beat() -> None:
+def heartbeat() -> None:
     """Signals to the observers of this process that it lives: after a micro-batch, a request, some bytes."""
     for hear in _life:
         hear()
 
 
 @contextmanager
-def signs_of_life(hear: Callable[[], None]) -> Iterator[None]:
+def on_heartbeat(hear: Callable[[], None]) -> Iterator[None]:
     """Passes each sign of life to `hear` while the context lasts."""
     _life.append(hear)
     try:
@@ -71,7 +71,7 @@ def signs_of_life(hear: Callable[[], None]) -> Iterator[None]:
         _life.remove(hear)
 
 
-def retry(reason: str) -> None:
+def count_retry(reason: str) -> None:
     """Counts one storage request that is about to be repeated."""
     retries[reason] += 1
     log.debug("storage retry reason=%s", reason)

@@ -1,8 +1,8 @@
 """Writes this process's own output to standard error, apart from what libraries write to the descriptors.
 
 Libraries in other languages write to descriptors 1 and 2, past `sys.stderr`. While these descriptors are lent
-to a file (`lent_to`), our own output goes to a copy of the real standard error. Everything that people read
-passes through here: events of the log, the live display, the last line.
+to a file (`redirect_fds`), our own output goes to a copy of the real standard error. Everything that people
+read passes through here: events of the log, the live display, the last line.
 """
 
 import io
@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, TextIO
 
-from pipeline.sanitize import block, harmless, printable
+from pipeline.sanitize import block, printable, strip_control
 
 LONGEST = 4000
 """Characters of a line of the log."""
@@ -26,7 +26,7 @@ _above: list[Callable[[str], None]] = []
 """Functions of live displays that put lines above the display."""
 
 
-class _Voice(io.TextIOBase):
+class _Console(io.TextIOBase):
     """The current real standard error, as a stream."""
 
     def write(self, text: str) -> int:
@@ -51,7 +51,7 @@ class _Voice(io.TextIOBase):
         return _real().encoding
 
 
-stream = _Voice()
+stream = _Console()
 
 
 class Formatter(logging.Formatter):
@@ -77,14 +77,14 @@ class Handler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
-            say(self.format(record))
+            print_line(self.format(record))
         except Exception:  # as in any handler: a failing log must not end the run
             self.handleError(record)
 
 
-def say(text: str) -> None:
+def print_line(text: str) -> None:
     """Prints text on lines of its own, above a live display if there is one."""
-    shown = harmless(text, "\n\t")
+    shown = strip_control(text, "\n\t")
     if _above:
         _above[-1](shown)
     else:
@@ -93,7 +93,7 @@ def say(text: str) -> None:
 
 
 @contextmanager
-def above(put: Callable[[str], None]) -> Iterator[None]:
+def route_through(put: Callable[[str], None]) -> Iterator[None]:
     """Sends printed text through `put` while the context lasts, so that a live display can put it above."""
     _above.append(put)
     try:
@@ -103,7 +103,7 @@ def above(put: Callable[[str], None]) -> Iterator[None]:
 
 
 @contextmanager
-def lent_to(path: str) -> Iterator[None]:
+def redirect_fds(path: str) -> Iterator[None]:
     """Appends what is written to descriptors 1 and 2 to a file, except our own output.
 
     After an interruption at any moment, `stream` still reaches people, and so does a process's last line.

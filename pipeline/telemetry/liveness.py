@@ -1,6 +1,6 @@
 """Tracks which process works at which split, and finds stalls and splits that kill their process.
 
-A `Watch` is plain state in one place. A `Sentry` is what a stage reports to, wherever the state lies.
+A `LivenessTracker` is plain state in one place. A stage reports to a `Heartbeat`, wherever that state lies.
 Nothing here knows Ray.
 """
 
@@ -14,13 +14,13 @@ from typing import Protocol
 from pipeline import telemetry
 from pipeline.errors import CrashError
 
-MOST_CRASHES = 3
+MAX_CRASHES = 3
 BEAT_SECONDS = 1.0
 """The least time between two signs of life that a process sends."""
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class WorkerProcess:
     """The place where a process runs: its node's id, and the address and pid that a person would look for."""
 
     node: str
@@ -29,18 +29,18 @@ class Place:
 
 
 @dataclass(slots=True)
-class Work:
+class OngoingWork:
     """A process's work at a split in a stage; `beaten` is the time of its last sign of life."""
 
     split_id: str
     stage: str
-    place: Place
+    place: WorkerProcess
     since: float
     beaten: float
 
 
 @dataclass(frozen=True, slots=True)
-class StageStanding:
+class StageStatus:
     """The progress of one stage.
 
     age: seconds since a process first took up a split.  at_work: processes that work at a split now.
@@ -56,11 +56,11 @@ class StageStanding:
     passed: int
 
 
-NOBODY = StageStanding(0.0, 0, 0, 0, 0.0, 0)
+NO_ACTIVITY = StageStatus(0.0, 0, 0, 0, 0.0, 0)
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class StagesStatus:
     """The progress of all stages that have started, by their names.
 
     age: seconds since the watch began.  quiet: seconds since the last sign of life.
@@ -68,10 +68,10 @@ class Standing:
 
     age: float
     quiet: float
-    stages: Mapping[str, StageStanding]
+    stages: Mapping[str, StageStatus]
 
 
-class Watch:
+class LivenessTracker:
     """The work of all processes of a run.
 
     Args:
@@ -83,16 +83,16 @@ class Watch:
         self, alive: Callable[[], Collection[str]], clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._alive, self._clock = alive, clock
-        self._works: dict[tuple[str, str], Work] = {}
-        self._crashes: dict[tuple[str, str], list[Place]] = {}
+        self._works: dict[tuple[str, str], OngoingWork] = {}
+        self._crashes: dict[tuple[str, str], list[WorkerProcess]] = {}
         self._began = self._heard = clock()
         self._busy: defaultdict[str, float] = defaultdict(float)
         self._first: dict[str, float] = {}
         self._passed: Counter[str] = Counter()
         self._most: Counter[str] = Counter()
-        self._places: defaultdict[str, set[Place]] = defaultdict(set)
+        self._places: defaultdict[str, set[WorkerProcess]] = defaultdict(set)
 
-    def enter(self, split_id: str, stage: str, place: Place) -> int:
+    def enter(self, split_id: str, stage: str, place: WorkerProcess) -> int:
         """Notes that a process takes up a split; returns how many processes the split seems to have killed.
 
         A process that took up the split before and did not leave it is dead. If its node is gone, too, the
@@ -103,7 +103,7 @@ class Watch:
             self._crashes.setdefault(key, []).append(before.place)
             self._end(before, before.beaten)
             self._places[stage].discard(before.place)
-        self._works[key] = Work(split_id, stage, place, now, now)
+        self._works[key] = OngoingWork(split_id, stage, place, now, now)
         self._first.setdefault(stage, now)
         self._places[stage].add(place)
         self._most[stage] = max(self._most[stage], self._at_work()[stage])
@@ -130,14 +130,14 @@ class Watch:
         """Returns the seconds since the last sign of life."""
         return self._clock() - self._heard
 
-    def standing(self) -> Standing:
+    def standing(self) -> StagesStatus:
         """Returns the progress of all stages."""
         now, at_work = self._clock(), self._at_work()
         busy = defaultdict(float, self._busy)
         for work in self._works.values():
             busy[work.stage] += now - work.since
         stages = {
-            stage: StageStanding(
+            stage: StageStatus(
                 age=now - first,
                 at_work=at_work[stage],
                 most=self._most[stage],
@@ -147,7 +147,7 @@ class Watch:
             )
             for stage, first in self._first.items()
         }
-        return Standing(now - self._began, self.quiet_seconds(), stages)
+        return StagesStatus(now - self._began, self.quiet_seconds(), stages)
 
     def report(self) -> list[str]:
         """Returns a line for each split in work; the one that has been silent longest comes first."""
@@ -161,7 +161,7 @@ class Watch:
     def _at_work(self) -> Counter[str]:
         return Counter(work.stage for work in self._works.values())
 
-    def _end(self, work: Work, when: float) -> None:
+    def _end(self, work: OngoingWork, when: float) -> None:
         self._busy[work.stage] += when - work.since
 
     def _life(self) -> float:
@@ -169,7 +169,7 @@ class Watch:
         return self._heard
 
 
-class Sentry(Protocol):
+class Heartbeat(Protocol):
     """The receiver of a stage's reports about itself."""
 
     def enter(self, split_id: str, stage: str) -> int:
@@ -183,7 +183,7 @@ class Sentry(Protocol):
 
 
 @contextmanager
-def at(sentry: Sentry | None, split_id: str, stage: str) -> Iterator[None]:
+def working_on(sentry: Heartbeat | None, split_id: str, stage: str) -> Iterator[None]:
     """Reports work at a split to the sentry, with at most one sign of life a second.
 
     Raises:
@@ -194,20 +194,20 @@ def at(sentry: Sentry | None, split_id: str, stage: str) -> Iterator[None]:
         return
     crashes = sentry.enter(split_id, stage)
     try:
-        if crashes >= MOST_CRASHES:
+        if crashes >= MAX_CRASHES:
             raise CrashError(
                 f"{crashes} processes died at this split",
                 f"{split_id} ({stage})",
                 hint="a native crash, a failing device or too little memory: see the nodes' logs",
             )
-        with telemetry.signs_of_life(_Rare(lambda: sentry.beat(split_id, stage))):
+        with telemetry.on_heartbeat(_Throttled(lambda: sentry.beat(split_id, stage))):
             yield
     finally:
         sentry.leave(split_id, stage)
 
 
 @dataclass(slots=True)
-class _Rare:
+class _Throttled:
     """Calls a function, but at most once per `BEAT_SECONDS`."""
 
     call: Callable[[], None]

@@ -25,7 +25,7 @@ from pipeline.verify.shard_audit import Finding
 
 
 @dataclass
-class Evidence:
+class Metadata:
     """A dataset's own word, and what was wrong with it."""
 
     dataset: Dataset
@@ -118,7 +118,7 @@ class Evidence:
     def there(self) -> set[str]:
         """Splits that have a shard; other files of data/ are findings."""
         splits = set()
-        for name in sorted(self.dataset.storage.folder(self.dataset.layout.data)):
+        for name in sorted(self.dataset.storage.list_files(self.dataset.layout.data)):
             split = Layout.split_of_shard(name)
             if split is not None:
                 splits.add(split)

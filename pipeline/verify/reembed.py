@@ -28,7 +28,7 @@ from pipeline.dataset.writer import document_numbers
 from pipeline.errors import ModelError, SourceError
 from pipeline.model import checkpoint
 from pipeline.model.checkpoint import Checkpoint
-from pipeline.model.embedding_spec import Recipe
+from pipeline.model.embedding_spec import EmbeddingSpec
 from pipeline.model.outputs import embedding, reserved_names
 from pipeline.model.outputs.embedding import Vectors
 from pipeline.model.tokenizer.texts import tokenize_all, tokenized
@@ -37,7 +37,7 @@ from pipeline.ragged import Ints
 from pipeline.source import lookup
 from pipeline.source.formats import Piece
 from pipeline.verify import shard_audit
-from pipeline.verify.shard_audit import Finding, Trouble
+from pipeline.verify.shard_audit import Finding, Problem
 
 LEAST_COSINE = {"float32": 0.9999, "bfloat16": 0.999}
 """Between a vector and its text's, by the arithmetic that made it (docs/decisions.md)."""
@@ -169,7 +169,7 @@ def _with_texts(sample: Sample, rows: pa.Table) -> _Drawn:
     return _Drawn(rows, document_numbers(rows), pa.concat_tables(found).combine_chunks())
 
 
-def _compared(sample: Sample, drawn: _Drawn) -> tuple[list[Trouble], float]:
+def _compared(sample: Sample, drawn: _Drawn) -> tuple[list[Problem], float]:
     """What differs when the documents are embedded again; and how near the vectors are at least."""
     model = _model(sample.config, sample.vector_digest)
     fresh = model.embed(drawn.documents.column("text").combine_chunks())
@@ -228,7 +228,7 @@ class _Model:
         from pipeline.model.encoder import Encoder  # noqa: PLC0415
 
         found = resolve(config, vector_digest)
-        self.recipe = Recipe.of(found, config.model)
+        self.recipe = EmbeddingSpec.of(found, config.model)
         self.tokenizer = Tokenizer(found, self.recipe.max_tokens)
         # A sample needs no GPU; what one did in bfloat16 is near to this, if not as near.
         self.encoder = Encoder(found, device="cpu", dtype="float32", recipe=self.recipe)

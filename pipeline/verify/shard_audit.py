@@ -63,7 +63,7 @@ class Shard:
 
 
 @dataclass(frozen=True, slots=True)
-class Audited:
+class ShardAudit:
     """What was found in a shard; and what it really holds, by the names of its record: None if unreadable."""
 
     split_id: str
@@ -71,11 +71,11 @@ class Audited:
     contents: Mapping[str, Any] | None = None
 
 
-Trouble = tuple[str, str]
+Problem = tuple[str, str]
 """A check, and what it has found."""
 
 
-def audit_shard(shard: Shard) -> Audited:
+def audit_shard(shard: Shard) -> ShardAudit:
     """Read and judge one shard and its rejects.
 
     Raises:
@@ -95,10 +95,10 @@ def audit_shard(shard: Shard) -> Audited:
     except Exception as error:  # the boundary: damaged bytes make Arrow, NumPy and JSON raise what they like
         troubles = [("checksums", f"can't be read: {brief(error)}")]
     findings = tuple(Finding(check, dataset.layout.name(path), what) for check, what in troubles)
-    return Audited(shard.split_id, findings, contents)
+    return ShardAudit(shard.split_id, findings, contents)
 
 
-def _audit(dataset: Dataset, shard: Shard, data: bytes) -> tuple[list[Trouble], Mapping[str, Any] | None]:
+def _audit(dataset: Dataset, shard: Shard, data: bytes) -> tuple[list[Problem], Mapping[str, Any] | None]:
     path, wanted = dataset.layout.shard(shard.split_id), shard.expected.columns
     parquet = parsing.opened(data, path, page_checksum_verification=True)
     if not parquet.schema_arrow.equals(wanted, check_metadata=False):
@@ -129,7 +129,7 @@ def _audit(dataset: Dataset, shard: Shard, data: bytes) -> tuple[list[Trouble], 
     return troubles, contents
 
 
-def _footer(dataset: Dataset, shard: Shard, rows: pa.Table) -> tuple[dict[str, Any] | None, list[Trouble]]:
+def _footer(dataset: Dataset, shard: Shard, rows: pa.Table) -> tuple[dict[str, Any] | None, list[Problem]]:
     """The record in the shard's footer."""
     info = ObjectInfo(dataset.layout.shard(shard.split_id), 0, "")
     try:
@@ -138,7 +138,7 @@ def _footer(dataset: Dataset, shard: Shard, rows: pa.Table) -> tuple[dict[str, A
         return None, [("manifest", "its footer has no record of ours")]
 
 
-def _rejects(dataset: Dataset, split_id: str, record: Mapping[str, Any]) -> tuple[pa.Table, list[Trouble]]:
+def _rejects(dataset: Dataset, split_id: str, record: Mapping[str, Any]) -> tuple[pa.Table, list[Problem]]:
     """The rejects that a shard's record names; none where they can't be read."""
     name, count = record.get("rejects_file"), record.get("rejects", 0)
     none = schema.REJECTS.empty_table()
@@ -229,7 +229,7 @@ def _counted(
 
 def _records(
     contents: Mapping[str, Any], footer: Mapping[str, Any] | None, manifest: Mapping[str, Any] | None
-) -> Iterator[Trouble]:
+) -> Iterator[Problem]:
     """What footer and manifest say of the shard, beside what it holds."""
     for teller, record in (("its footer", footer), ("manifest.parquet", manifest)):
         if record is None:
@@ -259,7 +259,7 @@ def _piece(piece: Mapping[str, Any]) -> str:
     return "{source}/{file} [{start}, {stop}) with {rows} rows and {rejects} rejects".format_map(piece)
 
 
-def _duplicates(rows: pa.Table, rejects: pa.Table, ranges: Sequence[Mapping[str, Any]]) -> Iterator[Trouble]:
+def _duplicates(rows: pa.Table, rejects: pa.Table, ranges: Sequence[Mapping[str, Any]]) -> Iterator[Problem]:
     """Whether each row is there once, and each where it belongs.
 
     Ranges of different splits have nothing in common (`verify` looks at the plan), and every row lies in
@@ -281,12 +281,12 @@ def _duplicates(rows: pa.Table, rejects: pa.Table, ranges: Sequence[Mapping[str,
         yield from some("duplicates", broken, windows, "lack some of their windows")
 
 
-def _doubled(rows: pa.Table, key: list[str], what: str) -> Iterator[Trouble]:
+def _doubled(rows: pa.Table, key: list[str], what: str) -> Iterator[Problem]:
     counts = rows.select(key).group_by(key).aggregate([([], "count_all")])
     yield from some("duplicates", pc.greater(counts["count_all"], 1).to_numpy(), counts, f"are {what}")
 
 
-def _vectors(rows: pa.Table, expected: Expected) -> Iterator[Trouble]:
+def _vectors(rows: pa.Table, expected: Expected) -> Iterator[Problem]:
     """Whether vectors are vectors: finite, and of length 1 where they should be."""
     if expected.vector == "binary":
         width = math.ceil(expected.dimension / 8)
@@ -311,7 +311,7 @@ def quantization(rows: pa.Table, dimension: int) -> npt.NDArray[np.float32]:
     return scale_N * np.float32(math.sqrt(dimension) / 2)
 
 
-def _others(rows: pa.Table, expected: Expected) -> Iterator[Trouble]:
+def _others(rows: pa.Table, expected: Expected) -> Iterator[Problem]:
     """Our other columns: what no text can have."""
     tokens_N = rows["n_tokens"].to_numpy()
     most = expected.max_tokens or np.iinfo(np.int32).max
@@ -326,7 +326,7 @@ def _others(rows: pa.Table, expected: Expected) -> Iterator[Trouble]:
         yield from some("vectors", empty_N, rows, "are windows without a character")
 
 
-def some(check: str, wrong_M: npt.NDArray[np.bool_], rows: pa.Table, what: str) -> Iterator[Trouble]:
+def some(check: str, wrong_M: npt.NDArray[np.bool_], rows: pa.Table, what: str) -> Iterator[Problem]:
     """One trouble for all rows that have it, which names the first."""
     if wrong_M.any():
         first = int(np.flatnonzero(wrong_M)[0])

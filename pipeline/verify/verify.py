@@ -33,7 +33,7 @@ from pipeline.errors import ConfigError, PipelineError
 from pipeline.plan.changes import no_longer_as_planned
 from pipeline.plan.plan import Plan, source_files, split_id
 from pipeline.verify import reembed
-from pipeline.verify.metadata import Evidence
+from pipeline.verify.metadata import Metadata
 from pipeline.verify.reembed import MEASURES, Sample, reembed_shard
 from pipeline.verify.shard_audit import Finding, Shard, audit_shard
 
@@ -101,7 +101,7 @@ def verify(path: str, deep: float = 0.0, config: Config | None = None) -> Report
         raise ConfigError("needs the sources and the model", "--deep", hint=hint)
     where, config = root(path), config and config.absolute()
     options = _options(where, config) if config else Options()
-    return _Audit(Evidence(Dataset(where, options)), deep, config, options).report()
+    return _Audit(Metadata(Dataset(where, options)), deep, config, options).report()
 
 
 def _options(path: str, config: Config) -> Options:
@@ -130,7 +130,7 @@ def root(path: str) -> str:
 class _Audit:
     """One audit under way. Each `_check` method does one check, or looks at one thing for several."""
 
-    evidence: Evidence
+    evidence: Metadata
     deep: float
     config: Config | None
     options: Options

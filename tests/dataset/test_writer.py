@@ -191,11 +191,11 @@ def test_storage_retries_of_the_reader_and_of_the_writer_are_counted(
     create = dataset.storage._create
 
     def at_the_second_try(path: str, data: bytes) -> None:
-        telemetry.retry("SlowDown")
+        telemetry.count_retry("SlowDown")
         create(path, data)
 
     monkeypatch.setattr(dataset.storage, "_create", at_the_second_try)
-    telemetry.retry("of a split before")
+    telemetry.count_retry("of a split before")
     figures = {
         "computed_tokens": 9, "padded_tokens": 9, "text_bytes": 8, "read_bytes": 8,
         "read_seconds": 1.0, "tokenize_seconds": 2.0,

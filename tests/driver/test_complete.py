@@ -20,7 +20,7 @@ from pipeline.config.sections import Config
 from pipeline.dataset.claim import BEING_REMOVED
 from pipeline.dataset.commit import CommitRequest, commit
 from pipeline.dataset.dataset import Dataset
-from pipeline.dataset.ending import Ending
+from pipeline.dataset.ending import RunResult
 from pipeline.dataset.identity import Identity
 from pipeline.dataset.record import Failure, ShardRecord, read_records
 from pipeline.driver import run
@@ -63,7 +63,7 @@ class Night:
                     done = written(encoded(read, 16), self.job)
                     assert isinstance(done, ShardRecord), done
 
-    def commit(self, *failures: Failure, allow: bool = False) -> Ending:
+    def commit(self, *failures: Failure, allow: bool = False) -> RunResult:
         quality = self.config.quality.model_copy(update={"allow_failed_files": allow})
         return commit(CommitRequest(Dataset(self.dataset.layout.root), self.plan, failures, quality, {}))
 

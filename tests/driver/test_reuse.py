@@ -13,7 +13,7 @@ import pytest
 
 from pipeline.config.load import _dated, parse_config
 from pipeline.dataset.dataset import Dataset
-from pipeline.dataset.ending import Ending
+from pipeline.dataset.ending import RunResult
 from pipeline.driver import run
 from pipeline.errors import ConfigError, ExitCode, ResourceError
 from pipeline.nightly import Series
@@ -35,7 +35,7 @@ def nightly(job: Job, tmp_path: Path) -> Callable[..., dict[str, Any]]:
     return make
 
 
-def embed(values: dict[str, Any], night: int = 0) -> Ending:
+def embed(values: dict[str, Any], night: int = 0) -> RunResult:
     parsed = parse_config(values)
     output = _dated(parsed.output, FIRST + datetime.timedelta(night))
     return run.run(parsed.model_copy(update={"output": output}), quiet=True)
@@ -45,7 +45,7 @@ def dataset(tmp_path: Path, night: int) -> Path:
     return tmp_path / "series" / (FIRST + datetime.timedelta(night)).isoformat()
 
 
-def counts(ending: Ending) -> dict[str, int]:
+def counts(ending: RunResult) -> dict[str, int]:
     return {name: ending.summary[name] for name in ("copied", "reused", "embedded", "rejects")}
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from pipeline import cli, storage, telemetry
 from pipeline.config.load import parse_config
-from pipeline.dataset.ending import Ending
+from pipeline.dataset.ending import RunResult
 from pipeline.driver import run
 from pipeline.errors import ExitCode, IncompleteError, ModelError, OtherDatasetError
 from pipeline.source import survey
@@ -23,7 +23,7 @@ Job = Callable[..., dict[str, Any]]
 pytestmark = pytest.mark.usefixtures("flow")
 
 
-def embed(values: dict[str, Any]) -> Ending:
+def embed(values: dict[str, Any]) -> RunResult:
     return run.run(parse_config(values), quiet=True)
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from pipeline.config import sections
 from pipeline.config.load import parse_config
-from pipeline.dataset.ending import Ending
+from pipeline.dataset.ending import RunResult
 from pipeline.driver import run
 from pipeline.errors import ExitCode
 from tests.conftest import read_dataset, texts
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.usefixtures("flow")
 Job = Callable[..., dict[str, Any]]
 
 
-def embed(values: dict[str, Any]) -> Ending:
+def embed(values: dict[str, Any]) -> RunResult:
     return run.run(parse_config(values), quiet=True)
 
 

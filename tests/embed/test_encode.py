@@ -16,7 +16,7 @@ from pipeline.embed.encode import Encode
 from pipeline.embed.row import from_cell
 from pipeline.errors import ExitCode
 from pipeline.model.encoder import Encoder
-from pipeline.telemetry.liveness import Watch
+from pipeline.telemetry.liveness import LivenessTracker
 from tests.conftest import make_checkpoint
 from tests.splits import first_read, first_split, written
 from tests.telemetry.test_liveness import Local
@@ -65,7 +65,7 @@ def test_a_process_whose_device_failed_ends_where_that_is_counted(
     """CUDA's errors stay: such a process would fail split after split. No GPU is here to do it for real."""
     row, told = first_split(job())
     read = first_read(row, told)
-    watched, alone = Encode(told, Local(Watch(list))), Encode(told)
+    watched, alone = Encode(told, Local(LivenessTracker(list))), Encode(told)
 
     def failing(*_: object) -> None:
         raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered\nand more")
@@ -96,7 +96,7 @@ def test_a_replica_of_broken_weights_fails_its_splits_and_lives(job: JobValues, 
     """To end its process would help nobody: the next one has the same weights."""
     model = broken_weights(make_checkpoint(tmp_path / "model"))
     row, told = first_split(job(model={"name": str(model)}))
-    replica = Encode(told, Local(Watch(list)))
+    replica = Encode(told, Local(LivenessTracker(list)))
     failure = written(replica(first_read(row, told)), told)
     assert isinstance(failure, Failure)
     assert (failure.stage, failure.exit_code, failure.kind) == (
@@ -110,7 +110,7 @@ def test_a_device_that_goes_bad_gives_the_split_to_another_process(
 ) -> None:
     """No device is here that could: it is the replica's weights that change."""
     row, told = first_split(job())
-    replica = Encode(told, Local(Watch(list)))
+    replica = Encode(told, Local(LivenessTracker(list)))
     assert isinstance(written(replica(first_read(row, told)), told), ShardRecord)
     for parameter in replica.encoder.model.parameters():
         parameter.data.fill_(torch.nan)

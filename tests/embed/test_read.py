@@ -18,7 +18,7 @@ from pipeline.embed.encode import Encode
 from pipeline.embed.row import from_row
 from pipeline.errors import ExitCode
 from pipeline.plan.scan_row import splits_of
-from pipeline.telemetry.liveness import MOST_CRASHES, Watch
+from pipeline.telemetry.liveness import MAX_CRASHES, LivenessTracker
 from tests.conftest import make_checkpoint
 from tests.splits import first_read, first_split, written
 from tests.telemetry.test_liveness import Local
@@ -102,11 +102,11 @@ class Refusing(Local):
     """Says that too many processes died at some splits."""
 
     def __init__(self, refused: set[str]) -> None:
-        super().__init__(Watch(list))
+        super().__init__(LivenessTracker(list))
         self.refused = refused
 
     def enter(self, split_id: str, stage: str) -> int:
-        return MOST_CRASHES if split_id in self.refused else super().enter(split_id, stage)
+        return MAX_CRASHES if split_id in self.refused else super().enter(split_id, stage)
 
 
 def test_a_split_that_is_not_tried_again_does_not_shift_those_behind_it(

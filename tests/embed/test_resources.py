@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from pipeline.config.sections import Compute
-from pipeline.embed.resources import Node, fit
+from pipeline.embed.resources import Node, size_stages
 from pipeline.errors import ResourceError
 
 
@@ -15,53 +15,53 @@ def compute(**values: Any) -> Compute:
 
 
 def test_a_laptop_of_two_cores() -> None:
-    found = fit(compute(), [Node(2)])
+    found = size_stages(compute(), [Node(2)])
     assert (found.replica_cpus, found.threads, found.replicas) == (1.25, 2, (1, 1))
 
 
 def test_one_machine_with_eight_gpus() -> None:
-    found = fit(compute(device="cuda"), [Node(96, 8)])
+    found = size_stages(compute(device="cuda"), [Node(96, 8)])
     assert (found.replica_cpus, found.replica_gpus, found.replicas) == (1, 1, (1, 8))
 
 
 def test_a_hundred_mixed_nodes_with_a_head_without_cpus() -> None:
     """The smallest says how large a replica is, so that all are used; the largest hold several."""
-    found = fit(compute(), [Node(0), *[Node(16)] * 50, *[Node(64)] * 50])
+    found = size_stages(compute(), [Node(0), *[Node(16)] * 50, *[Node(64)] * 50])
     assert (found.replica_cpus, found.threads) == (15.25, 16)
     assert found.replicas == (1, 50 * 1 + 50 * 4)
 
 
 def test_gpu_nodes_beside_cpu_nodes() -> None:
-    found = fit(compute(device="cuda"), [Node(0), *[Node(32)] * 80, *[Node(8, 4)] * 20])
+    found = size_stages(compute(device="cuda"), [Node(0), *[Node(32)] * 80, *[Node(8, 4)] * 20])
     assert found.replicas == (1, 80)
 
 
 def test_replicas_leave_room_for_a_reader_and_a_writer() -> None:
-    assert fit(compute(cpus_per_replica=1), [Node(4)]).replicas == (1, 3)
-    assert fit(compute(cpus_per_replica=1, max_replicas=2), [Node(4)]).replicas == (1, 2)
+    assert size_stages(compute(cpus_per_replica=1), [Node(4)]).replicas == (1, 3)
+    assert size_stages(compute(cpus_per_replica=1, max_replicas=2), [Node(4)]).replicas == (1, 2)
 
 
 def test_no_packing_of_replicas_leaves_a_reader_without_a_node() -> None:
-    assert fit(compute(cpus_per_replica=1.5, cpus_per_reader=1), [Node(2)] * 4).replicas == (1, 2)
+    assert size_stages(compute(cpus_per_replica=1.5, cpus_per_reader=1), [Node(2)] * 4).replicas == (1, 2)
 
 
 def test_replicas_of_a_lost_node_do_not_starve_the_readers_of_the_others() -> None:
     """Two nodes of two CPUs would hold three replicas of one; two of them fill the node that is left."""
-    assert fit(compute(cpus_per_replica=1), [Node(2), Node(2)]).replicas == (1, 1)
+    assert size_stages(compute(cpus_per_replica=1), [Node(2), Node(2)]).replicas == (1, 1)
     # Of 1.25 a second one never fits, and a reader always does.
-    assert fit(compute(), [Node(2), Node(2)]).replicas == (1, 2)
+    assert size_stages(compute(), [Node(2), Node(2)]).replicas == (1, 2)
 
 
 def test_the_only_node_with_a_gpu_may_be_lost(caplog: pytest.LogCaptureFixture) -> None:
     """The job waits for another one, and is told so; to refuse it would refuse most small clusters."""
     caplog.set_level("INFO", "pipeline")
-    assert fit(compute(device="cuda"), [Node(16), Node(16), Node(8, 8)]).replicas == (1, 8)
+    assert size_stages(compute(device="cuda"), [Node(16), Node(16), Node(8, 8)]).replicas == (1, 8)
     assert "would wait for a new node" in caplog.text
 
 
 def test_what_the_cluster_can_scale_to_counts() -> None:
     """The flow gives nodes that are not there yet like those that are."""
-    assert fit(compute(device="cuda"), [Node(4), *[Node(8, 1)] * 10]).replicas == (1, 10)
+    assert size_stages(compute(device="cuda"), [Node(4), *[Node(8, 1)] * 10]).replicas == (1, 10)
 
 
 @pytest.mark.parametrize(
@@ -80,24 +80,26 @@ def test_what_the_cluster_can_scale_to_counts() -> None:
 )
 def test_what_would_wait_for_ever_is_refused(values: dict[str, Any], nodes: list[Node], message: str) -> None:
     with pytest.raises(ResourceError, match=message):
-        fit(compute(**values), nodes)
+        size_stages(compute(**values), nodes)
 
 
 def test_the_object_store_holds_what_is_in_flight(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO", "pipeline")
     with pytest.raises(ResourceError, match="0.9 GB for 4 of 0.30 GB.*object-store-memory"):
-        fit(compute(), [Node(2, store_bytes=0.9e9)], payload_bytes=300_000_000)
+        size_stages(compute(), [Node(2, store_bytes=0.9e9)], payload_bytes=300_000_000)
     assert not caplog.text
-    assert fit(compute(), [Node(2, store_bytes=2e9)], payload_bytes=300_000_000)
+    assert size_stages(compute(), [Node(2, store_bytes=2e9)], payload_bytes=300_000_000)
     assert "replicas may wait" in caplog.text
     caplog.clear()
-    assert fit(compute(), [Node(2, store_bytes=8e9)], payload_bytes=300_000_000)
+    assert size_stages(compute(), [Node(2, store_bytes=8e9)], payload_bytes=300_000_000)
     assert not caplog.text
     with pytest.raises(ResourceError, match="for 32 of"):
-        fit(compute(device="cuda"), [Node(64, 8, store_bytes=8e9)], payload_bytes=300_000_000)
-    assert fit(compute(device="cuda", max_replicas=1), [Node(64, 8, store_bytes=8e9)], 300_000_000)
+        size_stages(compute(device="cuda"), [Node(64, 8, store_bytes=8e9)], payload_bytes=300_000_000)
+    assert size_stages(compute(device="cuda", max_replicas=1), [Node(64, 8, store_bytes=8e9)], 300_000_000)
     # Where no replica runs, no split waits; and who does not tell can't be judged.
-    assert fit(compute(device="cuda"), [Node(64, store_bytes=1), Node(64, 8)], payload_bytes=300_000_000)
+    assert size_stages(
+        compute(device="cuda"), [Node(64, store_bytes=1), Node(64, 8)], payload_bytes=300_000_000
+    )
 
 
 def test_fractions_add_up() -> None:
@@ -105,12 +107,14 @@ def test_fractions_add_up() -> None:
     twentieths = range(1, 20)
     for reader, writer, cpus in itertools.product(twentieths, twentieths, (2, 4, 8)):
         if reader + writer <= 20 * (cpus - 1):  # a replica takes one at least
-            found = fit(compute(cpus_per_reader=reader / 20, cpus_per_writer=writer / 20), [Node(cpus)])
+            found = size_stages(
+                compute(cpus_per_reader=reader / 20, cpus_per_writer=writer / 20), [Node(cpus)]
+            )
             assert found.replicas == (1, 1), (reader, writer, cpus)
-    assert fit(compute(cpus_per_replica=0.1, cpus_per_reader=0.5), [Node(1)]).replicas == (1, 2)
+    assert size_stages(compute(cpus_per_replica=0.1, cpus_per_reader=0.5), [Node(1)]).replicas == (1, 2)
 
 
 def test_lanes_of_all_replicas_of_a_node_are_its_cpus() -> None:
-    assert fit(compute(cpus_per_replica=16), [Node(64)]).threads == 16
-    assert fit(compute(cpus_per_replica=1), [Node(64)]).threads == 1
-    assert fit(compute(), [Node(4), Node(64)]).threads == 3  # of the large node's nineteen
+    assert size_stages(compute(cpus_per_replica=16), [Node(64)]).threads == 16
+    assert size_stages(compute(cpus_per_replica=1), [Node(64)]).threads == 1
+    assert size_stages(compute(), [Node(4), Node(64)]).threads == 3  # of the large node's nineteen

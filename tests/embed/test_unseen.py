@@ -18,7 +18,7 @@ from pipeline.embed.job import Job
 from pipeline.embed.unseen import settled
 from pipeline.errors import CrashError, ExitCode, UnseenError
 from pipeline.model import checkpoint
-from pipeline.model.embedding_spec import Recipe
+from pipeline.model.embedding_spec import EmbeddingSpec
 from pipeline.plan.make import make_plan
 from pipeline.plan.plan import Plan
 from tests.conftest import texts
@@ -50,7 +50,7 @@ def made(job: JobValues, folder: Path, allow: bool) -> tuple[Plan, Job]:
     assert len(found.split_ids) == 1
     Dataset.of(parsed).claim(identity, parsed, None)
     digests = identity.vector_digest, model.tokenizer_digest
-    return found, Job(parsed, found.columns, Recipe.of(model, parsed.model), None, *digests, "attempt")
+    return found, Job(parsed, found.columns, EmbeddingSpec.of(model, parsed.model), None, *digests, "attempt")
 
 
 def without_ray(job: Job, pending: Plan, between: Callable[[], object]) -> Settled:

@@ -22,7 +22,7 @@ from pipeline.estimate import sampling, token_lengths, warnings
 from pipeline.estimate.estimate import Forecast, forecast
 from pipeline.estimate.sampling import Sample, Stratum
 from pipeline.model import checkpoint
-from pipeline.model.embedding_spec import Recipe
+from pipeline.model.embedding_spec import EmbeddingSpec
 from pipeline.model.tokenizer.tokenizer import Tokenizer
 from pipeline.plan.make import make_plan
 from pipeline.source import reader
@@ -87,7 +87,7 @@ def test_the_sample_is_bounded_and_spread_over_a_large_corpus(job: Job, corpus: 
         pq.write_table(table, corpus / f"{name}.parquet", row_group_size=500)
     found = of(job())
     [seen] = found.sample.strata
-    assert seen.texts <= sampling.MOST_TEXTS < found.counted_rows
+    assert seen.texts <= sampling.MAX_TEXTS < found.counted_rows
     assert found.tokens == pytest.approx(tokens_of(short + long), rel=0.1)
     assert found.sample.files == 3
     again = of(job())
@@ -132,7 +132,7 @@ def test_lines_that_are_not_counted_are_estimated(job: Job, tmp_path: Path) -> N
     found = of(job(source={"lines": {"path": f"{tmp_path}/lines.txt"}}))
     [seen] = found.sample.strata
     assert (found.counted_rows, seen.unit) == (0, "bytes")
-    assert seen.texts <= sampling.MOST_TEXTS
+    assert seen.texts <= sampling.MAX_TEXTS
     assert found.estimated_rows == pytest.approx(len(lines), rel=0.03)
     assert found.tokens == pytest.approx(tokens_of(lines), rel=0.03)
     assert found.sample.read_bytes <= telemetry.read_bytes.total() - before
@@ -160,7 +160,7 @@ def test_no_stretch_is_begun_once_enough_was_read(
     job: Job, corpus: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One of each source is read in any case."""
-    monkeypatch.setattr(sampling, "MOST_READ", 0)
+    monkeypatch.setattr(sampling, "MAX_READ", 0)
     sources = job()["source"] | {"again": {"path": f"{corpus}/*.parquet", "id_column": "key"}}
     found = of(job(source=sources))
     assert [each.covered for each in found.sample.strata] == [20, 20]
@@ -173,7 +173,7 @@ def test_a_file_that_can_no_longer_be_read_is_told_and_nothing_is_estimated(job:
     model = checkpoint.resolve(parsed.model.name)
     for path in corpus.glob("*.parquet"):
         path.unlink()
-    recipe = Recipe.of(model, parsed.model)
+    recipe = EmbeddingSpec.of(model, parsed.model)
     sample = sampling.draw(made.pieces, parsed, recipe, Tokenizer(model, recipe.max_tokens))
     [seen] = sample.strata
     assert (seen.covered, len(seen.unread)) == (0, 3)

@@ -62,4 +62,4 @@ def _slow_micro_batches() -> None:
 
     for _ in range(12):
         time.sleep(SLOW_SECONDS)
-        telemetry.beat()
+        telemetry.heartbeat()

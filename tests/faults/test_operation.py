@@ -73,13 +73,13 @@ class Site:
     def shards(self, output: str) -> int:
         """Returns the number of shards of a dataset."""
         try:
-            return len(self.store.folder(f"{output}/data"))
+            return len(self.store.list_files(f"{output}/data"))
         except OSError:
             return 0
 
     def rows(self, output: str) -> pa.Table:
         """Returns all rows of a complete dataset."""
-        found = self.store.folder(f"{output}/data")
+        found = self.store.list_files(f"{output}/data")
         tables = [
             pq.read_table(pa.BufferReader(self.store.read(info.path)))
             for name, info in found.items()

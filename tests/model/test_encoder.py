@@ -21,7 +21,7 @@ from pipeline.model.activations import ACTIVATIONS
 from pipeline.model.albert import forward as albert
 from pipeline.model.attention import Packing, has_varlen
 from pipeline.model.batching import TokenBatch, micro_batches
-from pipeline.model.embedding_spec import Recipe
+from pipeline.model.embedding_spec import EmbeddingSpec
 from pipeline.model.encoder import Encoder
 from pipeline.model.tokenizer.tokenizer import Tokenizer
 from tests.conftest import make_checkpoint
@@ -95,7 +95,7 @@ def tokenized(folder: Path, texts: list[str], max_tokens: int = 512) -> TokenBat
 def encode(
     folder: Path, texts: list[str], max_tokens: int = 512, model: dict[str, Any] | None = None, **options: Any
 ) -> np.ndarray[Any, Any]:
-    recipe = Recipe.of(checkpoint.resolve(str(folder)), Model(**model or {}))
+    recipe = EmbeddingSpec.of(checkpoint.resolve(str(folder)), Model(**model or {}))
     return Encoder(folder, recipe=recipe, **options).encode(tokenized(folder, texts, max_tokens))
 
 
@@ -173,7 +173,7 @@ def test_a_text_that_becomes_nan_keeps_it_to_itself(tiny: Path) -> None:
 
 def test_every_micro_batch_that_ends_is_a_sign_of_life(tiny: Path) -> None:
     beats: list[int] = []
-    with telemetry.signs_of_life(lambda: beats.append(1)):
+    with telemetry.on_heartbeat(lambda: beats.append(1)):
         encode(tiny, TEXTS, batch_tokens=1)
     assert len(beats) == len(set(TEXTS))
 

@@ -11,7 +11,7 @@ from huggingface_hub.utils import filter_repo_objects
 
 from pipeline.errors import ModelError
 from pipeline.model import checkpoint
-from pipeline.model.embedding_spec import Recipe
+from pipeline.model.embedding_spec import EmbeddingSpec
 from pipeline.model.tokenizer.hf import load_backend
 
 NOT_JSON: dict[str, bytes] = {
@@ -62,7 +62,7 @@ def use(folder: Path, tokenizer: bool = False) -> None:
     try:
         found = checkpoint.resolve(str(folder))
         found.check()
-        Recipe.of(found)
+        EmbeddingSpec.of(found)
         assert found.weights_digest
         if tokenizer:
             load_backend(folder)

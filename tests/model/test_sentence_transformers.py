@@ -12,7 +12,7 @@ import torch
 from pipeline.config.sections import Model
 from pipeline.errors import ModelError
 from pipeline.model import checkpoint
-from pipeline.model.embedding_spec import Recipe
+from pipeline.model.embedding_spec import EmbeddingSpec
 from pipeline.model.encoder import Encoder
 from pipeline.model.sentence_transformers import FLAGS
 from pipeline.model.tokenizer.chunks import prefixed
@@ -57,7 +57,7 @@ def save(
 def ours(folder: Path, **model: Any) -> np.ndarray[Any, Any]:
     found = checkpoint.resolve(str(folder))
     found.check()
-    recipe = Recipe.of(found, Model(**model))
+    recipe = EmbeddingSpec.of(found, Model(**model))
     texts = prefixed(pa.array(TEXTS, pa.large_string()), recipe.prefix)
     return Encoder(found, recipe=recipe).encode(Tokenizer(found, recipe.max_tokens).encode(texts))
 

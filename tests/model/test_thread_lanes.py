@@ -5,12 +5,12 @@ from threading import Barrier, get_ident
 import pytest
 import torch
 
-from pipeline.model.thread_lanes import Lanes, OneByOne
+from pipeline.model.thread_lanes import SerialRunner, ThreadPool
 
 
 def test_lanes_run_side_by_side() -> None:
     meeting = Barrier(3)  # where one by one they would wait for ever
-    lanes = Lanes(3)
+    lanes = ThreadPool(3)
     finished = [lanes.begin(meeting.wait, 30) for _ in range(3)]
     assert sorted(each() for each in finished) == [0, 1, 2]
 
@@ -19,7 +19,7 @@ def test_each_has_one_thread_of_torch_and_the_others_keep_theirs() -> None:
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
-        lanes = Lanes(2)
+        lanes = ThreadPool(2)
         together = Barrier(2)
 
         def threads() -> int:
@@ -33,10 +33,10 @@ def test_each_has_one_thread_of_torch_and_the_others_keep_theirs() -> None:
 
 
 def test_an_error_is_raised_where_the_result_is_asked_for() -> None:
-    finished = Lanes(1).begin(int, "no number")
+    finished = ThreadPool(1).begin(int, "no number")
     with pytest.raises(ValueError, match="no number"):
         finished()
 
 
 def test_a_gpu_is_driven_by_the_thread_that_asks() -> None:
-    assert OneByOne().begin(get_ident)() == get_ident()
+    assert SerialRunner().begin(get_ident)() == get_ident()

@@ -23,7 +23,7 @@ from pipeline import storage, telemetry
 from pipeline.config.load import parse_config
 from pipeline.config.sections import Config
 from pipeline.dataset import writer
-from pipeline.dataset.ending import Ending
+from pipeline.dataset.ending import RunResult
 from pipeline.dataset.identity import Identity
 from pipeline.dataset.layout import Layout
 from pipeline.dataset.record import Failure
@@ -36,7 +36,7 @@ from pipeline.embed.split import EncodedSplit, ReadSplit, SplitRows
 from pipeline.errors import ExitCode, PipelineError
 from pipeline.model import checkpoint
 from pipeline.model.outputs import of_vectors
-from pipeline.nightly import Facts, Series
+from pipeline.nightly import DatasetFacts, Series
 from pipeline.nightly import latest as latest_module
 from pipeline.plan.make import make_plan
 from pipeline.plan.plan import Plan
@@ -83,7 +83,7 @@ class Table:
         wanted = config_of(night, self.sources, allow_failed)
         return Actor(name, lambda: self._run(wanted, None if fails is None else self.splits[fails]))
 
-    def _run(self, wanted: Config, failing: str | None) -> Ending:
+    def _run(self, wanted: Config, failing: str | None) -> RunResult:
         self.world.here.failing = failing
         self.world.here.asked = False
         return run.run(wanted, quiet=True)
@@ -121,7 +121,7 @@ class Table:
         """The end of a night whose dataset is complete."""
         series = Series(ROOT)
         date = datetime.date.fromisoformat(night)
-        return Actor(name, lambda: series.advance(night, date, Facts.of(series.dataset(night))))
+        return Actor(name, lambda: series.advance(night, date, DatasetFacts.of(series.dataset(night))))
 
     def setting(self, *actors: Actor, without: Callable[[str], bool] = lambda _: False) -> dict[str, Stored]:
         """What the actors leave behind, one after the other, long ago; but for unwanted paths."""

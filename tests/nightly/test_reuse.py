@@ -22,7 +22,7 @@ from pipeline.config.load import parse_config
 from pipeline.config.sections import Config
 from pipeline.dataset.commit import CommitRequest, commit
 from pipeline.dataset.dataset import Dataset
-from pipeline.dataset.ending import Ending
+from pipeline.dataset.ending import RunResult
 from pipeline.dataset.identity import Identity
 from pipeline.dataset.record import RECORD, Failure, ShardRecord, parquet_bytes
 from pipeline.driver import run
@@ -100,14 +100,14 @@ class Night:
             ended += embedded(scan, self.job, replica(self.job))
         return [each for each in ended if isinstance(each, Failure)]
 
-    def ends(self, copy: bool = True) -> Ending:
+    def ends(self, copy: bool = True) -> RunResult:
         """All the rest of it."""
         if copy:
             self.copy()
         return commit(CommitRequest(self.dataset, self.plan, self.embed(), self.job.config.quality, {}))
 
 
-def counts(ending: Ending) -> dict[str, int]:
+def counts(ending: RunResult) -> dict[str, int]:
     assert ending.code == ExitCode.DONE, ending.reason
     return {name: ending.summary.get(name, 0) for name in ("copied", "reused", "embedded", "rejects")}
 

@@ -23,7 +23,7 @@ from pipeline.dataset.dataset import Dataset
 from pipeline.dataset.identity import Identity
 from pipeline.dataset.record import parquet_bytes
 from pipeline.errors import ConfigError, ExitCode, PipelineError, SeriesError, StoppedError
-from pipeline.nightly import Facts, Fate, Latest, Series
+from pipeline.nightly import DatasetFacts, Latest, PruneDecision, Series
 from pipeline.nightly import series as series_module
 from tests.conftest import write_config
 from tests.dataset.test_writer import contents, write
@@ -58,7 +58,7 @@ def make(root: str, name: str, shards: int = 2, complete: bool = True, base: str
 
 def advance(series: Series, name: str) -> bool:
     """What a run does at its end."""
-    return series.advance(name, datetime.date.fromisoformat(name), Facts.of(series.dataset(name)))
+    return series.advance(name, datetime.date.fromisoformat(name), DatasetFacts.of(series.dataset(name)))
 
 
 def nights(root: str, names: list[str]) -> Series:
@@ -72,7 +72,7 @@ def nights(root: str, names: list[str]) -> Series:
 
 def everything(series: Series) -> dict[str, str]:
     """All that is below the folder, with its version."""
-    return {name: info.version for name, info in series.storage.below(series.layout.root).items()}
+    return {name: info.version for name, info in series.storage.list_recursive(series.layout.root).items()}
 
 
 def names_in(series: Series) -> list[str]:
@@ -154,7 +154,7 @@ def test_the_same_again_changes_nothing(folder: str) -> None:
 
 def test_a_dataset_made_anew_under_its_name_is_followed_as_it_is_now(folder: str) -> None:
     series = nights(folder, DAYS[:2])
-    facts = Facts("another", "vectors", 7)
+    facts = DatasetFacts("another", "vectors", 7)
     assert series.advance(DAYS[1], datetime.date.fromisoformat(DAYS[1]), facts)
     latest = series.latest()
     assert latest and (latest.facts, latest.previous) == (facts, DAYS[0])
@@ -216,7 +216,7 @@ def test_a_latest_that_is_none_is_told(folder: str, data: bytes, told: str) -> N
 
 
 def test_fields_of_the_future_are_passed_over() -> None:
-    latest = Latest.at("x", datetime.date(2026, 11, 21), Facts("d", "v", 1), None)
+    latest = Latest.at("x", datetime.date(2026, 11, 21), DatasetFacts("d", "v", 1), None)
     content = latest.fields() | {"colour": "blue"}
     assert Latest.from_bytes(json.dumps(content).encode(), "LATEST.json") == latest
 
@@ -261,7 +261,7 @@ def test_a_rollback_from_a_retry_goes_to_what_it_mended(folder: str) -> None:
     retried = f"{DAYS[1]}-retry1"
     make(folder, retried)
     date = datetime.date.fromisoformat(DAYS[1])
-    assert series.advance(retried, date, Facts.of(series.dataset(retried)))
+    assert series.advance(retried, date, DatasetFacts.of(series.dataset(retried)))
     assert series.rollback().dataset == DAYS[1]
 
 
@@ -428,8 +428,8 @@ def test_retries_of_a_date_are_ordered_by_their_numbers(folder: str) -> None:
     for number in (1, 2, 9, 10, 11):
         name = f"{DAYS[0]}-retry{number}"
         make(folder, name)
-        assert series.advance(name, date, Facts.of(series.dataset(name))), name
-    assert not series.advance(f"{DAYS[0]}-retry9", date, Facts("d", "v", 1))
+        assert series.advance(name, date, DatasetFacts.of(series.dataset(name))), name
+    assert not series.advance(f"{DAYS[0]}-retry9", date, DatasetFacts("d", "v", 1))
     assert series.rollback().dataset == f"{DAYS[0]}-retry10"
     assert series.rollback().dataset == f"{DAYS[0]}-retry9"
     assert series.unpin().dataset == f"{DAYS[0]}-retry11"
@@ -494,7 +494,7 @@ def test_to_look_at_a_dataset_costs_three_requests(folder: str) -> None:
 # Removing.
 
 
-def fates(found: list[Fate]) -> dict[str, str]:
+def fates(found: list[PruneDecision]) -> dict[str, str]:
     return {fate.name: f"{'removed' if fate.removed else 'kept'}: {fate.reason}" for fate in found}
 
 
@@ -505,7 +505,9 @@ def test_what_is_old_and_needed_by_nobody_goes(root: str) -> None:
         make(root, name)
     series.storage.put(
         series.layout.latest,
-        Latest.at(DAYS[1], datetime.date(2026, 11, 22), Facts("d", "v", 1), DAYS[0], pinned=True).to_bytes(),
+        Latest.at(
+            DAYS[1], datetime.date(2026, 11, 22), DatasetFacts("d", "v", 1), DAYS[0], pinned=True
+        ).to_bytes(),
     )
     before = everything(series)
     told = series.prune(keep=2, dry_run=True, now=LATER)
@@ -545,7 +547,7 @@ def test_days_spare_what_the_count_would_not(folder: str) -> None:
 def test_the_order_of_removal(folder: str) -> None:
     series = nights(folder, DAYS[:3])
     layout = series.layout.dataset(DAYS[0])
-    files = set(series.storage.below(layout.root))
+    files = set(series.storage.list_recursive(layout.root))
     with removals() as paths:
         [removed] = [fate for fate in series.prune(keep=2, now=LATER) if fate.removed]
     assert removed.name == DAYS[0]
@@ -582,7 +584,7 @@ def test_somebody_elses_file_stays_and_is_named(root: str) -> None:
     for dry_run in (True, False):
         [removed] = [fate for fate in series.prune(2, dry_run=dry_run, now=LATER) if fate.removed]
         assert removed.left == theirs
-    assert sorted(series.storage.below(f"{root}/{DAYS[0]}")) == theirs
+    assert sorted(series.storage.list_recursive(f"{root}/{DAYS[0]}")) == theirs
     assert names_in(series) == DAYS[1:3]
 
 
@@ -673,7 +675,9 @@ def test_whom_readers_come_to_follow_is_not_removed(folder: str, moment: str) ->
         if (operation, path) == ("read", series.layout.latest):
             looks += 1  # at the start; before _SUCCESS is removed; after
             if looks == (2 if moment == "before _SUCCESS" else 3):
-                latest = Latest.at(DAYS[0], datetime.date(2026, 11, 21), Facts("d", "v", 3), None, True)
+                latest = Latest.at(
+                    DAYS[0], datetime.date(2026, 11, 21), DatasetFacts("d", "v", 3), None, True
+                )
                 Path(path).write_bytes(latest.to_bytes())
 
     with observed(rollback), removals() as paths:

@@ -44,7 +44,7 @@ def test_a_copy_is_never_over_another(size: int, bucket: str) -> None:
         assert store.read(target) == other
     store.put(target, content(1, size))  # from another write, but with the same content
     store.copy_if_absent(source, target)
-    assert store.sweep(bucket, bool) == 0
+    assert store.abort_unfinished_uploads(bucket, bool) == 0
 
 
 def test_what_is_not_there_is_not_copied(bucket: str) -> None:
@@ -71,7 +71,7 @@ def test_a_source_that_changes_meanwhile_is_not_copied(size: int, then: str, buc
     with pytest.raises(ReplacedError if then == "replaced" else MissingError, match=source):
         Late(store.filesystem).copy_if_absent(source, target)
     assert not store.exists(target)
-    assert store.sweep(bucket, bool) == 0
+    assert store.abort_unfinished_uploads(bucket, bool) == 0
 
 
 def test_of_many_copiers_one_source_wins(bucket: str) -> None:
@@ -120,8 +120,8 @@ def test_every_copy_is_exact_under_faults(
     with ThreadPoolExecutor(4) as pool:
         assert list(pool.map(copy, range(count))) == [content(number, size) for number in range(count)]
     proxy.faults = {}
-    store.sweep(f"{bucket}/to", bool)
-    assert store.sweep(f"{bucket}/to", bool) == 0
+    store.abort_unfinished_uploads(f"{bucket}/to", bool)
+    assert store.abort_unfinished_uploads(f"{bucket}/to", bool) == 0
 
 
 def test_who_may_only_read_copies_nothing(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -45,9 +45,9 @@ def test_every_operation_is_exact(
                 return bytes(file.read(234) + file.read(500) + file.read(500) + file.read())
 
         assert list(pool.map(ranges, range(OBJECTS))) == [content(at) for at in range(OBJECTS)]
-    for found in (store.find(f"{bucket}/data"), store.find(f"{bucket}/da*/0*")):
+    for found in (store.glob(f"{bucket}/data"), store.glob(f"{bucket}/da*/0*")):
         assert [info.path for info in found] == paths
-    assert len(store.folder(f"{bucket}/data")) == OBJECTS
+    assert len(store.list_files(f"{bucket}/data")) == OBJECTS
     assert proxy.done[next(iter(KINDS[kind]))] > 20
     failed = sum(proxy.done[fault] for fault in FAULTS if fault != "stall")
     if kind in ("slow_down", "error"):
@@ -73,8 +73,8 @@ def test_large_objects_are_written_once_and_whole(
                 store.put_if_absent(paths[at], content(-at - 1, LARGE))
         assert list(pool.map(store.read, paths)) == [content(at, LARGE) for at in range(4)]
     proxy.faults = {}
-    store.sweep(f"{bucket}/data", bool)
-    assert store.sweep(f"{bucket}/data", bool) == 0
+    store.abort_unfinished_uploads(f"{bucket}/data", bool)
+    assert store.abort_unfinished_uploads(f"{bucket}/data", bool) == 0
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -128,14 +128,14 @@ def test_uploads_that_nobody_finished_are_swept(
         Body=b"1",
     )
     store.filesystem.call_s3("create_multipart_upload", Bucket=bucket[5:], Key="database/other")
-    assert store.sweep(f"{bucket}/data", bool) == 1
-    assert store.sweep(f"{bucket}/data", bool) == 0
-    assert store.sweep(f"{bucket}/database", bool) == 1
+    assert store.abort_unfinished_uploads(f"{bucket}/data", bool) == 1
+    assert store.abort_unfinished_uploads(f"{bucket}/data", bool) == 0
+    assert store.abort_unfinished_uploads(f"{bucket}/database", bool) == 1
     monkeypatch.setattr(s3, "MULTIPART_BYTES", LEAST_PART)
     store.put(f"{bucket}/data/taken", b"1")
     with pytest.raises(ExistsError):
         store.put_if_absent(f"{bucket}/data/taken", bytes(LEAST_PART + 1))
-    assert store.sweep(f"{bucket}/data", bool) == 0  # refused uploads were removed at once
+    assert store.abort_unfinished_uploads(f"{bucket}/data", bool) == 0  # refused uploads were removed at once
     assert store.read(f"{bucket}/data/taken") == b"1"
 
 
@@ -166,5 +166,5 @@ def test_uploads_of_others_are_left_alone(bucket: str) -> None:
     for path in (ours.shard("a1"), ours.plan, f"{bucket}/backup.tar", Layout(f"{bucket}/other").shard("a1")):
         begin = {"Bucket": bucket.removeprefix("s3://"), "Key": path.removeprefix(f"{bucket}/")}
         store.filesystem.call_s3("create_multipart_upload", **begin)
-    assert store.sweep(bucket, ours.is_ours) == 2
-    assert store.sweep(bucket, bool) == 2
+    assert store.abort_unfinished_uploads(bucket, ours.is_ours) == 2
+    assert store.abort_unfinished_uploads(bucket, bool) == 2

@@ -101,7 +101,7 @@ class Corpus:
 
 def read(root: str) -> pa.Table:
     store = storage.connect(root)
-    names = [info.path for name, info in store.folder(f"{root}/data").items() if name != "_SUCCESS"]
+    names = [info.path for name, info in store.list_files(f"{root}/data").items() if name != "_SUCCESS"]
     tables = [pq.read_table(pa.BufferReader(store.read(name))) for name in names]
     return pa.concat_tables(tables).sort_by([("source_file", "ascending"), ("source_row", "ascending")])
 
@@ -125,7 +125,7 @@ def reader(series: str) -> Iterator[list[str]]:
                     assert not seen, "LATEST.json is gone"
                     continue
                 latest = json.loads(store.read(f"{series}/LATEST.json"))
-                shards = store.folder(f"{series}/{latest['dataset']}/data")
+                shards = store.list_files(f"{series}/{latest['dataset']}/data")
                 assert shards.pop("_SUCCESS", None)
                 rows = 0
                 for info in shards.values():

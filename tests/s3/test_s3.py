@@ -29,7 +29,7 @@ def test_conditional_writes(bucket: str) -> None:
         with pytest.raises(ReplacedError):
             store.replace(path, b"fourth", expected)
     assert store.read(path) == b"third"
-    assert set(store.folder(f"{bucket}/a")) == {"b"}
+    assert set(store.list_files(f"{bucket}/a")) == {"b"}
     with pytest.raises(MissingError):
         store.read(f"{bucket}/nothing")
 
@@ -52,8 +52,8 @@ def test_of_many_writers_one_wins(bucket: str) -> None:
 
 CALLS: dict[str, Callable[[storage.Storage, str], object]] = {
     "read": lambda store, path: store.read(path),
-    "find": lambda store, path: store.find(path),
-    "folder": lambda store, path: store.folder(path),
+    "find": lambda store, path: store.glob(path),
+    "folder": lambda store, path: store.list_files(path),
     "put": lambda store, path: store.put(path, b"2"),
     "put_if_absent": lambda store, path: store.put_if_absent(path, b"2"),
     "replace": lambda store, path: store.replace(path, b"2", None),
@@ -93,7 +93,7 @@ def test_what_is_not_there_is_said_at_once(bucket: str) -> None:
         store.read("s3://nowhere/a")
     for pattern in ("s3://nowhere/*.txt", "s3://nowhere/x", "s3://nowhere"):
         with pytest.raises(MissingError, match="s3://nowhere"):
-            store.find(pattern)
+            store.glob(pattern)
     assert not telemetry.retries
 
 
@@ -139,7 +139,7 @@ def test_globs_and_the_markers_of_empty_folders(bucket: str) -> None:
         store.filesystem.call_s3("put_object", Bucket=bucket[5:], Key=marker, Body=b"")
 
     def names(pattern: str) -> list[str]:
-        return [info.path.removeprefix(f"{bucket}/") for info in store.find(f"{bucket}/{pattern}")]
+        return [info.path.removeprefix(f"{bucket}/") for info in store.glob(f"{bucket}/{pattern}")]
 
     assert names("x/*.txt") == ["x/a.txt"]
     assert names("?/a.txt") == ["x/a.txt", "y/a.txt"]
@@ -147,8 +147,8 @@ def test_globs_and_the_markers_of_empty_folders(bucket: str) -> None:
     assert names("x/**/*.txt") == ["x/a.txt", "x/deep/c.txt", "x/deep/er/d.txt"]
     assert names("x/de*/**") == ["x/deep/c.txt", "x/deep/er/d.txt"]
     assert names("x") == ["x/a.txt", "x/b.md", "x/deep/c.txt", "x/deep/er/d.txt"]
-    assert set(store.folder(f"{bucket}/x")) == {"a.txt", "b.md"}
-    assert store.folder(f"{bucket}/nowhere") == {}
+    assert set(store.list_files(f"{bucket}/x")) == {"a.txt", "b.md"}
+    assert store.list_files(f"{bucket}/nowhere") == {}
 
 
 def test_options_instead_of_the_environment(
@@ -180,10 +180,10 @@ def test_a_folder_is_listed_whole_in_stretches_side_by_side(
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda name: store.put(f"{bucket}/data/{name}", name.encode()), names))
         store.put(f"{bucket}/data/part-5x/inside", b"")
-    assert store.folder(f"{bucket}/data", edges) == store.folder(f"{bucket}/data")
-    assert sorted(store.folder(f"{bucket}/data", edges)) == sorted(names)
-    assert store.folder(f"{bucket}/nothing", edges) == {}
-    assert store.folder(f"{bucket}-none/nothing", edges) == {}
+    assert store.list_files(f"{bucket}/data", edges) == store.list_files(f"{bucket}/data")
+    assert sorted(store.list_files(f"{bucket}/data", edges)) == sorted(names)
+    assert store.list_files(f"{bucket}/nothing", edges) == {}
+    assert store.list_files(f"{bucket}-none/nothing", edges) == {}
 
 
 @pytest.mark.parametrize("kind", ["text", "text-files"])
@@ -215,5 +215,5 @@ def test_this_server_keeps_the_conditions_of_writes(bucket: str) -> None:
     """The proof leaves nothing behind, not even unfinished uploads."""
     store = storage.connect(bucket)
     store.prove(f"{bucket}/out")
-    assert store.below(bucket) == {}
-    assert store.sweep(f"{bucket}/out", lambda _: True) == 0
+    assert store.list_recursive(bucket) == {}
+    assert store.abort_unfinished_uploads(f"{bucket}/out", lambda _: True) == 0

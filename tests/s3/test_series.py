@@ -148,7 +148,7 @@ def test_killed_anywhere_the_next_call_goes_on(bucket: str, limit: int) -> None:
     assert series.dataset(DAYS[0]).complete() == (limit == 0)
     series.prune(keep=2, now=LATER)
     assert names_in(series) == DAYS[1:3]
-    assert series.storage.below(f"{bucket}/series/{DAYS[0]}") == {}
+    assert series.storage.list_recursive(f"{bucket}/series/{DAYS[0]}") == {}
 
 
 def test_uploads_that_a_killed_run_left_go_with_its_dataset(bucket: str) -> None:
@@ -157,7 +157,7 @@ def test_uploads_that_a_killed_run_left_go_with_its_dataset(bucket: str) -> None
         key = f"series/{name}/data/part-killed.parquet"
         series.storage.filesystem.call_s3("create_multipart_upload", Bucket=bucket[5:], Key=key)
     series.prune(keep=2, now=LATER)
-    assert series.storage.sweep(f"{bucket}/series", bool) == 1
+    assert series.storage.abort_unfinished_uploads(f"{bucket}/series", bool) == 1
 
 
 def test_who_may_only_read_is_denied_and_changes_nothing(

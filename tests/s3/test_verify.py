@@ -54,7 +54,7 @@ def test_a_dataset_that_was_copied_to_s3(bucket: str, job: Job, tmp_path: Path, 
 
     storage._connect.cache_clear()
     store = storage.connect(bucket)
-    [name, *_] = sorted(name for name in store.folder(f"{bucket}/out/data") if name != "_SUCCESS")
+    [name, *_] = sorted(name for name in store.list_files(f"{bucket}/out/data") if name != "_SUCCESS")
     store.put(f"{bucket}/out/data/{name}", b"garbage")
     damaged = audit(f"{bucket}/out", READER, READER_SECRET)
     assert damaged.returncode == 3

@@ -27,7 +27,7 @@ from tests.conftest import write_config
 DRIVER_MIB = 2048
 """Of a process that plans, where a few small files are looked at: beside the processes that it starts."""
 LOOKING_MIB = 3072 + 512
-"""Of each of the latter: `process_pool.MOST_MEMORY`, and what it has once it has started."""
+"""Of each of the latter: `process_pool.MAX_MEMORY`, and what it has once it has started."""
 READER_MIB = 2560
 LOOK_SECONDS = 0.2
 """How often a job's processes are looked at: each one's peak is its own to the last look before it ends."""

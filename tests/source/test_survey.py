@@ -19,7 +19,7 @@ from pipeline.config.load import parse_config
 from pipeline.errors import CredentialsError, ExitCode, SourceError, StoppedError, StorageError
 from pipeline.plan.make import list_sources
 from pipeline.source import inspection, process_pool, survey
-from pipeline.storage.error_mapping import named_errors
+from pipeline.storage.error_mapping import map_errors
 
 TWO_NUMBERS, ONE_NUMBER = 0x26, 0x16
 """Headers of a list of 64-bit numbers in Thrift's compact protocol."""
@@ -163,7 +163,7 @@ def test_credentials_past_their_time_are_no_files_fault(
     """Else a plan that is made while a token expires would hold all further files for failed, for good."""
 
     def refuse(*_: Any) -> None:
-        with named_errors("s3://b/c"):
+        with map_errors("s3://b/c"):
             expired = PermissionError("The provided token has expired.")
             raise expired from ClientError({"Error": {"Code": "ExpiredToken"}}, "GetObject")
 
@@ -212,7 +212,7 @@ def test_a_refusal_of_one_file_is_not_frozen(job: Job, monkeypatch: pytest.Monke
     left, look = [times], inspection.formats.survey
 
     def refuse(info: Any, *rest: Any) -> Any:
-        with named_errors(info.path):
+        with map_errors(info.path):
             if info.path.endswith("1.parquet") and left[0]:
                 left[0] -= 1
                 denied = PermissionError("Access Denied")

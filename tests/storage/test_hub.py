@@ -12,7 +12,7 @@ from pipeline import cli, storage
 from pipeline.config.location import Options
 from pipeline.errors import CredentialsError, DeniedError, ExitCode, MissingError, StorageError
 from pipeline.storage import retry
-from pipeline.storage.error_mapping import named_errors
+from pipeline.storage.error_mapping import map_errors
 from tests.conftest import write_config
 from tests.hub import hub
 from tests.s3.server import free_ports
@@ -36,7 +36,7 @@ def test_each_answer_is_an_error_with_its_code(status: HTTPStatus, monkeypatch: 
     answered = hub(monkeypatch, status)
     kind, code = ANSWERS[status]
     with pytest.raises(StorageError) as raised:
-        storage.connect(PATH, Options(endpoint_url=constants.ENDPOINT)).find(PATH)
+        storage.connect(PATH, Options(endpoint_url=constants.ENDPOINT)).glob(PATH)
     assert answered[status]
     assert type(raised.value) is kind
     assert raised.value.exit_code == code
@@ -48,7 +48,7 @@ def test_a_hub_that_is_not_there_may_be_tomorrow(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     url = f"http://127.0.0.1:{free_ports(1)[0]}"
     with pytest.raises(StorageError, match="check endpoint and network") as raised:
-        storage.connect(PATH, Options(endpoint_url=url)).find(PATH)
+        storage.connect(PATH, Options(endpoint_url=url)).glob(PATH)
     assert raised.value.exit_code == ExitCode.RETRYABLE
 
 
@@ -56,7 +56,7 @@ def test_a_hub_that_must_not_be_asked_is_no_bug(monkeypatch: pytest.MonkeyPatch)
     hub(monkeypatch, HTTPStatus.OK)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(DeniedError, match="unset HF_HUB_OFFLINE"):
-        storage.connect(PATH, Options(endpoint_url=constants.ENDPOINT)).find(PATH)
+        storage.connect(PATH, Options(endpoint_url=constants.ENDPOINT)).glob(PATH)
 
 
 def test_a_command_says_so_in_a_line(
@@ -79,7 +79,7 @@ def test_a_presigned_url_in_an_error_of_its_client_loses_its_signature(
     """The Hub's files lie on another server, and its client names their full URL."""
     hub(monkeypatch, status)
     url = f"{constants.ENDPOINT}/api/datasets/a?X-Amz-Credential=s3cr%2Fx&X-Amz-Signature=s3cr"
-    with pytest.raises(StorageError) as raised, named_errors(PATH):
+    with pytest.raises(StorageError) as raised, map_errors(PATH):
         hf_raise_for_status(httpx2.get(url))
     assert "/api/datasets/a?***" in str(raised.value)
     assert "s3cr" not in f"{raised.value} {raised.value.args}"
@@ -89,5 +89,5 @@ def test_an_error_of_s3_loses_the_query_of_its_url(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(retry, "FIRST_PATIENCE_SECONDS", 0.0)
     url = f"http://127.0.0.1:{free_ports(1)[0]}"
     with pytest.raises(StorageError, match="Could not connect") as raised:
-        storage.connect("s3://bucket/x", Options(endpoint_url=url)).find("s3://bucket/x/*.parquet")
+        storage.connect("s3://bucket/x", Options(endpoint_url=url)).glob("s3://bucket/x/*.parquet")
     assert f"{url}/bucket?***" in raised.value.args[2]

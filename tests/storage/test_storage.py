@@ -321,14 +321,14 @@ def test_what_killed_writers_leave_is_swept(tmp_path: Path, monkeypatch: pytest.
     (tmp_path / "data/.part-1.parquet.crc").touch()
     (tmp_path / "data/part-2.parquet").touch()
     store = storage.connect(str(tmp_path))
-    left = store.below(str(tmp_path))
+    left = store.list_recursive(str(tmp_path))
     assert sum(Layout.is_ours(name) for name in left) == 3
     for name in (".lock", f".probe-{'0' * 32}", f".probe-{'0' * 32}/one"):
         assert Layout.is_ours(name)
         assert not Layout.is_ours(f"data/{name}")
-    assert store.sweep(str(tmp_path), Layout.is_ours) == 2
-    assert store.sweep(str(tmp_path), Layout.is_ours) == 0
-    names = sorted(name.rsplit(".", 1)[0] for name in store.below(str(tmp_path)))
+    assert store.abort_unfinished_uploads(str(tmp_path), Layout.is_ours) == 2
+    assert store.abort_unfinished_uploads(str(tmp_path), Layout.is_ours) == 0
+    names = sorted(name.rsplit(".", 1)[0] for name in store.list_recursive(str(tmp_path)))
     assert names == ["data/.part-1.parquet", "data/.theirs", "data/part-2"]
 
 
@@ -352,8 +352,8 @@ def test_a_storage_proves_its_conditions_and_nothing_is_left(root: str) -> None:
     store.put(f"{root}/kept", b"1")
     for path in (root, f"{root}/not/yet"):
         store.prove(path)
-    assert set(store.below(root)) == {"kept"}
-    assert store.folders(root) == []
+    assert set(store.list_recursive(root)) == {"kept"}
+    assert store.list_folders(root) == []
 
 
 @pytest.mark.parametrize(
@@ -432,7 +432,7 @@ def test_a_file_is_listed_once_another_change_would_show(
     monkeypatch.setattr(local, "COARSE_SECONDS", 3600)
     monkeypatch.setattr(time, "sleep", sleep)
     path.write_bytes(b"one")
-    [info] = storage.connect(str(path)).find(f"{tmp_path}{pattern}")
+    [info] = storage.connect(str(path)).glob(f"{tmp_path}{pattern}")
     assert info.size == 5
     assert 0 < sum(slept) <= 3600
 
@@ -462,22 +462,22 @@ def test_find_files_folders_and_globs(root: str) -> None:
         store.put(f"{root}/{name}", b"1")
 
     def names(pattern: str) -> list[str]:
-        return [store.relative(f"{root}/{pattern}", info.path) for info in store.find(f"{root}/{pattern}")]
+        return [store.relative(f"{root}/{pattern}", info.path) for info in store.glob(f"{root}/{pattern}")]
 
     assert names("x/a.txt") == ["a.txt"]
     assert names("x") == ["x/a.txt", "x/b.md", "x/deep/c.txt"]
     assert names("x/*.txt") == ["a.txt"]
     assert names("x/**/*.txt") == ["a.txt", "deep/c.txt"]
     assert names("*/a.txt") == ["x/a.txt"]
-    for info in store.find(f"{root}/x"):
+    for info in store.glob(f"{root}/x"):
         assert store.read(info.path) == b"1"
         assert store.root(f"{root}/x") + "/" + store.relative(f"{root}/x", info.path) == info.path
     with pytest.raises(MissingError):
-        store.find(f"{root}/x/*.parquet")
+        store.glob(f"{root}/x/*.parquet")
 
 
 def test_folder_of_nothing_is_empty(root: str) -> None:
-    assert storage.connect(root).folder(f"{root}/nowhere") == {}
+    assert storage.connect(root).list_files(f"{root}/nowhere") == {}
 
 
 def test_requests_are_counted_and_seen(tmp_path: Path) -> None:
@@ -503,15 +503,15 @@ def test_symbolic_links_are_followed(tmp_path: Path) -> None:
     (tmp_path / "in/a.txt").symlink_to(tmp_path / "blobs/1.txt")
     (tmp_path / "in/folder").symlink_to(tmp_path / "blobs/deep")
     for pattern, names in (("in", ["in/a.txt", "in/folder/2.txt"]), ("in/*.txt", ["a.txt"])):
-        found = storage.connect("x").find(f"{tmp_path}/{pattern}")
+        found = storage.connect("x").glob(f"{tmp_path}/{pattern}")
         assert [storage.connect("x").relative(f"{tmp_path}/{pattern}", info.path) for info in found] == names
     (tmp_path / "in/broken.txt").symlink_to(tmp_path / "nowhere")
-    found = storage.connect("x").find(f"{tmp_path}/in")
+    found = storage.connect("x").glob(f"{tmp_path}/in")
     assert [info.version for info in found if info.path.endswith("broken.txt")] == [
         "a link that leads nowhere"
     ]
     (tmp_path / "in/again").symlink_to(tmp_path / "in")
-    assert storage.connect("x").find(f"{tmp_path}/in") == found
+    assert storage.connect("x").glob(f"{tmp_path}/in") == found
 
 
 def test_a_folder_may_look_like_a_glob(tmp_path: Path) -> None:
@@ -519,7 +519,7 @@ def test_a_folder_may_look_like_a_glob(tmp_path: Path) -> None:
     folder.mkdir()
     (folder / "x.txt").write_text("1")
     for pattern, root in ((str(folder), tmp_path), (f"{folder}/x.txt", folder)):
-        [info] = storage.connect(pattern).find(pattern)
+        [info] = storage.connect(pattern).glob(pattern)
         assert info.path == str(folder / "x.txt")
         assert storage.connect(pattern).root(pattern) == str(root)
 
@@ -582,16 +582,16 @@ def test_a_file_of_the_hub_is_looked_up_anew() -> None:
 
 def test_all_below_a_folder_and_its_folders(root: str) -> None:
     store = storage.connect(root)
-    assert store.below(f"{root}/x") == {}
-    assert store.folders(f"{root}/x") == []
+    assert store.list_recursive(f"{root}/x") == {}
+    assert store.list_folders(f"{root}/x") == []
     names = [".hidden/d", "_SUCCESS", "a", "deep/.c", "deep/er/e", "over/f"]
     for name in names:
         store.put(f"{root}/x/{name}", name.encode())
     store.put(f"{root}/xy/a", b"1")
-    found = store.below(f"{root}/x")
+    found = store.list_recursive(f"{root}/x")
     assert {name: info.size for name, info in found.items()} == {name: len(name) for name in names}
     assert all(store.read(info.path) == name.encode() for name, info in found.items())
-    assert store.folders(f"{root}/x") == ["deep", "over"]
+    assert store.list_folders(f"{root}/x") == ["deep", "over"]
     now = datetime.datetime.now(datetime.UTC)
     assert all(
         info.changed and abs(now - info.changed) < datetime.timedelta(days=1) for info in found.values()
@@ -606,11 +606,11 @@ def test_remove_and_remove_again(root: str) -> None:
     store.remove(f"{root}/a/b")
     store.remove(f"{root}/nowhere/b")
     store.remove_empty_folder(f"{root}/a")
-    assert set(store.folder(f"{root}/a")) == {"c"}
+    assert set(store.list_files(f"{root}/a")) == {"c"}
     store.remove(f"{root}/a/c")
     store.remove_empty_folder(f"{root}/a")
     store.remove_empty_folder(f"{root}/a")
-    assert store.folders(root) == []
+    assert store.list_folders(root) == []
 
 
 def test_links_out_of_a_folder_are_not_below_it(tmp_path: Path) -> None:
@@ -619,7 +619,7 @@ def test_links_out_of_a_folder_are_not_below_it(tmp_path: Path) -> None:
     (tmp_path / "x").mkdir()
     (tmp_path / "x/link").symlink_to(tmp_path / "elsewhere")
     (tmp_path / "x/broken").symlink_to(tmp_path / "nowhere")
-    assert storage.connect("x").below(f"{tmp_path}/x") == {}
-    assert storage.connect("x").folders(str(tmp_path)) == ["elsewhere", "x"]
+    assert storage.connect("x").list_recursive(f"{tmp_path}/x") == {}
+    assert storage.connect("x").list_folders(str(tmp_path)) == ["elsewhere", "x"]
     (tmp_path / "link").symlink_to(tmp_path / "elsewhere")
-    assert storage.connect("x").folders(str(tmp_path)) == ["elsewhere", "x"]
+    assert storage.connect("x").list_folders(str(tmp_path)) == ["elsewhere", "x"]

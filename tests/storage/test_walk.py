@@ -22,7 +22,7 @@ AS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebod
 def names(root: Path, pattern: str = "", options: Options | None = None) -> list[str]:
     """Returns what a pattern below a root names, relative to the root."""
     path = f"{root}/{pattern}".rstrip("/")
-    return [info.path.removeprefix(f"{root}/") for info in storage.connect(path, options).find(path)]
+    return [info.path.removeprefix(f"{root}/") for info in storage.connect(path, options).glob(path)]
 
 
 def write(*paths: Path) -> None:
@@ -105,7 +105,7 @@ def test_a_link_to_itself_is_told_as_one_that_leads_nowhere(tmp_path: Path) -> N
     write(tmp_path / "x.txt")
     (tmp_path / "self.txt").symlink_to("self.txt")
     assert names(tmp_path) == ["self.txt", "x.txt"]
-    [link, _] = storage.connect(str(tmp_path)).find(str(tmp_path))
+    [link, _] = storage.connect(str(tmp_path)).glob(str(tmp_path))
     for kind in ("text", "text-files"):
         source = Source(path=str(tmp_path), format=kind)
         with pytest.raises(SourceError, match="is a symbolic link that leads nowhere"):
@@ -144,7 +144,7 @@ def test_two_links_to_one_file_are_two_files(tmp_path: Path) -> None:
 def test_a_link_to_a_missing_mount_is_no_empty_folder(tmp_path: Path, pattern: str) -> None:
     write(tmp_path / "a/x.txt")
     (tmp_path / "mounted").symlink_to("/nowhere")
-    found = storage.connect(str(tmp_path)).find(f"{tmp_path}/{pattern}".rstrip("/"))
+    found = storage.connect(str(tmp_path)).glob(f"{tmp_path}/{pattern}".rstrip("/"))
     assert [info.version for info in found if info.path.endswith("mounted")] == ["a link that leads nowhere"]
 
 

@@ -7,9 +7,9 @@ import pytest
 from pipeline import telemetry
 from pipeline.errors import CrashError, ExitCode
 from pipeline.telemetry import liveness
-from pipeline.telemetry.liveness import Place, StageStanding, Standing, Watch
+from pipeline.telemetry.liveness import LivenessTracker, StagesStatus, StageStatus, WorkerProcess
 
-HERE, THERE = Place("n1", "10.0.0.1", 7), Place("n2", "10.0.0.2", 8)
+HERE, THERE = WorkerProcess("n1", "10.0.0.1", 7), WorkerProcess("n2", "10.0.0.2", 8)
 
 
 class Clock:
@@ -32,11 +32,11 @@ def alive() -> set[str]:
 
 
 @pytest.fixture
-def watched(clock: Clock, alive: set[str]) -> Watch:
-    return Watch(lambda: alive, clock)
+def watched(clock: Clock, alive: set[str]) -> LivenessTracker:
+    return LivenessTracker(lambda: alive, clock)
 
 
-def test_who_does_not_leave_has_died(watched: Watch) -> None:
+def test_who_does_not_leave_has_died(watched: LivenessTracker) -> None:
     assert watched.enter("s", "read", HERE) == 0
     assert watched.enter("s", "read", THERE) == 1
     assert watched.enter("s", "read", HERE) == 2
@@ -44,20 +44,20 @@ def test_who_does_not_leave_has_died(watched: Watch) -> None:
     assert watched.enter("s", "encode", HERE) == 0  # each stage counts its own tries
 
 
-def test_whoever_leaves_has_not_died(watched: Watch) -> None:
+def test_whoever_leaves_has_not_died(watched: LivenessTracker) -> None:
     for _ in range(5):
         assert watched.enter("s", "read", HERE) == 0
         watched.leave("s", "read")
 
 
-def test_a_lost_node_is_not_the_splits_fault(watched: Watch, alive: set[str]) -> None:
+def test_a_lost_node_is_not_the_splits_fault(watched: LivenessTracker, alive: set[str]) -> None:
     watched.enter("s", "encode", THERE)
     alive.remove("n2")
     assert watched.enter("s", "encode", HERE) == 0
     assert watched.enter("s", "encode", HERE) == 1
 
 
-def test_a_slow_split_is_no_silence(watched: Watch, clock: Clock) -> None:
+def test_a_slow_split_is_no_silence(watched: LivenessTracker, clock: Clock) -> None:
     watched.enter("s", "encode", HERE)
     for _ in range(100):
         clock.now += 60
@@ -67,7 +67,7 @@ def test_a_slow_split_is_no_silence(watched: Watch, clock: Clock) -> None:
     assert watched.quiet_seconds() == 61
 
 
-def test_the_report_tells_who_is_at_what(watched: Watch, clock: Clock) -> None:
+def test_the_report_tells_who_is_at_what(watched: LivenessTracker, clock: Clock) -> None:
     watched.enter("a", "encode", HERE)
     clock.now += 5
     watched.enter("b", "read", THERE)
@@ -85,7 +85,7 @@ def test_the_report_tells_who_is_at_what(watched: Watch, clock: Clock) -> None:
 class Local:
     """A sentry in the same process."""
 
-    def __init__(self, watched: Watch) -> None:
+    def __init__(self, watched: LivenessTracker) -> None:
         self.watched, self.beats = watched, 0
 
     def enter(self, split_id: str, stage: str) -> int:
@@ -105,49 +105,49 @@ def often(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     yield
 
 
-def test_the_third_death_is_the_last(watched: Watch) -> None:
+def test_the_third_death_is_the_last(watched: LivenessTracker) -> None:
     sentry = Local(watched)
     for _ in range(3):
         watched.enter("s", "read", HERE)
     told = pytest.raises(CrashError, match=r"s \(read\): 3 processes died at this split")
-    with told as error, liveness.at(sentry, "s", "read"):
+    with told as error, liveness.working_on(sentry, "s", "read"):
         raise AssertionError("must not be tried")
     assert error.value.exit_code == ExitCode.INCOMPLETE
 
 
-def test_signs_of_life_are_passed_on_while_the_work_lasts(watched: Watch, often: None) -> None:
+def test_signs_of_life_are_passed_on_while_the_work_lasts(watched: LivenessTracker, often: None) -> None:
     sentry = Local(watched)
-    with liveness.at(sentry, "s", "read"):
-        telemetry.beat()
-        telemetry.request("open", "s3://b/x")
-        telemetry.read("s3", 10)
-    telemetry.beat()
+    with liveness.working_on(sentry, "s", "read"):
+        telemetry.heartbeat()
+        telemetry.count_request("open", "s3://b/x")
+        telemetry.count_read("s3", 10)
+    telemetry.heartbeat()
     assert sentry.beats == 3
     assert watched.report() == []
 
 
-def test_at_most_one_sign_a_second(watched: Watch) -> None:
+def test_at_most_one_sign_a_second(watched: LivenessTracker) -> None:
     sentry = Local(watched)
-    with liveness.at(sentry, "s", "read"):
+    with liveness.working_on(sentry, "s", "read"):
         for _ in range(1000):
-            telemetry.beat()
+            telemetry.heartbeat()
     assert sentry.beats == 0
 
 
-def test_an_error_is_no_death(watched: Watch) -> None:
+def test_an_error_is_no_death(watched: LivenessTracker) -> None:
     sentry = Local(watched)
-    with pytest.raises(ValueError, match="bad"), liveness.at(sentry, "s", "read"):
+    with pytest.raises(ValueError, match="bad"), liveness.working_on(sentry, "s", "read"):
         raise ValueError("bad")
     assert watched.enter("s", "read", HERE) == 0
 
 
 def test_nobody_need_watch() -> None:
-    with liveness.at(None, "s", "read"):
-        telemetry.beat()
+    with liveness.working_on(None, "s", "read"):
+        telemetry.heartbeat()
 
 
-def test_how_the_stages_stand(watched: Watch, clock: Clock) -> None:
-    assert watched.standing() == Standing(0, 0, {})
+def test_how_the_stages_stand(watched: LivenessTracker, clock: Clock) -> None:
+    assert watched.standing() == StagesStatus(0, 0, {})
     watched.enter("a", "read", HERE)
     watched.enter("b", "read", THERE)
     clock.now += 4
@@ -157,16 +157,16 @@ def test_how_the_stages_stand(watched: Watch, clock: Clock) -> None:
     standing = watched.standing()
     assert (standing.age, standing.quiet) == (5, 1)
     assert standing.stages == {
-        "read": StageStanding(age=5, at_work=1, most=2, places=2, busy_seconds=9, passed=1),
-        "encode": StageStanding(age=1, at_work=1, most=1, places=1, busy_seconds=1, passed=0),
+        "read": StageStatus(age=5, at_work=1, most=2, places=2, busy_seconds=9, passed=1),
+        "encode": StageStatus(age=1, at_work=1, most=1, places=1, busy_seconds=1, passed=0),
     }
 
 
-def test_who_died_is_not_at_work(watched: Watch, clock: Clock) -> None:
+def test_who_died_is_not_at_work(watched: LivenessTracker, clock: Clock) -> None:
     """A process that died counts as busy until its last sign of life."""
     watched.enter("a", "encode", HERE)
     clock.now += 3
     watched.beat("a", "encode")
     clock.now += 100
     watched.enter("a", "encode", THERE)
-    assert watched.standing().stages["encode"] == StageStanding(103, 1, 1, 1, 3, 0)
+    assert watched.standing().stages["encode"] == StageStatus(103, 1, 1, 1, 3, 0)

@@ -12,14 +12,14 @@ from pipeline.plan.scan_row import feed_row
 SINGLE_BLOCKS = 2000
 """Up to here each split is a block of its own, the easiest to spread; above, blocks cost too much."""
 SPLITS_PER_BLOCK = 8
-MOST_BLOCKS = 20_000
+MAX_BLOCKS = 20_000
 
 
 def feed(pending: Plan, block_bytes: int) -> Dataset:
     """The splits of a plan, and all that is made of them in blocks of so many bytes."""
     set_context(block_bytes)
     rows = [feed_row(scan) for scan in pending.scans()]
-    per_block = 1 if len(rows) <= SINGLE_BLOCKS else max(SPLITS_PER_BLOCK, len(rows) // MOST_BLOCKS)
+    per_block = 1 if len(rows) <= SINGLE_BLOCKS else max(SPLITS_PER_BLOCK, len(rows) // MAX_BLOCKS)
     return ray.data.from_items(rows, override_num_blocks=math.ceil(len(rows) / per_block))
 
 

@@ -24,21 +24,21 @@ from pipeline.embed.on_ray.cluster import cluster, nodes, stopped
 from pipeline.embed.on_ray.feed import feed
 from pipeline.embed.on_ray.watchdog import RemoteSentry, Watchdog
 from pipeline.embed.read import read_scan
-from pipeline.embed.resources import Resources, fit
+from pipeline.embed.resources import Resources, size_stages
 from pipeline.embed.row import from_row
 from pipeline.embed.unseen import settled
 from pipeline.embed.write import write_row
 from pipeline.errors import ExitCode, ModelError, NonFiniteError, OutputError, PipelineError, StartError
 from pipeline.plan.plan import Plan
-from pipeline.telemetry.liveness import NOBODY, Standing
+from pipeline.telemetry.liveness import NO_ACTIVITY, StagesStatus
 
 BLOCK_BYTES = 1 << 20
 """A reader's splits go on when this much of them is made: Ray's own 128 MB would keep replicas waiting."""
 LOOK_SECONDS = 2.0
 """How often the watchdog looks, and tells how the stages stand."""
-MOST_FAILURES = 3
+MAX_FAILURES = 3
 """Splits that are lost to replicas that can't start, before a run in which none could is ended."""
-MOST_FAILED_WRITES, WRITE_SECONDS = 5, 60
+MAX_FAILED_WRITES, WRITE_SECONDS = 5, 60
 """So many writes fail in a row, and for so long, before a run is ended: a full disk, an expired token."""
 OUTPUT_CODES = (ExitCode.CONFIG, ExitCode.RETRYABLE)
 EXIT_SECONDS = 30
@@ -49,7 +49,7 @@ Arrived = ShardRecord | Failure
 
 
 def run(
-    pending: Plan, job: Job, tell: Callable[[Standing], None] | None = None
+    pending: Plan, job: Job, tell: Callable[[StagesStatus], None] | None = None
 ) -> Generator[Arrived, None, None]:
     """Do the pending splits; records and failures arrive in any order, as they are made.
 
@@ -71,7 +71,7 @@ def run(
 
 
 def _run(
-    pending: Plan, job: Job, resources: Resources, tell: Callable[[Standing], None]
+    pending: Plan, job: Job, resources: Resources, tell: Callable[[StagesStatus], None]
 ) -> Iterator[Arrived]:
     telemetry.event("starting", splits=len(pending.split_ids), replicas=resources.replicas[1])
     watchdog = Watchdog(job, job.config.compute.watchdog_minutes * 60)
@@ -87,11 +87,11 @@ def held(job: Job) -> Resources:
     Raises:
         ResourceError: it can't hold a reader, a replica and a writer at the same time.
     """
-    return fit(job.config.compute, nodes(), job.payload_bytes)
+    return size_stages(job.config.compute, nodes(), job.payload_bytes)
 
 
 def _watched(
-    graph: Dataset, watchdog: Watchdog, pending: int, tell: Callable[[Standing], None]
+    graph: Dataset, watchdog: Watchdog, pending: int, tell: Callable[[StagesStatus], None]
 ) -> Iterator[Arrived]:
     """What comes out of a graph for so many splits.
 
@@ -106,7 +106,7 @@ def _watched(
         if time.monotonic() - looked >= LOOK_SECONDS:
             if standing := watchdog.look(pending - done, failed):
                 tell(standing)
-                replicas = standing.stages.get("encode", NOBODY).places
+                replicas = standing.stages.get("encode", NO_ACTIVITY).places
             looked = time.monotonic()
         try:
             arrived = arrivals.get(timeout=LOOK_SECONDS)
@@ -147,7 +147,7 @@ class _Starts:
         elif arrived.stage == START or arrived.kind == NonFiniteError.__name__:
             self._broken.add(arrived.process)
             self._failures += 1
-            if not self._one_works and self._failures >= MOST_FAILURES and len(self._broken) >= replicas:
+            if not self._one_works and self._failures >= MAX_FAILURES and len(self._broken) >= replicas:
                 raise _hopeless(arrived)
 
 
@@ -183,7 +183,7 @@ class _Writes:
             self._since = self._since if self._failed else self._clock()
             self._failed += 1
             silent = self._clock() - self._since
-            if self._failed >= MOST_FAILED_WRITES and silent >= WRITE_SECONDS:
+            if self._failed >= MAX_FAILED_WRITES and silent >= WRITE_SECONDS:
                 what = f"the last {self._failed} shards could not be written, for {silent / 60:.1f} minutes"
                 hint = "mend that, and run again: what is written stays"
                 raise OutputError(what, got=arrived.message, hint=hint, exit_code=arrived.exit_code)

@@ -8,14 +8,14 @@ from ray.exceptions import RayError
 
 from pipeline.embed.job import Job
 from pipeline.embed.on_ray.cluster import cluster, stopped
-from pipeline.embed.on_ray.feed import MOST_BLOCKS, feed, set_context
+from pipeline.embed.on_ray.feed import MAX_BLOCKS, feed, set_context
 from pipeline.embed.on_ray.graph import held
 from pipeline.nightly import matching
 from pipeline.nightly.base import Base
 from pipeline.plan.plan import Plan
 
 SHUFFLE_BLOCK_BYTES = 128 << 20
-MOST_PARTITIONS = 1000
+MAX_PARTITIONS = 1000
 
 
 def match(pending: Plan, job: Job, base: Base) -> int:
@@ -38,14 +38,14 @@ def match(pending: Plan, job: Job, base: Base) -> int:
         held(job)  # else the shuffle might wait for ever, or be done for a job that can't be
         set_context(SHUFFLE_BLOCK_BYTES)
         shards = [{"shard": shard} for shard in base.manifest.column("split_id").to_pylist()]
-        old = ray.data.from_items(shards, override_num_blocks=min(len(shards), MOST_BLOCKS)).map_batches(
+        old = ray.data.from_items(shards, override_num_blocks=min(len(shards), MAX_BLOCKS)).map_batches(
             matching.base_documents, fn_kwargs={"base": base, "kind": kind, "buckets": buckets}, **one
         )
         wanted = {"config": job.config, "columns": job.columns, "kind": kind, "buckets": buckets}
         new = feed(pending, SHUFFLE_BLOCK_BYTES).map_batches(
             matching.wanted_documents, fn_kwargs=wanted, **one
         )
-        partitions = {"num_partitions": max(2, min(buckets, MOST_PARTITIONS))}
+        partitions = {"num_partitions": max(2, min(buckets, MAX_PARTITIONS))}
         one_group = {"batch_format": "pyarrow", "num_cpus": job.config.compute.cpus_per_reader}
         found = old.union(new).groupby("bucket", **partitions).map_groups(matching.join, **one_group)
         kept = found.groupby("split_id", **partitions).map_groups(

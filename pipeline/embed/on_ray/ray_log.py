@@ -15,13 +15,13 @@ from pipeline.telemetry import console
 REASON = re.compile(r"^[\[(].*(out of memory|OOM|killed|crash|died|dead|lost)", re.I)
 """Begins as lines of Ray's nodes and core do: tables of processes and their arguments do not."""
 COLOUR = re.compile(r"\x1b\[[0-9;]*m")
-MOST_REASONS, MOST_CHARACTERS, TAIL_BYTES = 3, 300, 64 << 10
+MAX_REASONS, MAX_CHARACTERS, TAIL_BYTES = 3, 300, 64 << 10
 
 
 @contextmanager
 def aside() -> Iterator[None]:
     """While this lasts, standard output and error are Ray's file's; what we say goes on to people."""
-    with console.lent_to(_file()):
+    with console.redirect_fds(_file()):
         yield
 
 
@@ -37,8 +37,8 @@ def reasons() -> list[str]:
     """The last of Ray's lines that look like a reason."""
     if not _file.cache_info().currsize:
         return []
-    found = dict.fromkeys(line[:MOST_CHARACTERS] for line in _tail() if REASON.search(line))
-    return list(found)[-MOST_REASONS:]
+    found = dict.fromkeys(line[:MAX_CHARACTERS] for line in _tail() if REASON.search(line))
+    return list(found)[-MAX_REASONS:]
 
 
 @cache

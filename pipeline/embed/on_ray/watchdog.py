@@ -1,4 +1,4 @@
-"""The run's `Watch`, as an actor beside the driver, and the driver's look at it."""
+"""The run's `LivenessTracker`, as an actor beside the driver, and the driver's look at it."""
 
 import os
 import urllib.request
@@ -15,7 +15,7 @@ from pipeline import telemetry
 from pipeline.embed.job import Job
 from pipeline.embed.on_ray import metrics, ray_log
 from pipeline.errors import StalledError
-from pipeline.telemetry.liveness import Place, Standing, Watch
+from pipeline.telemetry.liveness import LivenessTracker, StagesStatus, WorkerProcess
 
 ANSWER_SECONDS = 30.0
 SCRAPE_SECONDS = 5.0
@@ -29,7 +29,7 @@ OPERATORS = tuple(
 
 @dataclass(frozen=True)
 class RemoteSentry:
-    """Tells the run's `Watch`, from any process; where that is gone, nobody is told, and the work goes on."""
+    """Reports to the run's `LivenessTracker`, from any process. If the tracker is gone, the work continues."""
 
     watch: Any
 
@@ -62,9 +62,9 @@ class Watchdog:
         def alive() -> Collection[str]:  # in here it travels by value, and brings none of our modules along
             return {node["NodeID"] for node in ray.nodes() if node["Alive"]}
 
-        self.sentry = RemoteSentry(ray.remote(Watch).options(**options).remote(alive))
+        self.sentry = RemoteSentry(ray.remote(LivenessTracker).options(**options).remote(alive))
 
-    def look(self, pending: int, failed: int) -> Standing | None:
+    def look(self, pending: int, failed: int) -> StagesStatus | None:
         """Look at the clock, and tell how far the run is; how the stages stand, where the watch answers.
 
         Args:
@@ -76,7 +76,7 @@ class Watchdog:
         watch = self.sentry.watch
         metrics.standing(self.job, pending, failed)
         try:
-            standing: Standing = ray.get(watch.standing.remote(), timeout=ANSWER_SECONDS)
+            standing: StagesStatus = ray.get(watch.standing.remote(), timeout=ANSWER_SECONDS)
         except RayError:  # time-outs among them
             return None  # it is started anew, and begins to count again
         quiet = standing.quiet
@@ -105,8 +105,8 @@ def _told(watch: Any) -> list[str]:
 
 
 @cache
-def _place() -> Place:
-    return Place(ray.get_runtime_context().get_node_id(), ray.util.get_node_ip_address(), os.getpid())
+def _place() -> WorkerProcess:
+    return WorkerProcess(ray.get_runtime_context().get_node_id(), ray.util.get_node_ip_address(), os.getpid())
 
 
 def _state() -> list[str]:

@@ -41,7 +41,7 @@ SPACE = r"\t-\r \x{85}\x{a0}\x{1680}\x{2000}-\x{200a}\x{2028}\x{2029}\x{202f}\x{
 """Unicode's White_Space, at which the pre-tokenizer cuts."""
 
 
-def obstacle(backend: Backend) -> str | None:
+def why_not_by_word(backend: Backend) -> str | None:
     """Why texts can't be tokenized word by word; None where they can."""
     parts = json.loads(backend.to_str())
     model = parts["model"]["type"]

@@ -9,7 +9,7 @@ import pyarrow as pa
 from pipeline import telemetry
 from pipeline.errors import TokenizerError
 from pipeline.model.batching import TokenBatch
-from pipeline.model.embedding_spec import Recipe
+from pipeline.model.embedding_spec import EmbeddingSpec
 from pipeline.model.tokenizer.chunks import Chunks, chunk_texts, prefixed
 from pipeline.model.tokenizer.tokenizer import Tokenizer
 
@@ -20,7 +20,7 @@ Tokens = tuple[TokenBatch, Chunks | None]
 Tokenize = Callable[[pa.Array], Tokens]
 
 
-def tokenized(texts: pa.Array, tokenizer: Tokenizer, recipe: Recipe) -> Tokens:
+def tokenized(texts: pa.Array, tokenizer: Tokenizer, recipe: EmbeddingSpec) -> Tokens:
     """Token ids of each text, or of each chunk of the texts.
 
     Raises:

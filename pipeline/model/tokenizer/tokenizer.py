@@ -25,10 +25,18 @@ from pipeline.errors import TokenizerError
 from pipeline.model.batching import TokenBatch
 from pipeline.model.checkpoint import Checkpoint
 from pipeline.model.tokenizer.blocks import BLOCK_BYTES, blocks
-from pipeline.model.tokenizer.by_word import Cutter, obstacle
+from pipeline.model.tokenizer.by_word import Cutter, why_not_by_word
 from pipeline.model.tokenizer.hf import PROBES, check_vocabulary, load_backend, named_failures
-from pipeline.model.tokenizer.word_cache import LONGEST, Spans, WordCache, Words, counts, distinct, split
-from pipeline.ragged import Bytes, Ints, bounds, interleave, text_array, text_bytes
+from pipeline.model.tokenizer.word_cache import (
+    LONGEST,
+    PackedIdRanges,
+    WordCache,
+    Words,
+    counts,
+    distinct,
+    split,
+)
+from pipeline.ragged import Bytes, Ints, interleave, offsets_from_lengths, text_array, text_bytes
 
 BYTES_PER_TOKEN = 8
 """Of a long text so many bytes per token are read first; most need 4 to 5."""
@@ -76,7 +84,7 @@ class Tokenizer:
             self.limit = max_tokens - len(self.before) - len(self.after)
             self.backend.no_padding()
             self.backend.enable_truncation(max_tokens)
-            why = obstacle(self.backend) or self._first_difference()
+            why = why_not_by_word(self.backend) or self._first_difference()
         self.by_words = why is None
         if why:
             telemetry.event("tokenizer.slow", model=checkpoint.name, reason=why)
@@ -141,7 +149,7 @@ class Tokenizer:
         lengths = np.fromiter(map(len, encodings), np.int64, len(encodings))
         ids = np.fromiter(chain.from_iterable(each.ids for each in encodings), self.dtype, lengths.sum())
         truncated = np.fromiter((bool(each.overflowing) for each in encodings), np.bool_, len(encodings))
-        return TokenBatch(ids, bounds(lengths), truncated)
+        return TokenBatch(ids, offsets_from_lengths(lengths), truncated)
 
     def _by_words(self, texts: pa.Array, max_bytes: int) -> Iterator[TokenBatch]:
         """By words, of each text no more than `max_bytes` unless it takes more to know the first ids."""
@@ -154,7 +162,7 @@ class Tokenizer:
                 batch = _replaced(batch, unsure_N, more)
             yield batch
 
-    def _spans(self, words: Words) -> Spans:
+    def _spans(self, words: Words) -> PackedIdRanges:
         """(W,) where the cache has each word's ids, after cutting the words that it lacked."""
         self.cache.begin_block()
         span_W = self.cache.find(words)
@@ -172,10 +180,10 @@ class Tokenizer:
             span_W[long] = self.cache.add(new, *self.cutter.cut_long(new.strings()), keep=False)
         return span_W
 
-    def _gather(self, span_W: Spans, first_N: Ints) -> TokenBatch:
+    def _gather(self, span_W: PackedIdRanges, first_N: Ints) -> TokenBatch:
         """The ids of texts from those of their words; text i has the words `first[i]` to `first[i + 1]`."""
         count_W = counts(span_W)
-        before_W = bounds(count_W)
+        before_W = offsets_from_lengths(count_W)
         begin_N, total_N = before_W[first_N[:-1]], np.diff(before_W[first_N])
         truncated_N = total_N > self.limit
         if truncated_N.any():
@@ -187,7 +195,7 @@ class Tokenizer:
         self, body_T: npt.NDArray[Any], lengths_N: Ints, truncated_N: npt.NDArray[np.bool_]
     ) -> TokenBatch:
         """With the special tokens around each text."""
-        offsets = bounds(lengths_N + len(self.before) + len(self.after))
+        offsets = offsets_from_lengths(lengths_N + len(self.before) + len(self.after))
         ids_T = np.empty(offsets[-1], self.dtype)
         is_body_T = np.ones(len(ids_T), np.bool_)
         for places, special in (
@@ -218,7 +226,7 @@ def _words(texts: pa.Array, max_bytes: int) -> tuple[Words, Ints, npt.NDArray[np
     # The last word of a text that goes on may go on too.
     whole_W = np.ones(len(words), np.bool_)
     whole_W[first_N[1:][cut_N & (np.diff(first_N) > 0)] - 1] = False
-    return words.take(whole_W), bounds(whole_W)[first_N], cut_N
+    return words.take(whole_W), offsets_from_lengths(whole_W)[first_N], cut_N
 
 
 def _replaced(batch: TokenBatch, which_N: npt.NDArray[np.bool_], others: TokenBatch) -> TokenBatch:
@@ -228,7 +236,7 @@ def _replaced(batch: TokenBatch, which_N: npt.NDArray[np.bool_], others: TokenBa
     ids_T, lengths_N = interleave(which_N, (others.ids, others.lengths), stay)
     truncated_N = batch.truncated.copy()
     truncated_N[which_N] = others.truncated
-    return TokenBatch(ids_T, bounds(lengths_N), truncated_N)
+    return TokenBatch(ids_T, offsets_from_lengths(lengths_N), truncated_N)
 
 
 def joined(batches: Iterable[TokenBatch], dtype: np.dtype[Any]) -> TokenBatch:
@@ -238,4 +246,4 @@ def joined(batches: Iterable[TokenBatch], dtype: np.dtype[Any]) -> TokenBatch:
     ids, truncated = (
         np.concatenate([getattr(part, name) for part in parts]) for name in ("ids", "truncated")
     )
-    return TokenBatch(ids, bounds(lengths), truncated)
+    return TokenBatch(ids, offsets_from_lengths(lengths), truncated)

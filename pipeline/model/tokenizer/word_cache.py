@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from pipeline.ragged import Bytes, Ints, bounds, spread, text_array, text_bytes
+from pipeline.ragged import Bytes, Ints, flat_indices, offsets_from_lengths, text_array, text_bytes
 
 LONGEST = 128
 """Bytes of the longest word that is cached: longer ones hardly come twice."""
@@ -26,7 +26,7 @@ _LOW_BYTES = np.array([(1 << 8 * count) - 1 for count in range(9)], np.uint64)
 _MULTIPLIER, _REMIX = np.random.default_rng().integers(1 << 62, 1 << 63, 2, np.uint64) | np.uint64(1)
 
 
-Spans = npt.NDArray[np.uint64]
+PackedIdRanges = npt.NDArray[np.uint64]
 """Where words' ids are, in one number each: the place of the first, how many, and the bytes of the word."""
 _BEGIN, _COUNT, _FIELD = np.uint64(32), np.uint64(16), np.uint64(0xFFFF)
 
@@ -58,7 +58,7 @@ def split(texts: pa.Array) -> tuple[Words, Ints]:
     lengths = np.diff(offsets)
     # A space before each text keeps words of neighbours apart.
     joined_B = np.full(lengths.sum() + len(lengths) + _PADDING, ord(" "), np.uint8)
-    places = bounds(lengths + 1)
+    places = offsets_from_lengths(lengths + 1)
     inside_B = np.ones(len(joined_B), np.bool_)
     inside_B[places[:-1]] = inside_B[places[-1] :] = False
     joined_B[inside_B] = data_B[offsets[0] : offsets[-1]]
@@ -80,12 +80,12 @@ def _hashes(data_B: Bytes, starts_W: Ints, lengths_W: Ints) -> npt.NDArray[np.ui
     return hash_W
 
 
-def counts(span_W: Spans) -> Ints:
+def counts(span_W: PackedIdRanges) -> Ints:
     """(W,) token ids of each word."""
     return ((span_W >> _COUNT) & _FIELD).astype(np.int64)
 
 
-def _spans(begin_W: Ints, counts_W: Ints, lengths_W: Ints) -> Spans:
+def _spans(begin_W: Ints, counts_W: Ints, lengths_W: Ints) -> PackedIdRanges:
     # No text is given 65,535 ids, so of a longer word no more are asked for; nor is its length.
     fields = (begin_W, np.minimum(counts_W, 0xFFFF), np.minimum(lengths_W, 0xFFFF))
     begin, count, length = (field.astype(np.uint64) for field in fields)
@@ -140,7 +140,7 @@ class WordCache:
             self._clear()
         self._ids_T.size = self._kept_ids
 
-    def find(self, words: Words) -> Spans:
+    def find(self, words: Words) -> PackedIdRanges:
         """(W,) where each word's ids are, 0 for words that are not cached."""
         slot_W = (words.hashes >> self._shift).astype(np.int64)
         row_W = self._row_of_slot.take(slot_W)
@@ -156,7 +156,9 @@ class WordCache:
         self.misses += len(span_W) - found
         return span_W
 
-    def _hold(self, row_W: npt.NDArray[np.int32], span_W: Spans, words: Words) -> npt.NDArray[np.bool_]:
+    def _hold(
+        self, row_W: npt.NDArray[np.int32], span_W: PackedIdRanges, words: Words
+    ) -> npt.NDArray[np.bool_]:
         """Whether each row is of that word."""
         hold_W: npt.NDArray[np.bool_] = (self._hash_R.values.take(row_W) == words.hashes) & (
             (span_W & _FIELD) == words.lengths
@@ -167,9 +169,9 @@ class WordCache:
         hold_W[long] = _same(Words(self._text_B.values, starts, rest.lengths, rest.hashes), rest)
         return hold_W
 
-    def add(self, words: Words, ids_T: npt.NDArray[Any], counts_W: Ints, *, keep: bool) -> Spans:
+    def add(self, words: Words, ids_T: npt.NDArray[Any], counts_W: Ints, *, keep: bool) -> PackedIdRanges:
         """(W,) where the ids of distinct words that were not found are now; kept as far as there is room."""
-        begin_W = self._ids_T.size + bounds(counts_W)
+        begin_W = self._ids_T.size + offsets_from_lengths(counts_W)
         span_W = _spans(begin_W[:-1], counts_W, words.lengths)
         self._ids_T.append(ids_T)
         fitting = self._room_for(words, counts_W, begin_W[0]) if keep else 0
@@ -178,8 +180,8 @@ class WordCache:
             kept, first = words.take(slice(fitting)), self._hash_R.size
             self._hash_R.append(kept.hashes)
             self._span_R.append(span_W[:fitting])
-            self._text_R.append(self._text_B.size + bounds(kept.lengths)[:-1])
-            self._text_B.append(words.data[spread(kept.starts, kept.lengths)])
+            self._text_R.append(self._text_B.size + offsets_from_lengths(kept.lengths)[:-1])
+            self._text_B.append(words.data[flat_indices(kept.starts, kept.lengths)])
             self._enter(kept.hashes, np.arange(first, first + fitting))
             self._kept_ids = int(begin_W[fitting])
         return span_W
@@ -201,9 +203,9 @@ class WordCache:
             lost = self._row_of_slot[slot_W] != row_W  # to a row that is there, or to the last of rivals
             slot_W, row_W = (slot_W[lost] + 1) & self._last_slot, row_W[lost]
 
-    def ids(self, span_W: Spans, counts_W: Ints) -> npt.NDArray[Any]:
+    def ids(self, span_W: PackedIdRanges, counts_W: Ints) -> npt.NDArray[Any]:
         """The first `counts` token ids of each word, one word after the other."""
-        return self._ids_T.values.take(spread((span_W >> _BEGIN).astype(np.int64), counts_W))
+        return self._ids_T.values.take(flat_indices((span_W >> _BEGIN).astype(np.int64), counts_W))
 
     def _clear(self) -> None:
         self._row_of_slot[:] = 0

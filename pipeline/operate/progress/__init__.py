@@ -3,7 +3,7 @@
 `counts` and `stages` know what there is to say, `log_line` and `display` how; `progress` when and where.
 """
 
-from pipeline.operate.progress.counts import Total
+from pipeline.operate.progress.counts import RunTotal
 from pipeline.operate.progress.progress import Progress
 
-__all__ = ["Progress", "Total"]
+__all__ = ["Progress", "RunTotal"]

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 from pipeline.dataset.record import Failure, ShardRecord
 from pipeline.operate.progress.stages import WINDOW_SECONDS, StageLine, Stages
 from pipeline.plan.plan import Plan, extent
-from pipeline.telemetry.liveness import Standing
+from pipeline.telemetry.liveness import StagesStatus
 
 WINDOW_ARRIVALS = 8
 """A rate of now is of the window's seconds, and of so many arrivals at least: large splits come rarely."""
@@ -24,7 +24,7 @@ STEPS = ("read", "tokenize", "encode", "write")
 
 
 @dataclass(frozen=True, slots=True)
-class Total:
+class RunTotal:
     """What there is to do, and what of it was there before this run.
 
     amount: of all splits in `unit`: "rows" or "bytes" of the source where all its files are counted in one of
@@ -61,7 +61,7 @@ class Rate:
 
 
 @dataclass(frozen=True, slots=True)
-class Moment:
+class Snapshot:
     """All that there is to say at a moment.
 
     done: splits, those from before and those taken over among them.  taken_over: those whose shards this run
@@ -70,7 +70,7 @@ class Moment:
     split_seconds: what a split takes, by the steps of a record, as far as known.
     """
 
-    total: Total
+    total: RunTotal
     done: int
     taken_over: int
     failed: int
@@ -108,7 +108,7 @@ class Figures:
         clock: seconds, of any origin.
     """
 
-    def __init__(self, total: Total, attempt: str, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, total: RunTotal, attempt: str, clock: Callable[[], float] = time.monotonic) -> None:
         self.total, self.attempt, self._clock = total, attempt, clock
         self.done = self.taken_over = self.failed = self.rows = self.tokens = self.rejects = 0
         self._started = clock()
@@ -135,7 +135,7 @@ class Figures:
         steps = tuple(getattr(arrived, f"{step}_seconds") for step in STEPS)
         self._work.arrive(_Arrival(self._clock(), amount, arrived.rows, arrived.tokens, steps))
 
-    def stand(self, standing: Standing) -> None:
+    def stand(self, standing: StagesStatus) -> None:
         """Take in how the stages stand."""
         self._stages.stand(standing)
 
@@ -144,11 +144,11 @@ class Figures:
         seconds = round(self._clock() - self._started, 3)
         return {"splits": self.done, "rows": self.rows, "tokens": self.tokens, "seconds": seconds}
 
-    def moment(self) -> Moment:
+    def moment(self) -> Snapshot:
         """What there is to say now."""
         total, work = self.total, self._work
         now = work.last if self._finished() else self._clock()
-        return Moment(
+        return Snapshot(
             total=total,
             done=total.before + self.done,
             taken_over=self.taken_over,

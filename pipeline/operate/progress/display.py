@@ -7,7 +7,7 @@ from rich.text import Text
 
 from pipeline.humanize import clock, plural
 from pipeline.operate.progress import log_line
-from pipeline.operate.progress.counts import Moment, Rate
+from pipeline.operate.progress.counts import Rate, Snapshot
 from pipeline.operate.progress.stages import BUSY
 
 ROOMY, WIDE = 78, 104
@@ -16,14 +16,14 @@ WIDEST = 130
 NAMES = {"read": "read, tokenise", "encode": "encode", "write": "write"}
 
 
-def display(moment: Moment, width: int) -> RenderableType:
+def display(moment: Snapshot, width: int) -> RenderableType:
     """All that there is to say at a moment, on so many columns."""
     width = min(width, WIDEST)
     # An empty line keeps it apart from the log above.
     return Group("", _whole(moment, width), _speeds(moment), _notes(moment, width), _stages(moment, width))
 
 
-def _whole(moment: Moment, width: int) -> RenderableType:
+def _whole(moment: Snapshot, width: int) -> RenderableType:
     """The bar of all splits."""
     source = log_line.source_done(moment) if width >= ROOMY else ""
     splits = f"{moment.done:,}/{moment.total.splits:,} splits"
@@ -35,7 +35,7 @@ def _whole(moment: Moment, width: int) -> RenderableType:
     return table
 
 
-def _speeds(moment: Moment) -> RenderableType:
+def _speeds(moment: Snapshot) -> RenderableType:
     table = _grid("left", "right", "right", "right")
     for name, count, rate in (
         ("rows", moment.rows, moment.row_rate), ("tokens", moment.tokens, moment.token_rate)
@@ -48,7 +48,7 @@ def _rate(rate: Rate) -> tuple[str, str]:
     return f"{rate.now:,.0f}/s now", f"{rate.overall:,.0f}/s overall"
 
 
-def _notes(moment: Moment, width: int) -> RenderableType:
+def _notes(moment: Snapshot, width: int) -> RenderableType:
     """What went wrong, in colour where something did, and what was not of this run."""
     notes = Text(overflow="ellipsis", no_wrap=True)
     notes.append(f"{moment.rejects:,} rejects", "yellow" if moment.rejects else "")
@@ -60,7 +60,7 @@ def _notes(moment: Moment, width: int) -> RenderableType:
     return notes.append(f"   {clock(moment.seconds)} so far" if width >= ROOMY else "", "dim")
 
 
-def _stages(moment: Moment, width: int) -> RenderableType:
+def _stages(moment: Snapshot, width: int) -> RenderableType:
     if not moment.stages:
         return Text(log_line.stages(moment), "dim")
     roomy, wide = width >= ROOMY, width >= WIDE
@@ -81,7 +81,7 @@ def _bar(share: float, width: int, style: str) -> ProgressBar:
     return ProgressBar(1.0, share, width=width, complete_style=style, finished_style="green")
 
 
-def _takes(moment: Moment, stage: str) -> str:
+def _takes(moment: Snapshot, stage: str) -> str:
     """What a split takes of a stage."""
     steps = {"read": ("read", "tokenize")}.get(stage, (stage,))
     if not moment.split_seconds:

@@ -1,18 +1,18 @@
 """Where a run stands, in one line of a log; and how often to say it."""
 
 from pipeline.humanize import clock, size_of
-from pipeline.operate.progress.counts import Moment
+from pipeline.operate.progress.counts import Snapshot
 
-FIRST_SECONDS, MOST_SECONDS = 5.0, 60.0
+FIRST_SECONDS, MAX_SECONDS = 5.0, 60.0
 SHARE = 0.1
 
 
 def pause(seconds: float) -> float:
     """How long to wait for the next line of a run that has gone on for so long."""
-    return min(MOST_SECONDS, max(FIRST_SECONDS, seconds * SHARE))
+    return min(MAX_SECONDS, max(FIRST_SECONDS, seconds * SHARE))
 
 
-def standing(moment: Moment) -> str:
+def standing(moment: Snapshot) -> str:
     """All figures of a moment, as far as there are any."""
     rows, tokens = moment.row_rate, moment.token_rate
     said = [percent(moment), done(moment)]
@@ -23,7 +23,7 @@ def standing(moment: Moment) -> str:
     return "  ".join([*said, stages(moment)])
 
 
-def ended(moment: Moment) -> str:
+def ended(moment: Snapshot) -> str:
     """What a run has come to, by rates of all of it."""
     said = [
         done(moment), f"{moment.row_rate.overall:,.0f} rows/s", f"{moment.token_rate.overall:,.0f} tokens/s",
@@ -32,19 +32,19 @@ def ended(moment: Moment) -> str:
     return "  ".join(said)
 
 
-def percent(moment: Moment) -> str:
+def percent(moment: Snapshot) -> str:
     """Rounded down: what is not done is never 100 %."""
     return f"{int(moment.fraction * 100)}%"
 
 
-def done(moment: Moment) -> str:
+def done(moment: Snapshot) -> str:
     """How many splits of how many, and how much of the source, where that can be told."""
     splits = f"{moment.done:,}/{moment.total.splits:,} splits"
     source = source_done(moment)
     return f"{splits}  {source}" if source else splits
 
 
-def source_done(moment: Moment) -> str:
+def source_done(moment: Snapshot) -> str:
     """`3,904/7,552 rows` or `1.2/3.4 GB`."""
     total = moment.total
     if total.unit == "rows":
@@ -54,7 +54,7 @@ def source_done(moment: Moment) -> str:
     return ""
 
 
-def stages(moment: Moment) -> str:
+def stages(moment: Snapshot) -> str:
     """How busy the stages are, and what the encoder waits for: it is the one that costs."""
     if not moment.stages:
         return "ending" if moment.eta == 0 else "starting"

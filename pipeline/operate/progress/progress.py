@@ -15,10 +15,10 @@ from rich.text import Text
 from pipeline import telemetry
 from pipeline.dataset.record import Failure, ShardRecord
 from pipeline.operate.progress import log_line
-from pipeline.operate.progress.counts import Figures, Moment, Total
+from pipeline.operate.progress.counts import Figures, RunTotal, Snapshot
 from pipeline.operate.progress.display import display
 from pipeline.telemetry import console
-from pipeline.telemetry.liveness import Standing
+from pipeline.telemetry.liveness import StagesStatus
 
 DRAW_SECONDS = 0.5
 SHOW_CURSOR = "\x1b[?25h"
@@ -34,7 +34,7 @@ class Progress:
         quiet: show nothing.
     """
 
-    def __init__(self, total: Total, attempt: str, quiet: bool = False) -> None:
+    def __init__(self, total: RunTotal, attempt: str, quiet: bool = False) -> None:
         self.figures = Figures(total, attempt)
         self._lock = threading.Lock()
         self._closed = threading.Event()
@@ -68,12 +68,12 @@ class Progress:
         with self._lock:
             self.figures.add(arrived)
 
-    def stand(self, standing: Standing) -> None:
+    def stand(self, standing: StagesStatus) -> None:
         """Take in how the stages stand."""
         with self._lock:
             self.figures.stand(standing)
 
-    def _moment(self) -> Moment:
+    def _moment(self) -> Snapshot:
         with self._lock:
             return self.figures.moment()
 
@@ -114,9 +114,9 @@ class Screen:
     def start(self) -> None:
         """Take the lower end of the terminal."""
         self._live.start()
-        self._said_above.enter_context(console.above(self._put_above))
+        self._said_above.enter_context(console.route_through(self._put_above))
 
-    def draw(self, moment: Moment) -> None:
+    def draw(self, moment: Snapshot) -> None:
         """Show a moment."""
         with self._lock:
             self._fit()

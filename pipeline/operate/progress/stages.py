@@ -4,7 +4,7 @@ from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from pipeline.telemetry.liveness import NOBODY, StageStanding, Standing
+from pipeline.telemetry.liveness import NO_ACTIVITY, StagesStatus, StageStatus
 
 STAGES = ("read", "encode", "write")
 WINDOW_SECONDS = 30.0
@@ -39,9 +39,9 @@ class Stages:
     """The looks of the last seconds."""
 
     def __init__(self) -> None:
-        self._looks: deque[Standing] = deque()
+        self._looks: deque[StagesStatus] = deque()
 
-    def stand(self, standing: Standing) -> None:
+    def stand(self, standing: StagesStatus) -> None:
         """Take in a look."""
         if self._looks and standing.age < self._looks[-1].age:
             self._looks.clear()  # the watch was lost, and counts anew
@@ -58,8 +58,8 @@ class Stages:
         return tuple(
             StageLine(
                 stage,
-                now.get(stage, NOBODY).at_work,
-                _processes(stage, now.get(stage, NOBODY)),
+                now.get(stage, NO_ACTIVITY).at_work,
+                _processes(stage, now.get(stage, NO_ACTIVITY)),
                 busy[stage],
                 _waits(stage, now, busy, pending - failed),
             )
@@ -68,22 +68,20 @@ class Stages:
 
     def _busy(self, stage: str) -> float | None:
         first, last = self._looks[0], self._looks[-1]
-        there = last.stages.get(stage, NOBODY)
+        there = last.stages.get(stage, NO_ACTIVITY)
         could = min(last.age - first.age, there.age) * _processes(stage, there)
         if not could:
             return None
-        spent = there.busy_seconds - first.stages.get(stage, NOBODY).busy_seconds
+        spent = there.busy_seconds - first.stages.get(stage, NO_ACTIVITY).busy_seconds
         return min(1.0, max(0.0, spent / could))
 
 
-def _processes(stage: str, there: StageStanding) -> int:
+def _processes(stage: str, there: StageStatus) -> int:
     return there.places if stage == "encode" else there.most
 
 
-def _waits(
-    stage: str, now: Mapping[str, StageStanding], busy: Mapping[str, float | None], splits: int
-) -> str:
-    there = now.get(stage, NOBODY)
+def _waits(stage: str, now: Mapping[str, StageStatus], busy: Mapping[str, float | None], splits: int) -> str:
+    there = now.get(stage, NO_ACTIVITY)
     if not there.at_work and there.passed >= splits:
         return "nothing left"
     if not there.most:
@@ -96,12 +94,12 @@ def _waits(
     slowest = max(others, key=lambda other: others[other])
     if others[slowest] > share:
         return WAITS_FOR[slowest]
-    if not now.get("encode", NOBODY).most:
+    if not now.get("encode", NO_ACTIVITY).most:
         return "waits for replicas to start"
     return "waits for Ray" if share < IDLE else ""
 
 
-def _not_begun(stage: str, now: Mapping[str, StageStanding]) -> str:
+def _not_begun(stage: str, now: Mapping[str, StageStatus]) -> str:
     if stage == "encode" and now:
         return "starting replicas"
     return "starting" if stage != "write" else WAITS_FOR["encode"]

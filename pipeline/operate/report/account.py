@@ -16,7 +16,7 @@ from pipeline.operate.report.parts import LONGEST_REASON, NOT_KNOWN, NOTHING, se
 from pipeline.operate.report.subject import Subject
 from pipeline.sanitize import first_line, redact
 
-MOST_ATTEMPTS = 10
+MAX_ATTEMPTS = 10
 LONGEST_CONFIG = 50_000
 
 
@@ -110,7 +110,7 @@ def _failed_files(failed: Mapping[str, str]) -> Markup:
 def attempts(subject: Subject) -> Markup:
     """Who was at work when, and how it ended."""
     made = _by_attempt(subject)
-    shown = subject.attempts[-MOST_ATTEMPTS:]
+    shown = subject.attempts[-MAX_ATTEMPTS:]
     lines = [
         (
             each["attempt"],
@@ -123,8 +123,8 @@ def attempts(subject: Subject) -> Markup:
     ]
     heads = ("attempt", "started (UTC)", "host", "shards", "rows", "how it ended")
     sentence = f"{plural(len(subject.attempts), 'attempt')} at this dataset."
-    if len(subject.attempts) > MOST_ATTEMPTS:
-        sentence += f" The last {MOST_ATTEMPTS} are shown."
+    if len(subject.attempts) > MAX_ATTEMPTS:
+        sentence += f" The last {MAX_ATTEMPTS} are shown."
     return section("Attempts", sentence, table(heads, lines, numbers=heads[3:5]))
 
 

@@ -13,7 +13,7 @@ from pipeline.humanize import count, plural, share
 from pipeline.operate.report import sample
 from pipeline.operate.report.charts import HALF, Bar, Bars, Dot, Dots, both
 from pipeline.operate.report.markup import beginning, element, end, markup
-from pipeline.operate.report.parts import LONGEST_PLACE, MOST_LINES, NOT_KNOWN, NOTHING, section, table
+from pipeline.operate.report.parts import LONGEST_PLACE, MAX_LINES, NOT_KNOWN, NOTHING, section, table
 from pipeline.operate.report.projection import OTHER, Colours, Projection, colours, project
 from pipeline.operate.report.sample import Sample
 from pipeline.operate.report.subject import Subject
@@ -49,7 +49,7 @@ def _examples(subject: Subject) -> Markup:
     shown = subject.config.report.samples and subject.config.report.texts
     lines = [
         (row["reason"], end(f"{row['source_file']}#{row['source_row']}", LONGEST_PLACE), _start(row["text"]))
-        for row in found[:MOST_LINES]
+        for row in found[:MAX_LINES]
     ]
     heads = ("reason", "row", "text")
     return table(heads if shown else heads[:2], lines if shown else [line[:2] for line in lines])

@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 from pipeline import schema
 from pipeline.operate.report.axis import round_step
 from pipeline.plan.plan import Plan
-from pipeline.ragged import Ints, spread
+from pipeline.ragged import Ints, flat_indices
 
 Floats = npt.NDArray[np.float64]
 STAGES = {
@@ -26,7 +26,7 @@ STAGES = {
     "write": "write_seconds", "wait for a split": "idle_seconds",
 }  # fmt: skip
 """What the seconds of a record are called, in the order of the flow; the last is a replica's idleness."""
-MOST_BINS = 60
+MAX_BINS = 60
 SHORTEST = 1e-3
 """Seconds that a shard takes at least, so that all of its rows fall somewhere."""
 
@@ -107,7 +107,7 @@ def by_source(
 def token_lengths(records: pa.Table) -> Ints:
     """Rows by the bucket of `schema.TOKEN_BUCKETS` that their tokens fall into."""
     histograms = records["token_histogram"]
-    bucket = spread(np.zeros(len(histograms), np.int64), _lengths(histograms))
+    bucket = flat_indices(np.zeros(len(histograms), np.int64), _lengths(histograms))
     return np.bincount(bucket, pc.list_flatten(histograms).to_numpy(), 1).astype(np.int64)
 
 
@@ -133,7 +133,7 @@ def throughput(made: pa.Table, attempts: Sequence[Mapping[str, Any]]) -> Through
     start_W, stop_W = _windows(first_S, stop_S)
     from_S, to_S = (_at_work(times, start_W, stop_W) for times in (start_S, stop_S))
     whole = float((stop_W - start_W).sum())
-    edges_E = np.linspace(0, whole, int(np.clip(whole, 1, MOST_BINS)) + 1)
+    edges_E = np.linspace(0, whole, int(np.clip(whole, 1, MAX_BINS)) + 1)
     rows_S = made["rows"].to_numpy()
     written_E = np.array([(rows_S * _part(edge, from_S, to_S)).sum() for edge in edges_E])
     starts = _at_work(np.unique(first_S), start_W, stop_W)

@@ -16,7 +16,7 @@ from pipeline.operate.report.parts import NOTHING, section
 from pipeline.operate.report.subject import Subject
 from pipeline.sanitize import first_line
 
-MOST_MARKS = 10
+MAX_MARKS = 10
 """Attempts whose start is marked; of more none is."""
 
 
@@ -37,7 +37,7 @@ def over_time(subject: Subject) -> Markup:
         told=[f"{duration(edge)}: {short(rate)} rows/s" for edge, rate in zip(edges, rates, strict=False)],
         x_ticks=at,
         whole=False,
-        marks=[(start, "new attempt") for start in flow.starts[1:]] if len(flow.starts) <= MOST_MARKS else (),
+        marks=[(start, "new attempt") for start in flow.starts[1:]] if len(flow.starts) <= MAX_MARKS else (),
     )
     sentence = (
         f"{count(flow.rows)} rows in {duration(flow.seconds)}: {short(flow.rows / flow.seconds)} a second, "

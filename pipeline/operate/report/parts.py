@@ -10,7 +10,7 @@ from pipeline.operate.report.markup import element, join
 NOTHING = Markup("")
 """Of a section that has nothing to tell."""
 NOT_KNOWN = "\N{EN DASH}"
-MOST_LINES = 50
+MAX_LINES = 50
 """Of a table; what is more is counted."""
 LONGEST_PLACE = 80
 LONGEST_REASON = 300
@@ -38,8 +38,8 @@ def table(heads: Sequence[str], rows: Sequence[Sequence[object]], numbers: Seque
                 for value, kind, head in zip(row, kinds, heads, strict=True)
             ),
         )
-        for row in rows[:MOST_LINES]
+        for row in rows[:MAX_LINES]
     ]
-    more = len(rows) - MOST_LINES
+    more = len(rows) - MAX_LINES
     whole = element("table", element("thead", element("tr", *cells)), element("tbody", *lines))
     return join(whole, element("p", f"and {count(more)} more", class_="about") if more > 0 else NOTHING)

@@ -1,6 +1,6 @@
 """What a report shows of the rows themselves: a bounded sample of vectors, texts and rejects.
 
-Of at most `MOST_SHARDS` shards the first `SHARD_BYTES` are read, and of the rejects `MOST_REJECT_FILES`
+Of at most `MAX_SHARDS` shards the first `SHARD_BYTES` are read, and of the rejects `MAX_REJECT_FILES`
 files, however large the dataset is; what the texts cost, `texts` says.
 """
 
@@ -24,9 +24,9 @@ from pipeline.operate.report.markup import beginning
 from pipeline.operate.report.texts import texts
 from pipeline.plan.plan import Plan
 
-MOST_SHARDS = 16
+MAX_SHARDS = 16
 SHARD_BYTES = 8 << 20
-MOST_REJECT_FILES = 8
+MAX_REJECT_FILES = 8
 EXAMPLES = 3
 """Rejects that are shown, for each reason."""
 LONGEST_VALUE = 40
@@ -128,12 +128,12 @@ def _reject_files(records: pa.Table) -> Iterator[str]:
         records["rejects_file"][shards[pc.index(reasons, reason).as_py()].as_py()].as_py()
         for reason in pc.unique(reasons)
     ]
-    yield from list(dict.fromkeys(file for file in files if file))[:MOST_REJECT_FILES]
+    yield from list(dict.fromkeys(file for file in files if file))[:MAX_REJECT_FILES]
 
 
 def _chosen(records: pa.Table) -> list[dict[str, Any]]:
-    """At most `MOST_SHARDS` records, evenly spaced."""
-    at = np.unique(np.linspace(0, records.num_rows - 1, MOST_SHARDS).astype(np.int64))
+    """At most `MAX_SHARDS` records, evenly spaced."""
+    at = np.unique(np.linspace(0, records.num_rows - 1, MAX_SHARDS).astype(np.int64))
     chosen = records.select(["split_id", "rows", "file_bytes"]).take(at if records.num_rows else [])
     return list(chosen.to_pylist())
 

@@ -1,6 +1,6 @@
 """The texts of some rows, as far as they can be had for little: carried, or from sources that are as planned.
 
-Of the sources at most `MOST_PIECES` pieces of `SOURCE_BYTES` in all are read; a text that would cost more, or
+Of the sources at most `MAX_PIECES` pieces of `SOURCE_BYTES` in all are read; a text that would cost more, or
 whose file is gone or has changed, is missing.
 """
 
@@ -19,7 +19,7 @@ from pipeline.plan.plan import Plan, piece_of
 from pipeline.source import lookup, reader
 from pipeline.source.formats import Piece
 
-MOST_PIECES = 500
+MAX_PIECES = 500
 SOURCE_BYTES = 256 << 20
 PIECE_BYTES = 64 << 20
 LONGEST = 200
@@ -46,7 +46,7 @@ def texts(config: Config, plan: Plan, rows: pa.Table, splits: Sequence[str]) -> 
     if not config.report.texts:
         return [None] * rows.num_rows
     found = _carried(config, rows)
-    wanted = list(_wanted(config, plan, rows, splits, found))[:MOST_PIECES]
+    wanted = list(_wanted(config, plan, rows, splits, found))[:MAX_PIECES]
     with ThreadPoolExecutor(THREADS) as pool:
         read = pool.map(lambda each: _read(config, each), wanted)
         for each, documents in zip(wanted, read, strict=True):

@@ -14,14 +14,14 @@ import pyarrow as pa
 from pipeline import storage
 from pipeline.config.source import Source
 from pipeline.errors import MissingError, ReplacedError, SourceChangedError, SourceError, SourceGoneError
-from pipeline.source.documents import Documents, sift
+from pipeline.source.documents import Documents, separate_rejects
 from pipeline.source.formats import delimited, jsonl, memory, parquet, text_files, text_lines
 from pipeline.source.formats.format import Format
-from pipeline.source.piece import Piece, Raw, Span, Survey
+from pipeline.source.piece import Piece, RawRows, Span, Survey
 
 __all__ = [
-    "FORMATS", "Documents", "Format", "Piece", "Raw", "Span", "Survey", "file_name", "file_path", "look",
-    "random_access", "read", "sift", "survey",
+    "FORMATS", "Documents", "Format", "Piece", "RawRows", "Span", "Survey", "file_name", "file_path", "look",
+    "random_access", "read", "separate_rejects", "survey",
 ]  # fmt: skip
 
 NO_PARTITION = "__HIVE_DEFAULT_PARTITION__"
@@ -76,7 +76,7 @@ def survey(info: storage.ObjectInfo, name: str, source: Source) -> Survey:
     return replace(found, columns=pa.schema(fields), types_inferred=kind.types_inferred)
 
 
-def read(path: str, pieces: Sequence[Piece], source: Source, columns: pa.Schema) -> Iterator[Raw]:
+def read(path: str, pieces: Sequence[Piece], source: Source, columns: pa.Schema) -> Iterator[RawRows]:
     """The rows of pieces of the file at `path`, in their order, each once it is read.
 
     Args:
@@ -130,7 +130,7 @@ def _partitions(name: str, source: Source) -> dict[str, str | None]:
     return {key: found[key] for key in source.partitions}
 
 
-def _with_partitions(raw: Raw, keys: dict[str, str | None]) -> pa.Table:
+def _with_partitions(raw: RawRows, keys: dict[str, str | None]) -> pa.Table:
     columns = dict(zip(raw.columns.column_names, raw.columns.columns, strict=True))
     for key, value in keys.items():
         columns[key] = pa.repeat(pa.scalar(value, pa.string()), len(raw.positions))

@@ -7,11 +7,11 @@ nothing else.
 from pipeline.errors import SourceError
 from pipeline.source.piece import LONGEST_DOCUMENT
 
-MOST_READ = 4 * LONGEST_DOCUMENT
+MAX_READ = 4 * LONGEST_DOCUMENT
 """Bytes of a split's rows as they are read. Splits are made of 64 MiB at most, but some sizes are guesses."""
-MOST_ROWS = 4 << 20
+MAX_ROWS = 4 << 20
 """Rows that start in one range of bytes: each costs its reader some hundred bytes, however short it is."""
-MOST_VALUES = 4 << 20
+MAX_VALUES = 4 << 20
 """Values of one record, fields of CSV or members of JSON: each is an object of Python, however short."""
 EXPANSION, ALWAYS_EXPANDED = 1000, 256 << 20
 """How many times its stored bytes content may be; and up to how many bytes nobody asks.
@@ -53,10 +53,10 @@ def refuse_larger(size: int) -> None:
     Raises:
         SourceError: what one split takes of a file is far larger than splits are made.
     """
-    if size > MOST_READ:
+    if size > MAX_READ:
         raise SourceError(
             "has rows that expand to more than a split may hold",
-            got=f"more than {MOST_READ} bytes",
+            got=f"more than {MAX_READ} bytes",
             hint="lower output.rows_per_shard in a new dataset if all that is content, or leave it out",
         )
 
@@ -66,9 +66,9 @@ def refuse_crowded(rows: int) -> None:
     Raises:
         SourceError: too many rows start in one range of bytes.
     """
-    if rows > MOST_ROWS:
+    if rows > MAX_ROWS:
         raise SourceError(
             "has too many lines in one split",
-            got=f"{rows}, more than {MOST_ROWS}",
+            got=f"{rows}, more than {MAX_ROWS}",
             hint="lower output.max_split_bytes in a new dataset if they are content, or leave it out",
         )

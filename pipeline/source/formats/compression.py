@@ -23,7 +23,7 @@ BLOCK = 1 << 20
 XZ_MEMORY = 256 << 20
 FIRST_FED = 1 << 12
 """Of a new member: what lies behind its end comes back as a copy, so a small one must not be fed much."""
-MOST_EMPTY = 10_000
+MAX_EMPTY = 10_000
 """Members without content: each takes as long as a small one with some."""
 
 
@@ -119,8 +119,8 @@ class _Member:
     def __init__(
         self, decompressor: lzma.LZMADecompressor | bz2.BZ2Decompressor, empty_before: int = 0
     ) -> None:
-        if empty_before > MOST_EMPTY:
-            raise OSError(f"more than {MOST_EMPTY} of its members are empty")
+        if empty_before > MAX_EMPTY:
+            raise OSError(f"more than {MAX_EMPTY} of its members are empty")
         self._decompressor, self.empty_before = decompressor, empty_before
         self.step, self.begun, self.content = FIRST_FED, False, False
 

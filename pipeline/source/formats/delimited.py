@@ -28,7 +28,7 @@ from pipeline.source.formats.columns import strings_of
 from pipeline.source.formats.compression import blocks, compression
 from pipeline.source.formats.format import Format
 from pipeline.source.formats.ranges import in_ranges
-from pipeline.source.piece import LONGEST_DOCUMENT, Piece, Raw, Survey, named
+from pipeline.source.piece import LONGEST_DOCUMENT, Piece, RawRows, Survey, named
 
 Row = list[str] | None
 """The fields of a row; None where it can't be read."""
@@ -62,7 +62,7 @@ def survey(file: pa.NativeFile, name: str, size: int, source: Source) -> Survey:
     return Survey("rows", _columns(names, source), spans, streamed=True)
 
 
-def read(file: pa.NativeFile, pieces: Sequence[Piece], source: Source, _: pa.Schema) -> Iterator[Raw]:
+def read(file: pa.NativeFile, pieces: Sequence[Piece], source: Source, _: pa.Schema) -> Iterator[RawRows]:
     """The rows of each piece."""
     if pieces[0].unit == "bytes":
         names = _header(file, source)
@@ -73,10 +73,10 @@ def read(file: pa.NativeFile, pieces: Sequence[Piece], source: Source, _: pa.Sch
     names = _names(rows, source)
     for piece, table in in_ranges(_tables(rows, names, source), pieces):
         positions = pa.array(np.arange(piece.start, piece.stop, dtype=np.int64))
-        yield Raw.of(table, positions, piece.start, piece.stop)
+        yield RawRows.of(table, positions, piece.start, piece.stop)
 
 
-def _raw_of_lines(found: lines.Lines, names: Sequence[str], source: Source) -> Raw:
+def _raw_of_lines(found: lines.Lines, names: Sequence[str], source: Source) -> RawRows:
     """A few lines at a time: as Python's objects their fields take many times their bytes."""
     starts = range(0, len(found.texts), BLOCK_ROWS)
     binary = (found.texts.slice(start, BLOCK_ROWS).cast(pa.large_binary()) for start in starts)
@@ -87,7 +87,7 @@ def _raw_of_lines(found: lines.Lines, names: Sequence[str], source: Source) -> R
     tables = list(_tables(_kept(rows, header, kept), names, source))
     table = pa.concat_tables(tables or [_table([], names, source)])
     positions = found.positions.take(pa.array(kept, pa.int64()))
-    return Raw.of(table, positions, found.start, found.stop)
+    return RawRows.of(table, positions, found.start, found.stop)
 
 
 def _kept(rows: Iterable[Row], header: bool, kept: list[int]) -> Iterator[Row]:
@@ -167,9 +167,9 @@ def _fed(texts: Iterator[str], taken: _Taken, delimiter: str) -> Iterator[str]:
     """
     for text in texts:
         taken.characters += len(text)
-        if taken.characters > bounds.MOST_VALUES:  # so many fields have at least so many characters
+        if taken.characters > bounds.MAX_VALUES:  # so many fields have at least so many characters
             taken.fields += text.count(delimiter)
-            if taken.fields > bounds.MOST_VALUES:
+            if taken.fields > bounds.MAX_VALUES:
                 raise csv.Error("a row has too many fields")
         if taken.characters > LONGEST_DOCUMENT + 1:
             raise csv.Error("a row does not end")
@@ -215,7 +215,7 @@ def _a_row_a_line(texts: Sequence[str], source: Source) -> list[Row]:
 
 
 def _crowded(text: str, source: Source) -> bool:
-    return len(text) > bounds.MOST_VALUES < text.count(source.csv.delimiter or "")
+    return len(text) > bounds.MAX_VALUES < text.count(source.csv.delimiter or "")
 
 
 def _alone(text: str, source: Source) -> Row:

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 import pyarrow as pa
 
 from pipeline.config.source import Source
-from pipeline.source.piece import Piece, Raw, Survey
+from pipeline.source.piece import Piece, RawRows, Survey
 
 
 class _Survey(Protocol):
@@ -17,7 +17,7 @@ class _Survey(Protocol):
 class _Read(Protocol):
     def __call__(
         self, file: Any, pieces: Sequence[Piece], source: Source, columns: pa.Schema, /
-    ) -> Iterator[Raw]: ...
+    ) -> Iterator[RawRows]: ...
 
 
 @dataclass(frozen=True, slots=True)

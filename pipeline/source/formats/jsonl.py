@@ -19,7 +19,7 @@ from pipeline.source.formats import bounds, lines, memory
 from pipeline.source.formats.columns import MISFIT, column_of, strings_of, text_of
 from pipeline.source.formats.compression import compression
 from pipeline.source.formats.format import Format
-from pipeline.source.piece import MOST_NAMES, Piece, Raw, Survey, named
+from pipeline.source.piece import MAX_NAMES, Piece, RawRows, Survey, named
 
 SAMPLED_ROWS = 2000
 BLOCK_ROWS = 4096
@@ -54,17 +54,19 @@ def survey(file: pa.NativeFile, name: str, size: int, source: Source) -> Survey:
     return Survey("rows" if method else "bytes", columns, spans, streamed=bool(method))
 
 
-def read(file: pa.NativeFile, pieces: Sequence[Piece], source: Source, columns: pa.Schema) -> Iterator[Raw]:
+def read(
+    file: pa.NativeFile, pieces: Sequence[Piece], source: Source, columns: pa.Schema
+) -> Iterator[RawRows]:
     """The objects of each piece."""
     for found in lines.read(file, pieces, compression(pieces[0].file, source)):
         yield _parsed(found, source, columns)
 
 
-def _parsed(found: lines.Lines, source: Source, columns: pa.Schema) -> Raw:
+def _parsed(found: lines.Lines, source: Source, columns: pa.Schema) -> RawRows:
     """A few lines at a time: as Python's objects they take many times their bytes."""
     starts = range(0, max(1, len(found.texts)), BLOCK_ROWS)
     blocks = [_table(found.texts.slice(start, BLOCK_ROWS), source, columns) for start in starts]
-    return Raw.of(pa.concat_tables(blocks), found.positions, found.start, found.stop)
+    return RawRows.of(pa.concat_tables(blocks), found.positions, found.start, found.stop)
 
 
 def _table(lines_N: pa.Array, source: Source, columns: pa.Schema) -> pa.Table:
@@ -112,7 +114,7 @@ def _object(line: bytes, errors: str) -> tuple[Any, str]:
     """What a line holds, and why it can't be read, if it can't."""
     if not line.strip():
         return None, "blank"
-    if len(line) > bounds.MOST_VALUES < sum(map(line.count, STRUCTURE)):
+    if len(line) > bounds.MAX_VALUES < sum(map(line.count, STRUCTURE)):
         return None, "too_long"
     try:
         content = json.loads(line.decode(errors="replace" if errors == "replace" else "strict"))
@@ -148,7 +150,7 @@ def _outline(content: Any, source: Source) -> Outline:
     cells = {name: _at(content, path, MISSING) for name, path in paths.items()}
     # Whatever is inside of a value, it is a string in the shards.
     scalars = {name: "" if isinstance(cell, str | dict | list) else cell for name, cell in cells.items()}
-    return list(content)[:MOST_NAMES], scalars
+    return list(content)[:MAX_NAMES], scalars
 
 
 def _columns(objects: Sequence[Outline], source: Source) -> pa.Schema:

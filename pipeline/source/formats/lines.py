@@ -24,7 +24,7 @@ LF, CR = 10, 13
 MARK = b"\xef\xbb\xbf"
 OTHER_MARKS = (b"\xff\xfe", b"\xfe\xff")
 SAMPLES, SAMPLE_BYTES = 8, 1 << 16
-TAIL, CHUNK, MOST_CHUNK = 1 << 14, 1 << 16, 8 << 20
+TAIL, CHUNK, MAX_CHUNK = 1 << 14, 1 << 16, 8 << 20
 """What is read beyond a range for the end of its last line; where that is not enough, more and more."""
 SPAN_ROWS, SPAN_BYTES = 1024, 1 << 18
 """How finely a streamed file's rows are known: splits are made of such spans."""
@@ -190,7 +190,7 @@ def _chunks(file: pa.NativeFile) -> Iterator[bytes]:
     size = CHUNK
     while chunk := file.read(size):
         yield chunk
-        size = min(2 * size, MOST_CHUNK)
+        size = min(2 * size, MAX_CHUNK)
 
 
 def first_line(file: pa.NativeFile) -> bytes:

@@ -18,7 +18,7 @@ from pipeline.source.formats import bounds, memory
 from pipeline.source.formats.compression import compression, damage_named, first_line
 from pipeline.source.formats.format import Format
 from pipeline.source.formats.ranges import in_ranges
-from pipeline.source.piece import Piece, Raw, Span, Survey, named
+from pipeline.source.piece import Piece, RawRows, Span, Survey, named
 
 BATCH_ROWS, BATCH_BYTES = 8192, 32 << 20
 EXPANDING = {"PLAIN_DICTIONARY", "RLE_DICTIONARY", "DELTA_BYTE_ARRAY"}
@@ -63,7 +63,7 @@ def survey(file: pa.NativeFile, name: str, size: int, source: Source) -> Survey:
     return Survey("rows", _columns(parquet, source), tuple(_spans(parquet.metadata, leaves)))
 
 
-def read(file: pa.NativeFile, pieces: Sequence[Piece], source: Source, _: pa.Schema) -> Iterator[Raw]:
+def read(file: pa.NativeFile, pieces: Sequence[Piece], source: Source, _: pa.Schema) -> Iterator[RawRows]:
     """The rows of each piece; no row group is read that holds none of them, none is read twice.
 
     Raises:
@@ -78,7 +78,7 @@ def read(file: pa.NativeFile, pieces: Sequence[Piece], source: Source, _: pa.Sch
         batches = parquet.iter_batches(rows, row_groups=groups, columns=list(dict.fromkeys(paths)))
         tables = _tables(batches, paths, columns, DECODING + pages)
         for piece, table in in_ranges(tables, pieces, first):
-            yield Raw(
+            yield RawRows(
                 texts=table.column(0).combine_chunks(),
                 columns=table.select(range(1, table.num_columns)) if columns.names else pa.table({}),
                 positions=pa.array(np.arange(piece.start, piece.stop, dtype=np.int64)),

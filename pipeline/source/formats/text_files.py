@@ -9,7 +9,7 @@ from pipeline.config.source import Source
 from pipeline.source.formats.compression import blocks, compression
 from pipeline.source.formats.format import Format
 from pipeline.source.formats.lines import MARK
-from pipeline.source.piece import LONGEST_DOCUMENT, Piece, Raw, Span, Survey
+from pipeline.source.piece import LONGEST_DOCUMENT, Piece, RawRows, Span, Survey
 
 INFLATED = 4
 """What text usually has over its compressed size: sizes splits, and nothing else; `reader` bounds them."""
@@ -21,7 +21,7 @@ def survey(_: None, name: str, size: int, source: Source) -> Survey:
     return Survey("rows", pa.schema([]), (Span(0, 1, 1, text_bytes, float(size)),))
 
 
-def read(file: pa.NativeFile, pieces: Sequence[Piece], source: Source, _: pa.Schema) -> Iterator[Raw]:
+def read(file: pa.NativeFile, pieces: Sequence[Piece], source: Source, _: pa.Schema) -> Iterator[RawRows]:
     """The file as its only row; one that is too long for a document is a fault."""
     data = bytearray()
     for block in blocks(file, compression(pieces[0].file, source), pieces[0].size):
@@ -34,7 +34,7 @@ def read(file: pa.NativeFile, pieces: Sequence[Piece], source: Source, _: pa.Sch
         1, pa.py_buffer(np.array([0, len(text)], np.int64)), pa.py_buffer(text)
     )
     positions, faults = pa.array([0], pa.int64()), pa.array(["too_long" if too_long else ""])
-    yield from (Raw(texts, pa.table({}), positions, 0, 1, faults) for _ in pieces)
+    yield from (RawRows(texts, pa.table({}), positions, 0, 1, faults) for _ in pieces)
 
 
 FORMAT = Format(survey, read, opened=False, random_access=True)

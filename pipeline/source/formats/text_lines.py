@@ -8,7 +8,7 @@ from pipeline.config.source import Source
 from pipeline.source.formats import lines
 from pipeline.source.formats.compression import compression
 from pipeline.source.formats.format import Format
-from pipeline.source.piece import Piece, Raw, Survey
+from pipeline.source.piece import Piece, RawRows, Survey
 
 
 def survey(file: pa.NativeFile, name: str, size: int, source: Source) -> Survey:
@@ -18,10 +18,10 @@ def survey(file: pa.NativeFile, name: str, size: int, source: Source) -> Survey:
     return Survey("bytes", pa.schema([]), lines.byte_span(size, list(lines.samples(file, size))))
 
 
-def read(file: pa.NativeFile, pieces: Sequence[Piece], source: Source, _: pa.Schema) -> Iterator[Raw]:
+def read(file: pa.NativeFile, pieces: Sequence[Piece], source: Source, _: pa.Schema) -> Iterator[RawRows]:
     """The lines of each piece."""
     for found in lines.read(file, pieces, compression(pieces[0].file, source)):
-        yield Raw(found.texts, pa.table({}), found.positions, found.start, found.stop)
+        yield RawRows(found.texts, pa.table({}), found.positions, found.start, found.stop)
 
 
 FORMAT = Format(survey, read)

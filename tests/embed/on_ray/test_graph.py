@@ -31,7 +31,7 @@ from pipeline.embed.row import run_stage
 from pipeline.errors import ExitCode, ModelError, OutputError, StartError
 from pipeline.model import checkpoint
 from pipeline.model.check import usable_checkpoint
-from pipeline.model.embedding_spec import Recipe
+from pipeline.model.embedding_spec import EmbeddingSpec
 from pipeline.plan.make import make_plan
 from tests import records
 from tests.conftest import make_checkpoint, write_config
@@ -59,7 +59,7 @@ def test_a_run_whose_replicas_can_not_start_ends_before_all_splits_have_failed(j
     model = checkpoint.resolve(str(tiny))
     made = make_plan(parsed, model, "digest")
     told = Told(
-        config=parsed, columns=made.columns, recipe=Recipe.of(model, parsed.model), revision=None,
+        config=parsed, columns=made.columns, recipe=EmbeddingSpec.of(model, parsed.model), revision=None,
         vector_digest="0" * 64, tokenizer_digest=model.tokenizer_digest, attempt="a",
     )  # fmt: skip
     arrived: list[ShardRecord | Failure] = []
@@ -183,7 +183,7 @@ def test_a_shard_that_is_written_begins_the_count_anew() -> None:
 def test_few_failed_writes_and_failures_of_another_kind_do_not_end_a_run() -> None:
     clock = Clock()
     writes = graph._Writes(clock)
-    for _ in range(graph.MOST_FAILED_WRITES - 1):
+    for _ in range(graph.MAX_FAILED_WRITES - 1):
         clock.now += 1000
         writes.add(unwritten())
     for _ in range(10):

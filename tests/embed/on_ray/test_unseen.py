@@ -9,7 +9,7 @@ import pytest
 
 from pipeline.config.load import parse_config
 from pipeline.dataset.dataset import Dataset
-from pipeline.dataset.ending import Ending
+from pipeline.dataset.ending import RunResult
 from pipeline.dataset.identity import Identity
 from pipeline.driver import run
 from pipeline.embed import unseen
@@ -22,7 +22,7 @@ Job = Callable[..., dict[str, Any]]
 FILES = 9
 
 
-def embed(values: dict[str, Any]) -> Ending:
+def embed(values: dict[str, Any]) -> RunResult:
     return run.run(parse_config(values), quiet=True)
 
 

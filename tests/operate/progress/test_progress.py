@@ -16,13 +16,13 @@ from rich.console import Console
 
 from pipeline import schema, telemetry
 from pipeline.dataset.record import Failure, ShardRecord
-from pipeline.operate.progress import Progress, Total, log_line, progress
-from pipeline.operate.progress.counts import Figures, Moment
+from pipeline.operate.progress import Progress, RunTotal, log_line, progress
+from pipeline.operate.progress.counts import Figures, Snapshot
 from pipeline.operate.progress.display import display
 from pipeline.operate.progress.stages import Stages
 from pipeline.plan.plan import Plan
 from pipeline.telemetry import console
-from pipeline.telemetry.liveness import StageStanding, Standing
+from pipeline.telemetry.liveness import StagesStatus, StageStatus
 from tests import records
 from tests.telemetry.test_liveness import Clock
 
@@ -38,13 +38,13 @@ def record(rows: int = 10, attempt: str = OURS, **fields: Any) -> ShardRecord:
     return records.record("s", **(values | fields))
 
 
-def total(splits: int = 10, before: int = 0, rows: int = 10) -> Total:
-    return Total(splits, before, "rows", splits * rows, before * rows)
+def total(splits: int = 10, before: int = 0, rows: int = 10) -> RunTotal:
+    return RunTotal(splits, before, "rows", splits * rows, before * rows)
 
 
-def standing(age: float, **stages: tuple[int, int, int, float, int]) -> Standing:
+def standing(age: float, **stages: tuple[int, int, int, float, int]) -> StagesStatus:
     """Of stages that began when the watch did."""
-    return Standing(age, 0.0, {name: StageStanding(age, *figures) for name, figures in stages.items()})
+    return StagesStatus(age, 0.0, {name: StageStatus(age, *figures) for name, figures in stages.items()})
 
 
 @pytest.fixture
@@ -117,7 +117,7 @@ def test_copies_are_no_speed_either(clock: Clock) -> None:
 
 def test_larger_splits_take_longer(clock: Clock) -> None:
     """By rows of the source, not by splits: nine small ones are done, and a large one is left."""
-    figures = Figures(Total(10, 0, "rows", 1090, 0), OURS, clock)
+    figures = Figures(RunTotal(10, 0, "rows", 1090, 0), OURS, clock)
     arrive(figures, clock, 9, every=10)
     moment = figures.moment()
     assert moment.eta == pytest.approx(1000)
@@ -175,10 +175,10 @@ def plan(*pieces: tuple[str | None, str, int, int]) -> Plan:
 
 def test_what_there_is_to_do_is_counted_in_what_all_files_are_counted_in() -> None:
     whole = plan(("a", "rows", 0, 10), ("b", "rows", 10, 40), ("b", "rows", 0, 5), (None, "bytes", 0, 0))
-    assert Total.of(whole, whole.pending(["a"])) == Total(2, 1, "rows", 45, 10)
+    assert RunTotal.of(whole, whole.pending(["a"])) == RunTotal(2, 1, "rows", 45, 10)
     mixed = plan(("a", "rows", 0, 10), ("b", "bytes", 0, 10_000))
-    assert Total.of(mixed, mixed.pending(["a"])) == Total(2, 1, "splits", 2, 1)
-    assert Total.of(plan(), plan()) == Total(0, 0, "splits", 0, 0)
+    assert RunTotal.of(mixed, mixed.pending(["a"])) == RunTotal(2, 1, "splits", 2, 1)
+    assert RunTotal.of(plan(), plan()) == RunTotal(0, 0, "splits", 0, 0)
 
 
 def test_a_stage_that_has_time_waits_for_the_busiest() -> None:
@@ -234,7 +234,7 @@ def test_a_stage_is_not_idle_before_it_begins() -> None:
     """A model was loaded for 16 of 20 seconds."""
     stages = Stages()
     stages.stand(standing(0))
-    stages.stand(Standing(20, 0.0, {"encode": StageStanding(4.0, 1, 1, 1, 4.0, 0)}))
+    stages.stand(StagesStatus(20, 0.0, {"encode": StageStatus(4.0, 1, 1, 1, 4.0, 0)}))
     assert stages.lines(40, 0)[1].busy == 1.0
 
 
@@ -262,7 +262,7 @@ def test_only_the_last_looks_count() -> None:
 
 
 @pytest.fixture
-def moment(clock: Clock) -> Moment:
+def moment(clock: Clock) -> Snapshot:
     """The midst of a run that was begun by another."""
     figures = Figures(total(1180, before=120, rows=64), OURS, clock)
     for _ in range(490):
@@ -277,14 +277,14 @@ def moment(clock: Clock) -> Moment:
     return figures.moment()
 
 
-def drawn(moment: Moment, width: int) -> list[str]:
+def drawn(moment: Snapshot, width: int) -> list[str]:
     console = Console(width=width, record=True, file=open(os.devnull, "w"))  # noqa: SIM115, PTH123
     console.print(display(moment, width))
     return console.export_text().splitlines()
 
 
 @pytest.mark.parametrize("width", [60, 100, 160])
-def test_the_display_on_narrow_and_wide_terminals(width: int, moment: Moment) -> None:
+def test_the_display_on_narrow_and_wide_terminals(width: int, moment: Snapshot) -> None:
     shown = drawn(moment, width)
     text = "\n".join(shown)
     assert max(map(cell_len, shown)) <= width
@@ -301,13 +301,13 @@ def test_the_display_on_narrow_and_wide_terminals(width: int, moment: Moment) ->
     assert "…" not in text
 
 
-def test_the_narrowest_terminal_does_not_break_it(moment: Moment) -> None:
+def test_the_narrowest_terminal_does_not_break_it(moment: Snapshot) -> None:
     shown = drawn(moment, 20)
     assert max(map(cell_len, shown)) <= 20
     assert len(shown) == 9
 
 
-def test_one_line_says_it_all(moment: Moment) -> None:
+def test_one_line_says_it_all(moment: Snapshot) -> None:
     line = log_line.standing(moment)
     assert re.fullmatch(
         r"51%  611/1,180 splits  39,104/75,520 rows  128 rows/s  1,280 tokens/s  "
@@ -373,20 +373,20 @@ def terminal(monkeypatch: pytest.MonkeyPatch) -> Iterator[Terminal]:
     os.close(made.master)
 
 
-def test_what_is_said_stands_above_the_display(terminal: Terminal, moment: Moment) -> None:
+def test_what_is_said_stands_above_the_display(terminal: Terminal, moment: Snapshot) -> None:
     screen = progress.Screen()
     screen.start()
     screen.draw(moment)
     block = terminal.seen()
     assert len(block) == 7
-    console.say("split failed split=s file=\x1b[2J\x07bad\nand why")
+    console.print_line("split failed split=s file=\x1b[2J\x07bad\nand why")
     screen.draw(moment)
-    console.say("one more")
+    console.print_line("one more")
     seen = terminal.seen()
     assert seen[:3] == ["split failed split=s file=\ufffd[2J\ufffdbad", "and why", "one more"]
     assert seen[3:] == block
     screen.stop()
-    console.say("the end")
+    console.print_line("the end")
     assert terminal.seen() == [
         "split failed split=s file=\ufffd[2J\ufffdbad",
         "and why",
@@ -396,7 +396,7 @@ def test_what_is_said_stands_above_the_display(terminal: Terminal, moment: Momen
     assert not terminal.screen.cursor.hidden
 
 
-def test_the_display_follows_the_size_of_the_terminal(terminal: Terminal, moment: Moment) -> None:
+def test_the_display_follows_the_size_of_the_terminal(terminal: Terminal, moment: Snapshot) -> None:
     screen = progress.Screen()
     screen.start()
     screen.draw(moment)
@@ -451,13 +451,13 @@ def test_a_log_gets_lines_and_the_last_of_them_is_where_it_ended(
 def test_what_others_write_goes_elsewhere_and_ours_does_not(tmp_path: Path, capfd: Any) -> None:
     file = tmp_path / "theirs"
     file.touch()
-    with console.lent_to(str(file)):
+    with console.redirect_fds(str(file)):
         os.write(1, b"their output\n")
         os.write(2, b"their error\n")
-        console.say("ours")
-        with console.lent_to(str(file)):
+        console.print_line("ours")
+        with console.redirect_fds(str(file)):
             os.write(2, b"deeper\n")
-            console.say("ours, too")
+            console.print_line("ours, too")
     os.write(2, b"after\n")
     assert file.read_text() == "their output\ntheir error\ndeeper\n"
     assert capfd.readouterr() == ("", "ours\nours, too\nafter\n")
@@ -466,12 +466,12 @@ def test_what_others_write_goes_elsewhere_and_ours_does_not(tmp_path: Path, capf
 def test_descriptors_come_back_after_an_error(tmp_path: Path, capfd: Any) -> None:
     file = tmp_path / "theirs"
     file.touch()
-    with pytest.raises(KeyboardInterrupt), console.lent_to(str(file)):
+    with pytest.raises(KeyboardInterrupt), console.redirect_fds(str(file)):
         raise KeyboardInterrupt
     telemetry.event("not shown: nobody listens")
     os.write(1, b"back")
     assert capfd.readouterr().out == "back"
-    with pytest.raises(FileNotFoundError), console.lent_to(str(tmp_path / "nowhere")):
+    with pytest.raises(FileNotFoundError), console.redirect_fds(str(tmp_path / "nowhere")):
         pass
     os.write(1, b"as before")
     assert capfd.readouterr().out == "as before"

@@ -20,7 +20,7 @@ from pipeline import cli
 from pipeline.config.load import parse_config
 from pipeline.dataset.commit import CommitRequest, commit
 from pipeline.dataset.dataset import Dataset
-from pipeline.dataset.ending import Ending
+from pipeline.dataset.ending import RunResult
 from pipeline.dataset.summary import counts, reject_reasons
 from pipeline.driver import attempt
 from pipeline.errors import ExitCode, StorageError
@@ -372,7 +372,7 @@ def test_a_rival_that_was_faster_has_its_report_looked_at_again(job: Job, tmp_pa
     dataset, frozen, failures = embed(job())
     pages = [b"old news", b"news"]
 
-    def told(_ending: Ending, _records: pa.Table) -> bytes:
+    def told(_ending: RunResult, _records: pa.Table) -> bytes:
         if len(pages) == 2:
             dataset.storage.put(dataset.layout.report, b"a rival's")
         return pages.pop(0)
@@ -392,7 +392,7 @@ def test_a_page_of_failures_does_not_stay_over_a_rivals_commit(
     assert commit(CommitRequest(dataset, frozen, failures, wide, {})).code == ExitCode.DONE
     dataset.storage.remove(dataset.layout.success)
 
-    def told(ending: Ending, _records: pa.Table) -> bytes:
+    def told(ending: RunResult, _records: pa.Table) -> bytes:
         if ending.code == ExitCode.INCOMPLETE:
             dataset.storage.put_if_absent(dataset.layout.success, b"")
         return ending.reason.encode()

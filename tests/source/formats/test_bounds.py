@@ -54,7 +54,7 @@ def test_a_row_that_does_not_end_is_rejected_and_those_before_it_stay(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, unit: bytes
 ) -> None:
     monkeypatch.setattr(delimited, "LONGEST_DOCUMENT", 100_000)
-    monkeypatch.setattr(bounds, "MOST_VALUES", 10_000)
+    monkeypatch.setattr(bounds, "MAX_VALUES", 10_000)
     path = write(tmp_path / "a.csv", b"key,text\n1,good\n" + unit * 100_000)
     found = documents(path, Source(path="a.csv", id_column="key"))
     assert found.texts.to_pylist() == ["good"]
@@ -72,7 +72,7 @@ def test_rows_behind_one_that_is_too_long_are_read(tmp_path: Path, monkeypatch: 
 
 
 def test_a_line_of_too_many_fields_costs_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bounds, "MOST_VALUES", 1000)
+    monkeypatch.setattr(bounds, "MAX_VALUES", 1000)
     path = write(tmp_path / "a.csv", b"key,text\n1,good\n" + b"ab," * 2000 + b"\n2,good\n")
     for newlines in (False, True):
         source = Source(path="a.csv", id_column="key", csv=Csv(newlines_in_fields=newlines))
@@ -84,7 +84,7 @@ def test_a_line_of_too_many_fields_costs_itself(tmp_path: Path, monkeypatch: pyt
 
 
 def test_json_of_too_many_values_costs_its_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bounds, "MOST_VALUES", 1000)
+    monkeypatch.setattr(bounds, "MAX_VALUES", 1000)
     good = b'{"text": "good, good"}\n'
     path = write(tmp_path / "a.jsonl", good + b'{"text": "t", "n": [' + b"[]," * 2000 + b"1]}\n" + good)
     found = documents(path, Source(path="a.jsonl"))
@@ -130,7 +130,7 @@ def test_repetitive_files_that_are_honest_stay(tmp_path: Path) -> None:
 def test_texts_that_expand_in_a_dictionary_are_bounded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rows: int
 ) -> None:
-    monkeypatch.setattr(bounds, "MOST_READ", 1 << 20)
+    monkeypatch.setattr(bounds, "MAX_READ", 1 << 20)
     table = pa.table({"text": hostile._alike("x" * 20_000, rows)})
     path = write(tmp_path / "a.parquet", hostile.parquet(table, store_schema=rows == 500))
     with pytest.raises(SourceError, match="expand to more than a split may hold"):
@@ -163,7 +163,7 @@ def test_large_texts_are_read_a_few_at_a_time(tmp_path: Path) -> None:
 def test_files_that_expand_beyond_their_split_fail_and_their_neighbours_stay(
     job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reader, "MOST_READ", 2_000_000)
+    monkeypatch.setattr(reader, "MAX_READ", 2_000_000)
     folder = tmp_path / "in"
     folder.mkdir()
     for number in range(6):
@@ -190,7 +190,7 @@ def test_members_without_content_are_counted(tmp_path: Path, compress: Callable[
     some = compress(b"one\n") + compress(b"") * 100 + compress(b"two\n")
     path = write(tmp_path / f"a.txt{suffix}", some)
     assert documents(path, Source(path=path.name)).texts.to_pylist() == ["one", "two"]
-    path = write(tmp_path / f"a.txt{suffix}", some + compress(b"") * (compression.MOST_EMPTY + 1))
+    path = write(tmp_path / f"a.txt{suffix}", some + compress(b"") * (compression.MAX_EMPTY + 1))
     with pytest.raises(SourceError, match="of its members are empty"):
         documents(path, Source(path=path.name))
 
@@ -235,7 +235,7 @@ def test_members_of_any_size_are_read_whole(edge: int) -> None:
 
 def test_lines_that_are_too_many_for_a_range_fail(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Samples show long ones, and between them there are none but line ends."""
-    monkeypatch.setattr(bounds, "MOST_ROWS", 1000)
+    monkeypatch.setattr(bounds, "MAX_ROWS", 1000)
     data = bytearray(b"x" * 99 + b"\n") * 20_000
     data[300_000:320_000] = b"\n" * 20_000
     path = write(tmp_path / "a.txt", bytes(data))
@@ -291,7 +291,7 @@ def test_a_file_that_needs_too_much_memory_is_a_failed_one(
     begin = subprocess.Popen
 
     def limited(command: list[str], *arguments: Any, **keywords: Any) -> Any:
-        command = [*command[:-1], command[-1].replace("this.main", "this.MOST_MEMORY = 200 << 20; this.main")]
+        command = [*command[:-1], command[-1].replace("this.main", "this.MAX_MEMORY = 200 << 20; this.main")]
         return begin(command, *arguments, **keywords)
 
     monkeypatch.setattr(process_pool.subprocess, "Popen", limited)

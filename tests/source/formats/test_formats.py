@@ -22,7 +22,7 @@ from pipeline.config.source import Source
 from pipeline.errors import SourceChangedError, SourceError, StorageError
 from pipeline.plan import cut
 from pipeline.source import formats
-from pipeline.source.formats import Documents, Piece, Raw, parquet, sift
+from pipeline.source.formats import Documents, Piece, RawRows, parquet, separate_rejects
 
 TEXT = Source(path="x.txt")
 PARQUET = Source(path="x.parquet", id_column="key", carry=("topic",))
@@ -34,7 +34,7 @@ def piece_of(path: Path, unit: str, start: int, stop: int) -> Piece:
     return Piece("docs", path.name, info.version, info.size, unit, start, stop)
 
 
-def read_all(path: Path, source: Source, cuts: list[int], unit: str) -> list[Raw]:
+def read_all(path: Path, source: Source, cuts: list[int], unit: str) -> list[RawRows]:
     pieces = [piece_of(path, unit, start, stop) for start, stop in itertools.pairwise(cuts)]
     columns = survey(path, source).columns
     return list(formats.read(str(path), pieces, source, columns)) if pieces else []
@@ -179,9 +179,9 @@ def test_a_file_that_changed_is_not_mixed_in(tmp_path: Path) -> None:
 
 
 def sifted(texts: pa.Array, keep_text: bool = True) -> Documents:
-    raw = Raw(texts, pa.table({}), pa.array(range(len(texts)), pa.int64()), 0, len(texts))
+    raw = RawRows(texts, pa.table({}), pa.array(range(len(texts)), pa.int64()), 0, len(texts))
     piece = Piece("docs", "x", "v", 1, "rows", 0, len(texts))
-    return sift(raw, piece, pa.schema([("id", pa.string())]), keep_text, replace_errors=False)
+    return separate_rejects(raw, piece, pa.schema([("id", pa.string())]), keep_text, replace_errors=False)
 
 
 def test_bad_rows_are_rejected_with_reason_and_place() -> None:
@@ -315,9 +315,11 @@ def test_a_carried_string_that_is_not_utf8_rejects_its_row(inside: str) -> None:
         topic = pa.ListArray.from_arrays(pa.array([0, 1, 2], pa.int32()), topic)
     elif inside == "struct":
         topic = pa.StructArray.from_arrays([topic], ["name"])
-    raw = Raw(pa.array(["one", "two"], pa.large_string()), pa.table({"topic": topic}), pa.array([0, 1]), 0, 2)
+    raw = RawRows(
+        pa.array(["one", "two"], pa.large_string()), pa.table({"topic": topic}), pa.array([0, 1]), 0, 2
+    )
     piece = Piece("docs", "x", "v", 1, "rows", 0, 2)
-    documents = sift(raw, piece, pa.schema([("topic", topic.type)]), True, False)
+    documents = separate_rejects(raw, piece, pa.schema([("topic", topic.type)]), True, False)
     assert documents.rows.column("topic").to_pylist() == topic[:1].to_pylist()
     assert [row["reason"] for row in documents.rejects.to_pylist()] == ["invalid_utf8_carried"]
 
@@ -327,7 +329,7 @@ def test_a_planned_name_that_leads_out_of_its_source_is_not_read(tmp_path: Path,
     """A plan of others may name any file that this process could read."""
     (tmp_path / "source/deep").mkdir(parents=True)
     (tmp_path / "secret.txt").write_text("a secret\n")
-    [info] = storage.connect(str(tmp_path)).find(str(tmp_path / "secret.txt"))
+    [info] = storage.connect(str(tmp_path)).glob(str(tmp_path / "secret.txt"))
     source = Source(path=f"{tmp_path}/source/*.txt")
     piece = Piece("docs", name, info.version, info.size, "bytes", 0, info.size)
     with pytest.raises(SourceError, match="its name leads out of the source"):
@@ -337,7 +339,7 @@ def test_a_planned_name_that_leads_out_of_its_source_is_not_read(tmp_path: Path,
 def test_a_planned_name_with_dots_that_lead_nowhere_is_read(tmp_path: Path) -> None:
     (tmp_path / "a..b").mkdir()
     (tmp_path / "a..b/..c.txt").write_text("a text\n")
-    [info] = storage.connect(str(tmp_path)).find(str(tmp_path / "a..b/..c.txt"))
+    [info] = storage.connect(str(tmp_path)).glob(str(tmp_path / "a..b/..c.txt"))
     source = Source(path=f"{tmp_path}/**/*.txt")
     piece = Piece("docs", "a..b/..c.txt", info.version, info.size, "bytes", 0, info.size)
     [raw] = formats.read(formats.file_path(source, piece.file), [piece], source, pa.schema([]))

@@ -43,7 +43,7 @@ def documents(path: Path, source: Source, rows_per_split: int = 1000) -> formats
     ]
     columns = pa.schema([("id", pa.string()), *found.columns])
     sifted = [
-        formats.sift(raw, piece, columns, True, source.encoding_errors == "replace")
+        formats.separate_rejects(raw, piece, columns, True, source.encoding_errors == "replace")
         for raw, piece in zip(formats.read(str(path), pieces, source, columns), pieces, strict=True)
     ]
     return formats.Documents(
@@ -178,7 +178,7 @@ def test_a_value_that_does_not_fit_the_planned_type_rejects_its_row(tmp_path: Pa
     info = storage.connect(str(path)).info(str(path))
     piece = formats.Piece("s", path.name, info.version, info.size, "bytes", info.size - 70, info.size)
     [raw] = formats.read(str(path), [piece], source, columns)
-    found = formats.sift(raw, piece, columns, True, False)
+    found = formats.separate_rejects(raw, piece, columns, True, False)
     assert [reason for _, reason in faults(found)] == ["carried_type"]
     assert found.rows.column("n").to_pylist()[-1] == 8
 
@@ -254,7 +254,10 @@ def test_half_of_a_field_is_no_document_wherever_the_file_is_cut(tmp_path: Path,
     ]
     columns = pa.schema([("id", pa.string())])
     raws = formats.read(str(path), pieces, source, columns)
-    found = [formats.sift(raw, piece, columns, True, False) for raw, piece in zip(raws, pieces, strict=True)]
+    found = [
+        formats.separate_rejects(raw, piece, columns, True, False)
+        for raw, piece in zip(raws, pieces, strict=True)
+    ]
     assert [text for part in found for text in part.texts.to_pylist()] == []
     assert [why for part in found for _, why in faults(part)] == ["invalid_csv"] * 3
 
