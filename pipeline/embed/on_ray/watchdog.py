@@ -29,7 +29,7 @@ OPERATORS = tuple(
 
 @dataclass(frozen=True)
 class RemoteSentry:
-    """Reports to the run's `LivenessTracker`, from any process. If the tracker is gone, the work continues."""
+    """Reports to the run's `LivenessTracker` from any process. If the tracker is gone, the work continues."""
 
     watch: Any
 
