@@ -82,12 +82,19 @@ docs: $(READY)   ## make the pages that are generated from code
 lock: $(READY)   ## resolve pyproject.toml into the lock files; keeps locked versions, except with LOCK=--upgrade
 	$(BIN)/python -m jobs.lock $(LOCK)
 
-sbom: $(READY)   ## list what a run installs, with hashes: sbom.json, in CycloneDX
-	cat requirements.lock requirements-torch-cuda.lock | $(BIN)/cyclonedx-py requirements --pyproject pyproject.toml \
+RELEASE_VENV ?= .venv-release
+RELEASE := $(RELEASE_VENV)/.ready
+$(RELEASE): requirements-release.lock
+	@test -x $(RELEASE_VENV)/bin/python || $(PYTHON) -m venv $(RELEASE_VENV)
+	$(RELEASE_VENV)/bin/python -m pip install $(LOCKED) -r $<
+	@touch $@
+
+sbom: $(RELEASE)   ## list what a run installs, with hashes: sbom.json, in CycloneDX
+	cat requirements.lock requirements-torch-cuda.lock | $(RELEASE_VENV)/bin/cyclonedx-py requirements --pyproject pyproject.toml \
 	  --mc-type application --output-reproducible --output-format JSON --output-file $(or $(SBOM),sbom.json) -
 
-audit: $(READY)  ## ask PyPI for known vulnerabilities of what is locked (needs the internet)
-	$(BIN)/pip-audit --strict --require-hashes --disable-pip $(addprefix --requirement ,$(filter-out %-cpu.lock,$(wildcard requirements*.lock)))
+audit: $(RELEASE)  ## ask PyPI for known vulnerabilities of what is locked (needs the internet)
+	$(RELEASE_VENV)/bin/pip-audit --strict --require-hashes --disable-pip $(addprefix --requirement ,$(filter-out %-cpu.lock,$(wildcard requirements*.lock)))
 
 clean:           ## remove the demo's files (the venv stays)
 	rm -rf .demo

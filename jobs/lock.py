@@ -22,7 +22,8 @@ WHAT = {
     "requirements-torch-cuda.lock": "PyPI's torch: for Linux with CUDA, and what that needs.",
     "requirements-clouds.lock": "What gs:// and abfs:// need beside requirements.lock.",
     "requirements-build.lock": "What builds our own package.",
-    "requirements-dev.lock": "What tests, linters and releases need beside requirements.lock and torch.",
+    "requirements-dev.lock": "What tests and linters need beside requirements.lock and torch.",
+    "requirements-release.lock": "What `make sbom` and `make audit` need.",
 }
 TORCH = ("torch", "cuda-", "nvidia-", "triton")
 TORCH_CPU = {
@@ -101,6 +102,7 @@ def resolved(present: Entries, *arguments: str) -> dict[str, Entries]:
         "requirements-clouds.lock": _beside(needed, clouds),
         "requirements-build.lock": resolve(present, "--group", "build", *arguments),
         "requirements-dev.lock": _beside(needed, resolve(present, *project, "--group", "dev")),
+        "requirements-release.lock": resolve(present, "--group", "release", *arguments),
     }
 
 

@@ -15,7 +15,6 @@ from typing import Any
 
 import psutil
 
-from tests.conftest import python_path
 from tests.s3.server import free_ports
 
 ROOT = Path(__file__).parents[1]
@@ -34,7 +33,7 @@ class Cluster:
         ours = without_ray()
         # The cluster's `python` is the one that has the package.
         path = f"{RAY.parent}{os.pathsep}{os.environ['PATH']}"
-        self.environment = ours | {"PATH": path, "PYTHONPATH": python_path(ROOT)} | dict(environment)
+        self.environment = ours | {"PATH": path, "PYTHONPATH": str(ROOT)} | dict(environment)
         self.log = log
         self.nodes: list[subprocess.Popen[bytes]] = []
         self.gcs = self.url = ""

@@ -3,7 +3,6 @@
 import json
 import os
 import shutil
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,17 +16,6 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 # Those of the tests' own S3 server: Ray's workers have the environment that Ray was started in.
 os.environ.setdefault("AWS_ACCESS_KEY_ID", "test-key")
 os.environ.setdefault("AWS_SECRET_ACCESS_KEY", "test-secret")
-SHADOW = Path(__file__).parent / "shadow"
-"""Modules that tests and the processes that they start have in place of others: see there."""
-sys.path.insert(0, str(SHADOW))
-
-
-def python_path(*folders: Path | str) -> str:
-    """The PYTHONPATH of a process that a test starts."""
-    return os.pathsep.join(map(str, [SHADOW, *folders]))
-
-
-os.environ["PYTHONPATH"] = python_path(*filter(None, [os.environ.get("PYTHONPATH")]))
 
 PACKAGED = Path(__file__).parent.parent / "pipeline" / "model" / "albert-mini"
 

@@ -11,8 +11,6 @@ from pathlib import Path
 import duckdb
 import pytest
 
-from tests.conftest import python_path
-
 ROOT = Path(__file__).parent.parent
 ENGLISH, CHINESE = ROOT / "README.md", ROOT / "README.zh-CN.md"
 
@@ -34,7 +32,7 @@ def test_a_csv_of_ones_own_is_embedded_and_asked(tmp_path: Path, monkeypatch: py
         rows.writerows([number, body, "en"] for number, body in enumerate(bodies))
     Path("articles.yaml").write_text(blocks(ENGLISH, "yaml")[0])
     commands = next(block for block in blocks(ENGLISH, "bash") if "articles.yaml" in block)
-    environment = os.environ | {"PYTHONPATH": python_path(ROOT)}
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
     for line in commands.splitlines():
         done = subprocess.run(
             [sys.executable, *shlex.split(line)[1:]],

@@ -217,7 +217,7 @@ def test_the_plan_for_a_person(job: Job, tmp_path: Path, capsys: pytest.CaptureF
     assert lines["sample"].startswith("60 texts from 3 places in 3 files, ")
     assert "a replica's hour" in lines["price"] and " EUR, at 36.00 EUR " in lines["price"]
     assert lines["time"].endswith("at 10 tokens/s: as cost.tokens_per_second says")
-    assert lines["output"].startswith("6 new shards, about 60 rows of 16 dimensions (float32): 6.2 kB")
+    assert lines["output"].startswith("6 new shards, about 60 rows of 16 dimensions (float32): 6.24 kB")
     assert "\n\nworth knowing\n  no_id_column  no id_column in source.docs: " in shown
     assert "\x1b" not in shown
     assert max(map(len, shown.splitlines())) <= 110

@@ -15,7 +15,6 @@ import pytest
 
 from jobs import docstrings
 from pipeline.model import checkpoint
-from tests.conftest import python_path
 from tests.model.test_encoder import reference
 
 ROOT = Path(__file__).parents[2]
@@ -24,7 +23,7 @@ LIBRARY = Path(email.__file__).parent
 
 
 def demo(folder: Path) -> subprocess.CompletedProcess[str]:
-    environment = os.environ | {"PYTHONPATH": python_path(folder)}
+    environment = os.environ | {"PYTHONPATH": str(folder)}
     return subprocess.run(
         [sys.executable, "-m", "jobs.demo"],
         cwd=folder, env=environment, capture_output=True, text=True, check=False,

@@ -19,7 +19,7 @@ import pytest
 
 from pipeline.errors import ExitCode
 from tests.clusters import ROOT, cluster
-from tests.conftest import python_path, write_config
+from tests.conftest import write_config
 from tests.faults.poison import KILL, runtime
 from tests.faults.test_cluster import put, submit
 
@@ -28,7 +28,7 @@ ROWS, COLUMNS = 40, 100
 OURS = re.compile(r"\d\d:\d\d:\d\d \S|exit \d: ")
 PACED = {
     "RAY_JOB_CONFIG_JSON_ENV_VAR": json.dumps({"runtime_env": json.loads(runtime(PACE="0.1"))}),
-    "PYTHONPATH": python_path(ROOT),
+    "PYTHONPATH": str(ROOT),
 }
 """How `ray job submit` hands a runtime environment to the driver."""
 MESSAGES = re.compile(r"Ray's own messages: (\S+)")
