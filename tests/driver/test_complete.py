@@ -184,7 +184,7 @@ def test_a_listing_of_before_a_removal_is_not_committed(job: JobValues, tmp_path
     claim, listed = night.dataset.held(night.plan.dataset_digest), night.dataset.shards()
     series.prune(keep=1, now=FAR)
     Night.of(job(output={"path": night.dataset.layout.root}))
-    with pytest.raises(StoppedError, match="was removed and made anew"):
+    with pytest.raises(StoppedError, match="was removed and made again"):
         commit(
             CommitRequest(night.dataset, night.plan, [], night.config.quality, {}, shards=listed, claim=claim)
         )
@@ -277,7 +277,7 @@ def test_a_worker_does_not_write_where_its_dataset_is_gone(job: JobValues, tmp_p
     night = Night.of(job())
     told = replace(night.job, claim="another claim")
     late = Night(night.config, night.dataset, night.plan, told)
-    with pytest.raises(AssertionError, match="was removed and made anew while a run was at work"):
+    with pytest.raises(AssertionError, match="was removed and made again while a run was at work"):
         late.do(0)
     Path(night.dataset.layout.identity).unlink()
     with pytest.raises(AssertionError, match="was removed while a run was at work"):
