@@ -326,7 +326,7 @@ def damage(folder: str, name: str, how: str) -> None:
         ("manifest", r": is damaged: its manifest can't be read"),
         ("no manifest", r": is damaged: its manifest can't be read"),
         ("unfinished", r": is not complete: it has no data/_SUCCESS; run its config again"),
-        ("not ours", rf": is no dataset of ours; complete are: {DAYS[0]}, {DAYS[2]}$"),
+        ("not ours", rf": is not a dataset of ours; complete datasets: {DAYS[0]}, {DAYS[2]}$"),
     ],
 )
 def test_a_rollback_to_what_is_not_whole_is_refused(folder: str, how: str, told: str) -> None:
@@ -350,9 +350,9 @@ def test_other_rollbacks_that_are_refused(folder: str) -> None:
     nights(folder, DAYS[:2])
     make(folder, "copy-of-monday")
     for name, told in (
-        ("2026-01-01", f"2026-01-01: is no dataset of ours; complete are: {DAYS[0]}, {DAYS[1]}"),
-        ("../series", "is no dataset of ours"),
-        ("copy-of-monday", "its name is no date"),
+        ("2026-01-01", f"2026-01-01: is not a dataset of ours; complete datasets: {DAYS[0]}, {DAYS[1]}"),
+        ("../series", "is not a dataset of ours"),
+        ("copy-of-monday", "its name is not a date"),
     ):
         with pytest.raises(SeriesError, match=told):
             series.rollback(name)
@@ -452,7 +452,7 @@ def test_a_folder_whose_name_can_not_be_shown_is_not_ours(folder: str) -> None:
     series = nights(folder, DAYS[:2])
     make(folder, "2026-11-20\x1b[2J")
     assert names_in(series) == DAYS[:2]
-    with pytest.raises(SeriesError, match="is no dataset of ours") as raised:
+    with pytest.raises(SeriesError, match="is not a dataset of ours") as raised:
         series.rollback("2026-11-20\x1b[2J")
     assert str(raised.value).isprintable()
 
@@ -624,7 +624,7 @@ def test_unfinished_ones_do_not_use_up_what_is_kept(folder: str) -> None:
 def test_a_name_that_is_no_date_is_left_alone(folder: str) -> None:
     series = nights(folder, DAYS)
     make(folder, "before-the-move")
-    assert fates(series.prune(keep=1, now=LATER))["before-the-move"] == "kept: its name is no date"
+    assert fates(series.prune(keep=1, now=LATER))["before-the-move"] == "kept: its name is not a date"
 
 
 @pytest.mark.parametrize("linked", ["data", "rejects", "ledger"])
