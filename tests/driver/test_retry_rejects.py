@@ -59,7 +59,7 @@ def test_rejects_are_tried_again_in_a_new_dataset(job: Job, tmp_path: Path) -> N
         retry_rejects.retry_rejects(made)
     assert run.run(made, quiet=True).code == ExitCode.DONE
     nothing = retry_rejects.retry_rejects(made, quiet=True)
-    assert (nothing.code, nothing.reason) == (ExitCode.DONE, "no reject may be mended by another try")
+    assert (nothing.code, nothing.reason) == (ExitCode.DONE, "no reject can be fixed by another try")
 
     root = Path(made.output.path)
     lose_a_row(root)
@@ -83,7 +83,7 @@ def test_rejects_are_tried_again_in_a_new_dataset(job: Job, tmp_path: Path) -> N
     assert (latest.dataset, latest.previous) == (again.name, root.name)
     members = Series(str(tmp_path / "series")).datasets()
     assert [(member.name, member.run_date) for member in members] == [(root.name, FIRST), (again.name, FIRST)]
-    assert retry_rejects.retry_rejects(made, quiet=True).reason == "no reject may be mended by another try"
+    assert retry_rejects.retry_rejects(made, quiet=True).reason == "no reject can be fixed by another try"
     assert not Path(f"{root}-retry2").exists()
 
 
