@@ -56,7 +56,7 @@ def commit(request: CommitRequest) -> RunResult:
 
     Raises:
         IncompleteError: rows are unaccounted for.
-        OtherDatasetError: there are shards that the plan does not know, or that have other columns than it.
+        OtherDatasetError: there are shards that the plan does not know, or whose columns differ from its own.
         StoppedError: rivals kept overtaking us, or the dataset was removed.
     """
     dataset = request.dataset

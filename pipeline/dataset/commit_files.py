@@ -23,7 +23,7 @@ SETTLED = (
 
 @dataclass(frozen=True)
 class FoundFile:
-    """A file as it was found: its content, and its version at that time or just before."""
+    """A file as it was found: its content, and the version that it had just before that was read."""
 
     version: str | None
     data: bytes

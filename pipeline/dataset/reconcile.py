@@ -39,7 +39,7 @@ def unaccounted(planned: pa.Table, pieces: pa.ChunkedArray, present: set[str]) -
     planned = planned.filter(pc.invert(pc.is_in(source_files(planned), failed)))
     done = schema.structs(pieces, schema.PIECE)
     is_there = pc.is_in(planned.column("split_id"), pa.array(list(present), pa.string()))
-    # The bytes of a file can cover it only if none of its splits is missing.
+    # The consumed ranges can tile a file only if none of its splits is missing.
     torn = planned.filter(pc.invert(is_there))
     wrong = _wrong_rows(planned.filter(is_there), done)
     return wrong + _wrong_bytes(planned, done, set(source_files(torn).to_pylist()))

@@ -10,7 +10,7 @@ from pipeline.errors import NonFiniteError
 from pipeline.model.outputs.embedding import Vectors
 
 FEW, FEW_OF_ALL = 8, 0.005
-"""The numbers of non-finite vectors that may be their texts' fault: fewer than `FEW`, or this part of all."""
+"""Limits of non-finite vectors that texts may cause: fewer than `FEW`, or at most this part of a split."""
 
 
 def unit(vectors_ND: Vectors) -> Vectors:
@@ -32,7 +32,7 @@ def non_finite(vectors_ND: Vectors, but_N: npt.NDArray[np.bool_], where: str) ->
     bad_N = np.asarray(~np.isfinite(vectors_ND).all(axis=1))
     wrong, computed = int((bad_N & ~but_N).sum()), int((~but_N).sum())
     if wrong >= FEW and wrong > FEW_OF_ALL * computed:
-        hint = "look at the node's device; where others say the same, at the checkpoint's weights"
+        hint = "look at the node's device; if other nodes say the same, at the checkpoint's weights"
         raise NonFiniteError("the model gives NaN or infinity", where, f"{wrong} of {computed} vectors", hint)
     return bad_N
 

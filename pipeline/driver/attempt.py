@@ -106,7 +106,7 @@ def _arrivals(
 
     Args:
         tell: gets the status of the stages every few seconds.
-        ray: the stack that Ray is entered on, once there is work for it.
+        ray: the stack on which Ray is entered, once there is work for it.
     """
     copied: set[str] = set()
     if job.base:

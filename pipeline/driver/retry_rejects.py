@@ -19,7 +19,7 @@ def retry_rejects(config: Config, to: str | None = None, quiet: bool = False) ->
 
     Args:
         to: the path of the new dataset; if not given, `<name>-retry<n>` beside the old one. An unfinished
-            dataset of an earlier call is continued; after a complete one comes the next number.
+            dataset of an earlier call is continued; if it is complete, the next number is used.
 
     Raises:
         ConfigError: the dataset is not complete.
