@@ -236,7 +236,7 @@ CASES: dict[str, Case] = {
         f"rollback job.yaml {SERIES} --to 2026-11-22", pruned_beside_a_rollback,
     ),
     "Removed beneath a run": ("run job.yaml", removed),
-    "Removed beneath a run, and made anew": ("run job.yaml", made_anew),
+    "Removed beneath a run, and made again": ("run job.yaml", made_anew),
     "Made by another config": (f"{PLAN} --set model.max_tokens=64", claimed),
     "A file that does not belong here": (PLAN, foreign),
     "Shards of another model or config": ("run job.yaml", of_another_model),

@@ -1,1 +1,1 @@
-"""What is on storage: layout, identity, shard records, ledger, writer, commit."""
+"""Datasets on storage: layout, identity, shard records, ledger, writer, commit."""

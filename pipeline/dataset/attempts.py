@@ -1,4 +1,4 @@
-"""What each attempt at a dataset leaves of itself beside the ledger: when it started, and how it ended."""
+"""Parses the records of attempts, which lie beside the ledger and say when each started and how it ended."""
 
 import datetime
 from collections.abc import Mapping, Sequence
@@ -20,14 +20,14 @@ FIELDS = {
     "reason": str,
     "summary": dict,
 }
-"""The type of each field, where it is there."""
+"""The type of each field that is present."""
 
 
 def parse_attempt(data: bytes, where: str) -> dict[str, Any]:
-    """What an attempt left of itself.
+    """Parses the record of an attempt.
 
     Raises:
-        DamagedError: no attempt of ours left that.
+        DamagedError: it is not such a record.
     """
     told = parsing.json_object(data, where)
     with parsing.damage(where):
@@ -41,10 +41,9 @@ def parse_attempt(data: bytes, where: str) -> dict[str, Any]:
 
 
 def failed_files(plan: Plan, records: pa.Table, attempts: Sequence[Attempt]) -> dict[str, str]:
-    """Failed files of a dataset that is not complete, with the reason of each.
+    """Returns the failed files of an incomplete dataset, with the reason of each.
 
-    They are those of the plan, those of the shards that are there, and those that the last of these attempts
-    with a summary told of.
+    They come from the plan, from the existing shards, and from the last of these attempts that has a summary.
     """
     told = [attempt["summary"] for attempt in attempts if attempt.get("summary")]
     ended: Mapping[str, str] = told[-1].get("failed_files", {}) if told else {}

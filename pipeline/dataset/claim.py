@@ -1,4 +1,4 @@
-"""dataset.json: whose a dataset is, under which claim, with which base, and whether it is being removed."""
+"""Reads and changes dataset.json: a dataset's identity, its claim, its base, and the mark of its removal."""
 
 import json
 import secrets
@@ -14,12 +14,12 @@ from pipeline.sanitize import redact
 from pipeline.storage import Storage
 
 BEING_REMOVED = "being_removed"
-"""The field by which a prune keeps everybody else away."""
+"""The field with which a prune keeps all runs away."""
 
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """A dataset.json as it stands, whichever version of this program wrote it.
+    """The content of a dataset.json, written by any version of this program.
 
     where: its path, for errors.
     """
@@ -32,43 +32,43 @@ class Claim:
         """Reads a dataset.json.
 
         Raises:
-            DamagedError: it is no JSON object.
+            DamagedError: it is not a JSON object.
         """
         return cls(parsing.json_object(data, where), where)
 
     @property
     def is_ours(self) -> bool:
-        """Whether this version of the program wrote it; others, too, call their files dataset.json."""
+        """Tells whether this version of the program wrote it; other programs have a dataset.json, too."""
         return (
             "dataset_digest" in self.content and self.content.get("format_version") == schema.FORMAT_VERSION
         )
 
     @property
     def token(self) -> str:
-        """Tells this dataset from one that stood here before, was removed, and was made anew."""
+        """Distinguishes this dataset from an earlier one at the same path that was removed."""
         return str(self.content.get("claim", ""))
 
     @property
     def being_removed(self) -> bool:
-        """Whether a prune has said that it removes the dataset."""
+        """Tells whether a prune has marked the dataset for removal."""
         return bool(self.content.get(BEING_REMOVED))
 
     @property
     def config(self) -> Mapping[str, Any]:
-        """The config of the first driver; empty where none is told."""
+        """Returns the config of the first driver; empty if the file has none."""
         return self.content.get("config") or {}
 
     @property
     def base_name(self) -> str | None:
-        """The last part of the base's path; None where there is no base, or none that makes sense."""
+        """Returns the last part of the base's path; None without a base, or if its value is not a path."""
         base = self.content.get("base")
         return base.rstrip("/").rsplit("/", 1)[-1] if isinstance(base, str) else None
 
     def base(self) -> str | None:
-        """The path of the dataset whose vectors this one may reuse: what its first driver chose.
+        """Returns the path of the dataset whose vectors this one may reuse; the first driver chose it.
 
         Raises:
-            OtherDatasetError: it can't be a path or URL that a driver of ours wrote.
+            OtherDatasetError: no driver of ours can have written such a path or URL.
         """
         found = self.content.get("base")
         try:
@@ -80,7 +80,7 @@ class Claim:
             raise OtherDatasetError(f"base: {error}", self.where, redact(repr(found)), hint) from None
 
     def digests(self) -> tuple[str, str]:
-        """The dataset digest and the vector digest that it tells.
+        """Returns the dataset digest and the vector digest.
 
         Raises:
             KeyError: it lacks one.
@@ -88,25 +88,25 @@ class Claim:
         return self.content["dataset_digest"], self.content["vector_digest"]
 
     def identity(self) -> Identity:
-        """Whose dataset it is.
+        """Returns the identity of the dataset.
 
         Raises:
             OtherDatasetError: it is not of this version of the format.
-            DamagedError: it is no dataset.json.
+            DamagedError: it is not a dataset.json.
         """
         return Identity.of_content(self.content, self.where)
 
 
 def held(found: Claim | None, root: str, dataset_digest: str, token: str | None = None) -> str:
-    """The token of the claim that a dataset stands under.
+    """Returns the token of a dataset's claim, after checking that the dataset is still the expected one.
 
     Args:
-        found: what stands at `root`.
-        dataset_digest: whose it must be.  token: the one that it must be, if any.
+        found: the dataset.json found at `root`.
+        dataset_digest: the digest that it must have.  token: the token that it must have, if any.
 
     Raises:
-        OtherDatasetError: it is another's.
-        StoppedError: it was removed, or is being removed; it may be there anew.
+        OtherDatasetError: the dataset has another digest.
+        StoppedError: it was removed, or is being removed; it may have been made again since.
     """
     if found is None:
         raise StoppedError("was removed while a run was at work at it", root, hint="run again")
@@ -116,21 +116,21 @@ def held(found: Claim | None, root: str, dataset_digest: str, token: str | None 
     if found.content.get("dataset_digest") != dataset_digest:
         raise OtherDatasetError("was claimed by another config", root, hint="use a new output.path")
     if token is not None and found.token != token:
-        raise StoppedError("was removed and made anew while a run was at work", root, hint="run again")
+        raise StoppedError("was removed and made again while a run was at work", root, hint="run again")
     return found.token
 
 
 def begin_removal(storage: Storage, path: str) -> bool:
-    """Say in dataset.json that the dataset is being removed, so that no run begins or commits here.
+    """Marks the dataset in dataset.json as being removed, so that no run begins or commits here.
 
     Returns:
-        False where somebody else has just changed it.
+        False if another process has just changed the file.
     """
     return _retold(storage, path, lambda content: content | {BEING_REMOVED: secrets.token_hex(8)})
 
 
 def end_removal(storage: Storage, path: str) -> bool:
-    """Take back what `begin_removal` said; as there."""
+    """Removes the mark of `begin_removal`; returns the same."""
 
     def without(content: dict[str, Any]) -> dict[str, Any]:
         return {name: value for name, value in content.items() if name != BEING_REMOVED}
@@ -139,7 +139,7 @@ def end_removal(storage: Storage, path: str) -> bool:
 
 
 def _retold(storage: Storage, path: str, change: Callable[[dict[str, Any]], dict[str, Any]]) -> bool:
-    """Replace dataset.json by what `change` makes of it, over the version that it has seen."""
+    """Replaces dataset.json by the result of `change`, if its version is still the one that was read."""
     version, data = storage.version(path), b""
     if version is None:
         return False
@@ -147,7 +147,7 @@ def _retold(storage: Storage, path: str, change: Callable[[dict[str, Any]], dict
         content = change(parsing.json_object(storage.read(path), path))
         data = (json.dumps(content, indent=2, sort_keys=True) + "\n").encode()
         storage.replace(path, data, version)
-    except ReplacedError:  # by a rival; or by us, the answer lost, and the repetition refused
+    except ReplacedError:  # by a rival; or by us: the answer got lost, and the retry was refused
         return storage.exists(path) and storage.read(path) == data
     except MissingError:
         return False

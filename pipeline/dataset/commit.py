@@ -1,8 +1,8 @@
-"""The end of a run: every row accounted for, then manifest, summary, report, _SUCCESS, in this order.
+"""Ends a run: accounts for every row, then writes manifest, summary, report and _SUCCESS, in this order.
 
-Only a run that may commit writes them, but for the report. What is there and says the same is adopted, never
-written again: so drivers that commit at the same time end in the files of one of them, and nothing changes
-after `_SUCCESS`. A driver whose dataset was removed meanwhile does not commit.
+Only a run that may commit writes them; the report is always written. An existing file that says the same is
+adopted and never written again. So drivers that commit at the same time end up with the files of one of them,
+and nothing changes after `_SUCCESS`. A driver whose dataset was removed meanwhile does not commit.
 """
 
 from collections.abc import Mapping, Sequence
@@ -32,13 +32,13 @@ TRIES = 10
 
 @dataclass(frozen=True)
 class CommitRequest:
-    """What a commit is about.
+    """The input of a commit.
 
-    failures: of this run's splits; one whose shard a rival made does not count.
-    run: what the summary says of this run.
-    report: what it makes is written in any case.
-    shards: all of them, if they were listed and none was missing; else they are listed by the commit.
-    claim: what `Dataset.held` said before shards were listed; it is asked by the commit when not given.
+    failures: the failures of this run's splits; one whose shard a rival made does not count.
+    run: the part of the summary that describes this run.
+    report: makes the report, which is written even if the run may not commit.
+    shards: all shards, if they were listed and none was missing; otherwise the commit lists them.
+    claim: the result of `Dataset.held` before the shards were listed; if None, the commit asks for it.
     """
 
     dataset: Dataset
@@ -52,11 +52,11 @@ class CommitRequest:
 
 
 def commit(request: CommitRequest) -> RunResult:
-    """Reconcile what the dataset holds; and, when nothing speaks against it, commit.
+    """Reconciles what the dataset holds, and commits it if the verdict allows.
 
     Raises:
         IncompleteError: rows are unaccounted for.
-        OtherDatasetError: there are shards that the plan does not know, or with other columns than its own.
+        OtherDatasetError: there are shards that the plan does not know, or whose columns differ from its own.
         StoppedError: rivals kept overtaking us, or the dataset was removed.
     """
     dataset = request.dataset
@@ -73,9 +73,9 @@ def commit(request: CommitRequest) -> RunResult:
 
 
 def _commit(case: CommitRequest) -> RunResult | None:
-    """One try; None where shards have come by it, so that all must be looked at again."""
+    """Tries to commit once; returns None if the try added shards, so that all must be checked again."""
     dataset, plan = case.dataset, case.plan
-    # Before the manifest, which is written first: who sees a page of a commit also sees the manifest.
+    # Read before the manifest, which is written first: if we see the page of a commit, we see its manifest.
     page = FoundFile.at(dataset, dataset.layout.report)
     shards = dataset.shards() if case.shards is None else case.shards
     refuse_foreign(plan, shards, dataset.layout.data)
@@ -112,10 +112,10 @@ def _finish(
     data: bytes,
     page: FoundFile,
 ) -> RunResult:
-    """Write what a complete dataset has, in order; what is there already stays."""
+    """Writes the last files of a complete dataset, in order; files that exist already stay."""
     dataset, layout, storage = case.dataset, case.dataset.layout, case.dataset.storage
     made = case.report(ending, records)
-    if rival := finished(dataset):  # the report took its time
+    if rival := finished(dataset):  # making the report took time
         return rival
     dataset.held(case.plan.dataset_digest, case.claim)
     if data != manifest.data:
@@ -125,14 +125,16 @@ def _finish(
     dataset.held(case.plan.dataset_digest, case.claim)
     try:
         storage.put_if_absent(layout.success, b"")
-    finally:  # also where its answer was lost
+    finally:  # also if its answer was lost
         _take_back_unless_held(case)
     sweep(dataset)
     return ending
 
 
 def _take_back_unless_held(case: CommitRequest) -> None:
-    """A prune that did not see `_SUCCESS` has said before that it removes: one of us sees the other.
+    """Removes our `_SUCCESS` if the dataset is no longer ours.
+
+    A prune that did not see `_SUCCESS` has marked the removal before: so either it or we notice the other.
 
     Raises:
         StoppedError, OtherDatasetError: the dataset is no longer ours.
@@ -141,18 +143,18 @@ def _take_back_unless_held(case: CommitRequest) -> None:
     try:
         dataset.held(case.plan.dataset_digest, case.claim)
     except (StoppedError, OtherDatasetError):
-        if not finished(dataset):  # else it is of who has made the dataset anew
+        if not finished(dataset):  # else it belongs to the run that made the dataset again
             dataset.storage.remove(dataset.layout.success)
         raise
 
 
 def _told(case: CommitRequest, ending: RunResult, records: pa.Table, page: FoundFile) -> RunResult:
-    """The ending of a run that may not commit, with its report."""
+    """Writes the report of a run that may not commit, and returns the ending."""
     dataset = case.dataset
     made = case.report(ending, records)
     if not finished(dataset):
         ending = write_report(dataset, ending, made, page)
-    if rival := finished(dataset):  # whose limits are wider: our page may lie over its own
+    if rival := finished(dataset):  # its limits are wider; our page may have replaced its own
         page = FoundFile.at(dataset, dataset.layout.report)
         return write_report(dataset, rival, case.report(rival, dataset.manifest()), page)
     return ending

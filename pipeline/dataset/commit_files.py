@@ -1,4 +1,4 @@
-"""Writes the files of a commit beside the shards; what is there and says the same stays as it is."""
+"""Writes the files of a commit beside the shards; an existing file that says the same stays as it is."""
 
 import json
 from collections.abc import Mapping
@@ -18,19 +18,19 @@ SETTLED = (
     "dataset_digest", "claim", "manifest_digest", "splits", "shards", "failed_files", "documents",
     *COUNTED,
 )  # fmt: skip
-"""What summaries of one manifest agree on, whoever writes them."""
+"""The fields on which all summaries of one manifest agree, whichever driver writes them."""
 
 
 @dataclass(frozen=True)
 class FoundFile:
-    """A file as it was found: what its version says was there when its content was read, or before."""
+    """A file as it was found: its content, and the version that it had just before that was read."""
 
     version: str | None
     data: bytes
 
     @classmethod
     def at(cls, dataset: Dataset, path: str) -> "FoundFile":
-        """What is at a path; None and nothing where there is none."""
+        """Reads the file at a path; its version is None and its content empty if there is none."""
         version = dataset.storage.version(path)
         try:
             return cls(version, dataset.storage.read(path) if version else b"")
@@ -39,7 +39,7 @@ class FoundFile:
 
 
 def write_summary(dataset: Dataset, summary: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The summary that holds: the one that is there, where it says the same of the dataset; else ours."""
+    """Writes the summary, unless one that says the same of the dataset exists; returns the one that holds."""
     path = dataset.layout.summary
     there = FoundFile.at(dataset, path)
     try:
@@ -54,7 +54,7 @@ def write_summary(dataset: Dataset, summary: Mapping[str, Any]) -> Mapping[str, 
 
 
 def write_report(dataset: Dataset, ending: RunResult, made: bytes | None, there: FoundFile) -> RunResult:
-    """The ending, with its report where that could be written; the page of a commit of these shards stays.
+    """Writes the report, unless the page of a commit of these shards exists; adds its path to the ending.
 
     Raises:
         ReplacedError: a rival has written one meanwhile.
@@ -68,24 +68,24 @@ def write_report(dataset: Dataset, ending: RunResult, made: bytes | None, there:
         dataset.storage.replace(path, made, there.version)
     except ReplacedError:
         raise
-    except StorageError as error:  # a run is not to fail for want of its report
+    except StorageError as error:  # a run must not fail only because its report can't be written
         telemetry.event("report not written", reason=str(error))
         return ending
     return replace(ending, report=path)
 
 
 def same_records(data: bytes, records: pa.Table) -> bool:
-    """Whether a manifest that is there says the same as these records, but for what no footer knows."""
+    """Tells whether an existing manifest equals these records, except in fields that no footer has."""
     unknown = list(UNKNOWN_LATER)
     try:
         found = read_records(data, "manifest").drop_columns(unknown)
-    except DamagedError:  # or there is none
+    except DamagedError:  # damaged or missing
         return False
     return bool(found.equals(records.drop_columns(unknown)))
 
 
 def sweep(dataset: Dataset) -> None:
-    """Nothing is written here any more: open uploads never will be a shard, and matches have been used."""
+    """Cleans up after a commit: aborts unfinished uploads and removes the matches, which have been used."""
     layout, storage = dataset.layout, dataset.storage
     try:
         swept = storage.abort_unfinished_uploads(layout.root, layout.is_ours)

@@ -1,4 +1,4 @@
-"""Reads from a dataset that may be gone or damaged: whatever is wrong costs what was asked for alone."""
+"""Reads from a dataset that may be gone or damaged; a failure costs only what was asked for."""
 
 from collections.abc import Callable
 from typing import TypeVar
@@ -21,20 +21,20 @@ Found = TypeVar("Found")
 
 
 UNREADABLE, NOT_COPIED = OF_A_SHARD = "the base can't be read", "not copied"
-"""What is told of a single shard; as there may be many, it is not a warning."""
+"""Events about a single shard; they are not warnings, because there may be many."""
 
 
 def unless_damaged(event: str, where: str, read: Callable[[], Found], patient: bool = True) -> Found | None:
-    """Returns what `read` finds in a base; None, with a warning, where the base is gone or damaged.
+    """Returns what `read` finds in a base; returns None and warns if the base is gone or damaged.
 
-    What a base holds is a gift: what can't be had of it is embedded as if it were new.
+    A base is optional: what can't be read from it is embedded as if it were new.
 
     Args:
-        event: what is warned of.
-        patient: pass on what storage did not do this time; else that costs reuse, too.
+        event: the event of the warning.
+        patient: raise temporary failures of storage; else they cost reuse, too.
 
     Raises:
-        StorageError: storage failed, by no fault of the base's.
+        StorageError: storage failed, and the base is not the cause.
     """
     try:
         return read()
@@ -42,7 +42,7 @@ def unless_damaged(event: str, where: str, read: Callable[[], Found], patient: b
         if patient and not is_its_own(error, event):
             raise
         reason = str(error)
-    except Exception as error:  # the boundary: damaged bytes make Arrow, NumPy and JSON raise what they like
+    except Exception as error:  # the boundary: on damaged bytes Arrow, NumPy and JSON raise any exception
         reason = str(error) if isinstance(error, OtherDatasetError) else repr(error)
     tell = telemetry.event if event in OF_A_SHARD else telemetry.warn
     tell(event, base=where, reason=printable(reason.splitlines()[0]))
@@ -50,16 +50,17 @@ def unless_damaged(event: str, where: str, read: Callable[[], Found], patient: b
 
 
 def is_its_own(error: StorageError, event: str) -> bool:
-    """Tells whether what storage says is of the base, and not of storage at this moment.
+    """Tells whether the base is the cause of a storage error, and not a temporary failure of storage.
 
-    A base that may not be read at all is an error of the config; a single shard of it (archived, say) is not.
+    If access to the complete base is denied, the config is wrong. A single denied shard (archived, say) is
+    damage to the base.
     """
     denied = isinstance(error, DeniedError) and not isinstance(error, CredentialsError)
     return isinstance(error, DamagedError | MissingError | ReplacedError) or (denied and event in OF_A_SHARD)
 
 
 def rows_of(path: str, storage: Storage) -> int:
-    """How many rows the base at a path has; 0 where that can't be read any more."""
+    """Returns the number of rows of the base at a path; 0 if it can't be read any more."""
     summary = Layout(path).summary
     event = "rows that are gone are not counted"
 

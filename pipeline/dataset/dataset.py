@@ -1,7 +1,7 @@
-"""A dataset: who it belongs to, which shards it has, what is known of them.
+"""Reads and claims a dataset: its identity, its plan, its shards and their records.
 
-The name is the identity, existence is the commit: a shard that stands under its name is whole and final.
-LIST is the truth; the ledger saves reading footers, and nothing is lost with it.
+A shard's name is its identity, and its existence is its commit: a shard that exists is complete and final.
+LIST is the truth. The ledger only saves reading footers; nothing is lost if it is lost.
 """
 
 import secrets
@@ -28,11 +28,11 @@ from pipeline.humanize import first_few
 from pipeline.plan.plan import Plan
 
 LARGE_PLAN_BYTES = 64 << 20
-"""From about this size on storage takes a plan in parts."""
+"""The approximate size from which a plan is uploaded in parts."""
 
 
 class Dataset:
-    """The dataset at a path, there or not yet."""
+    """A dataset at a path, existing or not yet."""
 
     def __init__(self, root: str, options: Options | None = None) -> None:
         self.layout = Layout(root)
@@ -40,17 +40,17 @@ class Dataset:
 
     @classmethod
     def of(cls, config: Config) -> Self:
-        """The dataset that a config writes."""
+        """Returns the dataset that a config writes."""
         return cls(config.output.path, config.output.options)
 
     def refuse_unconditional(self, live: bool = True) -> None:
-        """Refuse a storage on which writers of one dataset could undo each other's work.
+        """Refuses a storage on which writers of one dataset could undo each other's work.
 
         Args:
-            live: try it, too, unless all is written already.
+            live: also try a conditional write, unless the dataset is complete.
 
         Raises:
-            ConfigError: its storage has no conditional replacement, or ignores a condition.
+            ConfigError: the storage has no conditional replacement, or ignores a condition.
         """
         if not self.storage.conditional:
             raise storage.no_conditional_writes(self.layout.root)
@@ -58,15 +58,15 @@ class Dataset:
             self.storage.prove(self.layout.root)
 
     def identity(self) -> Identity | None:
-        """Whose dataset this is; None while it is nobody's."""
+        """Returns the identity of the dataset; None while it is unclaimed."""
         found = self._claim()
         return found.identity() if found else None
 
     def refuse_other(self, identity: Identity) -> bool:
-        """Whether the dataset is there already, as `identity`'s.
+        """Returns whether the dataset exists already with this identity.
 
         Raises:
-            OtherDatasetError: it is there as another's; every field that differs is named.
+            OtherDatasetError: it exists with another identity; every field that differs is named.
         """
         found = self.identity()
         if found is None:
@@ -79,11 +79,11 @@ class Dataset:
         return True
 
     def claim_file(self) -> Claim:
-        """What dataset.json says.
+        """Reads dataset.json.
 
         Raises:
             MissingError: there is none.
-            DamagedError: it is no JSON object.
+            DamagedError: it is not a JSON object.
         """
         return Claim.from_bytes(self.storage.read(self.layout.identity), self.layout.identity)
 
@@ -94,17 +94,17 @@ class Dataset:
             return None
 
     def base(self) -> str | None:
-        """The path of the dataset whose vectors this one may reuse (`Claim.base`)."""
+        """Returns the path of the dataset whose vectors this one may reuse (`Claim.base`)."""
         return self.claim_file().base()
 
     def claim(self, identity: Identity, config: Config, base: str | None = None) -> bool:
-        """Make the dataset this identity's, or find that it is.
+        """Claims the dataset for this identity, or checks that it has this identity already.
 
         Returns:
-            whether it was nobody's until now.
+            True if the dataset was unclaimed until now.
 
         Raises:
-            OtherDatasetError: it is another's.
+            OtherDatasetError: it has another identity.
             StoppedError: it is being removed.
         """
         ours = identity.to_bytes(config, base, secrets.token_hex(8))
@@ -117,39 +117,39 @@ class Dataset:
         return True
 
     def held(self, dataset_digest: str, claim: str | None = None) -> str:
-        """The claim that the dataset stands under.
+        """Returns the token of the dataset's claim; checks that the dataset is still the expected one.
 
         Args:
-            dataset_digest: whose it must be.  claim: the one that it must be, if any.
+            dataset_digest: the digest that it must have.  claim: the token that it must have, if any.
 
         Raises:
-            OtherDatasetError: it is another's.
-            StoppedError: it was removed, or is being removed; it may be there anew.
+            OtherDatasetError: it has another digest.
+            StoppedError: it was removed, or is being removed; it may have been made again since.
         """
         return held(self._claim(), self.layout.root, dataset_digest, claim)
 
     def claimed(self) -> str | None:
-        """The claim that the dataset stands under, whoever's it is; None where nobody's, or being removed."""
+        """Returns the token of the dataset's claim, unchecked; None if it is unclaimed or being removed."""
         found = self._claim()
         return None if found is None or found.being_removed else found.token
 
     def begin_removal(self) -> bool:
-        """Say in dataset.json that the dataset is being removed; False where somebody has just changed it."""
+        """Marks the dataset as being removed; returns False if somebody has just changed dataset.json."""
         return begin_removal(self.storage, self.layout.identity)
 
     def end_removal(self) -> bool:
-        """Take back what `begin_removal` said; as there."""
+        """Removes the mark of `begin_removal`; returns the same."""
         return end_removal(self.storage, self.layout.identity)
 
     def plan_bytes(self) -> bytes | None:
-        """The frozen plan, as its file."""
+        """Returns the bytes of the frozen plan; None if there is none yet."""
         try:
             return self.storage.read(self.layout.plan)
         except MissingError:
             return None
 
     def plan(self) -> Plan | None:
-        """The frozen plan; None before there is one.
+        """Returns the frozen plan; None if there is none yet.
 
         Raises:
             DamagedError: it can't be read.
@@ -158,7 +158,7 @@ class Dataset:
         return None if found is None else Plan.from_bytes(found, self.layout.plan)
 
     def required_plan(self) -> Plan:
-        """The frozen plan of a dataset that must have one.
+        """Returns the frozen plan of a dataset that must have one.
 
         Raises:
             DamagedError: there is none, or it can't be read.
@@ -166,23 +166,23 @@ class Dataset:
         return Plan.from_bytes(self.plan_bytes() or b"", self.layout.plan)
 
     def freeze(self, plan: bytes) -> bytes:
-        """Freeze the plan; what comes back is the one that holds, ours or a rival's."""
+        """Freezes the plan; returns the bytes of the plan that holds, ours or a rival's."""
         try:
             self.storage.put_if_absent(self.layout.plan, plan)
         except ExistsError:
             return self.storage.read(self.layout.plan)
-        # Not every storage holds to the condition where an object comes in parts: both may think they won.
+        # Not every storage checks the condition for an upload in parts: both writers may think that they won.
         return self.storage.read(self.layout.plan) if len(plan) > LARGE_PLAN_BYTES else plan
 
     def complete(self) -> bool:
-        """Whether the dataset is committed: nothing in it changes any more."""
+        """Tells whether the dataset is committed, so that nothing in it changes any more."""
         return self.storage.exists(self.layout.success)
 
     def shards(self) -> dict[str, storage.ObjectInfo]:
-        """The shards that are there, by split id.
+        """Lists the existing shards, by split id.
 
         Raises:
-            OtherDatasetError: a file among them is no shard.
+            OtherDatasetError: a file among them is not a shard.
         """
         shards = {}
         for name, info in self.storage.list_files(self.layout.data, Layout.shard_edges()).items():
@@ -195,11 +195,11 @@ class Dataset:
         return shards
 
     def records(self, shards: Mapping[str, storage.ObjectInfo]) -> pa.Table:
-        """The record of each shard: from the ledger, and of the rest from their footers."""
+        """Returns the record of each shard, from the ledger if it is there, else from its footer."""
         return shard_records.read_all(self.storage, self.layout, shards)
 
     def manifest(self) -> pa.Table:
-        """The record of each shard (`RECORD`) of a complete dataset.
+        """Returns the record of each shard (`RECORD`) of a complete dataset.
 
         Raises:
             DamagedError: it can't be read.
@@ -207,19 +207,19 @@ class Dataset:
         return read_records(self.storage.read(self.layout.manifest), self.layout.manifest)
 
     def summary(self) -> dict[str, Any]:
-        """What summary.json says of a complete dataset.
+        """Reads the summary.json of a complete dataset.
 
         Raises:
             MissingError: there is none.
-            DamagedError: it is no JSON object.
+            DamagedError: it is not a JSON object.
         """
         return parsing.json_object(self.storage.read(self.layout.summary), self.layout.summary)
 
     def attempts(self, ledger: Mapping[str, storage.ObjectInfo] | None = None) -> list[dict[str, Any]]:
-        """What each attempt left of itself, oldest first.
+        """Returns the record of each attempt, oldest first.
 
         Args:
-            ledger: the folder, if it was listed already.
+            ledger: the files of the folder, if it was listed already.
         """
         files = self.storage.list_files(self.layout.ledger) if ledger is None else ledger
         names = sorted(name for name in files if name.endswith(".json"))
@@ -227,22 +227,22 @@ class Dataset:
         return [parse_attempt(self.storage.read(path), path) for path in paths]
 
     def attempt_names(self) -> list[str]:
-        """All attempts at this dataset."""
+        """Returns the names of all attempts at this dataset."""
         names = self.storage.list_files(self.layout.ledger)
         return [name.removesuffix(".json") for name in names if name.endswith(".json")]
 
     def footer(self, info: storage.ObjectInfo) -> ShardRecord:
-        """The record in a shard's footer; its columns are those that the file really has."""
+        """Returns the record in a shard's footer; its columns digest is computed from the file itself."""
         return shard_records.read_record(self.storage, info)
 
     def columns(self, info: storage.ObjectInfo) -> pa.Schema:
-        """The schema of a shard."""
+        """Returns the schema of a shard."""
         return shard_records.read_columns(self.storage, info)
 
     def read_table(self, path: str) -> pa.Table:
-        """All of a Parquet file of ours.
+        """Reads all of a Parquet file of ours.
 
         Raises:
-            DamagedError: it is none, or has a column of an extension type.
+            DamagedError: it is not a Parquet file, or has a column of an extension type.
         """
         return parsing.opened(self.storage.read(path), path).read()

@@ -1,4 +1,4 @@
-"""How a run ended, or a dataset stands: the exit code, the reason, and what the summary says."""
+"""Describes how a run ended or how far a dataset is: exit code, reason and summary."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from pipeline.storage import ObjectInfo
 
 @dataclass(frozen=True)
 class RunResult:
-    """How a run ended: its exit code, why in a line, the dataset's summary, where it and its report are."""
+    """The ending of a run: exit code, reason in one line, summary, and the paths of dataset and report."""
 
     code: ExitCode
     reason: str
@@ -27,18 +27,18 @@ class RunResult:
 
 
 Report = Callable[[RunResult, pa.Table], bytes | None]
-"""What tells a person of an ending and the records of all shards; None where there is nothing to be had."""
+"""A function that makes the report of an ending and of the records of all shards; None if there is none."""
 
 
 def no_report(_ending: RunResult, _records: pa.Table) -> None:
-    """Nothing is told."""
+    """Makes no report."""
 
 
 def finished(dataset: Dataset) -> RunResult | None:
-    """The ending of a dataset that is complete; None where it is not, or is being removed.
+    """Returns the ending of a complete dataset; None if it is not complete, or is being removed.
 
-    A driver that slept while its dataset was removed and made anew may leave a `_SUCCESS` that means another:
-    then the summary is missing, or is of another claim.
+    A driver that slept while its dataset was removed and made again may leave a `_SUCCESS` for the old one:
+    then the summary is missing, or has another claim.
     """
     if not dataset.complete():
         return None
@@ -47,26 +47,26 @@ def finished(dataset: Dataset) -> RunResult | None:
     except MissingError:
         return None
     held = dataset.claimed()
-    claim = ending.summary.get("claim", held)  # none: of an older version of this program
+    claim = ending.summary.get("claim", held)  # older versions of this program wrote none
     return ending if held is not None and claim == held else None
 
 
 def committed(dataset: Dataset) -> RunResult:
-    """The ending of a dataset that is complete."""
+    """Returns the ending of a dataset that is known to be complete."""
     layout, summary = dataset.layout, dataset.summary()
     report = layout.report if dataset.storage.exists(layout.report) else None
     return RunResult(ExitCode.DONE, "complete", summary, layout.root, report)
 
 
 def mark(ending: RunResult) -> bytes:
-    """What a report of a commit ends with, by which other runs know it."""
+    """Returns the last line of a commit's report, by which other runs recognize it."""
     return f"<!-- {ending.summary.get('manifest_digest', '')} -->\n".encode()
 
 
 def standing(dataset: Dataset, plan: Plan) -> tuple[RunResult, pa.Table]:
-    """How a dataset stands now, whoever is at work at it; and the records of the shards that are there.
+    """Returns the present state of a dataset as an ending, and the records of its shards.
 
-    Failed files of one that is not complete are those of the plan, and of the last attempt that ended.
+    The failed files of an incomplete dataset come from the plan, the shards, and the last ended attempt.
     """
     if dataset.complete():
         return committed(dataset), dataset.manifest()
@@ -79,6 +79,6 @@ def standing(dataset: Dataset, plan: Plan) -> tuple[RunResult, pa.Table]:
 
 
 def planned_records(dataset: Dataset, plan: Plan, shards: Mapping[str, ObjectInfo]) -> pa.Table:
-    """The records of the shards that are there, in the order of the plan."""
+    """Returns the records of the existing shards, in the order of the plan."""
     records = dataset.records(shards)
     return records.take(pc.sort_indices(pc.index_in(records.column("split_id"), plan.split_ids)))

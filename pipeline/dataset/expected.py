@@ -1,4 +1,4 @@
-"""What every shard of a dataset must be, by its dataset.json and its plan."""
+"""Derives from dataset.json and the plan what every shard of a dataset must be."""
 
 from dataclasses import dataclass
 from typing import Self
@@ -10,7 +10,7 @@ from pipeline.dataset.identity import Identity
 
 @dataclass(frozen=True, slots=True)
 class Expected:
-    """What every shard of a dataset must be; max_tokens is None where rows may have more."""
+    """The required properties of every shard of a dataset; max_tokens is None if rows may have more."""
 
     columns: pa.Schema
     vector: str
@@ -20,7 +20,7 @@ class Expected:
 
     @classmethod
     def of(cls, identity: Identity, columns: pa.Schema) -> Self:
-        """From whose dataset it is and the carried columns of its plan; no checkpoint is asked for."""
+        """Derives them from the identity and the plan's carried columns; needs no checkpoint."""
         model = {name.removeprefix("model."): value for name, value in identity.vector_fields.items()}
         return cls(
             columns=identity.shard_schema(columns),

@@ -17,10 +17,10 @@ WRITE_THREADS = 16
 
 
 def write_failed(dataset: Dataset, plan: Plan, failures: Sequence[Failure], attempt: str) -> None:
-    """Give each split that failed a shard without rows, whose record says why.
+    """Gives each split that failed a shard without rows, whose record says why.
 
-    So a dataset that is complete without them is whole all the same: a worker that has such a split still in
-    hand finds its name taken, and can add nothing after `_SUCCESS`.
+    So a dataset that is complete without these splits has a shard for every split: a worker that still
+    processes such a split finds its name taken, and can add nothing after `_SUCCESS`.
     """
     identity = dataset.identity()
     if identity is None:

@@ -1,4 +1,4 @@
-"""Whose a dataset is: all that decides about its shards, as flat fields, and digests of them."""
+"""Derives a dataset's identity: everything that decides about its shards, as flat fields, and its digests."""
 
 import json
 import re
@@ -21,12 +21,14 @@ from pipeline.model.embedding_spec import EmbeddingSpec
 OPERATIONAL = re.compile(
     r"(compute|quality|report|reuse|cost|output\.(path|run_date|options)|source\.[^.]+\.options)(\.|$)"
 )
-"""Config that never changes a shard, and so may differ when resuming. What is not listed counts."""
+"""Config that never changes a shard, and so may differ in a resume. All other config counts."""
 
 
 OWN = {"model.arithmetic": 1, "model.tokenizing": 1}
-"""Versions of our own code that decides about a vector. Raise one when a text would get another vector, so
-that older vectors are not taken for those of now. What is 1 is left out, as in older datasets.
+"""Versions of our own code that decides about a vector.
+
+Raise one when a text would get another vector, so that older vectors are not mistaken for present ones. A
+version 1 is left out, as in older datasets.
 """
 
 
@@ -35,7 +37,7 @@ OWN_FIRST = dict.fromkeys(OWN, 1)
 
 @dataclass(frozen=True)
 class Identity:
-    """All that a dataset is made of, as flat `name: value` fields, and digests of it.
+    """Everything that a dataset is made from, as flat `name: value` fields, with digests.
 
     Vectors may be reused under an equal vector digest; shards belong together under an equal dataset digest.
     """
@@ -45,7 +47,7 @@ class Identity:
 
     @classmethod
     def of(cls, config: Config, checkpoint: Checkpoint) -> Self:
-        # The recipe stands for the config's model: contents count, not names, nor where they lie.
+        # The recipe replaces the config's model: contents count, not their names or paths.
         recipe = EmbeddingSpec.of(checkpoint, config.model)
         model = {f"model.{key}": value for key, value in recipe.fields().items()}
         model |= {"model.dtype": config.dtype}
@@ -64,14 +66,14 @@ class Identity:
 
     @property
     def dimension(self) -> int:
-        """The length of a vector."""
+        """Returns the length of a vector."""
         model = self.vector_fields
         pooled = model["model.config.hidden_size"] * len(model["model.pooling"].split("+"))
         width = model["model.dense"][-1]["outputs"] if model["model.dense"] else pooled
         return int(model["model.truncate_dim"] or width)
 
     def shard_schema(self, columns: pa.Schema) -> pa.Schema:
-        """Returns the schema of every shard; asks no checkpoint.
+        """Returns the schema of every shard; needs no checkpoint.
 
         Args:
             columns: the plan's id and carried columns.
@@ -81,11 +83,11 @@ class Identity:
         return schema.shard_schema(rows, outputs.fields(kind, self.dimension))
 
     def to_bytes(self, config: Config, base: str | None = None, claim: str = "") -> bytes:
-        """As dataset.json.
+        """Writes the bytes of dataset.json.
 
         Args:
             base: the path of the dataset whose vectors may be reused.
-            claim: tells this dataset from one that stood here before, was removed, and is made anew.
+            claim: distinguishes this dataset from an earlier one at the same path that was removed.
         """
         content = {
             "format_version": schema.FORMAT_VERSION,
@@ -101,16 +103,16 @@ class Identity:
 
     @classmethod
     def from_bytes(cls, data: bytes, where: str) -> Self:
-        """From dataset.json; raises as `of_content`."""
+        """Reads dataset.json; raises the errors of `of_content`."""
         return cls.of_content(parsing.json_object(data, where), where)
 
     @classmethod
     def of_content(cls, content: Mapping[str, Any], where: str) -> Self:
-        """From what dataset.json says.
+        """Takes the identity from the content of dataset.json.
 
         Raises:
             OtherDatasetError: it is not of this version of the format.
-            DamagedError: it is no dataset.json.
+            DamagedError: it is not a dataset.json.
         """
         if content.get("format_version") != schema.FORMAT_VERSION:
             got = f"format version {content.get('format_version')}"
@@ -124,7 +126,7 @@ class Identity:
             return cls(dict(content["vector_fields"]), dict(content["dataset_fields"]))
 
     def differences(self, other: "Identity") -> list[str]:
-        """`field: theirs, ours` for each field that differs."""
+        """Returns a line for each field that differs, with their value and ours."""
         ours = {**OWN_FIRST, **self.vector_fields, **self.dataset_fields}
         theirs = {**OWN_FIRST, **other.vector_fields, **other.dataset_fields}
         names = sorted(name for name in ours.keys() | theirs.keys() if ours.get(name) != theirs.get(name))
@@ -132,7 +134,7 @@ class Identity:
 
 
 def fields_of(config: Config) -> dict[str, Any]:
-    """What of a config, its model aside, decides about the shards."""
+    """Returns the fields of a config, except its model, that decide about the shards."""
     flat = _flatten(config.model_dump(mode="json"))
     return {
         key: value for key, value in flat.items() if not (key.startswith("model.") or OPERATIONAL.match(key))

@@ -1,7 +1,7 @@
-"""Every path inside a dataset and inside a series of them; the only place that knows them.
+"""Defines every path inside a dataset; no other module knows them.
 
-Some names come out of files that others may have written: a base's manifest, a shard's footer, LATEST.json.
-Each is checked here before it becomes part of a path, so that none leads out of its folder.
+Some names come from files that others may have written: a base's manifest or a shard's footer. Each is
+checked here before it becomes part of a path, so that none leads out of its folder.
 """
 
 import re
@@ -20,9 +20,9 @@ _OURS = re.compile(
     r"|\.lock|\.probe-[0-9a-f]{32}(/[^/]+)?)"
 )
 LOCK = ".lock"
-"""What a file system locks in a folder while it replaces a file there."""
+"""The file that a file system locks in a folder while it replaces a file there."""
 _HALF_WRITTEN = re.compile(r"(.*/)?\.([^/]+)\.[0-9a-f]{32}")
-"""What a killed writer leaves where no file is without a name: the name that it would have got, hidden."""
+"""A file left by a killed writer on a file system without unnamed files: its final name, hidden."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +44,7 @@ class Layout:
         return f"{self.root}/data"
 
     def shard(self, split_id: str) -> str:
-        """The shard of a split.
+        """Returns the path of a split's shard.
 
         Raises:
             OtherDatasetError: no split of ours has such an id.
@@ -53,12 +53,12 @@ class Layout:
 
     @staticmethod
     def shard_edges() -> list[str]:
-        """Names that part the shards about equally, for split ids are digests."""
+        """Returns names that divide the shards about equally, because split ids are digests."""
         return [f"part-{digit}" for digit in "123456789abcdef"]
 
     @staticmethod
     def split_of_shard(name: str) -> str | None:
-        """The split id in the file name of a shard; None when the name is no shard's."""
+        """Returns the split id in the file name of a shard; None if the name is not that of a shard."""
         split_id = name.removeprefix("part-").removesuffix(".parquet")
         return split_id if _SPLIT.fullmatch(split_id) and name == f"part-{split_id}.parquet" else None
 
@@ -70,7 +70,7 @@ class Layout:
         return f"{self.root}/rejects/part-{split_id}-{digest}.parquet"
 
     def rejects_file(self, name: str) -> str:
-        """The reject file that a shard's record names.
+        """Returns the path of the reject file that a shard's record names.
 
         Raises:
             OtherDatasetError: no reject file of ours has such a name.
@@ -79,7 +79,7 @@ class Layout:
 
     @property
     def all_matches(self) -> str:
-        """Vectors found in the base for each split, while the dataset is not complete."""
+        """Returns the folder of the vectors found in the base for each split; it exists until the commit."""
         return f"{self.root}/matches"
 
     def matches(self, split_id: str) -> str:
@@ -90,7 +90,7 @@ class Layout:
         return f"{self.all_matches}/_DONE"
 
     def name(self, path: str) -> str:
-        """A path of this dataset as seen from its root."""
+        """Returns a path of this dataset relative to its root."""
         return path.removeprefix(f"{self.root}/")
 
     @property
@@ -117,16 +117,16 @@ class Layout:
 
     @property
     def folders(self) -> tuple[str, ...]:
-        """The folders that a dataset makes, those inside others first."""
+        """Returns the folders that a dataset makes, inner ones first."""
         return self.data, f"{self.root}/rejects", self.all_matches, self.ledger, self.root
 
     def below(self, name: str) -> str:
-        """The path of a name relative to the root."""
+        """Returns the path of a name that is relative to the root."""
         return f"{self.root}/{name}"
 
     @staticmethod
     def is_ours(name: str) -> bool:
-        """Whether a dataset has a file of this name, relative to its root; all others are somebody else's."""
+        """Tells whether a dataset has a file of this name, relative to its root; all others are foreign."""
         half = _HALF_WRITTEN.fullmatch(name)
         return _OURS.fullmatch((half[1] or "") + half[2] if half else name) is not None
 

@@ -1,4 +1,4 @@
-"""Writes shard records to storage while a run goes on, so that a resume need not read footers."""
+"""Writes shard records to storage during a run, so that a resume need not read footers."""
 
 import time
 
@@ -13,7 +13,7 @@ FLUSH_SECONDS = 60
 
 
 class Ledger:
-    """Shard records on their way to storage: flushed once a minute, none kept after that."""
+    """A buffer of shard records that is written to storage once a minute."""
 
     def __init__(self, dataset: Dataset, attempt: str) -> None:
         self.dataset, self.attempt = dataset, attempt
@@ -21,13 +21,13 @@ class Ledger:
         self.files, self.flushed = 0, time.monotonic()
 
     def add(self, record: ShardRecord) -> None:
-        """Take in one record."""
+        """Adds a record, and writes all waiting ones if the last write is a minute old."""
         self.waiting.append(record)
         if time.monotonic() - self.flushed > FLUSH_SECONDS:
             self.flush()
 
     def flush(self) -> None:
-        """Write what waits."""
+        """Writes the waiting records."""
         if self.waiting:
             path = self.dataset.layout.ledger_file(self.attempt, self.files)
             try:

@@ -1,4 +1,4 @@
-"""What is known of one shard: in its footer, in the ledger and in the manifest."""
+"""Defines the record of a shard, which is kept in its footer, in the ledger and in the manifest."""
 
 import dataclasses
 import json
@@ -21,16 +21,16 @@ from pipeline.errors import (
 
 
 class Sum(Enum):
-    """In which group of sums summary.json has a field; the groups stand in this order."""
+    """The groups of sums in summary.json, in this order."""
 
     AMOUNT = "amount"
     CACHE = "cache"
     SECONDS = "seconds"
-    """Of one stage; Prometheus counts them as `stage_seconds`, labelled by the stage."""
+    """Seconds of one stage; Prometheus counts them as `stage_seconds`, labelled by the stage."""
 
 
 class Knows(Enum):
-    """Who knows a field first: a footer is written before its file's size and its own write are known."""
+    """The first place that knows a field: a footer is written before its file's size and write are known."""
 
     FOOTER = "footer"
     LISTING = "listing"
@@ -39,12 +39,12 @@ class Knows(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """What is to be known of a field of `ShardRecord`.
+    """The properties of a field of `ShardRecord`.
 
     type: its Arrow type.  nullable: whether it may be missing in a row.
-    total: the group of sums of summary.json that it is in, if any.
-    counter: the help text of the Prometheus counter of its name, if there is one.
-    known_by: who knows it first.
+    total: its group of sums in summary.json, if any.
+    counter: the help text of the Prometheus counter with its name, if there is one.
+    known_by: the first place that knows it.
     """
 
     type: pa.DataType
@@ -64,20 +64,20 @@ def _count(total: Sum | None = None, counter: str | None = None, known_by: Knows
 
 @dataclass(frozen=True, kw_only=True)
 class ShardRecord:
-    """What is known of one shard; kept in its footer, in the ledger and in the manifest.
+    """The record of one shard; kept in its footer, in the ledger and in the manifest.
 
-    The only list of these fields: the columns of `RECORD` (in this order), the sums of summary.json and the
-    counters of Prometheus are derived from it. What has a default may be missing in the footer of another
-    version of this program.
+    This is the only list of these fields: the columns of `RECORD` (in this order), the sums of summary.json
+    and the counters of Prometheus are derived from it. A field with a default may be missing in the footer of
+    another version of this program.
 
-    reused: rows whose vectors an older dataset had.  transient: rejects that may be mended by another try.
-    tokens: of all rows; computed_tokens: those that the model ran; padded_tokens: those that attention ran
-        over.
+    reused: rows whose vectors an older dataset had.  transient: rejects that another try may fix.
+    tokens: the tokens of all rows; computed_tokens: those that the model ran; padded_tokens: those that
+        attention ran over.
     token_histogram: rows by their `n_tokens`, up to the last bucket of `schema.TOKEN_BUCKETS` that has any.
-    idle_seconds: what the replica waited for the split.  written_at: seconds since 1970, UTC.
-    dataset_digest, vector_digest: as in dataset.json; columns_digest: of the shard's schema.  device: where
-        the vectors were made.  software: this program's version, and torch's.  An older version left these
-        five empty.
+    idle_seconds: how long the replica waited for the split.  written_at: seconds since 1970, UTC.
+    dataset_digest, vector_digest: as in dataset.json; columns_digest: the digest of the shard's schema.
+        device: the device that made the vectors.  software: the versions of this program and of torch. An
+        older version left these five empty.
     """
 
     split_id: Annotated[str, TEXT]
@@ -114,22 +114,23 @@ class ShardRecord:
     software: Annotated[str, TEXT] = ""
 
     def to_json(self) -> str:
-        """For the footer, which can't know of its own write: how large, how long, how often tried."""
+        """Writes the JSON of the footer, which can't know its own write: its size, time and retries."""
         return json.dumps(dataclasses.asdict(self))
 
     @classmethod
     def from_footer(cls, metadata: Mapping[bytes, bytes] | None, info: storage.ObjectInfo) -> Self:
-        """From a shard's footer, whichever version of this program wrote it: fields that we do not know are
-        passed over, and those that it does not know have their defaults.
+        """Reads the record in a shard's footer, written by any version of this program.
+
+        Fields that this version does not know are ignored; fields that the footer lacks get their defaults.
 
         Raises:
             OtherDatasetError: no shard of ours has such a footer.
-            DamagedError: it has one that can't be read.
+            DamagedError: the record can't be read.
         """
         text = (metadata or {}).get(schema.RECORD_KEY)
         if text is None:
             raise OtherDatasetError(
-                "is no shard of ours: its footer has no record", info.path, hint="move it away"
+                "is not a shard of ours: its footer has no record", info.path, hint="move it away"
             )
         content = parsing.json_object(text, info.path) | {"file_bytes": info.size}
         fields = dataclasses.fields(cls)
@@ -140,7 +141,7 @@ class ShardRecord:
         ]
         if lacking:
             raise OtherDatasetError(
-                "is no shard of ours: its footer's record is incomplete",
+                "is not a shard of ours: its footer's record is incomplete",
                 info.path,
                 f"no {', '.join(lacking)}",
                 hint="move it away",
@@ -157,32 +158,32 @@ def _columns() -> dict[str, Column]:
 
 
 COLUMNS = _columns()
-"""What is known of each field, by its name, in order."""
+"""The properties of each field, by its name, in order."""
 RECORD = pa.schema([pa.field(name, each.type, each.nullable) for name, each in COLUMNS.items()])
-"""A row of the ledger and of the manifest."""
+"""The schema of a row of the ledger and of the manifest."""
 COUNTERS = {name: each.counter for name, each in COLUMNS.items() if each.counter}
-"""The fields that Prometheus counts under their own names, with what it says of each."""
+"""The fields that Prometheus counts under their own names, with the help text of each."""
 UNKNOWN_TO_FOOTERS = {name for name, each in COLUMNS.items() if each.known_by is not Knows.FOOTER}
-"""Fields that were not known yet when a shard's footer was written."""
+"""The fields that are not known yet when a shard's footer is written."""
 UNKNOWN_LATER = {name for name, each in COLUMNS.items() if each.known_by is Knows.WRITER}
-"""Those that nobody but the writer ever knows, so that they are 0 for who reads a footer."""
+"""The fields that only the writer ever knows, so that they are 0 in a record read from a footer."""
 
 
 def summed(*groups: Sum) -> list[str]:
-    """The names of the fields in these groups of sums, group by group."""
+    """Returns the names of the fields in these groups of sums, group by group."""
     return [name for group in groups for name, each in COLUMNS.items() if each.total is group]
 
 
 def to_table(records: Sequence[ShardRecord]) -> pa.Table:
-    """Records as a table of `RECORD`."""
+    """Returns records as a table of `RECORD`."""
     return pa.Table.from_pylist([dataclasses.asdict(record) for record in records], schema=RECORD)
 
 
 def read_records(data: bytes, where: str) -> pa.Table:
-    """Records (`RECORD`) of a Parquet file of ours, whichever version of this program wrote it.
+    """Reads the records (`RECORD`) in a Parquet file that any version of this program wrote.
 
     Raises:
-        DamagedError: it is none, or lacks a column that every version writes.
+        DamagedError: it is not such a file, or lacks a column that every version writes.
     """
     parquet = parsing.opened(data, where)
     there = pa.schema([field for field in RECORD if field.name in parquet.schema_arrow.names])
@@ -198,23 +199,23 @@ def read_records(data: bytes, where: str) -> pa.Table:
 
 
 def parquet_bytes(table: pa.Table) -> bytes:
-    """A table as a Parquet file; the same bytes for the same table."""
+    """Writes a table as the bytes of a Parquet file; the same table gives the same bytes."""
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink, compression="zstd")
     return bytes(sink.getvalue())
 
 
 START = "start"
-"""The stage of a failure that is no split's: the replica could not start."""
+"""The stage of a failure that does not belong to a split: the replica could not start."""
 
 
 @dataclass(frozen=True)
 class Failure:
     """A split that could not be done, and why.
 
-    files: whose fault it is, or all of the split where that can't be told.
+    files: the files at fault, or all files of the split if the cause is unknown.
     stage: "read", "encode", "write", or `START`.
-    process: the node and the process that it failed in.
+    process: the node and the process in which it failed.
     kind: the name of the error's class.
     """
 
@@ -228,9 +229,9 @@ class Failure:
 
     @property
     def is_of_files(self) -> bool:
-        """Whether `quality.allow_failed_files` may speak of it.
+        """Tells whether `quality.allow_failed_files` may excuse it.
 
-        A crash is of the machine as well; and what one worker did not see is no word about a file.
+        A crash may be the machine's fault, and a file that one worker did not see may be in order.
         """
         uncertain = (CrashError.__name__, UnseenError.__name__)
         return self.exit_code == ExitCode.INCOMPLETE and self.kind not in uncertain

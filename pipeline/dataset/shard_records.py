@@ -1,4 +1,4 @@
-"""Reads what is known of shards: their records in the ledger, and else in their footers."""
+"""Reads the records of shards from the ledger, and the others from their footers."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -18,7 +18,7 @@ FOOTER_THREADS = 32
 
 
 def read_all(storage: Storage, layout: Layout, shards: Mapping[str, ObjectInfo]) -> pa.Table:
-    """The record of each shard (`RECORD`), in no order."""
+    """Returns the record of each shard (`RECORD`), in no particular order."""
     wanted = pa.array(list(shards), pa.string())
     sizes = pa.array([info.size for info in shards.values()], pa.int64())
     files = sorted(storage.list_files(layout.ledger).items())
@@ -26,7 +26,7 @@ def read_all(storage: Storage, layout: Layout, shards: Mapping[str, ObjectInfo])
         paths = [info.path for name, info in files if name.endswith(".parquet")]
         in_ledger = pool.map(lambda path: _in_ledger(storage, path), paths)
         known = pa.concat_tables([RECORD.empty_table(), *in_ledger])
-        # A record of another size is of a shard that was removed and made anew.
+        # A record with another size belongs to a shard that was removed and made again.
         there = pc.take(sizes, pc.index_in(known.column("split_id"), wanted))
         holds = pc.equal(there, known.column("file_bytes")).fill_null(False)
         known = known.take(_last_of_each(known.column("split_id"), pc.indices_nonzero(holds)))
@@ -36,7 +36,7 @@ def read_all(storage: Storage, layout: Layout, shards: Mapping[str, ObjectInfo])
 
 
 def _in_ledger(storage: Storage, path: str) -> pa.Table:
-    """The records in a file of the ledger; none where it can't be read, for footers say the same."""
+    """Reads the records in a file of the ledger; none if it is damaged, since footers say the same."""
     try:
         return read_records(storage.read(path), path)
     except DamagedError as error:
@@ -45,20 +45,20 @@ def _in_ledger(storage: Storage, path: str) -> pa.Table:
 
 
 def _last_of_each(ids: pa.ChunkedArray, positions: pa.Array) -> pa.Array:
-    """Of these positions the last one of each id."""
+    """Returns the last position of each id among these positions."""
     table = pa.table({"id": ids.take(positions), "position": positions})
     return table.group_by("id").aggregate([("position", "max")]).column("position_max")
 
 
 def read_record(storage: Storage, info: ObjectInfo) -> ShardRecord:
-    """The record in a shard's footer; its columns are those that the file really has."""
+    """Reads the record in a shard's footer; its columns digest is computed from the file itself."""
     columns, metadata = _read(storage, info)
     record = ShardRecord.from_footer(metadata, info)
     return dataclasses.replace(record, columns_digest=schema.columns_digest(columns))
 
 
 def read_columns(storage: Storage, info: ObjectInfo) -> pa.Schema:
-    """The schema of a shard."""
+    """Returns the schema of a shard."""
     return _read(storage, info)[0]
 
 
@@ -71,6 +71,6 @@ def _read(storage: Storage, info: ObjectInfo) -> tuple[pa.Schema, Mapping[bytes,
                 "is damaged: a shard whose footer can't be read",
                 info.path,
                 str(error),
-                hint="remove it and run again: it is made anew",
+                hint="remove it and run again: it is made again",
             ) from None
     return found.schema.to_arrow_schema().remove_metadata(), found.metadata

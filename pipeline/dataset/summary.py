@@ -12,19 +12,19 @@ from pipeline.dataset.record import Sum, summed
 from pipeline.plan.plan import Plan
 
 COUNTED = tuple(summed(Sum.AMOUNT, Sum.CACHE))
-"""The fields of a record that are summed and depend on the shards alone, timings aside."""
+"""The fields of a record that are summed and depend on the shards alone, without timings."""
 
 
 def dataset_facts(
     dataset: Dataset, plan: Plan, manifest: pa.Table, failed: Mapping[str, str]
 ) -> dict[str, Any]:
-    """What summary.json holds of the dataset, whatever is thought of it."""
+    """Returns the facts about the dataset in summary.json, which do not depend on the verdict."""
     return {
         "dataset_digest": plan.dataset_digest,
         "splits": len(plan.split_ids),
         "shards": manifest.num_rows,
         "files": len(plan.versions()),
-        "planned_bytes": plan.stored_bytes,  # beside read_bytes, it tells how often storage was read
+        "planned_bytes": plan.stored_bytes,  # compared with read_bytes, it shows how often storage was read
         **counts(manifest),
         **{name: schema.total(manifest, name) for name in summed(Sum.SECONDS)},
         "reject_reasons": reject_reasons(manifest),
@@ -34,7 +34,7 @@ def dataset_facts(
 
 
 def _origins(dataset: Dataset, manifest: pa.Table) -> dict[str, Any]:
-    """Where rows came from: shards copied from the base, vectors reused, embedded; and what of it is gone."""
+    """Counts rows by origin: in copied shards, with reused vectors, embedded; and the base's lost rows."""
     ours = schema.made_by(manifest, dataset.attempt_names())
     reused, made = schema.total(ours, "reused"), schema.total(ours, "rows")
     origins = {"copied": schema.total(manifest, "rows") - made, "reused": reused, "embedded": made - reused}
@@ -49,19 +49,19 @@ def _origins(dataset: Dataset, manifest: pa.Table) -> dict[str, Any]:
 
 
 def counts(manifest: pa.Table) -> dict[str, int]:
-    """What the summary says of all shards, timings aside."""
+    """Returns the summary's sums over all shards, without timings."""
     sums = {name: int(schema.total(manifest, name)) for name in COUNTED}
     return sums | {"documents": _documents(manifest)}
 
 
 def reject_reasons(manifest: pa.Table) -> dict[str, int]:
-    """Rejected rows of all shards by reason, the most frequent first."""
+    """Counts the rejected rows of all shards by reason, the most frequent first."""
     found = schema.structs(manifest.column("reasons"), schema.REASON)
     sums = schema.sum_by(found.column("reason"), found.column("rows"))
     return dict(sorted(sums.items(), key=lambda item: (-item[1], item[0])))
 
 
 def _documents(manifest: pa.Table) -> int:
-    """Rows of the source, embedded or rejected; with a row for each window the shards have more."""
+    """Counts the rows of the source, embedded or rejected; shards with a row for each window have more."""
     pieces = schema.structs(manifest.column("pieces"), schema.PIECE)
     return int(sum(schema.total(pieces, name) for name in ("rows", "rejects")))

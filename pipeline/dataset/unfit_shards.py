@@ -1,4 +1,4 @@
-"""Refuses to commit shards that do not belong to the plan, and splits that nobody can account for."""
+"""Refuses to commit shards that do not belong to the plan, and splits without shard or failure."""
 
 from collections.abc import Mapping, Sequence
 
@@ -14,7 +14,7 @@ from pipeline.storage import ObjectInfo
 
 
 def refuse_foreign(plan: Plan, shards: Mapping[str, object], where: str) -> None:
-    """Refuse shards of other splits than the plan's.
+    """Refuses shards of splits that the plan does not have.
 
     Raises:
         OtherDatasetError: there are such shards.
@@ -27,7 +27,7 @@ def refuse_foreign(plan: Plan, shards: Mapping[str, object], where: str) -> None
 
 
 def refuse_unexplained(plan: Plan, shards: Mapping[str, object], failures: Sequence[Failure]) -> None:
-    """Refuse splits of which neither a shard nor a failure is known.
+    """Refuses splits that have neither a shard nor a failure.
 
     Raises:
         StoppedError: there are such splits.
@@ -40,9 +40,9 @@ def refuse_unexplained(plan: Plan, shards: Mapping[str, object], failures: Seque
 
 
 def refuse_unfit(dataset: Dataset, plan: Plan, records: pa.Table, shards: Mapping[str, ObjectInfo]) -> None:
-    """Refuse shards of other digests or columns than the plan's.
+    """Refuses shards with other digests or columns than the plan's.
 
-    A worker of a dataset that stood here before may have written late, under a name that is ours.
+    A worker of an earlier dataset at this path may have written late, under a name of this dataset.
 
     Raises:
         OtherDatasetError: there are such shards.
@@ -57,7 +57,7 @@ def refuse_unfit(dataset: Dataset, plan: Plan, records: pa.Table, shards: Mappin
     ):
         alike = pc.is_in(records.column(name), pa.array(["", right], pa.string()))
         unfit = records.filter(pc.invert(alike)).column("split_id").to_pylist()
-        if name == "columns_digest":  # another version of Arrow may write types otherwise
+        if name == "columns_digest":  # another version of Arrow may write types differently
             wanted = identity.shard_schema(plan.columns)
             unfit = [split for split in unfit if not dataset.columns(shards[split]).equals(wanted)]
         if unfit:
@@ -66,5 +66,5 @@ def refuse_unfit(dataset: Dataset, plan: Plan, records: pa.Table, shards: Mappin
                 f"holds {len(unfit)} shards of another {name.replace('_', ' ')} than the plan's",
                 dataset.layout.root,
                 names,
-                hint="remove them and run again: they are made anew",
+                hint="remove them and run again: they are made again",
             )

@@ -1,4 +1,4 @@
-"""What is computed of vectors beside the model: their length, which are not finite, means of windows. NumPy.
+"""Computes with vectors outside the model, in NumPy: unit length, non-finite ones, means of windows.
 
 Shapes: N rows, C chunks, D dimensions.
 """
@@ -10,29 +10,29 @@ from pipeline.errors import NonFiniteError
 from pipeline.model.outputs.embedding import Vectors
 
 FEW, FEW_OF_ALL = 8, 0.005
-"""So many vectors that are not finite may be their texts' fault: fewer, or no larger a part of a split."""
+"""Limits of non-finite vectors that texts may cause: fewer than `FEW`, or at most this part of a split."""
 
 
 def unit(vectors_ND: Vectors) -> Vectors:
-    """Each vector at length 1; a zero vector stays zero."""
+    """Scales each vector to length 1; a zero vector stays zero."""
     lengths_N1 = np.linalg.norm(vectors_ND, axis=1, keepdims=True).astype(np.float32)
     scaled_ND: Vectors = vectors_ND / np.maximum(lengths_N1, np.float32(1e-12))
     return scaled_ND
 
 
 def non_finite(vectors_ND: Vectors, but_N: npt.NDArray[np.bool_], where: str) -> npt.NDArray[np.bool_]:
-    """(N,) which vectors hold NaN or infinity.
+    """Returns which vectors hold NaN or infinity, as (N,) bool.
 
     Args:
-        but_N: (N,) those that were never computed.
+        but_N: (N,) vectors that were never computed.
 
     Raises:
-        NonFiniteError: they are too many for their texts to be at fault.
+        NonFiniteError: there are too many for their texts to be at fault.
     """
     bad_N = np.asarray(~np.isfinite(vectors_ND).all(axis=1))
     wrong, computed = int((bad_N & ~but_N).sum()), int((~but_N).sum())
     if wrong >= FEW and wrong > FEW_OF_ALL * computed:
-        hint = "look at the node's device; where others say the same, at the checkpoint's weights"
+        hint = "look at the node's device; if other nodes say the same, at the checkpoint's weights"
         raise NonFiniteError("the model gives NaN or infinity", where, f"{wrong} of {computed} vectors", hint)
     return bad_N
 
@@ -40,10 +40,10 @@ def non_finite(vectors_ND: Vectors, but_N: npt.NDArray[np.bool_], where: str) ->
 def mean_of_chunks(
     vectors_CD: Vectors, tokens_C: npt.NDArray[np.int64], chunks_N: npt.NDArray[np.int64], normalize: bool
 ) -> Vectors:
-    """(N, D): for each text the mean of its chunks' vectors, weighted by their tokens.
+    """Returns for each text the mean of its chunks' vectors, weighted by their tokens, as (N, D).
 
     Args:
-        chunks_N: how many chunks each text has, at least one; they lie one behind the other.
+        chunks_N: how many chunks each text has, at least one; the chunks of a text are contiguous.
         normalize: scale the means to length 1.
     """
     starts_N = np.cumsum(chunks_N) - chunks_N

@@ -1,4 +1,4 @@
-"""Judges what a run has made: whether its dataset may be committed, and else the exit code and the reason."""
+"""Decides whether a run may commit its dataset; if not, gives the exit code and the reason."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -8,16 +8,16 @@ from pipeline.dataset.record import Failure
 from pipeline.errors import ExitCode
 
 WORST_FIRST = (ExitCode.CONFIG, ExitCode.OTHER_DATASET, ExitCode.RETRYABLE, ExitCode.BUG, ExitCode.INCOMPLETE)
-"""Which code a run with several kinds of failures ends in: what must be mended before a retry is worth it."""
+"""The codes in the order in which one wins: first those that must be fixed before a retry can help."""
 
 
 def verdict(
     failures: Sequence[Failure], failed: Mapping[str, str], totals: Mapping[str, Any], quality: Quality
 ) -> tuple[ExitCode, str]:
-    """The exit code of a run, and why in a line.
+    """Returns the exit code of a run, and the reason in one line.
 
     Args:
-        failures: of splits.  failed: files, with the reason of each.  totals: as in the summary.
+        failures: failures of splits.  failed: failed files with their reasons.  totals: as in the summary.
     """
     codes = {ExitCode(failure.exit_code) for failure in failures}
     if failed:

@@ -1,4 +1,4 @@
-"""Rows and vectors become a shard: the reject file first, then the shard, whole or not at all."""
+"""Writes rows and vectors as a shard: the reject file first, then the shard in one atomic step."""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -26,14 +26,15 @@ from pipeline.ragged import Ints
 
 @dataclass(frozen=True)
 class Contents:
-    """What goes into one shard.
+    """The content of one shard.
 
-    rows: of `schema.rows_schema`.  outputs: what each output keeps of the rows, "embedding" among them.
-    rejects: of `schema.REJECTS`.  pieces: the range that was consumed of each piece.
+    rows: a table of `schema.rows_schema`.  outputs: the values of each output for the rows, "embedding" among
+        them.
+    rejects: a table of `schema.REJECTS`.  pieces: the range of each piece that was consumed.
     vector: how vectors are stored (`outputs.store`).
-    too_large: (rows,) bool, those for which memory did not suffice.
-    reused: further rows, with vectors as they are stored, of `schema.shard_schema`.
-    order: (rows + reused,) by which all rows are sorted; None where `rows` are in order, and are all.
+    too_large: (rows,) bool; the rows for which memory did not suffice.
+    reused: further rows, with their stored vectors; a table of `schema.shard_schema`.
+    order: (rows + reused,); the sort keys of all rows. None if `rows` are in order and nothing is reused.
     """
 
     split_id: str
@@ -48,12 +49,12 @@ class Contents:
 
     @property
     def vectors(self) -> Vectors:
-        """(rows, D) float32."""
+        """Returns the vectors; (rows, D) float32."""
         return self.outputs["embedding"]
 
 
 def write(dataset: Dataset, contents: Contents, figures: Mapping[str, Any]) -> ShardRecord:
-    """Commit a shard; where a rival was first, its record is what comes back.
+    """Commits a shard and returns its record; the rival's record if a rival was first.
 
     Args:
         figures: further fields of the record: timings, the attempt, the reader's storage retries.
@@ -84,7 +85,7 @@ def write(dataset: Dataset, contents: Contents, figures: Mapping[str, Any]) -> S
 
 
 def content_digest(shard: pa.Table) -> str:
-    """A digest of what matters in a shard, independent of how Parquet laid it out: 32 hex digits.
+    """Returns a digest of a shard's content, 32 hex digits, independent of the layout in Parquet.
 
     BLAKE2b-128 (RFC 7693) over, in order: the outputs as stored (the vectors, then the scales of int8), the
     rows' numbers, the numbers of windows, and the texts' hashes.
@@ -102,7 +103,7 @@ def content_digest(shard: pa.Table) -> str:
 
 
 def _content(stored: pa.Array) -> bytes | memoryview:
-    """The values of a column, one behind the other."""
+    """Returns the values of a column as contiguous bytes."""
     if pa.types.is_binary(stored.type):
         return b"".join(stored.to_pylist())
     values = stored.flatten() if pa.types.is_fixed_size_list(stored.type) else stored
@@ -110,10 +111,10 @@ def _content(stored: pa.Array) -> bytes | memoryview:
 
 
 def document_numbers(rows: pa.Table) -> Ints:
-    """(N,) numbers of the rows' documents, from 0 in order of appearance.
+    """Returns the number of each row's document, from 0 in order of appearance, as (N,).
 
     Args:
-        rows: with `source_file` and `source_row`, which tell a document.
+        rows: a table with `source_file` and `source_row`, which identify a document.
     """
     places = rows.select(["source_file", "source_row"]).to_pandas()
     numbers_N: Ints = places.groupby(["source_file", "source_row"], sort=False).ngroup().to_numpy()
@@ -121,10 +122,10 @@ def document_numbers(rows: pa.Table) -> Ints:
 
 
 def _reject_non_finite(contents: Contents) -> Contents:
-    """A vector with NaN or infinity is no vector: its document is rejected, the others stay.
+    """Rejects each document that has a vector with NaN or infinity; the others stay.
 
-    Of a document in windows, none stays where one is bad. Another device, or more memory, may do better: no
-    such reject is permanent.
+    If one window of a document is bad, all its windows go. Another device, or more memory, may do better: so
+    no such reject is permanent.
     """
     none = np.zeros(len(contents.vectors), np.bool_)
     too_large = none if contents.too_large is None else contents.too_large
@@ -158,12 +159,12 @@ def _reject_non_finite(contents: Contents) -> Contents:
 
 
 def _write_rejects(dataset: Dataset, contents: Contents) -> str | None:
-    """Write the reject file, named by its content so that rivals can't spoil each other's."""
+    """Writes the reject file; its name holds the digest of its content, so that rivals can't overwrite it."""
     if not contents.rejects.num_rows:
         return None
     data = parquet_bytes(contents.rejects)
     path = dataset.layout.rejects(contents.split_id, blake2b(data, digest_size=8).hexdigest())
-    with suppress(ExistsError):  # the name holds the content's digest: what is there is the same
+    with suppress(ExistsError):  # the name holds the content's digest: the existing file is the same
         dataset.storage.put_if_absent(path, data, dataset.layout.root)
     return path.rsplit("/", 1)[-1]
 
@@ -192,7 +193,7 @@ def _record(
 
 
 def token_histogram(n_tokens: npt.NDArray[np.int32]) -> list[int]:
-    """How many of (rows,) token counts fall into each bucket of `schema.TOKEN_BUCKETS`."""
+    """Counts the (rows,) token counts in each bucket of `schema.TOKEN_BUCKETS`."""
     return [int(rows) for rows in np.bincount(np.searchsorted(schema.TOKEN_BUCKETS, n_tokens))]
 
 
@@ -205,7 +206,7 @@ def _reasons(rejects: pa.Table) -> list[dict[str, Any]]:
 def _counted(
     pieces: Sequence[Mapping[str, Any]], documents: pa.Table, rejects: pa.Table
 ) -> list[dict[str, Any]]:
-    """The pieces, each with how many documents and rejects came from it; a split may have thousands."""
+    """Adds the number of its documents and rejects to each piece; a split may have thousands of pieces."""
     if "chunk" in documents.column_names:
         documents = documents.filter(pc.equal(documents.column("chunk"), 0))
     found = {"rows": _rows_by_file(documents), "rejects": _rows_by_file(rejects)}
@@ -219,7 +220,7 @@ def _counted(
 
 
 def _rows_by_file(table: pa.Table) -> dict[str, npt.NDArray[np.int64]]:
-    """The rows' numbers of each file, ascending."""
+    """Returns the row numbers of each file, ascending."""
     files = table.column("source_file").combine_chunks().dictionary_encode()
     code_N, row_N = files.indices.to_numpy(), table.column("source_row").to_numpy()
     order = np.lexsort((row_N, code_N))
@@ -229,7 +230,7 @@ def _rows_by_file(table: pa.Table) -> dict[str, npt.NDArray[np.int64]]:
 
 
 def _table(contents: Contents) -> pa.Table:
-    """The shard: what was embedded and what was reused, in the order of the source."""
+    """Returns the shard's table: embedded and reused rows in the order of the source."""
     fields = outputs.fields(contents.vector, contents.vectors.shape[1])
     table = contents.rows
     for field, column in zip(fields, outputs.store(contents.outputs, contents.vector), strict=True):
@@ -249,11 +250,11 @@ def _shard_bytes(table: pa.Table, record: ShardRecord) -> bytes:
         sink,
         table.schema,
         compression="zstd",
-        # Dictionaries and statistics of vectors cost time and space, and find nothing.
+        # Dictionaries and statistics of vectors cost time and space, and help no reader.
         use_dictionary=[name for name in table.column_names if name in ("source_file", "truncated")],
         write_statistics=[name for name in table.column_names if name not in outputs.OUTPUTS],
         write_page_checksum=True,
     ) as file:
-        if table.num_rows:  # a row group without rows stops some readers, a file without row groups none
+        if table.num_rows:  # some readers fail on an empty row group, none on a file without row groups
             file.write_table(table)
     return bytes(sink.getvalue())  # one copy: S3's client takes nothing but bytes

@@ -1,1 +1,1 @@
-"""Runs one job from start to end: plan, embed, commit, let readers follow; tries rejects again."""
+"""Runs one job from start to end: plans, embeds, commits, lets readers follow; tries rejects again."""

@@ -1,4 +1,4 @@
-"""One attempt at a dataset: copy, match and embed what is pending, commit, and record how it ended."""
+"""Makes one attempt at a dataset: copies, matches and embeds pending splits, commits, records the ending."""
 
 import datetime
 import json
@@ -32,17 +32,17 @@ from pipeline.telemetry.liveness import StagesStatus
 
 
 def attempt(dataset: Dataset, frozen: Plan, job: Job, identity: Identity, quiet: bool) -> RunResult:
-    """Do what is left of a dataset and commit it; how that went is recorded beside the ledger."""
+    """Processes the pending splits of a dataset and commits it; records the attempt beside the ledger."""
     about = {"versions": versions(), "device": job.config.compute.device}
     with _recorded(dataset, job.attempt, about) as ended:
-        # Only now, when the attempt can be seen: a prune looks for it after it has said that it removes.
+        # Only after the attempt is recorded: a prune looks for attempts after it has marked the removal.
         claim = dataset.held(frozen.dataset_digest)
         job = replace(job, claim=claim)
         present = dataset.shards()
         pending = frozen.pending(present)
         failures, figures = _flow(dataset, frozen, pending, job, identity, quiet)
         told = {"attempt": job.attempt, "versions": versions()} | figures
-        # Where none was missing none has come since: listing a million once is enough.
+        # If no shard was missing, none has come since: so a million shards are listed only once.
         whole = None if len(pending.split_ids) else present
         tell = make_report(dataset, frozen, job.config)
         ending = commit(
@@ -53,7 +53,7 @@ def attempt(dataset: Dataset, frozen: Plan, job: Job, identity: Identity, quiet:
 
 
 def make_report(dataset: Dataset, frozen: Plan, config: Config) -> Report:
-    """What makes the report of an ending."""
+    """Returns the function that makes the report of an ending."""
 
     def made(ending: RunResult, records: pa.Table) -> bytes | None:
         about = ending.code, ending.reason, ending.summary
@@ -66,12 +66,12 @@ def make_report(dataset: Dataset, frozen: Plan, config: Config) -> Report:
 def _flow(
     dataset: Dataset, frozen: Plan, pending: Plan, job: Job, identity: Identity, quiet: bool
 ) -> tuple[list[Failure], dict[str, Any]]:
-    """Do the pending splits; the failures among them, and figures of the run."""
+    """Processes the pending splits; returns their failures, and the figures of the run."""
     failures: list[Failure] = []
     ledger = Ledger(dataset, job.attempt)
     progress = Progress(RunTotal.of(frozen, pending), job.attempt, quiet)
     if len(pending.split_ids):
-        # Ray is ended by this function, which learns why it ends; a generator that is closed does not.
+        # This function ends Ray, because it learns why the run ends; a closed generator does not.
         with (
             progress,
             ExitStack() as ray,
@@ -102,11 +102,11 @@ def _arrivals(
     tell: Callable[[StagesStatus], None],
     ray: ExitStack,
 ) -> Generator[ShardRecord | Failure, None, None]:
-    """What becomes of the pending splits: those that can be copied first, then what the flow does.
+    """Yields the outcomes of the pending splits: first those that are copied, then those from Ray.
 
     Args:
-        tell: hears who is at which stage, every few seconds.
-        ray: where Ray is entered, once there is work for it.
+        tell: gets the status of the stages every few seconds.
+        ray: the stack on which Ray is entered, once there is work for it.
     """
     copied: set[str] = set()
     if job.base:
@@ -125,7 +125,7 @@ def _arrivals(
 
 
 def _match(dataset: Dataset, pending: Plan, job: Job, base: Base) -> None:
-    """Look the pending splits' texts up in the whole base, once for all attempts at the dataset."""
+    """Looks up the texts of the pending splits in the complete base, once for all attempts at the dataset."""
     store, done = dataset.storage, dataset.layout.matches_done
     if job.config.reuse.match == "dataset" and not store.exists(done):
         telemetry.event("matching", base=base.path, splits=len(pending.split_ids))
@@ -135,7 +135,7 @@ def _match(dataset: Dataset, pending: Plan, job: Job, base: Base) -> None:
 
 @contextmanager
 def _recorded(dataset: Dataset, attempt: str, about: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """Leave beside the ledger when an attempt started and how it ended, for `status` to tell."""
+    """Records beside the ledger when an attempt started and how it ended; `status` shows it."""
     path = dataset.layout.attempt(attempt)
     record: dict[str, Any] = {
         "attempt": attempt,
@@ -160,7 +160,7 @@ def _recorded(dataset: Dataset, attempt: str, about: Mapping[str, Any]) -> Itera
         record["ended"] = now().isoformat(timespec="seconds")
         try:
             dataset.storage.put(path, _json(record))
-        except StorageError as error:  # must not hide how the run ended
+        except StorageError as error:  # it must not hide how the run ended
             telemetry.event("attempt not recorded", reason=str(error))
 
 

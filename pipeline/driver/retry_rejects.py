@@ -1,7 +1,7 @@
-"""Rejects that another try may mend: a new dataset that takes all else from the old one.
+"""Tries again the rejects that another try may fix, in a new dataset that reuses the rest of the old one.
 
-A committed shard is never written again. So shards without such rejects are copied, and the others are made
-anew, with the vectors that they have; only what was rejected is embedded.
+A committed shard is never written again. So shards without such rejects are copied. The others are made again
+from the vectors that they have, and only rejected rows are embedded.
 """
 
 from pipeline import schema, telemetry
@@ -15,18 +15,18 @@ from pipeline.plan.changes import moved_sources
 
 
 def retry_rejects(config: Config, to: str | None = None, quiet: bool = False) -> RunResult:
-    """Try the transient rejects of a complete dataset again, in a new one.
+    """Tries the transient rejects of a complete dataset again, in a new one.
 
     Args:
-        to: where the new one is; beside the old one, as `<name>-retry<n>`, when not given. One that an
-            earlier call left unfinished is gone on with; after one that is complete comes the next.
+        to: the path of the new dataset; if not given, `<name>-retry<n>` beside the old one. An unfinished
+            dataset of an earlier call is continued; if it is complete, the next number is used.
 
     Raises:
         ConfigError: the dataset is not complete.
         OtherDatasetError: it is of another version of the format.
-        PipelineError: as `run`.
+        PipelineError: the errors of `run`.
     """
-    # Its sources stay as the config has them: `run` digests them so, and else no shard could be copied.
+    # The sources stay as the config has them: `run` digests them, and otherwise no shard could be copied.
     output = config.absolute().output
     base, path, number = output.path, to or retry_of(output.path, 1), 1
     if not Dataset(base, output.options).complete():
@@ -35,13 +35,13 @@ def retry_rejects(config: Config, to: str | None = None, quiet: bool = False) ->
         number += 1
         base, path = path, retry_of(output.path, number)
     found = Dataset(base, output.options)
-    found.identity()  # of another version nothing would be reused, and all of it embedded again
+    found.identity()  # refuses another version: nothing of it could be reused
     if not _transient(found):
         summary = committed(found).summary
-        return RunResult(ExitCode.DONE, "no reject may be mended by another try", summary, base)
+        return RunResult(ExitCode.DONE, "no reject can be fixed by another try", summary, base)
     moved = moved_sources(config, found.required_plan())
     if moved and Dataset(path, output.options).plan_bytes() is None:
-        # The rows of the old one could not be made again: what is there now is for a run of its own.
+        # The rows of the old one can't be read again: the present sources need a run of their own.
         reason = (
             f"the source has moved on: {len(moved)} files differ, {moved[0]} among them; make a new dataset"
         )

@@ -1,4 +1,4 @@
-"""A run from start to end: who am I, what is planned, what is there, do the rest, commit."""
+"""Runs a job from start to end: identity, plan, existing shards, pending splits, commit."""
 
 import secrets
 
@@ -25,18 +25,18 @@ from pipeline.plan.sizing import payload_bytes
 
 
 def run(config: Config, quiet: bool = False) -> RunResult:
-    """Do what is left of a job; where its output is one of a series, readers follow it from then on.
+    """Runs what is left of a job; if its output belongs to a series, readers follow it from then on.
 
     Raises:
-        PipelineError: the run could not be done; its exit code says what a retry would mend.
+        PipelineError: the run failed; its exit code says whether a retry can help.
     """
     model = usable_checkpoint(config)
     identity = Identity.of(config, model)
-    config = config.absolute()  # not before: where things lie is no part of the identity
+    config = config.absolute()  # not before: paths are not part of the identity
     dataset = Dataset.of(config)
     dataset.refuse_unconditional()
     if dataset.refuse_other(identity) and (done := finished(dataset)):
-        # Before the sources are looked at, which may be gone, or closed to us.
+        # Before the sources are listed: they may be gone, or we may lack access.
         _let_readers_follow(config, dataset)
         sweep(dataset)
         return _unless_moved(config, dataset, done)
@@ -50,14 +50,14 @@ def run(config: Config, quiet: bool = False) -> RunResult:
 
 
 def frozen_plan(config: Config, dataset: Dataset, identity: Identity, model: Checkpoint) -> Plan:
-    """The dataset's plan; made and frozen where there is none yet, and the base chosen with it.
+    """Returns the dataset's plan; if there is none yet, makes and freezes it, and chooses the base.
 
     Raises:
-        ConfigError: there is no such base.
+        ConfigError: the base that the config names does not exist.
         OtherDatasetError: a rival with another config was faster.
     """
     found = dataset.plan_bytes()
-    # Claimed only once a plan could be made: a mistake in the config must not leave a dataset behind.
+    # Claimed only after the plan is made: a mistake in the config must not leave a dataset behind.
     made = None if found else make_plan(config, model, identity.dataset_digest)
     anew = dataset.claim(identity, config, resolve_base(config) if made else None)
     if made:
@@ -65,7 +65,7 @@ def frozen_plan(config: Config, dataset: Dataset, identity: Identity, model: Che
         telemetry.event("plan frozen", splits=len(made.split_ids))
     elif anew and found:  # the dataset was removed after we had read its plan
         found = dataset.freeze(found)
-    if anew and dataset.complete():  # of one that was removed: its driver slept, and was late
+    if anew and dataset.complete():  # left by the slow driver of a removed dataset
         dataset.storage.remove(dataset.layout.success)
     frozen = Plan.from_bytes(found or b"")
     if frozen.dataset_digest != identity.dataset_digest:
@@ -76,7 +76,7 @@ def frozen_plan(config: Config, dataset: Dataset, identity: Identity, model: Che
 
 
 def _let_readers_follow(config: Config, dataset: Dataset) -> None:
-    """Move LATEST.json on; also for one that was complete before, whose driver may not have come to it."""
+    """Advances LATEST.json; also for a dataset that was complete before, whose driver may have missed it."""
     output = config.output
     if (folder := series_folder(output)) and output.run_date:
         name = dataset.layout.root.rpartition("/")[2]
@@ -84,7 +84,7 @@ def _let_readers_follow(config: Config, dataset: Dataset) -> None:
 
 
 def _unless_moved(config: Config, dataset: Dataset, ending: RunResult) -> RunResult:
-    """The ending of a dataset that was complete before, if the source is still as it was planned."""
+    """Returns the ending of a dataset that was complete before, or says that its source has changed since."""
     planned = dataset.plan()
     if planned is None:
         hint = "run again when it is gone"

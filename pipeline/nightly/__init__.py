@@ -1,9 +1,9 @@
-"""A series: datasets of one job side by side, a folder for each run date, and LATEST.json, which says whom
-readers follow.
+"""Manages a series: datasets of one job side by side, a folder for each run date, and LATEST.json.
 
-LATEST.json is only ever replaced over the version that was read (compare-and-swap): an older run never moves
-it back, and no run moves one that is pinned. What readers follow is never removed. To look at a dataset costs
-three small requests, whatever its size; to roll back to it or to prune it, a listing besides.
+LATEST.json names the dataset that readers follow. It is only replaced if it still has the version that was
+read (compare-and-swap): an older run never moves it back, and no run moves a pinned one. The dataset that
+readers follow is never removed. Inspecting a dataset costs three small requests, whatever its size; rolling
+back to it or pruning it also costs a listing.
 """
 
 from pipeline.nightly.latest import DatasetFacts, Latest

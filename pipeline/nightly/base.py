@@ -1,15 +1,15 @@
-"""What a dataset takes from an older one, its base, instead of embedding it again.
+"""Reads a base: an older dataset from which a new one takes vectors instead of embedding again.
 
-Whole shards are copied by storage where nothing of their split changed and the datasets are alike in all that
-counts: the same dataset digest, the same columns, nothing that a second try may mend. Else single vectors
+Storage copies complete shards if nothing in their split changed and the datasets are alike in all that
+counts: the same dataset digest, the same columns, nothing that a second try may fix. Otherwise single vectors
 are taken by the hash of their text, under an equal vector digest; every other column comes from the new
-source. Of a document in windows, all windows are taken or none.
+source. A document in windows gives all its windows or none.
 
-The base is named in `dataset.json`, so every driver of a dataset, a resume or a rival, uses the same one.
+`dataset.json` names the base, so every driver of a dataset, a resume or a rival, uses the same one.
 
 A base belongs to others: it may be damaged, pruned, made again with another model, or forged. So it is
-checked where something is taken from it, not only where it is chosen; and whatever is wrong with it costs
-reuse alone (`unless_damaged`).
+checked whenever something is taken from it, not only when it is chosen. A damaged base costs only reuse
+(`unless_damaged`).
 """
 
 import functools
@@ -36,15 +36,15 @@ from pipeline.plan.plan import Plan
 from pipeline.storage import ObjectInfo
 
 NOTHING = "nothing is reused"
-"""What is warned of where a base can't be used at all."""
+"""The event of the warning that a base can't be used at all."""
 HASHES_KEPT = 64
-"""Shards whose text hashes a process remembers: 1 MB each, of the files that its splits belong to."""
+"""The number of shards whose text hashes a process caches: 1 MB each, from the files of its splits."""
 NO_COLUMNS = pa.schema([])
 
 
 @dataclass(frozen=True, slots=True)
 class Digests:
-    """Whose dataset a base was when the driver chose it."""
+    """The digests that a base had when the driver chose it."""
 
     vector: str
     dataset: str
@@ -56,9 +56,9 @@ class Digests:
 
 @dataclass(frozen=True)
 class Base:
-    """A complete dataset of the same vectors.
+    """A complete dataset with the same kind of vectors.
 
-    digests: what its dataset.json must still say; None for whoever looks at it first.
+    digests: the digests that its dataset.json must still have; None until they are known.
     """
 
     path: str
@@ -71,7 +71,7 @@ class Base:
 
     @cached_property
     def identity(self) -> Identity:
-        """Whose dataset it is, read once.
+        """Reads the identity of the dataset, once.
 
         Raises:
             OtherDatasetError: it is gone, or is not the dataset that the driver chose.
@@ -85,18 +85,18 @@ class Base:
 
     @cached_property
     def manifest(self) -> pa.Table:
-        """A row per shard (`RECORD`).
+        """Reads the manifest, a row per shard (`RECORD`).
 
         Raises:
-            OtherDatasetError: as `identity`.
+            OtherDatasetError: it is gone, or is not the dataset that the driver chose.
         """
         found = self.dataset.manifest()
-        _ = self.identity  # asked afterwards: whoever makes a base again writes dataset.json first
+        _ = self.identity  # checked afterwards: a run that makes a base again writes dataset.json first
         return found
 
     @cached_property
     def shards_of(self) -> dict[str, list[str]]:
-        """The shards that hold rows of each source file; empty where the base can't be read."""
+        """Returns the shards that hold rows of each source file; empty if the base can't be read."""
         return unless_damaged(NOTHING, self.path, self._shards_of, patient=False) or {}
 
     def _shards_of(self) -> dict[str, list[str]]:
@@ -108,12 +108,12 @@ class Base:
         return found
 
     def versions(self) -> dict[str, str]:
-        """The version of each file that it was made of; empty where its plan can't be read."""
+        """Returns the version of each file that it was made from; empty if its plan can't be read."""
         found = unless_damaged("the base's plan can't be read", self.path, lambda: self.plan().versions())
         return {"/".join(key): version for key, version in (found or {}).items()}
 
     def plan(self) -> Plan:
-        """The plan that it was made by.
+        """Returns the plan of the base.
 
         Raises:
             OtherDatasetError: it is gone.
@@ -125,14 +125,14 @@ class Base:
         return found
 
     def known(self, source_files: Iterable[str], wanted: pa.Array) -> pa.Table | None:
-        """The documents of these files whose texts have one of the wanted hashes (`group_by_document`)."""
+        """Returns the documents of these files whose text has a wanted hash (`group_by_document`)."""
         shards = dict.fromkeys(shard for file in source_files for shard in self.shards_of.get(file, ()))
         found = [self.documents(shard) for shard in shards if self._has(shard, wanted)]
         kept = [each.filter(pc.is_in(each.column("text_hash"), wanted)) for each in found if each is not None]
         return pa.concat_tables(kept) if kept else None
 
     def documents(self, shard: str) -> pa.Table | None:
-        """All documents of a shard (`group_by_document`); None where it can't be read."""
+        """Returns all documents of a shard (`group_by_document`); None if it can't be read."""
         names = ["text_hash", *_taken()]
         where = f"{self.path}: shard {shard}"
         return unless_damaged(
@@ -140,25 +140,25 @@ class Base:
         )
 
     def document_type(self) -> pa.DataType | None:
-        """The type of `rows` of its documents; None where it has no shard that can be read."""
+        """Returns the type of `rows` of its documents; None if it has no readable shard."""
         shards = unless_damaged(NOTHING, self.path, lambda: self.manifest.column("split_id").to_pylist())
         tables = (self.documents(shard) for shard in shards or ())
         return next((table.schema.field("rows").type for table in tables if table is not None), None)
 
     def checked(self, record: dict[str, Any], expected: pa.Schema) -> ShardRecord:
-        """Checks that a shard and its reject file are what its record in the manifest says; the record.
+        """Checks that a shard and its reject file match its record in the manifest; returns the record.
 
-        Cost: their footers are read, two requests each.
+        Cost: two requests for each of the two files, to read its footer.
 
         Args:
             expected: the columns that the shard must have.
 
         Raises:
-            OtherDatasetError: they are something else.
+            OtherDatasetError: they do not match.
             StorageError: they can't be read.
         """
         storage, layout, split_id = self.dataset.storage, self.dataset.layout, record["split_id"]
-        # Of a file whose size is known only the end is read.
+        # With a known size only the end of the file is read.
         with self._shard(split_id, storage.info(layout.shard(split_id))) as shard:
             _refuse_other_columns(shard.schema_arrow, expected, layout.shard(split_id))
             told = _told(shard)
@@ -190,13 +190,13 @@ class Base:
         """Opens a shard.
 
         Raises:
-            OtherDatasetError: it is another dataset's, by its footer.
+            OtherDatasetError: its footer says that it belongs to another dataset.
         """
         path = self.dataset.layout.shard(shard)
         with self.dataset.storage.open(path, known) as file:
             parquet = parsing.opened(file, path, page_checksum_verification=True)
             told, ours = _told(parquet), Digests.of(self.identity)
-            # Shards of older versions do not say whose they are.
+            # Shards of older versions do not name their dataset.
             whose = told.get("vector_digest") or ours.vector, told.get("dataset_digest") or ours.dataset
             if told["split_id"] != shard or whose != (ours.vector, ours.dataset):
                 raise OtherDatasetError("is another dataset's shard", path)
@@ -204,7 +204,7 @@ class Base:
 
 
 def _told(parquet: pq.ParquetFile) -> dict[str, Any]:
-    """What the footer of a shard tells of it."""
+    """Reads the record in the footer of a shard."""
     return parsing.json_object((parquet.metadata.metadata or {})[schema.RECORD_KEY], "a shard's footer")
 
 
@@ -220,10 +220,10 @@ def _hashes(base: Base, shard: str) -> pa.ChunkedArray:
 
 @functools.lru_cache(maxsize=1)
 def base_of(path: str, options: Options, digests: Digests | None = None) -> Base:
-    """The base, once a process: its dataset.json and its manifest are read once."""
+    """Returns the base, one object per process, so that its dataset.json and manifest are read once."""
     return Base(path, options, digests)
 
 
 def _taken() -> list[str]:
-    """Returns the columns that belong to a vector, and are taken with it."""
+    """Returns the columns that belong to a vector and are taken with it."""
     return [*outputs.columns(), "n_tokens", "truncated", *schema.CHUNK.names]

@@ -1,4 +1,4 @@
-"""Chooses the base of a dataset: what a config names, or what its dataset.json says."""
+"""Chooses the base of a dataset: the one that the config names, or the one in its dataset.json."""
 
 from pipeline import telemetry
 from pipeline.config.location import Options
@@ -13,10 +13,10 @@ from pipeline.nightly.layout import SeriesLayout
 
 
 def resolve_base(config: Config) -> str | None:
-    """The path of the base that a config names; None where nothing is reused.
+    """Returns the path of the base that a config names; None if nothing is reused.
 
     Raises:
-        ConfigError: it is no complete dataset.
+        ConfigError: it is not a complete dataset.
     """
     name = config.reuse.base
     if name is None:
@@ -31,18 +31,18 @@ def resolve_base(config: Config) -> str | None:
         raise ConfigError("a dataset can't be its own base", "reuse.base", name, hint="name another")
     if not Dataset(path, config.output.options).complete():
         hint = "name one that has data/_SUCCESS"
-        raise ConfigError("is no complete dataset", "reuse.base", path, hint)
+        raise ConfigError("is not a complete dataset", "reuse.base", path, hint)
     return path
 
 
 def recorded_base(dataset: Dataset, identity: Identity, options: Options) -> Base | None:
-    """The base that `dataset.json` names, if its vectors are of the same kind."""
+    """Returns the base that `dataset.json` names, if its vectors are of the same kind."""
     path = dataset.base()
     return open_base(path, identity, options) if path else None
 
 
 def open_base(path: str, identity: Identity, options: Options) -> Base | None:
-    """The base at a path, if it can be read, and its vectors are of the same kind."""
+    """Returns the base at a path, if it can be read and its vectors are of the same kind."""
     return unless_damaged(NOTHING, path, lambda: _usable(path, identity, options))
 
 

@@ -1,4 +1,4 @@
-"""Copies whole shards of a base, by storage itself, where nothing of their split has changed."""
+"""Copies complete shards of a base inside storage if nothing in their split has changed."""
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -21,7 +21,7 @@ COPY_THREADS = 32
 
 
 def copyable_shards(base: Base, identity: Identity, pending: Plan) -> list[dict[str, Any]]:
-    """The records of the shards that can stand for pending splits as they are; no shard is opened."""
+    """Returns the records of the shards that can be copied for pending splits; opens no shard."""
     return unless_damaged(NO_COPIES, base.path, lambda: _copyable(base, identity, pending)) or []
 
 
@@ -40,9 +40,9 @@ def _copyable(base: Base, identity: Identity, pending: Plan) -> list[dict[str, A
 
 
 def copy_shards(base: Base, dataset: Dataset, identity: Identity, pending: Plan) -> Iterator[ShardRecord]:
-    """Copy the shards of splits that are unchanged, by storage itself; the record of each.
+    """Copies the shards of unchanged splits inside storage; yields the record of each.
 
-    Cost: four requests a shard, in threads; of the shards their footers are read.
+    Cost: four requests a shard, in threads; only the footers of the shards are read.
     """
     whole = copyable_shards(base, identity, pending)
     expected = identity.shard_schema(pending.columns) if whole else NO_COLUMNS
@@ -53,12 +53,12 @@ def copy_shards(base: Base, dataset: Dataset, identity: Identity, pending: Plan)
 
 
 def _is_final(record: dict[str, Any]) -> bool:
-    """Nothing in a shard may be mended by a second try: no such reject, no file that could not be read."""
+    """Tells whether a second try can't improve a shard: it has no transient reject and no failed file."""
     return record["transient"] == 0 and not any(piece["error"] for piece in record["pieces"])
 
 
 def _copy(base: Base, dataset: Dataset, record: dict[str, Any], expected: pa.Schema) -> ShardRecord | None:
-    """Copy a shard, its reject file first; None where it is gone, or not what it should be."""
+    """Copies a shard, its reject file first; returns None if it is gone, or not as it should be."""
     store, old, new = dataset.storage, base.dataset.layout, dataset.layout
     split_id, rejects = record["split_id"], record["rejects_file"]
     where = f"{base.path}: shard {split_id}"
@@ -69,13 +69,13 @@ def _copy(base: Base, dataset: Dataset, record: dict[str, Any], expected: pa.Sch
         if rejects:
             store.copy_if_absent(old.rejects_file(rejects), new.rejects_file(rejects), new.root)
         store.copy_if_absent(old.shard(split_id), new.shard(split_id), new.root)
-    except ExistsError:  # a rival embedded it; or its reject file is another one than ours of this name
+    except ExistsError:  # a rival embedded it; or another reject file has this name already
         shard = new.shard(split_id)
         return dataset.footer(store.info(shard)) if store.exists(shard) else None
     except StorageError as error:
         if not is_its_own(error, NOT_COPIED):
             raise
-        # It is pruned under our hands, or may not be read: then it is embedded.
+        # A prune removes it at this moment, or access is denied: then its split is embedded.
         telemetry.event(NOT_COPIED, base=where, reason=str(error))
         return None
     return checked

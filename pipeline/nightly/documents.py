@@ -1,4 +1,4 @@
-"""Documents of a base as tables: packed a row each, looked up by the hashes of texts, kept for a split."""
+"""Handles documents of a base as tables: packs one per row, finds them by text hash, reads matches."""
 
 import numpy as np
 import pyarrow as pa
@@ -12,7 +12,7 @@ from pipeline.ragged import Ints
 
 
 def group_by_document(rows: pa.Table) -> pa.Table:
-    """A row a document: `text_hash`, and `rows`, the list of its rows, one or one for each window."""
+    """Packs each document into a row: `text_hash`, and `rows`, the list of its one row or one per window."""
     chunked = "chunk" in rows.column_names
     first = np.flatnonzero(rows.column("chunk").to_numpy() == 0) if chunked else np.arange(rows.num_rows)
     offsets = pa.array(np.append(first, rows.num_rows), pa.int32())
@@ -22,13 +22,13 @@ def group_by_document(rows: pa.Table) -> pa.Table:
 
 
 def match_hashes(known: pa.Table, hashes: pa.Array) -> tuple[Ints, pa.Table]:
-    """Which texts have known vectors, and their rows.
+    """Finds the rows of the texts that have known vectors.
 
     Args:
-        known: documents, `group_by_document`.  hashes: (N,) of texts.
+        known: documents (`group_by_document`).  hashes: (N,) hashes of texts.
 
     Returns:
-        (R,) for each row the text that it is of, ascending; and the rows.
+        The index of each row's text, ascending, (R,); and the rows.
     """
     found = pc.index_in(hashes, known.column("text_hash").combine_chunks())
     texts = np.flatnonzero(found.is_valid().to_numpy(zero_copy_only=False))
@@ -38,7 +38,7 @@ def match_hashes(known: pa.Table, hashes: pa.Array) -> tuple[Ints, pa.Table]:
 
 
 def read_matches(dataset: Dataset, split_id: str) -> pa.Table | None:
-    """The documents that matching the whole dataset found for a split; None where it found none."""
+    """Reads the documents that matching found in the base for a split; None if it found none."""
     path = dataset.layout.matches(split_id)
     try:
         data = dataset.storage.read(path)

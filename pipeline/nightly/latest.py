@@ -1,4 +1,4 @@
-"""LATEST.json: the dataset that readers follow."""
+"""Reads and writes LATEST.json, which names the dataset that readers follow."""
 
 import dataclasses
 import datetime
@@ -16,7 +16,7 @@ VERSION = 1
 
 @dataclass(frozen=True)
 class DatasetFacts:
-    """What LATEST.json tells of a dataset besides its name."""
+    """The facts about a dataset in LATEST.json, besides its name."""
 
     dataset_digest: str
     vector_digest: str
@@ -24,7 +24,7 @@ class DatasetFacts:
 
     @classmethod
     def of(cls, dataset: Dataset) -> Self:
-        """Of a dataset that is complete.
+        """Reads the facts of a complete dataset.
 
         Raises:
             MissingError: it has no dataset.json, or no summary.
@@ -36,9 +36,9 @@ class DatasetFacts:
 
 @dataclass(frozen=True, kw_only=True)
 class Latest:
-    """Whom readers follow: `<series>/<dataset>`.
+    """The dataset that readers follow: `<series>/<dataset>`.
 
-    previous: whom they followed before, and what a rollback goes to.  pinned: no run moves it.
+    previous: the one that they followed before, to which a rollback goes.  pinned: no run moves it.
     updated: when it was written, as ISO time.
     """
 
@@ -60,7 +60,7 @@ class Latest:
         previous: str | None,
         pinned: bool = False,
     ) -> Self:
-        """A dataset as the one to follow from now on."""
+        """Makes the entry for a dataset that readers follow from now on."""
         return cls(
             dataset=name,
             run_date=run_date,
@@ -72,7 +72,7 @@ class Latest:
 
     @property
     def order(self) -> tuple[datetime.date, tuple[str, int]]:
-        """Orders datasets by age, as `SeriesEntry.order` does."""
+        """Returns the key that orders datasets by age, as `SeriesEntry.order` does."""
         return self.run_date, retry_order(self.dataset)
 
     @property
@@ -80,20 +80,20 @@ class Latest:
         return DatasetFacts(self.dataset_digest, self.vector_digest, self.rows)
 
     def fields(self) -> dict[str, Any]:
-        """Its fields, as they stand in the file."""
+        """Returns its fields as they are in the file."""
         fields = {"format_version": VERSION, **dataclasses.asdict(self)}
         return fields | {"run_date": self.run_date.isoformat()}
 
     def to_bytes(self) -> bytes:
-        """As LATEST.json."""
+        """Writes the bytes of LATEST.json."""
         return (json.dumps(self.fields(), indent=2) + "\n").encode()
 
     @classmethod
     def from_bytes(cls, data: bytes, where: str) -> Self:
-        """From LATEST.json; fields that we do not know are passed over.
+        """Reads LATEST.json; ignores unknown fields.
 
         Raises:
-            SeriesError: it is none, or of another version of the format, or names what is no dataset's name.
+            SeriesError: it can't be read, has another version of the format, or an invalid dataset name.
         """
         try:
             content = parsing.json_value(data)
@@ -103,7 +103,7 @@ class Latest:
                 _refuse_other_names(known["dataset"], known["previous"])
                 return cls(**(known | {"run_date": datetime.date.fromisoformat(known["run_date"])}))
         except (ValueError, TypeError, KeyError) as error:
-            raise SeriesError("can't be read", where, repr(error), "mend it, or move it away") from None
+            raise SeriesError("can't be read", where, repr(error), "fix it, or move it away") from None
         raise SeriesError(
             "is of another version of this program",
             where,

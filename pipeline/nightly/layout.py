@@ -1,4 +1,4 @@
-"""Every path of a series; the only place that knows them."""
+"""Defines every path of a series; no other module knows them."""
 
 from dataclasses import dataclass
 
@@ -9,7 +9,7 @@ from pipeline.nightly.names import is_dataset_name
 
 @dataclass(frozen=True, slots=True)
 class SeriesLayout:
-    """Paths below the folder or URL `root` of a series: datasets side by side, and who is followed."""
+    """Paths below the folder or URL `root` of a series: the datasets and LATEST.json."""
 
     root: str
 
@@ -18,7 +18,7 @@ class SeriesLayout:
         return f"{self.root}/LATEST.json"
 
     def dataset(self, name: str) -> Layout:
-        """The dataset of a name.
+        """Returns the layout of the dataset with a name.
 
         Raises:
             SeriesError: the name leads out of the series, or can't be shown.
@@ -26,6 +26,6 @@ class SeriesLayout:
         if not is_dataset_name(name):
             hint = "name a folder of the series"
             raise SeriesError(
-                "is no dataset of ours: its name is not a folder's", self.root, repr(name), hint
+                "is not a dataset of ours: its name is not a folder's", self.root, repr(name), hint
             )
         return Layout(f"{self.root}/{name}")

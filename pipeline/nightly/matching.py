@@ -1,9 +1,9 @@
-"""Vectors for texts that moved: a dataset's splits and the whole of its base, joined by the hash of texts.
+"""Finds vectors for texts that moved: joins a dataset's splits with its complete base by text hash.
 
-Plain callables; `embed.on_ray.match` wires them. Documents of both sides go into buckets by their hash. In a
-bucket each split finds what the base has of it. What belongs to one split comes together again, and is kept
-as a file that the split's reader takes. A text that is common on both sides costs a row for each split, not
-each pair.
+These are plain functions; `embed.on_ray.match` wires them. Documents of both sides go into buckets by their
+hash. In a bucket each split finds its documents in the base. The matches of one split are then gathered and
+written as a file that the split's reader takes. A text that is common on both sides costs a row per split,
+not per pair.
 """
 
 from collections.abc import Iterator
@@ -27,9 +27,9 @@ def base_documents(row: pa.Table, base: Base, kind: pa.DataType, buckets: int) -
     """Returns the documents of a shard of the base (`group_by_document`) with their buckets; none if damaged.
 
     Args:
-        kind: the type of `rows`. Ray can't shuffle blocks without columns: a damaged shard's has them too.
+        kind: the type of `rows`. Ray can't shuffle blocks without columns, so a damaged shard's has them too.
     """
-    # This process's own, whose dataset.json it has read itself.
+    # The base of this process, which reads dataset.json itself.
     base = base_of(base.path, base.options, base.digests)
     found = base.documents(row.column("shard")[0].as_py())
     if found is None:
@@ -41,10 +41,10 @@ def base_documents(row: pa.Table, base: Base, kind: pa.DataType, buckets: int) -
 def wanted_documents(
     row: pa.Table, config: Config, columns: pa.Schema, kind: pa.DataType, buckets: int
 ) -> Iterator[pa.Table]:
-    """The distinct texts of each split of a scan, by their hashes, in the same form.
+    """Yields the hashes of the distinct texts of each split of a scan, in the form of `base_documents`.
 
     Args:
-        kind: the type of `rows`, which they have none of.
+        kind: the type of `rows`, which is null here.
     """
     for split_id, parts in reader.read_splits(splits_of(row), config, columns):
         documents = [part.documents for part in parts if part.documents]
@@ -54,7 +54,7 @@ def wanted_documents(
 
 
 def join(bucket: pa.Table) -> pa.Table:
-    """What the base has of the splits in a bucket: `split_id`, `text_hash`, `rows`."""
+    """Returns the base's documents that the splits of a bucket want: `split_id`, `text_hash`, `rows`."""
     of_split = pc.is_valid(bucket.column("split_id"))
     wanted, base = bucket.filter(of_split), bucket.filter(pc.invert(of_split))
     found = pc.index_in(wanted.column("text_hash"), base.column("text_hash").combine_chunks())
@@ -63,7 +63,7 @@ def join(bucket: pa.Table) -> pa.Table:
 
 
 def keep(split: pa.Table, config: Config) -> pa.Table:
-    """Write what the base has of one split."""
+    """Writes the documents that the base has for one split."""
     dataset, split_id = Dataset.of(config), split.column("split_id")[0].as_py()
     path = dataset.layout.matches(split_id)
     dataset.storage.put(path, parquet_bytes(split.select(["text_hash", "rows"])))
@@ -71,7 +71,7 @@ def keep(split: pa.Table, config: Config) -> pa.Table:
 
 
 def _bucketed(split_ids: pa.Array, hashes: Any, rows: Any, buckets: int) -> pa.Table:
-    """By the first bytes of a hash."""
+    """Assigns documents to buckets by the first bytes of their hash."""
     first = np.frombuffer(b"".join(pc.binary_slice(hashes, 0, 4).to_pylist()), np.uint32)
     columns = {"bucket": first.astype(np.int64) % buckets, "split_id": split_ids, "text_hash": hashes}
     return pa.table(columns | {"rows": rows})

@@ -1,4 +1,4 @@
-"""The datasets of a series: which there are, in which order, and whom readers follow."""
+"""Reads a series: its datasets, their order, and which of them readers follow."""
 
 import datetime
 from collections.abc import Iterable
@@ -22,8 +22,8 @@ THREADS = 32
 class SeriesEntry:
     """A dataset of a series.
 
-    run_date: None where its name is no date.  created: None where the storage does not tell.
-    base: the name of the dataset that it reuses vectors of.  being_removed: a prune has begun with it.
+    run_date: None if its name is not a date.  created: None if the storage does not tell.
+    base: the name of the dataset whose vectors it reuses.  being_removed: a prune has begun to remove it.
     """
 
     name: str
@@ -35,29 +35,29 @@ class SeriesEntry:
 
     @property
     def date(self) -> datetime.date:
-        """The run date of one that has one."""
+        """Returns the run date of a dataset that must have one."""
         assert self.run_date is not None, self.name
         return self.run_date
 
     @property
     def order(self) -> tuple[datetime.date, tuple[str, int]]:
-        """Orders those that have a run date by age; of one date, retries by their numbers."""
+        """Returns the key that orders dated datasets by age, and retries of one date by their numbers."""
         return self.date, retry_order(self.name)
 
 
 class SeriesReader:
-    """The folder of a series, to look at."""
+    """A series that is only read."""
 
     def __init__(self, root: str, options: Options | None = None) -> None:
         self.layout, self.options = SeriesLayout(root), options
         self.storage = storage.connect(root, options)
 
     def dataset(self, name: str) -> Dataset:
-        """The dataset of a name."""
+        """Returns the dataset with a name."""
         return Dataset(self.layout.dataset(name).root, self.options)
 
     def latest(self) -> Latest | None:
-        """Whom readers follow; None before the first run has ended.
+        """Returns the dataset that readers follow; None until the first run has ended.
 
         Raises:
             SeriesError: LATEST.json can't be read.
@@ -68,7 +68,7 @@ class SeriesReader:
             return None
 
     def datasets(self) -> list[SeriesEntry]:
-        """The datasets right in the folder, by name; what is not ours, or not of this version, left out."""
+        """Lists the datasets directly in the folder, by name; skips those of other programs and versions."""
         with ThreadPoolExecutor(THREADS) as pool:
             members = pool.map(self._member, self.storage.list_folders(self.layout.root))
             return [member for member in members if member]
@@ -96,17 +96,17 @@ class SeriesReader:
 
 
 def complete(members: Iterable[SeriesEntry], before: datetime.date | None = None) -> list[SeriesEntry]:
-    """Those that are complete and have a run date, oldest first; only those of before a date, if given."""
+    """Returns the complete datasets with a run date, oldest first; if given, only those before a date."""
     dated = [member for member in members if member.complete and member.run_date]
     older = [member for member in dated if before is None or member.date < before]
     return sorted(older, key=attrgetter("order"))
 
 
 def _date_in(name: str) -> datetime.date | None:
-    """The run date of a run's dataset, and of one in which its rejects were tried again."""
+    """Returns the run date in the name of a run's dataset, or of a retry of its rejects."""
     name = without_retry(name)
     try:
         date = datetime.date.fromisoformat(name)
     except ValueError:
         return None
-    return date if date.isoformat() == name else None  # `20261125` is a date as well, but not how we write it
+    return date if date.isoformat() == name else None  # `20261125` is a date too, but not in our format

@@ -1,10 +1,11 @@
-"""Removing the datasets of a series that nobody needs any more.
+"""Removes the datasets of a series that are not needed any more.
 
-Killed at any point, the next call goes on: `_SUCCESS` goes first, so that what is half gone is never taken
-for complete; `dataset.json` goes last, so that it is found again. What is not ours in a folder stays.
+If it is killed at any point, the next call continues. `_SUCCESS` is removed first, so that a half-removed
+dataset never looks complete. `dataset.json` is removed last, so that the rest is found again. Foreign files
+in a folder stay.
 
-Before anything goes, dataset.json says so: a run that begins later refuses, one that began before has left a
-young record of its attempt, and is left alone.
+Before any file is removed, dataset.json is marked: a run that begins later refuses the dataset. A run that
+began before has left a young record of its attempt, and its dataset is kept.
 """
 
 import datetime
@@ -20,13 +21,13 @@ from pipeline.nightly.members import THREADS, SeriesEntry, SeriesReader, complet
 from pipeline.storage import ObjectInfo
 
 YOUNG = datetime.timedelta(days=1)
-"""What changed within it may belong to a run that is still at work."""
+"""The age below which a file may belong to a run that is still at work."""
 FOLLOWED = "readers have come to follow it"
 
 
 @dataclass(frozen=True)
 class PruneDecision:
-    """What becomes of a dataset, and why; `left`: the files in it that are not ours."""
+    """The decision about a dataset and its reason; `left`: the foreign files in it, which stay."""
 
     name: str
     removed: bool
@@ -36,13 +37,13 @@ class PruneDecision:
 
 @dataclass(frozen=True)
 class Limits:
-    """Which datasets are old: not among the newest, and, if days are given, of longer ago than these.
+    """The limits for old datasets: not among the newest and, if days are given, older than these days.
 
-    keep: how many complete ones are the newest; unfinished ones as new as these are among them.
-    today: what days are counted from.
+    keep: how many complete ones are the newest; unfinished ones that are as new count among them.
+    today: the date from which days are counted.
 
     Raises:
-        SeriesError: they make no sense.
+        SeriesError: the limits make no sense.
     """
 
     keep: int
@@ -57,9 +58,9 @@ class Limits:
             raise SeriesError("nothing is pruned by such limits: " + ", ".join(wrong))
 
     def reason_to_keep(self, member: SeriesEntry, newer: int) -> str | None:
-        """Why a dataset is not old; `newer`: how many complete ones are newer."""
+        """Returns why a dataset is not old, or None; `newer`: how many complete ones are newer."""
         if member.run_date is None:
-            return "its name is no date"
+            return "its name is not a date"
         if newer < self.keep:
             return f"one of the {self.keep} newest" if member.complete else "unfinished, and among the newest"
         if self.days is not None and (self.today - member.run_date).days <= self.days:
@@ -68,10 +69,10 @@ class Limits:
 
 
 def prune(series: SeriesReader, limits: Limits, dry_run: bool, now: datetime.datetime) -> list[PruneDecision]:
-    """Remove what is old and what no rule keeps; what became of each dataset, by name.
+    """Removes the old datasets that no rule keeps; returns the decision about each dataset, by name.
 
     Raises:
-        SeriesError: there is no dataset, or LATEST.json can't be read.
+        SeriesError: the folder holds no dataset, or LATEST.json can't be read.
     """
     members = series.datasets()
     if not members:
@@ -92,7 +93,7 @@ def prune(series: SeriesReader, limits: Limits, dry_run: bool, now: datetime.dat
 
 
 def _needed(members: Iterable[SeriesEntry], latest: Latest | None) -> dict[str, str]:
-    """Whom somebody needs, however old it is, and what for."""
+    """Returns the datasets that are needed whatever their age, with the reason."""
     needed = {
         member.base: f"{member.name}, unfinished, takes vectors from it"
         for member in members
@@ -108,10 +109,10 @@ def _needed(members: Iterable[SeriesEntry], latest: Latest | None) -> dict[str, 
 def _prune(
     series: SeriesReader, member: SeriesEntry, why: str, dry_run: bool, young: datetime.datetime
 ) -> PruneDecision:
-    """Remove a dataset, unless somebody turns out to be at it."""
+    """Removes a dataset, unless a run or a reader turns out to use it."""
     layout = series.layout.dataset(member.name)
     found = series.storage.list_recursive(layout.root)
-    # What says that it is being removed was written by a prune, which was killed.
+    # The mark that it is being removed was written by a prune that was killed.
     if reason := _in_use(found, layout, young, but_identity=member.being_removed):
         return PruneDecision(member.name, False, reason)
     left = sorted(name for name in found if not layout.is_ours(name))
@@ -125,9 +126,9 @@ def _prune(
 def _in_use(
     found: Mapping[str, ObjectInfo], layout: Layout, young: datetime.datetime, but_identity: bool
 ) -> str | None:
-    """Why what was found in a dataset may belong to a run that is still at work.
+    """Returns why the files of a dataset may belong to a run that is still at work; None if they can't.
 
-    A prune's own mark and its lock are no sign of a run.
+    A prune's own mark and its lock do not count as signs of a run.
     """
     own = {LOCK, layout.name(layout.identity)} if but_identity else {LOCK}
     looked_at = [info for name, info in found.items() if name not in own]
@@ -138,12 +139,12 @@ def _in_use(
 
 
 def _remove(series: SeriesReader, name: str, young: datetime.datetime) -> str | None:
-    """Remove a dataset's files in their order, and none but those that were listed.
+    """Removes a dataset's files in their order, and only those that were listed.
 
-    A listing passes over symbolic links, which a path that is made up might lead through.
+    A listing skips symbolic links; a path that is not from a listing might lead through one.
 
     Returns:
-        why not, where somebody has come to it since we looked; then it is as it was.
+        None if it was removed; else the reason: it has come into use since we looked, and is unchanged.
     """
     dataset, layout, storage = series.dataset(name), series.layout.dataset(name), series.storage
     if _followed(series, name):
@@ -169,11 +170,11 @@ def _remove(series: SeriesReader, name: str, young: datetime.datetime) -> str | 
 
 
 def _taken_away(series: SeriesReader, name: str, found: Mapping[str, ObjectInfo]) -> str | None:
-    """Take `_SUCCESS` away; put it back, and say why, where readers have come to follow the dataset."""
+    """Removes `_SUCCESS`; if readers have come to follow the dataset, puts it back and returns the reason."""
     layout, storage = series.layout.dataset(name), series.storage
     if layout.name(layout.success) in found:
         storage.remove(layout.success)
-    # Whoever rolls back looks for _SUCCESS again after LATEST.json is written: one of us sees the other.
+    # A rollback looks for _SUCCESS again after it has written LATEST.json: one of us notices the other.
     if not _followed(series, name):
         return None
     if layout.name(layout.success) in found:
@@ -187,7 +188,7 @@ def _followed(series: SeriesReader, name: str) -> bool:
 
 
 def _sweep(series: SeriesReader, layout: Layout) -> None:
-    """What killed writers left half uploaded is seen by nobody, and paid for."""
+    """Aborts uploads left by killed writers: they are invisible, but billed."""
     try:
         series.storage.abort_unfinished_uploads(layout.root, layout.is_ours)
     except StorageError as error:  # the dataset goes all the same

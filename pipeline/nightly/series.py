@@ -1,4 +1,4 @@
-"""What is done to a series: a run moves it on, a person takes it back, and old datasets are removed."""
+"""Changes a series: a run advances it, an operator rolls it back, and old datasets are removed."""
 
 import dataclasses
 import datetime
@@ -24,21 +24,21 @@ from pipeline.nightly.members import SeriesEntry, SeriesReader, complete
 from pipeline.nightly.names import retry_order, without_retry
 
 TRIES = 30
-"""Each that is lost is a rival's that took effect."""
+"""The number of tries; each lost one means that a rival's change took effect."""
 COMPARED = pa.schema([RECORD.field(name) for name in ("split_id", "file_bytes")])
-"""What of the manifest a listing must agree with."""
+"""The columns of the manifest with which a listing must agree."""
 
 
 class Series(SeriesReader):
-    """The series in a folder, there or not yet."""
+    """A series in a folder, existing or not yet."""
 
     def advance(self, name: str, run_date: datetime.date, facts: DatasetFacts) -> bool:
-        """Let readers follow a dataset that is complete, unless they follow a newer one or are held back.
+        """Lets readers follow a complete dataset, unless they follow a newer one or are held back.
 
-        May be called again at any time: a driver that died before it came to this does it when resumed.
+        It may be called again at any time: a driver that died before this step does it when resumed.
 
         Returns:
-            whether LATEST.json was changed.
+            True if LATEST.json was changed.
 
         Raises:
             SeriesError: LATEST.json can't be read.
@@ -51,21 +51,21 @@ class Series(SeriesReader):
             if reason := _reason_to_stay(latest, name, run_date, facts):
                 telemetry.event("LATEST kept", dataset=latest.dataset, offered=name, reason=reason)
                 return None
-            # Under the same name another: it was removed, and made anew.
+            # With the same name it is another dataset: the old one was removed, and it was made again.
             previous = latest.previous if latest.dataset == name else latest.dataset
             return Latest.at(name, run_date, facts, previous)
 
         return self._swap(moved) is not None
 
     def rollback(self, to: str | None = None) -> Latest:
-        """Let readers follow an older dataset, and hold runs back until `unpin`.
+        """Lets readers follow an older dataset, and holds runs back until `unpin`.
 
         Args:
-            to: its name; the one before the present one when not given.
+            to: its name; if not given, the one before the present one.
 
         Raises:
-            SeriesError: there is no series, or no such dataset, or it is not complete, or damaged.
-            StoppedError: rivals kept changing LATEST.json, or the dataset is just being removed.
+            SeriesError: the series or the dataset does not exist, or the dataset is incomplete or damaged.
+            StoppedError: rivals kept changing LATEST.json, or the dataset is being removed.
         """
         followed, members = self._followed(), self.datasets()
         target = self._named(to, members) if to else self._predecessor(followed, members)
@@ -78,22 +78,22 @@ class Series(SeriesReader):
 
         def taken_back(latest: Latest | None) -> Latest:
             nonlocal displaced
-            displaced = latest or followed  # a night may have moved it on since we looked
+            displaced = latest or followed  # a run may have advanced it since we looked
             return after
 
         self._swap(taken_back)
-        # A prune that had looked at LATEST.json before we wrote it has removed _SUCCESS; a later one sees us.
+        # A prune that read LATEST.json before we wrote it has removed _SUCCESS; a later one sees our change.
         if not self._succeeded(dataset.layout):
             self._swap(lambda latest: displaced if latest == after else None)
-            self._follow_newest()  # a night that ended meanwhile found it pinned
+            self._follow_newest()  # a run that ended meanwhile found it pinned
             raise StoppedError("is being removed", dataset.layout.root, hint="name another")
         return after
 
     def unpin(self) -> Latest:
-        """Let readers follow the newest complete dataset, and runs move them on again.
+        """Lets readers follow the newest complete dataset, and lets runs advance them again.
 
         Raises:
-            SeriesError: there is no series, or nothing is pinned.
+            SeriesError: the series does not exist, or is not pinned.
             StoppedError: rivals kept changing LATEST.json.
         """
 
@@ -103,7 +103,7 @@ class Series(SeriesReader):
             return dataclasses.replace(latest, pinned=False)
 
         self._followed()
-        # Released before we look: a run that ends after that moves on by itself.
+        # Released before we look: a run that ends later advances the series itself.
         self._swap(released)
         self._follow_newest()
         return self._followed()
@@ -115,29 +115,29 @@ class Series(SeriesReader):
         dry_run: bool = False,
         now: datetime.datetime | None = None,
     ) -> list[prune.PruneDecision]:
-        """Remove datasets that are old and that nobody needs.
+        """Removes datasets that are old and not needed.
 
-        Kept, however old, are the one that readers follow, its predecessor, every base that an unfinished
-        dataset names, what changed within a day, and what has no run date.
+        Some are kept whatever their age: the one that readers follow, its predecessor, every base that an
+        unfinished dataset names, those that changed within a day, and those without a run date.
 
         Args:
             keep: how many of the newest complete ones stay.
-            older_than_days: of the others only those go whose run date is longer ago.
-            dry_run: only tell.
-            now: what age is counted from; the clock's time when not given.
+            older_than_days: remove only those of the others whose run date is longer ago.
+            dry_run: only return the decisions.
+            now: the time from which age is counted; the clock's time if not given.
 
         Raises:
-            SeriesError: the limits make no sense, there is no dataset, or LATEST.json can't be read.
+            SeriesError: the limits make no sense, the folder holds no dataset, or LATEST.json can't be read.
         """
         now = now or datetime.datetime.now(datetime.UTC)
         limits = prune.Limits(keep, older_than_days, now.date())
         return prune.prune(self, limits, dry_run, now)
 
     def _swap(self, change: Callable[[Latest | None], Latest | None]) -> Latest | None:
-        """Put what `change` makes of LATEST.json in its place, over no other version than it saw.
+        """Replaces LATEST.json by the result of `change`, if its version is still the one that was read.
 
         Returns:
-            what was written; None where `change` left it alone.
+            The entry that was written; None if `change` returned None.
         """
         for _ in range(TRIES):
             version = self.storage.version(self.layout.latest)
@@ -164,7 +164,7 @@ class Series(SeriesReader):
     def _succeeded(self, layout: Layout) -> bool:
         """Tells whether a dataset is complete at this moment.
 
-        Opens `_SUCCESS`: what a mount says of a file without opening it may be a minute old.
+        It opens `_SUCCESS`: without that, the answer of a mount may be a minute old.
         """
         try:
             self.storage.read(layout.success)
@@ -184,7 +184,7 @@ class Series(SeriesReader):
         member = next((member for member in members if member.name == name), None)
         if member is None:
             known = ", ".join(each.name for each in complete(members)[-5:]) or "none"
-            raise SeriesError("is no dataset of ours", where, hint=f"complete are: {known}")
+            raise SeriesError("is not a dataset of ours", where, hint=f"complete datasets: {known}")
         if not member.complete:
             raise SeriesError(
                 "is not complete: it has no data/_SUCCESS",
@@ -193,9 +193,9 @@ class Series(SeriesReader):
             )
         if member.run_date is None:
             raise SeriesError(
-                "has no place in the series: its name is no date",
+                "has no place in the series: its name is not a date",
                 where,
-                hint="name one that is called by its run date",
+                hint="choose one that is named by its run date",
             )
         return member
 
@@ -210,7 +210,7 @@ class Series(SeriesReader):
         return next((member for member in older if member.name == latest.previous), older[-1])
 
     def _refuse_damaged(self, layout: Layout) -> None:
-        """Compare the manifest with what a LIST says."""
+        """Refuses a dataset whose manifest does not match a LIST of its shards."""
         try:
             manifest = parsing.table(self.storage.read(layout.manifest), COMPARED, layout.manifest)
             ids, sizes = (column.to_pylist() for column in manifest.columns)
@@ -237,12 +237,12 @@ def _reason_to_stay(latest: Latest, name: str, run_date: datetime.date, facts: D
         return "it is followed already"
     if latest.pinned:
         return "it is pinned"
-    # Two of one date are ordered by name, so that calls in any order end the same.
+    # Two of one date are ordered by name, so that the order of calls does not matter.
     return "it is newer" if latest.order > (run_date, retry_order(name)) else None
 
 
 def _differences(planned: dict[str, int], found: dict[str, int]) -> list[str]:
-    """What is missing, what is foreign, and what has another size, in a phrase each."""
+    """Describes each shard that is missing, foreign, or of another size, in a phrase each."""
     return [
         *(f"{name} is missing" for name in sorted(planned.keys() - found.keys())),
         *(f"{name} is foreign" for name in sorted(found.keys() - planned.keys())),

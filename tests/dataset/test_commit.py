@@ -1,4 +1,4 @@
-"""Reconciliation: any row lost, doubled or foreign is seen."""
+"""Tests that reconciliation detects any lost, doubled or foreign row."""
 
 from typing import Any
 

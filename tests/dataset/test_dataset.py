@@ -1,4 +1,4 @@
-"""Whose a dataset is, and what is known of its shards."""
+"""Tests the identity of a dataset, its claim, and the records of its shards."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -68,7 +68,7 @@ def test_a_claim_is_for_one_config_alone(job: Job) -> None:
 
 @pytest.mark.parametrize("claimed", [True, False])
 def test_a_plan_of_another_config_is_never_adopted(job: Job, claimed: bool) -> None:
-    """A rival claimed and froze between our look at dataset.json and our look at plan.parquet."""
+    """A rival claims and freezes after we have read dataset.json and before we read plan.parquet."""
     rival, parsed, model = identity(job(model={"max_tokens": 7}))
     dataset = Dataset(parsed.output.path)
     if claimed:
@@ -114,7 +114,7 @@ def test_a_ledger_that_cannot_be_written_keeps_its_records(
 
 
 def test_our_own_versions_count_from_2_on(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Datasets made before there were versions are of version 1, and their digests stay."""
+    """Datasets from before these versions have version 1, and their digests stay."""
     first, parsed, _ = identity(job())
     assert not {name for name in first.vector_fields if name in OWN}
     monkeypatch.setitem(OWN, "model.arithmetic", 2)
@@ -128,7 +128,7 @@ def test_our_own_versions_count_from_2_on(job: Job, monkeypatch: pytest.MonkeyPa
 
 
 def test_a_large_plan_is_the_one_that_storage_has(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A rival's parts came between ours, and both were told that they had won."""
+    """A rival's parts arrived between ours, and storage told both writers that they had won."""
     monkeypatch.setattr(dataset_module, "LARGE_PLAN_BYTES", 3)
     dataset = Dataset(str(job()["output"]["path"]))
 
@@ -147,7 +147,7 @@ def test_only_who_claims_what_was_nobodys_is_told_so(job: Job) -> None:
 
 
 def test_a_shard_with_a_damaged_footer_is_no_failure_of_storage(tmp_path: Path) -> None:
-    """Arrow calls damaged Thrift an OSError; a scheduler that ran again would run for ever."""
+    """Arrow raises an OSError on damaged Thrift; a scheduler that retried it would retry for ever."""
     dataset = Dataset(str(tmp_path / "out"))
     path = Path(dataset.layout.shard("abc"))
     path.parent.mkdir(parents=True)
@@ -158,7 +158,7 @@ def test_a_shard_with_a_damaged_footer_is_no_failure_of_storage(tmp_path: Path) 
 
 
 def test_a_carried_field_within_a_struct_loses_the_name_of_an_extension() -> None:
-    """GeoParquet and others have such; a plan with it would be refused as one that may run code."""
+    """GeoParquet files have such fields; a plan with one would be refused, because it may run code."""
     field = pa.field("geometry", pa.binary(), metadata={parsing.EXTENSION_KEY: b"geoarrow.wkb"})
     kind = schema.readable_type(pa.struct([field, pa.field("name", pa.large_string(), nullable=False)]))
     parsing.refuse_extensions(pa.schema([pa.field("place", kind)]))

@@ -1,6 +1,6 @@
-"""Files of a dataset, a base or a source that anybody may have written: with Ray Data loaded, none runs code.
+"""Tests that forged files of a dataset, a base or a source run no code while Ray Data is loaded.
 
-Ray Data registers an Arrow type whose values are pickles. Whoever takes such a value runs what it says.
+Ray Data registers an Arrow type whose values are pickles. A process that takes such a value runs its code.
 """
 
 import json
@@ -27,7 +27,7 @@ Forge = Callable[[pa.Table, Path], pa.Table]
 
 
 class Pickled(pa.ExtensionType):
-    """As Ray's, under Ray's name; not registered here."""
+    """A type like Ray's, under Ray's name; it is not registered in this process."""
 
     def __init__(self) -> None:
         super().__init__(pa.large_binary(), "ray.data.arrow_pickled_object")
@@ -41,7 +41,7 @@ class Pickled(pa.ExtensionType):
 
 
 class Bomb:
-    """Unpickled, it makes a folder."""
+    """An object that makes a folder when it is unpickled."""
 
     def __init__(self, marker: Path) -> None:
         self.marker = marker
@@ -56,7 +56,7 @@ def pickled(rows: int, marker: Path) -> pa.Array:
 
 
 def plain(table: pa.Table, marker: Path) -> pa.Table:
-    """One more column."""
+    """Adds a forged column."""
     return table.append_column("more", pickled(table.num_rows, marker))
 
 
@@ -71,7 +71,7 @@ def in_lists(table: pa.Table, marker: Path) -> pa.Table:
 
 
 def instead(*names: str) -> Forge:
-    """In the place of columns of ours."""
+    """Returns a function that replaces these columns by forged ones."""
 
     def forge(table: pa.Table, marker: Path) -> pa.Table:
         for name in names:
@@ -90,7 +90,7 @@ def rewrite(path: Path, forge: Forge, marker: Path) -> None:
 
 
 def all_commands(folder: Path) -> str:
-    """What commands print that read a dataset, in a process with Ray Data loaded, as a run's driver is."""
+    """Runs the commands that read a dataset in a process with Ray Data loaded; returns what they print."""
     job = str(folder / "job.yaml")
     script = f"""
 import sys
@@ -126,7 +126,7 @@ for shard in Dataset.of(parsed).shards():
 
 @pytest.fixture
 def folder(job: Job, tmp_path: Path, corpus: Path) -> Path:
-    """Where a job has run, and rejected a row."""
+    """Returns the folder of a job that has run and has rejected a row."""
     table = pq.read_table(corpus / "1.parquet")
     texts = [None, *table["text"].to_pylist()[1:]]
     pq.write_table(table.set_column(1, "text", pa.array(texts, pa.string())), corpus / "1.parquet")
@@ -136,7 +136,7 @@ def folder(job: Job, tmp_path: Path, corpus: Path) -> Path:
 
 
 def test_a_forged_column_runs_code_where_nobody_looks(folder: Path, tmp_path: Path) -> None:
-    """What all others below are about: if this no longer holds, they show nothing."""
+    """This is the danger that the tests below are about: if it no longer exists, they prove nothing."""
     rewrite(folder / "out/plan.parquet", plain, tmp_path / "ran")
     script = "import sys, ray.data, pyarrow.parquet as pq; pq.read_table(sys.argv[1]).to_pylist()"
     path = str(folder / "out/plan.parquet")
@@ -183,12 +183,12 @@ def test_a_forged_ledger_runs_nothing_and_is_passed_over(folder: Path, tmp_path:
     rewrite(folder / "out/ledger/attempt-00000.parquet", plain, tmp_path / "ran")
     said = all_commands(folder)
     assert not (tmp_path / "ran").exists()
-    assert "59 embedded" in said  # for the footers say the same
+    assert "59 embedded" in said  # the footers say the same
     assert "a file of the ledger is passed over" in said
 
 
 def test_the_columns_that_a_plan_tells_of_are_plain(folder: Path, tmp_path: Path) -> None:
-    """By them the shards are checked."""
+    """Shards are checked against these columns."""
     path = folder / "out/plan.parquet"
     table = pq.read_table(path)
     columns = pa.schema([pa.field("key", pa.int64()), pa.field("topic", Pickled())])
@@ -214,7 +214,7 @@ def test_forged_matches_run_nothing_and_cost_reuse(tmp_path: Path) -> None:
 
 
 def test_a_type_is_refused_whether_it_is_registered_or_not(tmp_path: Path) -> None:
-    """Unregistered it is told by the metadata of its field alone."""
+    """An unregistered type is recognized only by the metadata of its field."""
     path = tmp_path / "forged.parquet"
     pq.write_table(plain(pa.table({"x": [1]}), tmp_path / "ran"), path)
     script = (
@@ -248,7 +248,7 @@ def test_extension_types_are_found_however_deep(kind: pa.DataType) -> None:
 
 @pytest.mark.parametrize("column", ["key", "topic", "text"])
 def test_a_forged_source_runs_nothing(job: Job, tmp_path: Path, corpus: Path, column: str) -> None:
-    """What is carried are the bytes; a text of such a type is no text."""
+    """A carried column keeps the bytes; a column of such a type is not a text column."""
     for path in corpus.glob("*.parquet"):
         rewrite(path, instead(column), tmp_path / "ran")
     write_config(tmp_path / "job.yaml", job())

@@ -1,4 +1,4 @@
-"""Digests of checkpoints stay what they were: datasets that were made before resume, and serve as a base."""
+"""Tests that digests of checkpoints do not change: so older datasets resume, and serve as a base."""
 
 import json
 from pathlib import Path
@@ -14,7 +14,7 @@ SIZES = {
     "model_type": "albert", "vocab_size": 30, "max_position_embeddings": 64, "embedding_size": 8,
     "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32,
 }  # fmt: skip
-"""A config.json that leaves out all that has a default."""
+"""A config.json without the fields that have a default."""
 MORE = {
     "hidden_act": "relu", "layer_norm_eps": 1e-6, "num_hidden_groups": 2, "inner_group_num": 3,
     "type_vocab_size": 4,

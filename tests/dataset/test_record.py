@@ -1,4 +1,4 @@
-"""A shard's record has one definition; what is derived from it is pinned here, name by name."""
+"""Tests everything that is derived from the one definition of a shard's record, name by name."""
 
 import dataclasses
 

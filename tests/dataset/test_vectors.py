@@ -1,4 +1,4 @@
-"""Means of the vectors of windows."""
+"""Tests the means of the vectors of windows."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""A shard is whole, names its rejects, and belongs to whoever was first."""
+"""Tests that a shard is complete, names its rejects, and belongs to the first writer."""
 
 import time
 from dataclasses import replace
@@ -54,7 +54,7 @@ def write(root: Path, what: Contents, attempt: str = "a") -> ShardRecord:
 
 
 def test_of_a_document_in_windows_none_stays_where_one_is_bad(tmp_path: Path) -> None:
-    """Five windows of three documents; the middle one's second is not finite, the last one's did not fit."""
+    """Three documents have five windows; one of the second is not finite, that of the last did not fit."""
     what = contents(np.arange(10).reshape(5, 2))
     rows = what.rows.set_column(
         what.rows.column_names.index("source_row"), "source_row", pa.array([0, 1, 1, 1, 2], pa.int64())
@@ -148,7 +148,7 @@ def test_a_few_are_rejects(tmp_path: Path, rows: int, bad: int) -> None:
 
 
 def test_texts_that_did_not_fit_are_no_devices_fault(tmp_path: Path) -> None:
-    """Their vectors are NaN for want of any; of the twenty that there are, seven are not finite."""
+    """Eighty texts have no vector, which is NaN; seven of the other twenty vectors are not finite."""
     vectors = np.full((100, 2), np.nan)
     vectors[80:93] = 1.0
     record = write(tmp_path, replace(contents(vectors), too_large=np.arange(100) < 80))

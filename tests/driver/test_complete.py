@@ -1,4 +1,4 @@
-"""What is complete stays as it is; what is being removed is never committed; whose a shard is, is asked."""
+"""Tests that complete datasets stay, those being removed are never committed, foreign shards are refused."""
 
 import json
 import os
@@ -40,7 +40,7 @@ FAR = datetime.now(UTC) + timedelta(days=30)
 
 @dataclass
 class Night:
-    """A job without Ray: its splits can be done one by one, with vectors that no model made."""
+    """A job without Ray, whose splits can be processed one by one, with vectors that no model made."""
 
     config: Config
     dataset: Dataset
@@ -56,7 +56,7 @@ class Night:
         return cls(parsed, dataset, frozen, run._job(parsed, model, identity, frozen, None))
 
     def do(self, *numbers: int) -> None:
-        """Write the shards of these splits; of all when none is named."""
+        """Writes the shards of these splits; of all splits if none is named."""
         for number, split in enumerate(self.plan.splits()):
             if not numbers or number in numbers:
                 for read in read_scan(scan_row([split]), self.job):
@@ -84,7 +84,7 @@ def observed(observer: Callable[[str, str], None]) -> Iterator[None]:
 
 
 def test_a_rival_that_is_late_changes_nothing(job: JobValues, tmp_path: Path) -> None:
-    """A commits without a split that failed; between manifest and summary B finishes it, and commits, too."""
+    """A commits without a failed split; B finishes it between A's manifest and summary, and commits too."""
     night = Night.of(job())
     night.do(*range(5))
     endings, begun = {}, []
@@ -146,11 +146,11 @@ def test_a_split_that_failed_leaves_no_place_for_a_late_worker(job: JobValues, t
     assert [str(finding) for finding in verify.verify(str(tmp_path / "out")).findings] == []
 
 
-# What is being removed.
+# A dataset that is being removed.
 
 
 def unfinished_among_nights(job: JobValues, tmp_path: Path) -> tuple[Night, Series]:
-    """A dataset with all its shards, whose driver was killed, and two later ones that are complete."""
+    """Makes a dataset with all shards, whose driver was killed, and two later ones that are complete."""
     names = ("2026-11-21", "2026-11-22", "2026-11-23")
     nights = [Night.of(job(output={"path": str(tmp_path / "series" / name)})) for name in names]
     for night in nights:
@@ -179,12 +179,12 @@ def test_a_prune_beside_a_resume_leaves_nothing_complete(job: JobValues, tmp_pat
 
 
 def test_a_listing_of_before_a_removal_is_not_committed(job: JobValues, tmp_path: Path) -> None:
-    """Removed, and claimed anew by the same config, before the commit begins."""
+    """The dataset is removed, and claimed again by the same config, before the commit begins."""
     night, series = unfinished_among_nights(job, tmp_path)
     claim, listed = night.dataset.held(night.plan.dataset_digest), night.dataset.shards()
     series.prune(keep=1, now=FAR)
     Night.of(job(output={"path": night.dataset.layout.root}))
-    with pytest.raises(StoppedError, match="was removed and made anew"):
+    with pytest.raises(StoppedError, match="was removed and made again"):
         commit(
             CommitRequest(night.dataset, night.plan, [], night.config.quality, {}, shards=listed, claim=claim)
         )
@@ -205,7 +205,7 @@ def test_what_is_being_removed_is_not_gone_on_with(job: JobValues, tmp_path: Pat
 
 
 def test_a_run_that_begins_while_a_prune_looks_is_left_alone(job: JobValues, tmp_path: Path) -> None:
-    """Its attempt is recorded after the prune has looked at ages, and before it says that it removes."""
+    """Its attempt is recorded after the prune has checked ages, and before it marks the removal."""
     night, series = unfinished_among_nights(job, tmp_path)
     layout = night.dataset.layout
     hour = timedelta(hours=1)
@@ -227,11 +227,11 @@ def test_a_run_that_begins_while_a_prune_looks_is_left_alone(job: JobValues, tmp
     assert night.commit().code == ExitCode.DONE
 
 
-# Whose a shard is.
+# The dataset that a shard belongs to.
 
 
 def test_a_shard_with_other_columns_is_not_adopted(job: JobValues, tmp_path: Path) -> None:
-    """A worker of a dataset that stood here before writes late: the same split, another type of `topic`."""
+    """A worker of an earlier dataset at this path writes late: the same split, another type of `topic`."""
     night = Night.of(job())
     night.do()
     path = sorted((tmp_path / "out/data").iterdir())[0]
@@ -277,7 +277,7 @@ def test_a_worker_does_not_write_where_its_dataset_is_gone(job: JobValues, tmp_p
     night = Night.of(job())
     told = replace(night.job, claim="another claim")
     late = Night(night.config, night.dataset, night.plan, told)
-    with pytest.raises(AssertionError, match="was removed and made anew while a run was at work"):
+    with pytest.raises(AssertionError, match="was removed and made again while a run was at work"):
         late.do(0)
     Path(night.dataset.layout.identity).unlink()
     with pytest.raises(AssertionError, match="was removed while a run was at work"):

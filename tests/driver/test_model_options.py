@@ -1,4 +1,4 @@
-"""Every way from text to stored vector, through the whole job: as the same done by hand."""
+"""Tests that a job gives the same vectors as a computation by hand, for every model option."""
 
 import json
 from collections.abc import Callable
@@ -29,7 +29,7 @@ LONG = [
 
 @pytest.fixture
 def long(job: Job, corpus: Path) -> Job:
-    """A job over twelve documents, most of them longer than 16 tokens."""
+    """Returns a job over twelve documents, most of them longer than 16 tokens."""
     for path in corpus.glob("*.parquet"):
         path.unlink()
     pq.write_table(pa.table({"key": range(12), "text": LONG, "topic": ["t"] * 12}), corpus / "0.parquet")

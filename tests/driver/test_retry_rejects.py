@@ -1,4 +1,4 @@
-"""Transient rejects are tried again in a new dataset; what was committed stays as it was."""
+"""Tests that transient rejects are tried again in a new dataset, and that the committed one stays."""
 
 import datetime
 from collections.abc import Callable
@@ -29,9 +29,9 @@ def dated(values: dict[str, Any]) -> sections.Config:
 
 
 def lose_a_row(root: Path) -> None:
-    """Make one row of a complete dataset a transient reject: what running out of memory leaves behind.
+    """Turns one row of a complete dataset into a transient reject, as running out of memory does.
 
-    By hand, for no test can make a real replica run out of memory at one row and not at the next time.
+    It does so by hand: no test can make a real replica run out of memory at a row once and not again.
     """
     shard = sorted((root / "data").glob("*.parquet"))[0]
     split_id = shard.stem.removeprefix("part-")
@@ -59,7 +59,7 @@ def test_rejects_are_tried_again_in_a_new_dataset(job: Job, tmp_path: Path) -> N
         retry_rejects.retry_rejects(made)
     assert run.run(made, quiet=True).code == ExitCode.DONE
     nothing = retry_rejects.retry_rejects(made, quiet=True)
-    assert (nothing.code, nothing.reason) == (ExitCode.DONE, "no reject may be mended by another try")
+    assert (nothing.code, nothing.reason) == (ExitCode.DONE, "no reject can be fixed by another try")
 
     root = Path(made.output.path)
     lose_a_row(root)
@@ -83,14 +83,14 @@ def test_rejects_are_tried_again_in_a_new_dataset(job: Job, tmp_path: Path) -> N
     assert (latest.dataset, latest.previous) == (again.name, root.name)
     members = Series(str(tmp_path / "series")).datasets()
     assert [(member.name, member.run_date) for member in members] == [(root.name, FIRST), (again.name, FIRST)]
-    assert retry_rejects.retry_rejects(made, quiet=True).reason == "no reject may be mended by another try"
+    assert retry_rejects.retry_rejects(made, quiet=True).reason == "no reject can be fixed by another try"
     assert not Path(f"{root}-retry2").exists()
 
 
 def test_where_the_config_names_relative_paths_shards_are_copied_all_the_same(
     job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A run digests paths as its config has them."""
+    """A run digests paths as they are in the config."""
     monkeypatch.chdir(tmp_path)
     values = job(output={"path": "series/{run_date}"})
     values["source"]["docs"]["path"] = "corpus/*.parquet"
@@ -111,7 +111,7 @@ def test_where_the_config_names_relative_paths_shards_are_copied_all_the_same(
 
 
 def test_a_dataset_of_another_version_is_refused(job: Job, tmp_path: Path) -> None:
-    """None of it could be reused, so that all of it would be embedded again."""
+    """Nothing of it could be reused, so that all of it would be embedded again."""
     made = dated(job())
     root = Path(made.output.path)
     (root / "data").mkdir(parents=True)

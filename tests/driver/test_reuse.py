@@ -1,4 +1,4 @@
-"""A night after a night: what is unchanged is copied, what is known is reused, and the rest is embedded."""
+"""Tests nightly runs: unchanged shards are copied, known vectors are reused, and the rest is embedded."""
 
 import datetime
 from collections.abc import Callable
@@ -26,7 +26,7 @@ FIRST = datetime.date(2026, 11, 1)
 
 @pytest.fixture
 def nightly(job: Job, tmp_path: Path) -> Callable[..., dict[str, Any]]:
-    """The values of a nightly job over the corpus."""
+    """Returns a function that makes the values of a nightly job over the corpus."""
 
     def make(match: str = "file", **sections: Any) -> dict[str, Any]:
         output = {"path": str(tmp_path / "series/{run_date}"), "rows_per_shard": 10}
@@ -50,7 +50,7 @@ def counts(ending: RunResult) -> dict[str, int]:
 
 
 def assert_like_a_full_run(values: dict[str, Any], tmp_path: Path, night: int) -> None:
-    """The dataset equals, row by row, what a run makes that reuses nothing."""
+    """Checks that the dataset equals, row by row, that of a run without reuse."""
     full = values | {"reuse": {}, "output": values["output"] | {"path": str(tmp_path / f"full{night}")}}
     assert embed(full).code == ExitCode.DONE
     ours, wanted = read_dataset(dataset(tmp_path, night)), read_dataset(tmp_path / f"full{night}")
@@ -201,7 +201,7 @@ def test_a_resume_keeps_to_the_base_of_the_first_driver(nightly: Job, tmp_path: 
 
     parsed = parsed.model_copy(update={"output": output})
     model = usable_checkpoint(parsed)
-    run.frozen_plan(parsed, Dataset.of(parsed), Identity.of(parsed, model), model)  # and then it died
+    run.frozen_plan(parsed, Dataset.of(parsed), Identity.of(parsed, model), model)  # then it died
     embed(nightly(reuse={}), 1)
     ending = embed(nightly(), 2)
     assert Dataset.of(parsed).base() == str(dataset(tmp_path, 0))
@@ -213,7 +213,7 @@ def test_a_resume_keeps_to_the_base_of_the_first_driver(nightly: Job, tmp_path: 
 def test_what_of_a_base_can_not_be_read_is_embedded(
     nightly: Job, tmp_path: Path, corpus: Path, match: str, damage: str
 ) -> None:
-    """Its name stands in `dataset.json` for good, so it must not stop the dataset for good."""
+    """The name of the base stays in `dataset.json`, so a damaged base must not stop every later run."""
     embed(nightly(match), 0)
     for number in range(3):  # no shard can be copied
         table = pq.read_table(corpus / f"{number}.parquet")
@@ -245,7 +245,7 @@ def test_a_shard_with_transient_rejects_is_not_copied(nightly: Job, tmp_path: Pa
 @only_on_ray
 @pytest.mark.timeout(120)
 def test_a_cluster_too_small_is_refused_before_texts_are_looked_up(nightly: Job, tmp_path: Path) -> None:
-    """They would have to be, for no shard is copied into larger ones; and such a reader finds no node."""
+    """The texts would have to be looked up, for no shard fits larger splits; and the reader fits no node."""
     embed(nightly("dataset"), 0)
     output = {"path": str(tmp_path / "series/{run_date}"), "rows_per_shard": 20}
     with pytest.raises(ResourceError, match="do not fit at the same time"):

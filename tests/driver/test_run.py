@@ -1,4 +1,4 @@
-"""The main job: what goes in comes out, once; and each way of not being done says so."""
+"""Tests the main job: every row that goes in comes out once, and each kind of failure is reported."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -29,7 +29,7 @@ def embed(values: dict[str, Any]) -> RunResult:
 
 @pytest.fixture
 def opened() -> Iterator[list[str]]:
-    """The paths that the driver opens."""
+    """Collects the paths that the driver opens."""
     paths: list[str] = []
     telemetry.observers.append(lambda operation, path: paths.append(path) if operation == "open" else None)
     yield paths
@@ -62,9 +62,9 @@ def test_the_job_from_end_to_end(
     manifest = pq.read_table(tmp_path / "out/manifest.parquet")
     assert sum(manifest.column("rows").to_pylist()) == 60
 
-    # Again: nothing is left to do, no source is opened, no file is touched.
+    # On the second run nothing is left to do: no source is opened, no file is touched.
     opened.clear()
-    monkeypatch.setattr(survey, "survey", None)  # other processes do it, unseen by `opened`
+    monkeypatch.setattr(survey, "survey", None)  # other processes open files, unseen by `opened`
     before = state_of(tmp_path / "out/data") | state_of(tmp_path / "out")
     again = embed(job())
     assert (again.code, again.summary) == (ExitCode.DONE, ending.summary)
@@ -87,7 +87,7 @@ def test_a_resume_does_what_is_missing_and_no_more(
         ledger.unlink()  # then the records come from the footers
     monkeypatch.setattr(survey, "survey", None)
     opened.clear()
-    ending = embed(job(report={"texts": False}))  # which would be those of some rows, from their sources
+    ending = embed(job(report={"texts": False}))  # texts would be read from the sources
     assert ending.code == ExitCode.DONE
     assert ending.summary["run"]["splits"] == 2
     assert kept.items() <= state_of(data).items()
@@ -269,7 +269,7 @@ def test_an_output_without_conditional_replacement_is_refused_before_anything(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setitem(storage.KINDS, "memory", storage.Storage)  # as it is for gs and abfs
+    monkeypatch.setitem(storage.KINDS, "memory", storage.Storage)  # as for gs and abfs
     storage._connect.cache_clear()
     path = write_config(tmp_path / "job.yaml", job(output={"path": f"memory://{tmp_path}/out"}))
     try:
@@ -283,7 +283,7 @@ def test_an_output_without_conditional_replacement_is_refused_before_anything(
 
 @only_on_ray
 def test_many_splits_to_a_block(job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Above the limit splits share blocks; the limit is lowered here, for reaching it takes minutes."""
+    """Above a limit splits share blocks; it is lowered here, because reaching it takes minutes."""
     monkeypatch.setattr("pipeline.embed.on_ray.feed.SINGLE_BLOCKS", 1)
     ending = embed(job(output={"rows_per_shard": 3}))
     assert (ending.code, ending.summary["shards"]) == (ExitCode.DONE, 21)

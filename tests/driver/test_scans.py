@@ -1,4 +1,4 @@
-"""Splits that share a scan, and files that share a split, through the whole job."""
+"""Tests jobs with splits that share a scan, and with files that share a split."""
 
 import gzip
 import json

@@ -1,4 +1,4 @@
-"""One large text file through the whole job: every line once, with the hash of its own bytes."""
+"""Tests a job over one large text file: every line comes out once, with the hash of its own bytes."""
 
 from collections.abc import Callable
 from hashlib import blake2b
@@ -17,7 +17,7 @@ Job = Callable[..., dict[str, Any]]
 
 
 def write_lines(path: Path, size: int) -> None:
-    """Distinct lines of many lengths, some ended by CR LF, some blank, some long."""
+    """Writes distinct lines of many lengths: some end with CR LF, some are blank, some are long."""
     lengths = np.random.default_rng(0).integers(0, 60, 10_000).tolist()
     number = 0
     with path.open("wb") as file:

@@ -74,7 +74,7 @@ def test_a_split_that_kills_its_process_is_named_and_the_others_are_done(
 
 
 LIMIT = {"watchdog_minutes": 0.2}
-"""Twelve seconds."""
+"""A limit of twelve seconds."""
 
 
 @pytest.mark.full

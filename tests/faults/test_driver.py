@@ -58,7 +58,7 @@ def finish(config: Path) -> None:
 
 
 def resume(config: Path) -> None:
-    """As `finish`, in this process, on the tests' Ray."""
+    """Does the same as `finish`, in this process, on the tests' Ray."""
     ending = run.run(load_config(str(config)), quiet=True)
     assert ending.code == ExitCode.DONE, ending.reason
 
@@ -157,7 +157,7 @@ def test_a_killed_driver_resumes_exactly(config: Callable[[str], Path], tmp_path
 def test_a_driver_that_comes_to_an_output_at_which_another_works(
     config: Callable[[str], Path], tmp_path: Path, killed: bool
 ) -> None:
-    """And both work on to the end, or the first one is killed meanwhile."""
+    """Both drivers work to the end, or the first one is killed meanwhile."""
     job, output = config("shared"), tmp_path / "shared"
     first = start(job)
     reach(first, output, "some shards")

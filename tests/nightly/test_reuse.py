@@ -1,4 +1,4 @@
-"""What a night takes of its base, and what it leaves: a base is another's, and may be anything by now.
+"""Tests what a nightly run takes from its base: the base belongs to others, and may have changed in any way.
 
 Driver and workers are the real ones, called by hand in one process; with Ray they run in tests/driver.
 """
@@ -45,7 +45,7 @@ Values = Callable[..., dict[str, Any]]
 _PLANS: dict[str, bytes] = {}
 _CHECKPOINTS: dict[str, Checkpoint] = {}
 _REPLICAS: dict[str, Encode] = {}
-"""What takes longer to make than a night of 60 rows, made once: the sources and models never change here."""
+"""Plans, checkpoints and replicas, made once: that takes longer than a run of 60 rows, and none changes."""
 
 
 def checkpoint(parsed: Config) -> Checkpoint:
@@ -63,7 +63,7 @@ def replica(job: Job) -> Encode:
 
 @dataclass
 class Night:
-    """A night whose driver has just started."""
+    """A nightly run whose driver has just started."""
 
     dataset: Dataset
     plan: Plan
@@ -86,14 +86,14 @@ class Night:
         return cls(dataset, frozen, identity, job)
 
     def copy(self) -> list[ShardRecord]:
-        """What the driver does first."""
+        """Copies shards, as the driver does first."""
         if self.job.base is None:
             return []
         base = base_of(self.job.base, self.job.config.output.options, self.job.base_digests)
         return list(copy_shards.copy_shards(base, self.dataset, self.identity, self.plan))
 
     def embed(self) -> list[Failure]:
-        """What workers do with what is pending."""
+        """Embeds the pending splits, as workers do."""
         base_of.cache_clear()  # a worker is another process than the driver
         ended: list[ShardRecord | Failure] = []
         for scan in self.plan.pending(self.dataset.shards()).scans():
@@ -101,7 +101,7 @@ class Night:
         return [each for each in ended if isinstance(each, Failure)]
 
     def ends(self, copy: bool = True) -> RunResult:
-        """All the rest of it."""
+        """Does the rest of the run."""
         if copy:
             self.copy()
         return commit(CommitRequest(self.dataset, self.plan, self.embed(), self.job.config.quality, {}))
@@ -113,12 +113,12 @@ def counts(ending: RunResult) -> dict[str, int]:
 
 
 def write_anew(path: Path, change: Callable[[pa.Table], pa.Table]) -> None:
-    """A Parquet file with other content, under its footer's old word."""
+    """Writes a Parquet file again with other content, but with its old footer metadata."""
     pq.write_table(change(pq.read_table(path)), path)
 
 
 def say(path: Path, **told: object) -> None:
-    """Let the footer of a shard tell something else; of what is None it tells nothing."""
+    """Changes fields of the record in a shard's footer; removes those that are None."""
     table = pq.read_table(path)
     record = json.loads(table.schema.metadata[schema.RECORD_KEY]) | told
     record = {name: value for name, value in record.items() if name not in told or value is not None}
@@ -126,7 +126,7 @@ def say(path: Path, **told: object) -> None:
 
 
 def record(root: Path, split: str, **told: object) -> None:
-    """Let the manifest tell something else of a shard."""
+    """Changes fields of a shard's record in the manifest."""
     rows = pq.read_table(root / "manifest.parquet").to_pylist()
     for row in rows:
         row.update(told if row["split_id"] == split else {})
@@ -147,7 +147,7 @@ def _fresh_process() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory, tiny: Path) -> tuple[Values, Path]:
-    """The values of a job called by a name, with `old` as its base unless told otherwise; and that base."""
+    """Returns a function that makes the values of a named job with `old` as default base; and that base."""
     folder = tmp_path_factory.mktemp("reuse")
     for number in range(3):
         rows = range(number * 20, number * 20 + 20)
@@ -191,7 +191,7 @@ def vectors_of(root: Path) -> np.ndarray:
     return np.stack(read_dataset(root).column("embedding").to_numpy())
 
 
-# A base that is sound.
+# A sound base.
 
 
 @pytest.mark.usefixtures("old")
@@ -213,7 +213,7 @@ def test_what_is_not_copied_is_reused(values: Values) -> None:
 def test_a_reject_that_may_be_mended_is_tried_again_by_the_next_night(
     values: Values, old: Path, shards: list[Path], copy: bool, reason: str
 ) -> None:
-    """Made by hand: no test can make a real device fail at one row, and not at the next time."""
+    """The reject is made by hand: no test can make a real device fail at a row once and not again."""
     lost = pq.read_table(shards[0]).slice(0, 1)
     place = {name: lost.column(name)[0].as_py() for name in ("source_file", "source_row")}
     split, name = split_of(shards[0]), f"part-{split_of(shards[0])}-0.parquet"
@@ -276,7 +276,7 @@ def test_a_shard_that_says_it_is_another_datasets_is_not_taken(
 
 @pytest.mark.usefixtures("old")
 def test_shards_that_do_not_say_whose_they_are_are_taken(values: Values, shards: list[Path]) -> None:
-    """Those of older versions; and those that say it, of this dataset."""
+    """Shards of older versions do not name their dataset; the others name this one."""
     night = Night.starts(values("new"))
     for shard, told in zip(
         shards,
@@ -322,7 +322,7 @@ def damage(path: Path, how: str) -> None:
 def test_a_damaged_base_costs_reuse_and_never_the_night(
     values: Values, old: Path, file: str, how: str, when: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Frozen in dataset.json by an attempt that died: what every later driver finds."""
+    """An attempt that died has frozen the base in dataset.json, so every later driver finds it."""
     night = Night.starts(values("new"))
     damage(old / file, how)
     base_of.cache_clear()
@@ -342,7 +342,7 @@ def test_a_damaged_base_costs_reuse_and_never_the_night(
 
 @pytest.mark.usefixtures("old")
 def test_what_storage_did_not_do_this_time_is_no_damage(values: Values, old: Path) -> None:
-    """Else a passing failure would have a whole night embedded again."""
+    """Otherwise a temporary failure would make a run embed everything again."""
     Night.starts(values("new"))
 
     def fail(operation: str, path: str) -> None:
@@ -357,18 +357,18 @@ def test_what_storage_did_not_do_this_time_is_no_damage(values: Values, old: Pat
         telemetry.observers.remove(fail)
 
 
-# A base that is forged.
+# A forged base.
 
 
 def extended(table: pa.Table) -> pa.Table:
-    """With a column of a type that some processes know, and this one does not."""
+    """Adds a column of a type that some processes know, and this one does not."""
     field = pa.field("topic", pa.string(), metadata={parsing.EXTENSION_KEY: b"another.library"})
     at = table.schema.get_field_index("topic")
     return table.set_column(at, field, table.column("topic"))
 
 
 def pickled(table: pa.Table) -> pa.Table:
-    """With a column whose values a process that has loaded Ray unpickles."""
+    """Adds a column whose values are unpickled by a process that has loaded Ray."""
     kind = {parsing.EXTENSION_KEY: b"ray.data.arrow_pickled_object", b"ARROW:extension:metadata": b""}
     values = pa.array([pickle.dumps("t")] * table.num_rows, pa.large_binary())
     at = table.schema.get_field_index("topic")
@@ -456,7 +456,7 @@ def test_a_base_that_no_driver_of_ours_chose_is_refused(values: Values, old: Pat
 def test_a_damaged_reject_file_of_a_base_costs_one_copy(
     values: Values, old: Path, shards: list[Path]
 ) -> None:
-    """Arrow calls damaged Thrift an OSError, as storage's failures are; and it stays damaged at each try."""
+    """Arrow raises an OSError on damaged Thrift, as storage does on failures; but a retry can't help."""
     name = f"part-{split_of(shards[0])}-abc.parquet"
     (old / "rejects").mkdir()
     (old / "rejects" / name).write_bytes(b"PAR1" + b"\xff" * 60 + (40).to_bytes(4, "little") + b"PAR1")
@@ -468,7 +468,7 @@ def test_a_damaged_reject_file_of_a_base_costs_one_copy(
 def test_a_shard_of_a_base_that_may_not_be_read_costs_its_copy(
     values: Values, old: Path, shards: list[Path]
 ) -> None:
-    """An archived object, say. Storage is patched to refuse: root may read every file."""
+    """The shard is an archived object, for example. Storage is patched, because root may read every file."""
     night = Night.starts(values("new"))
 
     def refuse(operation: str, path: str) -> None:

@@ -1,4 +1,4 @@
-"""A series: whom readers follow only moves on, unless a person takes it back; and what they follow stays."""
+"""Tests that a series only advances, unless a person rolls it back, and that the followed dataset stays."""
 
 import datetime
 import json
@@ -30,13 +30,13 @@ from tests.dataset.test_writer import contents, write
 
 DAYS = [f"2026-11-2{day}" for day in range(1, 7)]
 LATER = datetime.datetime.now(datetime.UTC) + datetime.timedelta(days=2)
-"""By then nothing that a test has made is young."""
+"""A time at which nothing that a test has made is young."""
 Job = Callable[..., dict[str, Any]]
 CONFIG = {"source": {"docs": {"path": "/corpus/*.txt"}}, "output": {"path": "/out"}}
 
 
 def make(root: str, name: str, shards: int = 2, complete: bool = True, base: str | None = None) -> Dataset:
-    """A dataset as a run leaves it, or leaves it unfinished: real shards, rejects, ledger, manifest."""
+    """Makes a dataset as a run leaves it, complete or not: real shards, rejects, ledger, manifest."""
     dataset = Dataset(f"{root}/{name}")
     layout, store = dataset.layout, dataset.storage
     identity = Identity({"model.weights": "w"}, {"source.docs.path": name})
@@ -57,12 +57,12 @@ def make(root: str, name: str, shards: int = 2, complete: bool = True, base: str
 
 
 def advance(series: Series, name: str) -> bool:
-    """What a run does at its end."""
+    """Advances a series as a run does at its end."""
     return series.advance(name, datetime.date.fromisoformat(name), DatasetFacts.of(series.dataset(name)))
 
 
 def nights(root: str, names: list[str]) -> Series:
-    """A series after some nights."""
+    """Makes a series of some nightly runs."""
     series = Series(root)
     for name in names:
         make(root, name)
@@ -71,7 +71,7 @@ def nights(root: str, names: list[str]) -> Series:
 
 
 def everything(series: Series) -> dict[str, str]:
-    """All that is below the folder, with its version."""
+    """Returns all files below the folder, with their versions."""
     return {name: info.version for name, info in series.storage.list_recursive(series.layout.root).items()}
 
 
@@ -90,7 +90,7 @@ def observed(observer: Callable[[str, str], None]) -> Iterator[None]:
 
 @contextmanager
 def removals(limit: int | None = None) -> Iterator[list[str]]:
-    """The paths that are removed, in order; at the one after the limit, the process dies."""
+    """Collects the paths that are removed, in order; at the one after the limit, the process dies."""
     paths: list[str] = []
 
     def observe(operation: str, path: str) -> None:
@@ -110,11 +110,11 @@ def root(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> str:
-    """A series on a file system, where LATEST.json can be replaced."""
+    """Returns the folder of a series on a file system, where LATEST.json can be replaced."""
     return str(tmp_path / "series")
 
 
-# Moving on.
+# Advancing.
 
 
 def test_readers_find_the_newest_night(folder: str) -> None:
@@ -173,7 +173,7 @@ def test_many_at_the_same_time_end_at_the_newest(folder: str) -> None:
 
 
 def test_who_always_loses_gives_up(folder: str) -> None:
-    """A rival writes between each look at LATEST.json and the write that goes by it."""
+    """A rival writes between each read of LATEST.json and the write that depends on it."""
     series = nights(folder, [DAYS[0]])
     make(folder, DAYS[1])
     path, lost = series.layout.latest, 0
@@ -221,7 +221,7 @@ def test_fields_of_the_future_are_passed_over() -> None:
     assert Latest.from_bytes(json.dumps(content).encode(), "LATEST.json") == latest
 
 
-# Taking back.
+# Rolling back.
 
 
 def test_a_rollback_holds_until_it_is_unpinned(folder: str) -> None:
@@ -244,7 +244,7 @@ def test_a_rollback_holds_until_it_is_unpinned(folder: str) -> None:
 
 
 def test_a_rollback_without_a_name_goes_to_whom_readers_followed_before(folder: str) -> None:
-    """A night that was finished late was never followed, and is not gone back to."""
+    """Readers never followed a dataset that was finished late, so a rollback does not go to it."""
     series = nights(folder, [DAYS[0], DAYS[2]])
     make(folder, DAYS[1])
     assert series.rollback().dataset == DAYS[0]
@@ -281,7 +281,7 @@ def test_unpinned_at_the_newest_it_stays_there(folder: str) -> None:
 
 
 def test_a_run_that_ends_while_it_is_unpinned_is_not_lost(folder: str) -> None:
-    """The night after ends when the datasets are already listed."""
+    """The next run ends after the datasets have been listed."""
     series = nights(folder, DAYS[:3])
     series.rollback()
 
@@ -326,7 +326,7 @@ def damage(folder: str, name: str, how: str) -> None:
         ("manifest", r": is damaged: its manifest can't be read"),
         ("no manifest", r": is damaged: its manifest can't be read"),
         ("unfinished", r": is not complete: it has no data/_SUCCESS; run its config again"),
-        ("not ours", rf": is no dataset of ours; complete are: {DAYS[0]}, {DAYS[2]}$"),
+        ("not ours", rf": is not a dataset of ours; complete datasets: {DAYS[0]}, {DAYS[2]}$"),
     ],
 )
 def test_a_rollback_to_what_is_not_whole_is_refused(folder: str, how: str, told: str) -> None:
@@ -337,7 +337,7 @@ def test_a_rollback_to_what_is_not_whole_is_refused(folder: str, how: str, told:
         series.rollback(DAYS[1])
     assert raised.value.exit_code == ExitCode.CONFIG
     assert everything(series) == before
-    if how not in ("unfinished", "not ours"):  # then it is passed over
+    if how not in ("unfinished", "not ours"):  # these are skipped
         with pytest.raises(SeriesError, match=told):
             series.rollback()
 
@@ -350,9 +350,9 @@ def test_other_rollbacks_that_are_refused(folder: str) -> None:
     nights(folder, DAYS[:2])
     make(folder, "copy-of-monday")
     for name, told in (
-        ("2026-01-01", f"2026-01-01: is no dataset of ours; complete are: {DAYS[0]}, {DAYS[1]}"),
-        ("../series", "is no dataset of ours"),
-        ("copy-of-monday", "its name is no date"),
+        ("2026-01-01", f"2026-01-01: is not a dataset of ours; complete datasets: {DAYS[0]}, {DAYS[1]}"),
+        ("../series", "is not a dataset of ours"),
+        ("copy-of-monday", "its name is not a date"),
     ):
         with pytest.raises(SeriesError, match=told):
             series.rollback(name)
@@ -361,7 +361,7 @@ def test_other_rollbacks_that_are_refused(folder: str) -> None:
 
 
 def test_an_undone_rollback_gives_readers_back_what_it_displaced(folder: str) -> None:
-    """A night ends between the look at LATEST.json and the rollback's write; then the target is pruned."""
+    """A run ends between the rollback's read of LATEST.json and its write; then the target is pruned."""
     series = nights(folder, DAYS[:3])
     make(folder, DAYS[3])
     moved = False
@@ -381,13 +381,13 @@ def test_an_undone_rollback_gives_readers_back_what_it_displaced(folder: str) ->
 
 
 def test_a_night_that_ends_while_a_rollback_is_undone_is_not_lost(folder: str) -> None:
-    """It finds LATEST.json pinned, and nobody would move it on before the next night."""
+    """The run finds LATEST.json pinned, and no process would advance it before the next run."""
     series = nights(folder, DAYS[:3])
     make(folder, DAYS[3])
     target = f"{folder}/{DAYS[0]}/data/_SUCCESS"
 
     def rivals(operation: str, path: str) -> None:
-        if (operation, path) == ("read", target):  # the last look
+        if (operation, path) == ("read", target):  # the last read
             Path(target).unlink()
             assert not advance(Series(folder), DAYS[3])
 
@@ -400,9 +400,9 @@ def test_a_night_that_ends_while_a_rollback_is_undone_is_not_lost(folder: str) -
 def test_a_rollback_does_not_believe_what_a_mount_remembers(
     folder: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A network file system tells for a minute of a file that is gone, until it is opened.
+    """A network file system may report a removed file for a minute, until it is opened.
 
-    None can be mounted here, so what is told without opening it is faked.
+    No such system can be mounted here, so its answer is faked.
     """
     series = nights(folder, DAYS[:3])
     before, target = series.latest(), Path(folder, DAYS[0], "data/_SUCCESS")
@@ -452,12 +452,12 @@ def test_a_folder_whose_name_can_not_be_shown_is_not_ours(folder: str) -> None:
     series = nights(folder, DAYS[:2])
     make(folder, "2026-11-20\x1b[2J")
     assert names_in(series) == DAYS[:2]
-    with pytest.raises(SeriesError, match="is no dataset of ours") as raised:
+    with pytest.raises(SeriesError, match="is not a dataset of ours") as raised:
         series.rollback("2026-11-20\x1b[2J")
     assert str(raised.value).isprintable()
 
 
-# Which datasets there are.
+# The datasets of a series.
 
 
 def test_only_our_datasets_right_in_the_folder_count(root: str) -> None:
@@ -499,7 +499,7 @@ def fates(found: list[PruneDecision]) -> dict[str, str]:
 
 
 def test_what_is_old_and_needed_by_nobody_goes(root: str) -> None:
-    """Readers are pinned to the second of six nights; the newest two are to stay."""
+    """Readers are pinned to the second of six datasets; the newest two are to stay."""
     series = Series(root)
     for name in DAYS:
         make(root, name)
@@ -551,7 +551,7 @@ def test_the_order_of_removal(folder: str) -> None:
     with removals() as paths:
         [removed] = [fate for fate in series.prune(keep=2, now=LATER) if fate.removed]
     assert removed.name == DAYS[0]
-    # The lock of replacing dataset.json, where the store has one, is made by the removal itself.
+    # If the store replaces dataset.json under a lock, the removal itself makes that lock.
     assert {path.removeprefix(f"{layout.root}/") for path in paths} - {".lock"} == files
     assert paths[0] == layout.success
     assert paths[-2:] == [layout.plan, layout.identity]
@@ -559,7 +559,7 @@ def test_the_order_of_removal(folder: str) -> None:
 
 @pytest.mark.parametrize("limit", range(10))
 def test_killed_anywhere_the_next_call_goes_on(folder: str, limit: int) -> None:
-    """What is half gone is not complete, is not gone back to, and goes."""
+    """A half-removed dataset is incomplete, is not rolled back to, and is removed by the next call."""
     series = nights(folder, DAYS[:3])
     with removals(limit), pytest.raises(KeyboardInterrupt):
         series.prune(keep=2, now=LATER)
@@ -589,7 +589,7 @@ def test_somebody_elses_file_stays_and_is_named(root: str) -> None:
 
 
 def test_what_changed_within_a_day_stays(folder: str) -> None:
-    """Old by its name and by its dataset.json, but a run is still at it."""
+    """The dataset is old by its name and its dataset.json, but a run is still at work on it."""
     series = nights(folder, DAYS[:4])
     make(folder, "2026-11-01", complete=False)
     for path in Path(folder).rglob("*"):
@@ -624,12 +624,12 @@ def test_unfinished_ones_do_not_use_up_what_is_kept(folder: str) -> None:
 def test_a_name_that_is_no_date_is_left_alone(folder: str) -> None:
     series = nights(folder, DAYS)
     make(folder, "before-the-move")
-    assert fates(series.prune(keep=1, now=LATER))["before-the-move"] == "kept: its name is no date"
+    assert fates(series.prune(keep=1, now=LATER))["before-the-move"] == "kept: its name is not a date"
 
 
 @pytest.mark.parametrize("linked", ["data", "rejects", "ledger"])
 def test_nothing_is_removed_through_a_link(folder: str, linked: str) -> None:
-    """The oldest night has a folder of a dataset that stays."""
+    """A folder of the oldest dataset is a link into a dataset that stays."""
     series = nights(folder, DAYS[:4])
     kept, old = Path(folder, DAYS[3]), Path(folder, DAYS[0])
     before = {path: path.read_bytes() for path in kept.rglob("*") if path.is_file()}
@@ -673,7 +673,7 @@ def test_whom_readers_come_to_follow_is_not_removed(folder: str, moment: str) ->
     def rollback(operation: str, path: str) -> None:
         nonlocal looks
         if (operation, path) == ("read", series.layout.latest):
-            looks += 1  # at the start; before _SUCCESS is removed; after
+            looks += 1  # at the start; before _SUCCESS is removed; after that
             if looks == (2 if moment == "before _SUCCESS" else 3):
                 latest = Latest.at(
                     DAYS[0], datetime.date(2026, 11, 21), DatasetFacts("d", "v", 3), None, True
@@ -795,7 +795,7 @@ def test_what_a_real_run_leaves_can_be_taken_back_to_and_removed(
         assert advance(series, name)
     assert series.rollback(DAYS[0]).rows == 60
     assert series.unpin().dataset == DAYS[2]
-    series.rollback(DAYS[2])  # whose predecessor is the night before, not the real one
+    series.rollback(DAYS[2])  # its predecessor is the dataset before it, not the real one
     told = fates(series.prune(keep=1, now=LATER))
     assert told[DAYS[0]] == "removed: 2 newer ones are complete"
     assert not Path(folder, DAYS[0]).exists()

@@ -94,7 +94,7 @@ DAMAGES: dict[str, Callable[[storage.Storage, str], None]] = {
     "part-s1.parquet has 1 bytes": lambda store, root: store.put(f"{root}/data/part-s1.parquet", b"1"),
     "its manifest can't be read": lambda store, root: store.remove(f"{root}/manifest.parquet"),
     "is not complete": lambda store, root: store.remove(f"{root}/data/_SUCCESS"),
-    "is no dataset of ours": lambda store, root: store.remove(f"{root}/dataset.json"),
+    "is not a dataset of ours": lambda store, root: store.remove(f"{root}/dataset.json"),
 }
 
 
