@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[1]
 
 
@@ -24,6 +26,7 @@ def test_a_million_splits_in_small() -> None:
     assert max(asked[1:]) < 60, "a resume asks for shards by the folder, not one by one"
 
 
+@pytest.mark.full
 def test_the_gpu_benchmark_in_small_without_a_gpu() -> None:
     command = [sys.executable, "-m", "benchmarks.gpu", "--device", "cpu", "--side", "256", "--tokens", "400"]
     done = subprocess.run([*command, "--rounds", "1"], cwd=ROOT, capture_output=True, text=True, check=True)
