@@ -63,8 +63,8 @@ def test_a_file_that_ends_whoever_looks_at_it_is_a_failed_one(job: Job, corpus: 
     deadly = surveyed(job())[1]
     assert isinstance(deadly, SourceError)
     assert str(deadly) == (
-        f"ends the process that looks at it (got signal {signal.SIGABRT.value}); "
-        "make it anew, or leave it out"
+        f"crashes the process that inspects it (got signal {signal.SIGABRT.value}); "
+        "make it again, or leave it out"
     )
     assert [isinstance(each, SourceError) for each in surveyed(job())] == [False, True, False]
 

@@ -303,7 +303,7 @@ def test_a_file_that_needs_too_much_memory_is_a_failed_one(
     parsed = parse_config(job(source={"s": {"path": str(folder), "format": "csv"}}))
     found = survey.survey(list_sources(parsed), parsed.source)
     assert [isinstance(each, SourceError) for each in found] == [False, True, False]
-    assert "takes too much memory to be looked at" in str(found[1])
+    assert "needs too much memory to be inspected" in str(found[1])
 
 
 @pytest.mark.parametrize(

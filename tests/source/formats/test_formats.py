@@ -141,7 +141,7 @@ def test_text_of_every_arrow_type(tmp_path: Path, kind: pa.DataType) -> None:
     [
         (pa.table({"key": [1], "body": ["x"]}), "no such column"),
         (pa.table({"text": ["x"]}), "no such column"),
-        (pa.table({"key": [1], "text": [7]}), "is no text"),
+        (pa.table({"key": [1], "text": [7]}), "is not text"),
     ],
 )
 def test_a_file_without_the_columns_is_named(tmp_path: Path, table: pa.Table, message: str) -> None:
