@@ -63,7 +63,7 @@ def byte_span(size: int, sampled: Sequence[bytes]) -> tuple[Span, ...]:
 
 
 def counted(file: pa.NativeFile, size: int, method: str) -> tuple[tuple[Span, ...], pa.Array]:
-    """Counts the lines of a compressed file by streaming it once. Returns its first lines as a sample, too."""
+    """Counts the lines of a compressed file by streaming it once. Also returns the first, as a sample."""
     first: list[pa.Array] = []
 
     def counts() -> Iterator[tuple[int, int]]:
