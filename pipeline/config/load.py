@@ -154,7 +154,7 @@ class _UniqueKeys(yaml.SafeLoader):
 
 
 def _describe(problem: ErrorDetails) -> str:
-    """Describes a mistake. Shows the value unless it may be a secret, as that of an unknown key."""
+    """Describes a mistake. Shows the value unless it may be a secret: that of an unknown key may."""
     *parents, last = problem["loc"] or ("config",)
     got, unknown = problem["input"], problem["type"] == "extra_forbidden"
     where = ".".join(_shown_key(str(part)) for part in (*parents, last))

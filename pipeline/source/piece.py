@@ -89,5 +89,5 @@ class RawRows:
 
 
 def named(columns: Sequence[str]) -> str:
-    """Joins names of columns for a message, which bounds their number and length."""
+    """Joins names of columns for a message; bounds their number and length."""
     return ", ".join(name[:LONGEST_NAME] for name in columns[:MAX_NAMES])

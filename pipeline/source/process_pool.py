@@ -27,8 +27,8 @@ from pipeline.source.formats import memory
 from pipeline.source.inspection import Listed, Surveyed, look
 
 CRASHES = [-each for each in (signal.SIGABRT, signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL)]
-"""The exit codes of a process that a native library ended. Another code is not the file's fault: a kill by
-the system that needs memory, for example."""
+"""The exit codes of a process that a native library ended. Another code is not the file's fault: it may be a
+kill by a system that is short of memory."""
 MAX_MEMORY = 3 << 30
 """The most bytes of memory for a process that surveys many files in parallel."""
 MUCH_MEMORY = 1 << 30

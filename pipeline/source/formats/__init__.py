@@ -84,7 +84,7 @@ def read(path: str, pieces: Sequence[Piece], source: Source, columns: pa.Schema)
 
     Raises:
         SourceError: the content is damaged.
-        SourceChangedError: the file is not the version that was planned, or no longer after it was read.
+        SourceChangedError: the file is not the version that was planned, or was replaced during the read.
         SourceGoneError: this process does not see the file.
     """
     _refuse_leading_out(pieces[0].file)
