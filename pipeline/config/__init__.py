@@ -1,4 +1,4 @@
-"""The job as data: the YAML file as frozen models, how it is loaded, URLs and storage options.
+"""The config of a job: the YAML file as frozen models, its loader, URLs and storage options.
 
-The sections are in `sections`, a source in `source`, URLs and options in `location`; `load` reads a file.
+`sections` has the sections, `source` a source, `location` URLs and options; `load` reads a file.
 """

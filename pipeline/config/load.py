@@ -1,4 +1,4 @@
-"""Reads a YAML config; every mistake in the file is reported at once."""
+"""Reads a YAML config, and reports all mistakes of the file at once."""
 
 import datetime
 import difflib
@@ -21,11 +21,11 @@ from pipeline.humanize import first_few
 from pipeline.sanitize import MASK, holds_secret
 
 KEY = "[key]"
-"""What pydantic calls the key of a mapping, behind it."""
+"""The name that pydantic gives to a key of a mapping, after the mapping's name."""
 
 
 _KEY = re.compile(r"[\w .-]{1,40}")
-"""What may be told of a key that we do not know; anything else in its place may be a secret."""
+"""The form of an unknown key that may be shown. Any other text in the place of a key may be a secret."""
 
 
 _KINDS: Mapping[type, str] = {
@@ -42,30 +42,30 @@ MAX_MISTAKES = 50
 
 
 _SECTIONS = ("model_type", "model_attributes_type", "dict_type", "dataclass_type")
-"""Mistakes of who wrote something else where a section stands."""
+"""The types of mistakes where the file has another value in the place of a section."""
 
 
 def load_config(path: str, overrides: Sequence[str] = (), run_date: datetime.date | None = None) -> Config:
-    """Read a YAML config, apply `section.field=value` overrides, fill in `{run_date}`.
+    """Reads a YAML config, applies `section.field=value` overrides, fills in `{run_date}`.
 
     Args:
-        run_date: the date that `{run_date}` stands for, before the config's own; today in UTC when neither.
+        run_date: the date for `{run_date}`; None for the date of the config, or today in UTC if it has none.
 
     Raises:
-        ConfigError: everything that is wrong, one line each.
+        ConfigError: lists all mistakes, one a line.
     """
     try:
         values = yaml.load(Path(path).read_text(encoding="utf-8"), _UniqueKeys)
     except FileNotFoundError:
         raise ConfigError("no such config file", path, hint="check the path") from None
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError("can't be read as YAML", path, _problem(error), hint="mend it there") from None
+        raise ConfigError("can't be read as YAML", path, _problem(error), hint="correct it there") from None
     if not isinstance(values, dict):
         raise ConfigError(
-            "is no mapping of sections",
+            "is not a mapping of sections",
             path,
             "nothing" if values is None else type(values).__name__,
-            hint="it has source:, model:, output: and so on; see docs/configuration.md",
+            hint="it needs source:, model:, output: and so on; see docs/configuration.md",
         )
     for override in overrides:
         apply_override(values, override)
@@ -74,7 +74,7 @@ def load_config(path: str, overrides: Sequence[str] = (), run_date: datetime.dat
 
 
 def _problem(error: Exception) -> str:
-    """What YAML says, in a line, with the place."""
+    """Returns the message of YAML in one line, with the place."""
     if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark:
         mark = error.problem_mark
         return f"line {mark.line + 1}, column {mark.column + 1}: {error.problem}"
@@ -82,7 +82,7 @@ def _problem(error: Exception) -> str:
 
 
 def _dated(output: Output, run_date: datetime.date | None) -> Output:
-    """The output with `{run_date}` filled in; where there is none to fill in, no date."""
+    """Returns the output with `{run_date}` filled in; without a date if the path does not have it."""
     if "{run_date}" not in output.path:
         return output.model_copy(update={"path": output.path.rstrip("/"), "run_date": None})
     date = run_date or output.run_date or datetime.datetime.now(datetime.UTC).date()
@@ -91,10 +91,10 @@ def _dated(output: Output, run_date: datetime.date | None) -> Output:
 
 
 def parse_config(values: Mapping[str, Any], where: str = "config") -> Config:
-    """Validate a mapping of sections.
+    """Validates a mapping of sections.
 
     Raises:
-        ConfigError: everything that is wrong, one line each.
+        ConfigError: lists all mistakes, one a line.
     """
     values = {name: {} if section is None else section for name, section in values.items()}
     try:
@@ -109,13 +109,13 @@ def parse_config(values: Mapping[str, Any], where: str = "config") -> Config:
 
 
 def apply_override(values: dict[str, Any], override: str, top_level: bool = False) -> None:
-    """Sets a field as `section.field=value` says.
+    """Sets a field from an override `section.field=value`.
 
     Args:
-        top_level: whether a field may stand outside of a section.
+        top_level: True if a field may stand outside of a section.
 
     Raises:
-        ConfigError: it is written in another way, or what it names is not a section.
+        ConfigError: the override has another form, or names something that is not a section.
     """
     key, equals, text = override.partition("=")
     *parents, leaf = key.split(".")
@@ -128,12 +128,12 @@ def apply_override(values: dict[str, Any], override: str, top_level: bool = Fals
         section = section[parent]
         if not isinstance(section, dict):
             hint = "see docs/configuration.md"
-            raise ConfigError(f"{parent} is no section", "--set", repr(_shown_key(key)), hint)
+            raise ConfigError(f"{parent} is not a section", "--set", repr(_shown_key(key)), hint)
     section[leaf] = _scalar_or_list(text)
 
 
 def _scalar_or_list(text: str) -> Any:
-    """What a value on the command line means: YAML, but `*.parquet` and `{run_date}/x` are themselves."""
+    """Parses a value of the command line as YAML, but keeps `*.parquet` and `{run_date}/x` as they are."""
     try:
         value = yaml.safe_load(text)
     except yaml.YAMLError:
@@ -142,7 +142,7 @@ def _scalar_or_list(text: str) -> Any:
 
 
 class _UniqueKeys(yaml.SafeLoader):
-    """YAML in which a key may stand only once: of two sources of one name, one would be lost."""
+    """A YAML loader that refuses a key that stands twice: one of two sources with one name would be lost."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         keys = [self.construct_object(key, deep=True) for key, _ in node.value]
@@ -154,7 +154,7 @@ class _UniqueKeys(yaml.SafeLoader):
 
 
 def _describe(problem: ErrorDetails) -> str:
-    """A mistake, with what was got as far as it can't be a secret: no value of a key that we do not know."""
+    """Describes a mistake. Shows the value unless it may be a secret: that of an unknown key may."""
     *parents, last = problem["loc"] or ("config",)
     got, unknown = problem["input"], problem["type"] == "extra_forbidden"
     where = ".".join(_shown_key(str(part)) for part in (*parents, last))
@@ -175,14 +175,14 @@ def _describe(problem: ErrorDetails) -> str:
 
 
 def _shown(value: object) -> str:
-    """The value of a field; of a list of them only what it is."""
+    """Returns the value of a field for a message; for a list only that it is one."""
     if isinstance(value, str) and holds_secret(value):
         return f"'{_shown_key(protocol_of(value))}://{MASK}'"
     return _kind(value) if isinstance(value, list) else repr(value)
 
 
 def _kind(value: object) -> str:
-    """What a value is, without telling it."""
+    """Returns the kind of a value, without the value itself."""
     return "nothing" if value is None else _KINDS.get(type(value), f"a {type(value).__name__}")
 
 
@@ -191,7 +191,7 @@ def _shown_key(key: str) -> str:
 
 
 def _fields_at(location: Sequence[int | str]) -> list[str]:
-    """The names that are known at a place of the config, for the nearest one to a misspelt key."""
+    """Returns the known names at a place of the config, to find the nearest one to a misspelt key."""
     model: type[BaseModel] = Config
     for part in location:
         if part in model.model_fields:

@@ -1,4 +1,4 @@
-"""Where things lie: URLs that may stand in a config, and how the storage behind them is reached."""
+"""The URLs that a config may have, and the options for the storage behind them."""
 
 import os
 from collections.abc import Mapping
@@ -24,15 +24,15 @@ PROTOCOLS: Mapping[str, tuple[str, ...]] = {
     "abfs": ("anonymous",),
     "hf": ("endpoint_url", "anonymous"),
 }
-"""Where we read and write, and the options that mean something there; a fixed list, so that no URL reaches
-a protocol nobody thought of."""
+"""The protocols that we read and write, and the options that each has. The list is fixed, so that a URL can't
+use a protocol that nobody thought of."""
 READ_ONLY = ("hf",)
 NO_SECRETS = "credentials must not stand in a URL: use the environment, a profile or a role"
 TEST_PROTOCOL = "memory"
 
 
 def check_url(path: str) -> str:
-    """Refuse what must never stand in a config.
+    """Refuses a URL that must never stand in a config.
 
     Raises:
         ValueError: an unknown protocol, a chained URL, or a URL with credentials or a signature.
@@ -43,12 +43,12 @@ def check_url(path: str) -> str:
     if "::" in path or protocol not in (*PROTOCOLS, TEST_PROTOCOL):
         raise ValueError(f"{protocol}: is not supported here; use one of {', '.join(PROTOCOLS)}")
     if "://" not in path and path.partition(":")[0] in PROTOCOLS and ":" in path:
-        raise ValueError("is no URL, and looks like one: it has :// behind its protocol")
+        raise ValueError("is not a URL, but looks like one: write :// after the protocol")
     return path
 
 
 def protocol_of(path: str) -> str:
-    """`s3` of `s3://bucket/x`; `file` where none is named."""
+    """Returns the protocol of a URL, such as `s3` of `s3://bucket/x`; `file` for a path."""
     return path.split("://", 1)[0] if "://" in path else "file"
 
 
@@ -57,31 +57,31 @@ Name = Annotated[str, StringConstraints(min_length=1)]
 
 
 class Section(BaseModel):
-    """Base of all sections: frozen, unknown keys refused, defaults validated."""
+    """The base of all sections. It is frozen, refuses unknown keys, and validates defaults."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
 
 
 class Options(Section):
-    """How a storage is reached; secrets come from the environment, the profile or the pod's role."""
+    """The options to reach a storage. Secrets come from the environment, the profile or the pod's role."""
 
     endpoint_url: str | None = Field(
-        None, description="s3, gs, hf: the server's URL, where it is not the provider's own."
+        None, description="s3, gs, hf: the URL of the server, if it is not the provider's own."
     )
     profile: Name | None = Field(
         None, description="s3: a profile of the AWS config files, for credentials and region."
     )
     region: Name | None = Field(None, description="s3: the bucket's region.")
     anonymous: bool = Field(False, description="s3, gs, abfs, hf: send no credentials.")
-    requester_pays: bool = Field(False, description="s3, gs: the reader pays for requests, and agrees to.")
+    requester_pays: bool = Field(False, description="s3, gs: the reader agrees to pay for requests.")
     outside_links: Literal["follow", "refuse"] | None = Field(
         None,
-        description="Local sources: symbolic links out of `path`. Default: followed if made by us, by root "
-        "or by the owner of what they lead to, else refused.",
+        description="Local sources: follow or refuse symbolic links that lead out of `path`. Default: follow "
+        "links made by the user of the process, by root or by the owner of the target, and refuse others.",
     )
     ignore_ctime: bool = Field(
         False,
-        description="Local sources: whether a file whose inode alone has changed (owner, rights, links; or "
+        description="Local sources: a file of which only the inode has changed (owner, rights, links; or "
         "another copy on each node) is still the same version.",
     )
 
@@ -89,7 +89,7 @@ class Options(Section):
     @classmethod
     def _plain_http(cls, value: str | None) -> str | None:
         if value and not value.startswith(("http://", "https://")):
-            raise ValueError("is no URL of a server: it starts with http:// or https://")
+            raise ValueError("is not the URL of a server, which starts with http:// or https://")
         if value and any(mark in value for mark in "@?#"):
             raise ValueError(NO_SECRETS)
         return value
@@ -103,7 +103,7 @@ class Options(Section):
 
 
 def _honoured(options: Options, info: ValidationInfo) -> Options:
-    """Refuses options that mean nothing where the section's path lies."""
+    """Refuses options that mean nothing to the protocol of the section's path."""
     protocol = protocol_of(info.data.get("path", "s3://"))
     for name in type(options).model_fields:
         if getattr(options, name) and name not in PROTOCOLS.get(protocol, ()):
@@ -112,11 +112,11 @@ def _honoured(options: Options, info: ValidationInfo) -> Options:
 
 
 PathOptions = Annotated[Options, AfterValidator(_honoured)]
-"""How the storage of a section's `path` is reached; the path stands above it."""
+"""The options of the storage of a section's `path`, a field that must precede them."""
 
 
 def absolute(path: str) -> str:
-    """Returns a local path from the root on, and a URL as it is."""
+    """Returns a local path as an absolute one, and a URL as it is."""
     return path if "://" in path else os.path.abspath(path)  # noqa: PTH100  (no links followed)
 
 
@@ -124,7 +124,7 @@ def refuse_relative(path: str, where: str = "") -> None:
     """Refuses a relative path on a cluster, where it is another place on each node.
 
     Raises:
-        ConfigError: it is one.
+        ConfigError: the path is relative.
     """
     if "://" in path or path.startswith("/") or not os.environ.get("RAY_ADDRESS"):
         return

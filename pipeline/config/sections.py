@@ -1,7 +1,7 @@
-"""The run as data: what to read, the model, the compute, where to write.
+"""The sections of a config: sources, model, compute, output and others.
 
-A config is frozen, and complete once loaded: every default is a value here, none is decided later.
-`load` reports every mistake of a file at once.
+A config is frozen, and complete once it is loaded: every default is a value here, and none is decided later.
+`load` reports all mistakes of a file at once.
 """
 
 import datetime
@@ -33,50 +33,53 @@ SourceName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]*$")]
 
 
 class Model(Section):
-    """The checkpoint, and all that turns a text into a vector."""
+    """The checkpoint, and all settings that decide the vector of a text."""
 
-    name: str = Field("albert-mini", description="`albert-mini` (ships inside), a local folder, or a Hub id.")
+    name: str = Field(
+        "albert-mini", description="`albert-mini` (part of the package), a local folder, or a Hub id."
+    )
     revision: str | None = Field(
         None, description="Hub ids: branch, tag or commit. Default: the main branch."
     )
     allow_pickle: bool = Field(
-        False, description="Read weights from `pytorch_model.bin` where there are no safetensors."
+        False, description="Read weights from `pytorch_model.bin` if the model lacks safetensors."
     )
     max_tokens: int | None = Field(
         None,
         ge=3,
-        description="Tokens of a text, or of a window of it, special ones included. Default: what the "
-        "sentence-transformers folder says, else 512, or the checkpoint's positions if these are fewer.",
+        description="Most tokens of a text, or of a window of it, including special tokens. Default: the "
+        "value of the sentence-transformers folder, else 512, or the checkpoint's positions if these are "
+        "fewer.",
     )
     prefix: str | None = Field(
         None,
-        description="Put before each text. Default: the default prompt of a sentence-transformers folder, "
-        "else nothing.",
+        description="Text to put before each text. Default: the default prompt of a sentence-transformers "
+        "folder, else nothing.",
     )
     pooling: Literal["auto", "mean", "cls", "max", "mean_sqrt_len"] = Field(
         "auto",
-        description="How token vectors become one. `auto`: what the sentence-transformers folder says, "
-        "else `mean`.",
+        description="How token vectors become one vector. `auto`: the pooling of the sentence-transformers "
+        "folder, else `mean`.",
     )
     normalize: bool | None = Field(
         None,
-        description="Scale each vector to length 1 (L2). Default: what the sentence-transformers folder "
-        "says, else true.",
+        description="Scale each vector to length 1 (L2). Default: the setting of the sentence-transformers "
+        "folder, else true.",
     )
     truncate_dim: int | None = Field(
         None, ge=1, description="Keep only the first dimensions (and scale again, if `normalize`)."
     )
     long_text: Literal["truncate", "mean_of_chunks", "chunks"] = Field(
         "truncate",
-        description="What becomes of a text of more than `max_tokens`: its start; the mean of its windows, "
-        "weighted by their tokens; or a row for each window.",
+        description="What to embed of a text of more than `max_tokens`: its start; the mean of its windows, "
+        "weighted by their tokens; or each window as a row.",
     )
     chunk_overlap: int = Field(
-        0, ge=0, description="Tokens that neighbouring windows share at most; windows begin with a word."
+        0, ge=0, description="Most tokens that neighbouring windows share; windows begin with a word."
     )
     vector: Literal["float32", "int8", "binary"] = Field(
         "float32",
-        description="How vectors are stored. `int8`: with `embedding_scale`; `binary`: a bit a dimension.",
+        description="How vectors are stored. `int8`: with `embedding_scale`; `binary`: one bit a dimension.",
     )
     dtype: Literal["auto", "float32", "bfloat16"] = Field(
         "auto", description="Arithmetic of the model; `auto`: float32 on cpu, bfloat16 on cuda."
@@ -84,38 +87,39 @@ class Model(Section):
 
 
 class Compute(Section):
-    """How the work is spread: it may differ on resume, but for the device with `model.dtype: auto`."""
+    """The resources. They may change on resume, except the device with `model.dtype: auto`."""
 
     device: Literal["cpu", "cuda"] = Field("cpu", description="Where the replicas run; one GPU each on cuda.")
     min_replicas: int = Field(1, ge=1, description="Encoder replicas to start with.")
     max_replicas: int | None = Field(
-        None, ge=1, description="Most replicas. Default: what the cluster holds."
+        None, ge=1, description="Most replicas. Default: as many as the cluster holds."
     )
     cpus_per_replica: float | None = Field(
         None,
         gt=0,
         description="CPUs of a replica. Default: 1 on cuda; on cpu those of the smallest node that has two "
-        "or more, less what a reader and a writer take; 1 at least.",
+        "or more, minus those of a reader and a writer, but at least 1.",
     )
     threads_per_replica: int | None = Field(
         None,
         ge=1,
-        description="Micro-batches of a CPU replica at the same time, each on a thread of its own; on cuda "
-        "torch's threads. Default: its share of its node's CPUs; on cuda torch's own.",
+        description="Micro-batches that a CPU replica computes at the same time, each on its own thread; on "
+        "cuda the threads of torch. Default: the replica's share of its node's CPUs; on cuda the default of "
+        "torch.",
     )
     cpus_per_reader: float = Field(0.5, gt=0, description="CPUs that one read-and-tokenise task takes.")
     cpus_per_writer: float = Field(0.25, gt=0, description="CPUs that one write task takes.")
     watchdog_minutes: float = Field(
         30.0,
         gt=0,
-        description="A run without a micro-batch, a read or a write for so long is ended (exit code 4). "
-        "Waiting for nodes counts, a slow split does not.",
+        description="Minutes without a micro-batch, a read or a write after which the run ends (exit code "
+        "4). Waiting for nodes counts, a slow split does not.",
     )
     batch_tokens: int | None = Field(
         None,
         ge=1,
-        description="Tokens of a micro-batch; a longer text goes alone. Default: 512 on cpu; on cuda "
-        "65,536, or what fits into half of the free memory.",
+        description="Tokens of a micro-batch; a longer text is a batch of its own. Default: 512 on cpu; on "
+        "cuda 65,536, or as many as fit into half of the free memory.",
     )
 
     @field_validator("max_replicas")
@@ -128,13 +132,13 @@ class Compute(Section):
 
 
 class Output(Section):
-    """Where the dataset goes, and the size of its shards."""
+    """The place of the dataset, and the size of its shards."""
 
-    path: Path_ = Field(description="The dataset's folder or `s3://` URL; may hold `{run_date}`.")
+    path: Path_ = Field(description="The dataset's folder or `s3://` URL; may contain `{run_date}`.")
     run_date: datetime.date | None = Field(
-        None, description="What `{run_date}` stands for. Default: today, in UTC."
+        None, description="The date that replaces `{run_date}`. Default: today, in UTC."
     )
-    options: PathOptions = Field(Options(), description="How its storage is reached.")
+    options: PathOptions = Field(Options(), description="How to reach the storage of `path`.")
     rows_per_shard: int = Field(
         65_536,
         ge=1,
@@ -158,17 +162,18 @@ class Output(Section):
 
 
 class Reuse(Section):
-    """What is taken from an older dataset instead of being embedded again; never changes a result."""
+    """The vectors to copy from an older dataset instead of embedding again. They never change a result."""
 
     base: str | None = Field(
         None,
-        description="`latest` (what `LATEST.json` beside the output names), a dataset beside the output by "
-        "its name, or the path or URL of any on the same storage. Default: nothing is reused.",
+        description="`latest` (the dataset that `LATEST.json` beside the output names), the name of a "
+        "dataset beside the output, or the path or URL of any on the same storage. Default: nothing is "
+        "reused.",
     )
     match: Literal["file", "dataset"] = Field(
         "file",
-        description="Where a changed file's texts are looked for: in the shards of the same file, or in the "
-        "whole dataset, for sources that are rewritten under other names.",
+        description="Where to search for the texts of a changed file: in the shards of the same file, or in "
+        "all of the dataset, for sources that are rewritten under other names.",
     )
 
     @field_validator("base")
@@ -178,52 +183,54 @@ class Reuse(Section):
 
 
 class Quality(Section):
-    """What a run may end with and still count as done."""
+    """The failures that a run may have and still count as done."""
 
     max_reject_fraction: float = Field(
-        0.5, ge=0, le=1, description="Rejected rows over all rows, above which the run is not done."
+        0.5, ge=0, le=1, description="Fraction of rejected rows above which the run is not done."
     )
     allow_failed_files: bool = Field(
         False,
-        description="Commit although files failed; they are listed. Covers no split that kills its process, "
-        "and no file that is there when the driver looks.",
+        description="Commit although files failed; they are listed. Does not cover a split that kills its "
+        "process, nor a file that a worker misses but the driver sees.",
     )
 
 
 class Cost(Section):
-    """What a replica takes and does; `plan` estimates by it, and nothing else reads it."""
+    """The price and speed of a replica. Only `plan` reads them, for its estimate."""
 
     price_per_hour: float | None = Field(
         None,
         ge=0,
-        description="Price of one replica's hour: of its share of a machine. Default: no price is estimated.",
+        description="Price of a replica for an hour: its share of a machine. Default: no price is estimated.",
     )
-    currency: str = Field("USD", pattern=r"^[A-Z]{3}$", description="Of the price, by its ISO 4217 code.")
+    currency: str = Field(
+        "USD", pattern=r"^[A-Z]{3}$", description="Currency of the price, by its ISO 4217 code."
+    )
     tokens_per_second: float | None = Field(
         None,
         gt=0,
-        description="Tokens that one replica computes in a second. Default: what the shards that are there, "
-        "or the base's, took on the same device; else on cpu a rough guess, on cuda none.",
+        description="Tokens that one replica computes in a second. Default: the speed of existing shards, or "
+        "of those of the base, on the same device; else a rough guess on cpu, and none on cuda.",
     )
 
 
 class Report(Section):
-    """What `report.html` shows of the rows themselves; never changes a shard."""
+    """The rows and texts that `report.html` shows. They never change a shard."""
 
     samples: int = Field(
         2000,
         ge=0,
         le=5000,
-        description="Most rows whose vectors are drawn on its map. 0: no vector and no text of the corpus "
-        "gets into the page.",
+        description="Most rows whose vectors the map shows. 0: the page contains no vector and no text of "
+        "the corpus.",
     )
     texts: bool = Field(
-        True, description="Show the start of texts: of the rows on the map, and of some rejected ones."
+        True, description="Show the start of the texts of rows on the map, and of some rejected texts."
     )
 
 
 class Config(Section):
-    """A whole job."""
+    """The config of a job."""
 
     source: dict[SourceName, Source] = Field(min_length=1, description="Sources by name.")
     model: Model = Model()
@@ -252,7 +259,7 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _no_text_in_windows(self) -> Self:
-        """Carried into a row for each window, a text would be written as often as it has windows."""
+        """Refuses to carry the text with `long_text: chunks`: each window's row would repeat it."""
         if self.model.long_text == "chunks":
             for name, source in self.source.items():
                 if source.text_column in source.fields.values():
@@ -263,7 +270,7 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _one_id(self) -> Self:
-        """The `id` that we make must not meet another's."""
+        """Refuses a carried column `id` if the pipeline makes an `id` of its own."""
         if any(source.id_column is None for source in self.source.values()):
             for name, source in self.source.items():
                 if "id" in (column.lower() for column in source.columns):
@@ -271,7 +278,7 @@ class Config(Section):
         return self
 
     def absolute(self) -> Self:
-        """The same config, with local paths as every process of a job finds them, whatever its folder.
+        """Returns the config with absolute local paths, so that any process finds them from any folder.
 
         Raises:
             ConfigError: on a cluster, where a relative path is another place on each node.
@@ -293,14 +300,14 @@ class Config(Section):
 
     @property
     def dtype(self) -> str:
-        """The dtype that every replica must use."""
+        """The dtype that all replicas must use."""
         if self.model.dtype == "auto":
             return "bfloat16" if self.compute.device == "cuda" else "float32"
         return self.model.dtype
 
 
 def _reads_below(pattern: str, folder: str) -> bool:
-    """Whether a source, as a folder or by `**`, reaches into another folder."""
+    """Tells whether a source, as a folder or by `**`, reads files of another folder."""
     literal = pattern.split("*", 1)[0].rstrip("/")
     recursive = "**" in pattern or not any(character in pattern for character in "*?[")
     return recursive and f"{absolute(folder)}/".startswith(f"{absolute(literal)}/")

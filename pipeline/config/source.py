@@ -1,4 +1,4 @@
-"""A source as the config names it: which files, in which format, and what of them is wanted."""
+"""A source in the config: its files, their format, and the columns to use."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,11 +12,11 @@ from pipeline.config.location import Name, Options, Path_, PathOptions, Section
 
 @dataclass(frozen=True, slots=True)
 class FormatOptions:
-    """What a config may say of the files of a format.
+    """The options that a config may set for the files of a format.
 
-    suffixes: by which `auto` knows it.  columns: whether its rows have any beside the text.
-    compressible: whether whole files of it may be compressed.
-    dialect: the delimiter and quote that `csv` has by default; None where `csv` means nothing.
+    suffixes: the endings by which `auto` finds it.  columns: True if its rows have columns beside the text.
+    compressible: True if its files may be compressed, as a .gz file is.
+    dialect: the default delimiter and quote of `csv`; None if `csv` means nothing to the format.
     """
 
     suffixes: tuple[str, ...] = ()
@@ -33,50 +33,55 @@ FORMATS = {
     "csv": FormatOptions((".csv",), dialect=(",", '"')),
     "tsv": FormatOptions((".tsv",), dialect=("\t", "")),
 }
-"""By their names, those of `Source.format`; how each is read is in `source.formats.FORMATS`."""
+"""The formats by their names in `Source.format`. `source.formats.FORMATS` has the functions to read them."""
 COMPRESSIONS = {".gz": "gzip", ".bz2": "bz2", ".zst": "zstd", ".xz": "xz"}
 
 
 class Csv(Section):
-    """How a CSV or TSV file is written (RFC 4180, unless told otherwise)."""
+    """The dialect of a CSV or TSV file (RFC 4180 by default)."""
 
     delimiter: str | None = Field(
-        None, min_length=1, max_length=1, description="Between two fields. Default: a comma; a tab for tsv."
+        None,
+        min_length=1,
+        max_length=1,
+        description="Character between two fields. Default: a comma; a tab for tsv.",
     )
     quote: str | None = Field(
-        None, max_length=1, description='Around a field; empty: none. Default: `"` for csv, none for tsv.'
+        None,
+        max_length=1,
+        description='Character around a field; empty for none. Default: `"` for csv, none for tsv.',
     )
     names: tuple[Name, ...] | None = Field(
-        None, description="The columns, of files without a first line that names them."
+        None, description="Names of the columns, for files whose first line does not name them."
     )
     newlines_in_fields: bool = Field(
         True,
-        description="Whether a quoted field may hold a line end. `false` lets files be cut; one that does is "
-        "then refused. Without quotes there are none.",
+        description="A quoted field may hold a line end. `false` lets files be cut, and rejects rows with "
+        "such fields. Without quotes a field never holds one.",
     )
 
 
 class Source(Section):
-    """One named set of files."""
+    """A named set of files."""
 
     path: Path_ = Field(
         description="A file, a folder (read recursively) or a glob (`*`, `?`, `**`); local, `s3://`, "
         "`gs://`, `abfs://` (account: `AZURE_STORAGE_ACCOUNT_NAME`) or `hf://`."
     )
-    options: PathOptions = Field(Options(), description="How its storage is reached.")
+    options: PathOptions = Field(Options(), description="How to reach the storage of `path`.")
     format: Literal["auto", "parquet", "text", "text-files", "jsonl", "csv", "tsv"] = Field(
         "auto",
-        description="`parquet`; `text` (a line a document); `text-files` (a file a document); `jsonl` (an "
-        "object a line); `csv`; `tsv`. `auto` goes by the ending of `path`.",
+        description="`parquet`; `text` (each line is a document); `text-files` (each file is a document); "
+        "`jsonl` (each line is an object); `csv`; `tsv`. `auto` goes by the ending of `path`.",
     )
     compression: Literal["auto", "none", "gzip", "bz2", "zstd", "xz"] = Field(
         "auto",
-        description="Of whole files; `auto` goes by each file's ending (`.gz`, `.bz2`, `.zst`, `.xz`). Not "
-        "for parquet, which compresses within.",
+        description="Compression of the files; `auto` goes by each file's ending (`.gz`, `.bz2`, `.zst`, "
+        "`.xz`). Not for parquet, which compresses its own pages.",
     )
     text_column: Name | None = Field(
         None,
-        description="The column to embed; a dotted path leads into nested ones. Default `text`. Not for "
+        description="The column to embed; a dotted path leads into nested columns. Default: `text`. Not for "
         "`text` and `text-files`.",
     )
     id_column: Name | None = Field(
@@ -85,17 +90,17 @@ class Source(Section):
         "`<source>/<file>#<row>`.",
     )
     carry: tuple[Name, ...] = Field(
-        (), description="Further columns to carry into the shards; dots of a path become `_`."
+        (), description="Other columns to copy into the shards; dots of a path become `_`."
     )
     partitions: tuple[Name, ...] = Field(
-        (), description="Keys of folders such as `date=2026-01-01/`, to carry as strings; of any format."
+        (), description="Keys of folders such as `date=2026-01-01/`, to carry as strings. For all formats."
     )
-    csv: Csv = Field(Csv(), description="How `csv` and `tsv` files are written.")
+    csv: Csv = Field(Csv(), description="The dialect of `csv` and `tsv` files.")
     encoding_errors: Literal["reject", "replace"] = Field(
-        "reject", description="What becomes of a row that is not UTF-8; replaced, bad bytes become U+FFFD."
+        "reject", description="Reject a row that is not UTF-8, or replace its bad bytes by U+FFFD."
     )
 
-    # Field by field, in their order, so that one mistake does not hide the others.
+    # There is a validator for each field, in their order, so that one mistake does not hide the others.
 
     @field_validator("format")
     @classmethod
@@ -116,7 +121,7 @@ class Source(Section):
     def _parquet_compresses_within(cls, value: str, info: ValidationInfo) -> str:
         kind = info.data.get("format")
         if value not in ("auto", "none") and kind in FORMATS and not FORMATS[kind].compressible:
-            raise ValueError(f"{kind} is compressed within, never as a whole: drop it")
+            raise ValueError(f"{kind} compresses its own pages, and its files are never compressed: drop it")
         return value
 
     @field_validator("text_column", "id_column", "carry")
@@ -162,17 +167,17 @@ class Source(Section):
 
     @property
     def has_columns(self) -> bool:
-        """Whether its rows have columns beside the text."""
+        """True if its rows have columns beside the text."""
         return FORMATS[self.format].columns
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """The columns that reach the shards, by their names there: the id first, then what is carried."""
+        """The names in the shards of the columns that are kept: the id first, then the carried columns."""
         return (*self.fields, *self.partitions)
 
     @property
     def fields(self) -> dict[str, str]:
-        """Where in a row each of them is, but for those of the path: the dotted path by the shards' name."""
+        """The dotted path of each column in a row, by its name in the shards; without partition keys."""
         paths = ((self.id_column,) if self.id_column else ()) + self.carry
         return {path.replace(".", "_"): path for path in paths}
 

@@ -1,1 +1,1 @@
-"""Source files become documents: survey a file, read its pieces, separate what must be rejected."""
+"""Turns source files into documents: surveys a file, reads its pieces, separates rejects."""

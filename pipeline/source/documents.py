@@ -1,4 +1,4 @@
-"""Rows as read become documents to embed, and rejects; a bad row never costs a good one."""
+"""Divides the rows of a piece into documents to embed and rejects. A bad row never costs a good one."""
 
 import itertools
 from dataclasses import dataclass, replace
@@ -14,15 +14,15 @@ from pipeline.errors import SourceError
 from pipeline.source.piece import LONGEST_DOCUMENT, Piece, RawRows
 
 KEPT_CHARACTERS = 1000
-"""How much of a rejected text is kept."""
+"""The most characters of a rejected text that are kept."""
 
 
 @dataclass(frozen=True, slots=True)
 class Documents:
-    """Documents of a piece, with what their shard will say of them but the tokens; and the rejects.
+    """The documents of a piece with their columns of the shard, except those of tokens; and the rejects.
 
     texts: valid, non-blank large_strings.  rows: `carried columns + text_hash, source_file, source_row`.
-    rejects: of `schema.REJECTS`.
+    rejects: a table of `schema.REJECTS`.
     """
 
     texts: pa.Array
@@ -33,11 +33,11 @@ class Documents:
 def separate_rejects(
     raw: RawRows, piece: Piece, columns: pa.Schema, keep_text: bool, replace_errors: bool
 ) -> Documents:
-    """Part documents from what can't be embedded: at fault already, null, not UTF-8, blank, too long.
+    """Separates documents from rows that can't be embedded: unreadable, null, not UTF-8, blank or too long.
 
     Args:
-        columns: the shards' id and carried columns; the file's are cast to them, without loss.
-        replace_errors: bytes that are not UTF-8 become U+FFFD, and their row stays.
+        columns: the id and carried columns of the shards; the file's columns are cast to them without loss.
+        replace_errors: True if bytes that are not UTF-8 become U+FFFD and their row is embedded.
 
     Raises:
         SourceError: a column can't be cast.
@@ -45,7 +45,7 @@ def separate_rejects(
     if replace_errors:
         raw = _replaced(raw)
     valid = _valid_utf8(raw.texts)
-    # Nulls take the place of what is not UTF-8, for no kernel below may see such bytes.
+    # Nulls replace texts that are not UTF-8: no kernel below may see such bytes.
     texts = raw.texts if valid.all() else pc.if_else(pa.array(valid), raw.texts, None)
     blank = pc.equal(pc.binary_length(pc.utf8_trim_whitespace(texts)), 0).fill_null(False)
     too_long = pc.greater(pc.binary_length(texts), LONGEST_DOCUMENT).fill_null(False)
@@ -58,7 +58,7 @@ def separate_rejects(
     rejects = _rejects(texts, reasons, raw.positions, piece, keep_text)
     good = pa.array(reasons == "")
     kept = texts.filter(good)
-    # What is not UTF-8 must be gone before columns are cast.
+    # Rows that are not UTF-8 must be dropped before columns are cast.
     kept_columns = raw.columns.filter(good) if raw.columns.num_columns else raw.columns
     raw = replace(raw, columns=kept_columns, positions=raw.positions.filter(good))
     rows = _carried(raw, piece, columns).append_column(schema.SHARD_TAIL.field("text_hash"), _hashes(kept))
@@ -66,7 +66,7 @@ def separate_rejects(
 
 
 def _replaced(raw: RawRows) -> RawRows:
-    """With U+FFFD in the places of what is not UTF-8 (Unicode 5.22, "substitution of maximal subparts")."""
+    """Replaces bytes that are not UTF-8 by U+FFFD (Unicode 5.22, "substitution of maximal subparts")."""
     columns = {
         name: _repaired(column.cast(pa.large_string()).combine_chunks()) if _is_string(column) else column
         for name, column in zip(raw.columns.column_names, raw.columns.columns, strict=True)
@@ -93,14 +93,14 @@ def _valid_utf8(texts: pa.Array) -> npt.NDArray[np.bool_]:
     try:
         texts.validate(full=True)
     except pa.ArrowInvalid:
-        # Only here, where at least one is broken, is each looked at on its own.
+        # Each text is checked on its own only if at least one is broken.
         binary = texts.cast(pa.large_binary())
         return np.fromiter((_decodes(value.as_buffer()) for value in binary), np.bool_, len(binary))
     return np.ones(len(texts), np.bool_)
 
 
 def _valid_columns(columns: pa.Table, rows: int) -> npt.NDArray[np.bool_]:
-    """Whether all strings that a row carries are UTF-8; others would make the shard unreadable to some."""
+    """Finds the rows whose carried strings are all UTF-8; with others, some readers can't read the shard."""
     valid = np.ones(rows, np.bool_)
     for column in columns.columns:
         if _is_string(column):
@@ -111,10 +111,10 @@ def _valid_columns(columns: pa.Table, rows: int) -> npt.NDArray[np.bool_]:
 
 
 def _valid_inside(column: pa.ChunkedArray) -> npt.NDArray[np.bool_]:
-    """Whether the strings inside each list, struct or map are UTF-8."""
+    """Finds the rows of lists, structs or maps in which all strings are UTF-8."""
     if _is_valid(column):
         return np.ones(len(column), np.bool_)
-    # Taken, not sliced: of a slice Arrow looks at all values that the whole has.
+    # `take`, because Arrow validates a slice by all values of the column that it was sliced from.
     return np.fromiter((_is_valid(column.take([row])) for row in range(len(column))), np.bool_, len(column))
 
 
@@ -135,7 +135,7 @@ def _decodes(value: pa.Buffer | None) -> bool:
 
 
 def _carried(raw: RawRows, piece: Piece, columns: pa.Schema) -> pa.Table:
-    """Carried columns as the shards have them, and where each row came from."""
+    """Returns the carried columns as the shards have them, and the file and position of each row."""
     arrays = []
     for field in columns:
         if field.name in raw.columns.column_names:
@@ -163,7 +163,7 @@ def _cast(column: pa.ChunkedArray, field: pa.Field) -> pa.ChunkedArray:
 
 
 def _hashes(texts: pa.Array) -> pa.Array:
-    """BLAKE2b-128 (RFC 7693) of each text's UTF-8 bytes."""
+    """Returns the BLAKE2b-128 (RFC 7693) of the UTF-8 bytes of each text."""
     offsets = np.frombuffer(texts.buffers()[1], np.int64, len(texts) + 1, texts.offset * 8).tolist()
     data = memoryview(texts.buffers()[2] or b"")
     digests = [

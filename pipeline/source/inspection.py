@@ -1,4 +1,4 @@
-"""Looking at files in this process: how each can be cut, or what is wrong with it."""
+"""Surveys files in this process: finds how each can be cut, or what is wrong with it."""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -18,16 +18,16 @@ from pipeline.source import formats
 from pipeline.source.formats import Survey, file_name
 
 Listed = tuple[str, storage.ObjectInfo]
-"""An object, and the name of the source that it is of."""
+"""The name of a source, and an object of it."""
 Surveyed = Survey | SourceError
 THREADS = 32
-"""Files that a process looks at side by side: it waits for storage more than it works."""
+"""The files that a process surveys at the same time: it waits for storage more than it computes."""
 PAUSES = (0.2, 1.0, 3.0)
-"""Seconds before a file that is not given is asked for again."""
+"""Seconds to wait before a file that was missing or denied is tried again."""
 
 
 def look(listed: Sequence[Listed], sources: Mapping[str, Source]) -> list[Surveyed]:
-    """Looks at files side by side: how each can be cut, or why it can't be.
+    """Surveys files in parallel. Returns for each how it can be cut, or the error if it can't be.
 
     Raises:
         StorageError: storage failed.
@@ -37,27 +37,27 @@ def look(listed: Sequence[Listed], sources: Mapping[str, Source]) -> list[Survey
 
 
 def _survey(info: storage.ObjectInfo, source: Source) -> Surveyed:
-    """How a file can be cut; one that is refused, or not there, is asked for again.
+    """Surveys a file. Tries again if it is missing or denied.
 
     Raises:
-        StorageError: it stays so. That may pass all the same, and what a plan says of a file is for good.
+        StorageError: it still is after the last try. This may pass later, but a plan is never changed.
     """
     for pause in PAUSES:
         try:
             return _look_at(info, source)
         except CredentialsError:
-            raise  # of all files, and no pause mends them
+            raise  # the credentials are the same for all files, and waiting does not correct them
         except (MissingError, DeniedError):
             time.sleep(pause)
     try:
         return _look_at(info, source)
     except MissingError as error:
-        hint = "run again: it is listed anew"
+        hint = "run again: the source is then listed again"
         raise StorageError("is gone since it was listed", info.path, error.got, hint) from error
     except DeniedError as error:
         if isinstance(error, CredentialsError):
             raise
-        hint = "run again, if that may pass; else check its rights, or leave it out of the source's path"
+        hint = "run again if this may pass; else check its rights, or leave it out of the source's path"
         raise StorageError("is listed, but may not be read", info.path, error.got, hint) from error
 
 
@@ -71,5 +71,5 @@ def _look_at(info: storage.ObjectInfo, source: Source) -> Surveyed:
         return error
     except (PipelineError, MemoryError):
         raise
-    except Exception as error:  # libraries raise what they like of a damaged file
-        return SourceError("can't be read", got=repr(error), hint="make it anew, or leave it out")
+    except Exception as error:  # libraries raise any exception over a damaged file
+        return SourceError("can't be read", got=repr(error), hint="make it again, or leave it out")

@@ -1,6 +1,6 @@
-"""What the sources say today of rows that were embedded: which files are still as planned, and the documents.
+"""Reads the documents of embedded rows from their sources again.
 
-Nothing here writes, and nothing decides: a source may be gone without harm to its dataset.
+This module writes nothing and decides nothing: a dataset stays valid if its source is gone.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,9 +15,9 @@ from pipeline.source.formats import Piece
 
 
 def documents(config: Config, piece: Piece, places: Sequence[int]) -> pa.Table:
-    """`text` and `text_hash` of the documents at these places of a piece; nulls where no document is.
+    """Returns `text` and `text_hash` of the documents at some places of a piece; null where there is none.
 
-    Cost: the whole piece is read.
+    Cost: reads the complete piece.
 
     Raises:
         SourceError: the file is gone, changed or damaged.
@@ -28,5 +28,5 @@ def documents(config: Config, piece: Piece, places: Sequence[int]) -> pa.Table:
 
 
 def window(text: str, row: Mapping[str, Any]) -> str:
-    """The part of a document that a row is of: all of it, unless there is a row for each window."""
+    """Returns the part of a document that a row embeds: all of it, unless each window has a row."""
     return text[slice(row.get("char_start"), row.get("char_stop"))]

@@ -1,4 +1,4 @@
-"""What a source file is cut into, and what comes out of a piece of it."""
+"""The parts of a source file (span, piece), its survey, and the rows that are read from a piece."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from typing import Self
 import pyarrow as pa
 
 LONGEST_DOCUMENT = 64 << 20
-"""Bytes of a line, a field or a file that is one document; more is no document but a mistake."""
+"""The most bytes of a line, a field or a file that is one document; more is taken as a mistake."""
 
 
 MAX_NAMES, LONGEST_NAME = 100, 100
@@ -15,9 +15,9 @@ MAX_NAMES, LONGEST_NAME = 100, 100
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """A stretch of a file, with what is known of its rows and bytes of text before it is read.
+    """A range of a file, with its rows and bytes of text as far as they are known before it is read.
 
-    stored_bytes: what reading it takes from storage.
+    stored_bytes: the bytes that reading it takes from storage.
     """
 
     start: int
@@ -29,12 +29,12 @@ class Span:
 
 @dataclass(frozen=True, slots=True)
 class Survey:
-    """How a file can be cut: `unit` is what positions count, `rows` or `bytes`; spans tile the file.
+    """The ways to cut a file. Positions count the `unit`, `rows` or `bytes`; spans tile the file.
 
     columns: the fields of the id and carried columns that the file has, by the shards' names, in readable
         types.
-    streamed: the file can only be read from its start, so all its splits are read in one scan.
-    types_inferred: they are those that samples show; anything could be carried as text.
+    streamed: True if the file can only be read from its start, so that one scan reads all its splits.
+    types_inferred: True if the types of the columns come from samples; any value could be carried as text.
     """
 
     unit: str
@@ -58,19 +58,19 @@ class Piece:
 
     @property
     def source_file(self) -> str:
-        """The file's name in every shard: unique across the sources of a config."""
+        """The name of the file in every shard; it is unique across the sources of a config."""
         return f"{self.source}/{self.file}"
 
 
 @dataclass(frozen=True, slots=True)
 class RawRows:
-    """Rows as a format reads them: nothing judged, nothing lost.
+    """The rows as a format reads them, before any is rejected.
 
     texts: strings that may be null or invalid UTF-8.
-    columns: id and carried columns that the file has, by the shards' names.
-    positions: (rows,) int64, a row's number in its file, or its byte offset.
-    start, stop: the range consumed; for bytes it ends where the last line ends.
-    faults: (rows,) why a row can't be read, empty where it can; None where all can.
+    columns: the id and carried columns that the file has, by the shards' names.
+    positions: (rows,) int64, the number of a row in its file, or its byte offset.
+    start, stop: the range consumed; if it is in bytes, it ends where the last line ends.
+    faults: (rows,) why a row can't be read, empty if it can; None if all rows can.
     """
 
     texts: pa.Array
@@ -82,12 +82,12 @@ class RawRows:
 
     @classmethod
     def of(cls, table: pa.Table, positions: pa.Array, start: int, stop: int) -> Self:
-        """From a table of texts, faults, and then the carried columns; only these have names."""
+        """Makes the rows from a table of texts, faults and carried columns; only the latter have names."""
         texts, faults, *columns = (column.combine_chunks() for column in table.columns)
         carried = pa.table(columns, names=table.column_names[2:]) if columns else pa.table({})
         return cls(texts, carried, positions, start, stop, faults)
 
 
 def named(columns: Sequence[str]) -> str:
-    """Some columns' names, for a message; there may be many, and long ones."""
+    """Joins names of columns for a message; bounds their number and length."""
     return ", ".join(name[:LONGEST_NAME] for name in columns[:MAX_NAMES])

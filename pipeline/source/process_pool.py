@@ -1,11 +1,11 @@
-"""Processes beside this one that look at files, so that no file can end whoever asks.
+"""Surveys files in other processes, so that no file can end this one.
 
-A process that a file ends is started anew, and each file that it had is looked at alone: so the one is found,
-by the signal of its process and the memory that this had. loky tells neither, and gives up all files of all
+If a file ends its process, the process is started again and surveys each of its files alone. The signal and
+the memory of the process then tell which file it was. loky reports neither, and gives up all files of all
 processes when one ends (docs/decisions.md).
 
-Memory: what the formats' own readers hold is bounded. The processes have a limit besides, for native code
-allocates what a file tells it to; a file that needs more on its own is a failed one.
+Memory: the readers of the formats bound what they hold. The processes also have a limit, because native code
+allocates as much as a file says. A file that alone needs more is a failed file.
 """
 
 import os
@@ -27,18 +27,19 @@ from pipeline.source.formats import memory
 from pipeline.source.inspection import Listed, Surveyed, look
 
 CRASHES = [-each for each in (signal.SIGABRT, signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL)]
-"""How a native library ends its process. Any other end is not the file's: a kill for want of memory, say."""
+"""The exit codes of a process that a native library ended. Another code is not the file's fault: it may be a
+kill by a system that is short of memory."""
 MAX_MEMORY = 3 << 30
-"""Of a process that looks at files, many of them side by side."""
+"""The most bytes of memory for a process that surveys many files in parallel."""
 MUCH_MEMORY = 1 << 30
-"""What looks at one file and has so much when it is killed, was killed for want of memory."""
+"""A process that surveys one file and is killed with more memory than this was killed for its memory."""
 OUT_OF_MEMORY = 75
-"""The exit code of a process that could have no more."""
+"""The exit code of a process that got no more memory."""
 STDERR = 2
 
 
 class Answer(NamedTuple):
-    """What a process says of a chunk: of each file, or why it gave up; and its counts since the last one."""
+    """The result of a chunk: one of each file, or why the process gave up; and its counts since the last."""
 
     found: list[Surveyed] | PipelineError
     requests: Counter[str]
@@ -47,10 +48,10 @@ class Answer(NamedTuple):
 
 
 class DiedError(Exception):
-    """The process ended instead of an answer, with this code: of a signal, below zero.
+    """A process ended before it answered. The code is below zero if a signal ended it.
 
     Args:
-        memory: the most bytes that it had.
+        memory: the most bytes of memory that the process had.
     """
 
     def __init__(self, code: int, memory: int) -> None:
@@ -60,28 +61,28 @@ class DiedError(Exception):
 
     @property
     def error(self) -> SourceError | None:
-        """What is wrong with the only file that it looked at; None where it ended for another reason."""
-        hint = "make it anew, or leave it out"
+        """The error of the only file that the process surveyed; None if it ended for another reason."""
+        hint = "make it again, or leave it out"
         if self.for_memory:
             got = f"more than {MAX_MEMORY >> 20} MiB" if self.code == OUT_OF_MEMORY else str(self)
-            return SourceError("takes too much memory to be looked at", got=got, hint=hint)
+            return SourceError("needs too much memory to be inspected", got=got, hint=hint)
         if self.code in CRASHES:
-            return SourceError("ends the process that looks at it", got=str(self), hint=hint)
+            return SourceError("crashes the process that inspects it", got=str(self), hint=hint)
         return None
 
 
 class Process:
-    """One that looks at files, a chunk at a time; started anew where a file has ended it."""
+    """A process that surveys files, a chunk at a time. It is started again if a file ends it."""
 
     def __init__(self, sources: Mapping[str, Source]) -> None:
         self.sources, self.wanted = sources, True
         self._start()
 
     def survey(self, chunk: Sequence[Listed]) -> list[Answer]:
-        """What is in a chunk; where that ends the process, each file is looked at alone.
+        """Surveys a chunk. If it ends the process, surveys each of its files alone.
 
         Raises:
-            StoppedError: it ended in a way that is none of a file's doing.
+            StoppedError: the process ended, but not by the fault of a file.
         """
         try:
             return [self._answer(chunk)]
@@ -92,15 +93,15 @@ class Process:
                 return [answer for each in chunk for answer in self.survey([each])]
             if death.error is None:
                 raise StoppedError(
-                    "a process that looks at the source's files was ended",
+                    "a process that inspects the source's files was ended",
                     chunk[0][1].path,
                     str(death),
-                    "give the driver more memory if it was killed for it, and run again",
+                    "give the driver more memory if it ran out of it, and run again",
                 ) from None
             return [Answer([death.error], Counter(), Counter(), Counter())]
 
     def end(self) -> None:
-        """Have none any more."""
+        """Ends the process for good."""
         self.wanted = False
         self.process.kill()
         self.process.wait()
@@ -119,17 +120,17 @@ class Process:
         return answer
 
     def _ended(self) -> tuple[int, int]:
-        """The code that the process ended with, and the most bytes of memory that it had."""
+        """Returns the exit code of the process, and the most bytes of memory that it had."""
         try:
             _, status, used = os.wait4(self.process.pid, 0)
-        except ChildProcessError:  # `end` has seen it
+        except ChildProcessError:  # `end` has waited for it
             return self.process.wait(), 0
         self.process.returncode = os.waitstatus_to_exitcode(status)
-        ours = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # what it begins with, before `exec`
+        ours = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # a child starts with it, before `exec`
         return self.process.returncode, 1024 * used.ru_maxrss if used.ru_maxrss > ours else 0
 
     def _start(self) -> None:
-        """Start the process; it imports what this one would, whatever lies in the working directory."""
+        """Starts the process. It imports the same modules as this one, whatever the working directory is."""
         read_end, write_end = os.pipe()
         begin = f"import sys; sys.path[:] = {sys.path!r}; import {__name__} as this; this.main({write_end})"
         self.answers = os.fdopen(read_end, "rb")
@@ -137,13 +138,13 @@ class Process:
             self.process = subprocess.Popen(
                 [sys.executable, "-P", "-c", begin],
                 stdin=subprocess.PIPE,
-                stdout=STDERR,  # what a library prints is no answer, and none of the driver's output
+                stdout=STDERR,  # the prints of a library are not an answer, nor output of the driver
                 pass_fds=[write_end],
-                start_new_session=True,  # Ctrl-C is for the driver, which ends this one
+                start_new_session=True,  # Ctrl-C goes to the driver, which ends this process
             )
         finally:
             os.close(write_end)
-        if not self.wanted:  # by now
+        if not self.wanted:  # `end` was called meanwhile
             self.end()
         assert self.process.stdin
         pickle.dump(self.sources, self.process.stdin)
@@ -151,7 +152,7 @@ class Process:
 
 @contextmanager
 def processes(count: int, sources: Mapping[str, Source]) -> Iterator[queue.SimpleQueue[Process]]:
-    """So many of them, all idle."""
+    """Starts `count` processes, all idle, and ends them at the end."""
     started: list[Process] = []
     idle: queue.SimpleQueue[Process] = queue.SimpleQueue()
     try:
@@ -165,7 +166,7 @@ def processes(count: int, sources: Mapping[str, Source]) -> Iterator[queue.Simpl
 
 
 def main(answers_to: int) -> None:
-    """What such a process does: answer chunks, through this descriptor, until there is nobody who asks."""
+    """Runs in the process: reads chunks and answers them through a descriptor until its input is closed."""
     chunks, answers = sys.stdin.buffer, os.fdopen(answers_to, "wb")
     sources = pickle.load(chunks)
     memory.limit(MAX_MEMORY)
@@ -179,7 +180,7 @@ def main(answers_to: int) -> None:
         except PipelineError as error:
             found = error
         except (MemoryError, RuntimeError):  # the latter: no memory for a thread
-            os._exit(OUT_OF_MEMORY)  # whoever asked has each file looked at alone
+            os._exit(OUT_OF_MEMORY)  # the parent then has each file surveyed alone
         counts = telemetry.requests, telemetry.retries, telemetry.read_bytes
         pickle.dump(Answer(found, *(count.copy() for count in counts)), answers)
         answers.flush()

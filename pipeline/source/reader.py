@@ -1,7 +1,7 @@
-"""Pieces become documents: each file is read in one pass, and what can't be read costs itself alone.
+"""Reads pieces as documents: each file in one pass. A file that can't be read does not cost another one.
 
-Memory: the documents of one split; a file's other rows pass by. Of several files, which share a split, all
-documents up to a bound.
+Memory: the documents of one split; the other rows of a file are not kept. If several files share a split, it
+is all their documents, up to a bound.
 """
 
 import platform
@@ -29,13 +29,13 @@ from pipeline.source.formats import Documents, Piece
 from pipeline.source.formats.bounds import MAX_READ
 
 UNSEEN = (SourceChangedError, MissingError, DeniedError, ReplacedError)
-"""What may be this node's view of a file alone, or pass."""
+"""The errors that only this node may see, or that may pass."""
 NONE: Mapping[str, SourceChangedError] = {}
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """What became of one piece: its documents and the range consumed, or why there are none."""
+    """The result of reading one piece: its documents and the range consumed, or the error."""
 
     piece: Piece
     documents: Documents | None = None
@@ -45,12 +45,12 @@ class Part:
 
     @property
     def size(self) -> int:
-        """Bytes of memory that its documents take, about."""
+        """The approximate bytes of memory that its documents take."""
         documents = self.documents
         return documents.texts.nbytes + documents.rows.nbytes + documents.rejects.nbytes if documents else 0
 
     def consumed(self) -> dict[str, Any]:
-        """As a piece of the shard record, but for its counts."""
+        """Returns the piece as a shard record lists it, without its counts."""
         return {
             "source": self.piece.source,
             "file": self.piece.file,
@@ -68,7 +68,7 @@ def read_splits(
 ) -> Iterator[tuple[str, list[Part]]]:
     """Yields the id and the parts of each split, in order; reads a file once for all splits of a scan.
 
-    A split is read when it is asked for.
+    It reads a split only when the caller takes it.
 
     Args:
         splits: ids and pieces, as a plan has them.  without: files that the driver found changed or gone.
@@ -89,7 +89,7 @@ def read_piece(piece: Piece, config: Config, columns: pa.Schema) -> Part:
 def _parts(
     pieces: Sequence[Piece], config: Config, columns: pa.Schema, without: Mapping[str, SourceChangedError]
 ) -> Iterator[Part]:
-    """Yields the part of each piece; those of one file that follow each other are read in one pass."""
+    """Yields the part of each piece. Reads pieces of one file that follow each other in one pass."""
     for file, run in groupby(pieces, lambda piece: piece.source_file):
         if file in without:
             yield from (Part(piece, error=without[file]) for piece in run)
@@ -98,15 +98,15 @@ def _parts(
 
 
 def seekable(piece: Piece, config: Config) -> bool:
-    """Whether a piece can be read without the rows before it."""
+    """Tells whether a piece can be read without the rows before it."""
     return piece.unit == "bytes" or formats.random_access(config.source[piece.source].format)
 
 
 def usable(found: Sequence[Part]) -> Sequence[Documents]:
-    """The documents of a split: without those of a bad file, where others of the split are good.
+    """Returns the documents of a split, without those of a bad file if another file of the split is good.
 
     Raises:
-        Exception: what stopped a piece, unless it is the file's own fault and others can be embedded.
+        Exception: the error of a piece, unless it is the fault of its file and others can be embedded.
     """
     errors = [part.error for part in found if part.error]
     others = [error for error in errors if not isinstance(error, SourceError)]
@@ -116,13 +116,13 @@ def usable(found: Sequence[Part]) -> Sequence[Documents]:
 
 
 def _together(found: Iterator[Part]) -> list[Part]:
-    """The parts of files that share a split; where it can't hold them all, without those that expanded most.
+    """Collects the parts of files that share a split. Fails those that expanded most if it can't hold all.
 
-    Sizes of compressed files are guesses when splits are made. So the others, which are as large as one would
-    guess, stay.
+    The sizes of compressed files are estimates when splits are made. So the files whose size was close to the
+    estimate stay.
     """
     kept: list[Part] = []
-    expanded: list[tuple[float, int]] = []  # a heap: minus how much, and the place in `kept`
+    expanded: list[tuple[float, int]] = []  # a heap of minus the expansion, and the place in `kept`
     size = 0
     for part in found:
         heappush(expanded, (-part.size / max(1, part.piece.size), len(kept)))
@@ -139,20 +139,20 @@ def _expanded(part: Part) -> SourceError:
     return SourceError(
         "expands to more than its split may hold",
         got=f"{part.piece.size} bytes become {part.size}",
-        hint="store it uncompressed if all that is content, or leave it out",
+        hint="store it uncompressed if all of it is content, or leave it out",
     )
 
 
 def refuse_unseen(found: Sequence[Part], without: Mapping[str, SourceChangedError]) -> None:
-    """Refuse a split with files that this process does not see as they were planned.
+    """Refuses a split with files that this process does not see as they were planned.
 
-    That may be its node's view alone, or pass; and a shard that was made without a file stays without it.
+    Only this node may see them so, or it may pass. But a shard that is made without a file stays without it.
 
     Args:
         without: files that the driver found changed or gone.
 
     Raises:
-        UnseenError: there are others; all are named.
+        UnseenError: there are others; it names all of them.
     """
     unseen = {
         part.piece.source_file: part.error

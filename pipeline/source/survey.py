@@ -1,9 +1,9 @@
-"""Looking at every file of the sources: how each can be cut, or why it can't be.
+"""Surveys all files of the sources: finds how each can be cut, or why it can't be.
 
-A few small files of text are looked at here. Many, or large ones, are by processes beside this one: a
-request costs a millisecond of Python, and counting the rows of what can't be cut costs much more, so one
-process would leave all processors but one idle. Parquet always is by another process, for what is in a footer
-can end the one that looks at it (an abort in native code): so it is a failed file like any other.
+This process surveys a few small files of text. Other processes survey many or large ones: a request costs a
+millisecond of Python, and counting the rows of a file that can't be cut costs much more, so one process would
+leave all processors but one idle. Parquet files are always surveyed in another process: a corrupt footer can
+abort native code. The file is then reported as failed.
 """
 
 import os
@@ -21,12 +21,12 @@ from pipeline.source.process_pool import Answer, processes
 
 CHUNK = 64
 FEW_FILES, FEW_BYTES = 256, 256 << 20
-"""What is looked at sooner than a process has started."""
+"""The most files, and the most bytes, that are surveyed faster than a process starts."""
 MAX_PROCESSES = 16
 
 
 def survey(listed: Sequence[Listed], sources: Mapping[str, Source]) -> list[Surveyed]:
-    """How each file can be cut; or, of one that can't be, the error.
+    """Returns for each file how it can be cut, or the error if it can't be.
 
     Raises:
         StorageError: storage failed.
@@ -37,7 +37,7 @@ def survey(listed: Sequence[Listed], sources: Mapping[str, Source]) -> list[Surv
     size = min(CHUNK, ceil(len(listed) / count))
     chunks = [listed[start : start + size] for start in range(0, len(listed), size)]
     found: list[Surveyed] = []
-    # The processes end first: then no thread waits for an answer any more, whatever made us leave.
+    # The processes end first: then no thread waits for an answer any more, even after an error.
     with ThreadPoolExecutor(count) as pool, processes(count, sources) as idle:
 
         def ask(chunk: Sequence[Listed]) -> list[Answer]:
@@ -57,9 +57,9 @@ def survey(listed: Sequence[Listed], sources: Mapping[str, Source]) -> list[Surv
 
 
 def _processes_for(listed: Sequence[Listed], sources: Mapping[str, Source]) -> int:
-    """By how many processes beside this one the files are looked at; 0: by this one."""
+    """Returns how many other processes survey the files; 0 means that this process does it."""
     if any(protocol_of(info.path) == "memory" for _, info in listed):
-        return 0  # it is this process's alone
+        return 0  # only this process has its memory
     if len(listed) > FEW_FILES or sum(info.size for _, info in listed) > FEW_BYTES:
         return min(len(os.sched_getaffinity(0)), len(listed), MAX_PROCESSES)
     return int(any(FORMATS[sources[name].format].isolated for name, _ in listed))

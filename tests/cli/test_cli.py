@@ -62,7 +62,9 @@ def test_a_failed_file_is_the_last_line_and_stands_in_status(
     (corpus / "2.parquet").write_bytes(b"nonsense")
     assert cli.main(["run", str(written)]) == ExitCode.INCOMPLETE
     last = capsys.readouterr().err.splitlines()[-1]
-    assert last.startswith("exit 3: 1 of the source's files failed: docs/2.parquet: is no whole Parquet file")
+    assert last.startswith(
+        "exit 3: 1 of the source's files failed: docs/2.parquet: is not a complete Parquet file"
+    )
     assert cli.main(["status", str(written), "--json"]) == ExitCode.DONE
     status = json.loads(capsys.readouterr().out)
     [attempt] = status["attempts"]

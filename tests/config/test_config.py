@@ -1,4 +1,4 @@
-"""Configs: what is refused, how, and that all of it is said at once."""
+"""Tests of configs: which ones are refused, with which message, and that it names all mistakes at once."""
 
 import datetime
 from pathlib import Path

@@ -109,13 +109,13 @@ def test_silence_is_told_and_nothing_more(job: Job) -> None:
 
 
 def test_an_attempt_that_said_how_it_ended(job: Job) -> None:
-    summary = {"failed_files": {"docs/2.parquet": "is no whole Parquet file"}}
+    summary = {"failed_files": {"docs/2.parquet": "is not a complete Parquet file"}}
     dataset = half_done(
         job, code=3, reason="1 file failed", ended="2026-11-25T12:05:00+00:00", summary=summary
     )
     found = standing(dataset, at(5))
     assert (found.state, found.eta_seconds) == ("stopped", None)
-    assert found.failed_files == {"docs/2.parquet": "is no whole Parquet file"}
+    assert found.failed_files == {"docs/2.parquet": "is not a complete Parquet file"}
     assert "summary" not in found.fields()["attempts"][-1]
 
 

@@ -132,7 +132,7 @@ def test_a_file_that_does_not_fit_is_failed_and_named(job: Job, corpus: Path) ->
     (corpus / "2.parquet").write_bytes(b"PAR1 but no more")
     made = make(job())
     assert "do not fit" in made.failed_files["docs/1.parquet"]
-    assert "is no whole Parquet file" in made.failed_files["docs/2.parquet"]
+    assert "is not a complete Parquet file" in made.failed_files["docs/2.parquet"]
     assert len(made.split_ids) == 2
 
 

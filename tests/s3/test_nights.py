@@ -34,7 +34,7 @@ class Corpus:
     """Files of rows in a folder or bucket, and their changes from night to night.
 
     Args:
-        renamed: the nights on which every file is renamed and cut anew.
+        renamed: the nights on which every file is renamed and the rows are divided among files again.
     """
 
     def __init__(self, root: str, files: int, rows: int, renamed: Collection[int]) -> None:

@@ -1,8 +1,8 @@
-"""Files are looked at by processes of their own, as in a run."""
+"""Fixtures: other processes survey the files, as in a run."""
 
 import pytest
 
 
 @pytest.fixture(autouse=True)
 def surveyed_here() -> None:
-    """Not here: in the place of what other tests have."""
+    """Does nothing: it replaces the fixture that makes other tests survey in their own process."""

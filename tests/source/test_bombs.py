@@ -1,7 +1,7 @@
-"""Hostile files: each is named, costs its own rows alone, and takes no more memory than is said.
+"""Tests of hostile files: each is named, costs only its own rows, and takes no more memory than documented.
 
-Survey and reading are done in a process of its own each, whose peak is measured: the former is the driver's
-part of a job, the latter a reader's. Then both are those of a job, over files of several formats.
+Survey and reading run in one process each, whose peak is measured. The survey is the driver's part of a job,
+and reading is a reader's part. A last test runs a job over files of several formats.
 """
 
 import json
@@ -25,14 +25,14 @@ from tests.clusters import without_ray
 from tests.conftest import write_config
 
 DRIVER_MIB = 2048
-"""Of a process that plans, where a few small files are looked at: beside the processes that it starts."""
+"""The bound of a process that plans, and surveys a few small files; without the processes that it starts."""
 LOOKING_MIB = 3072 + 512
-"""Of each of the latter: `process_pool.MAX_MEMORY`, and what it has once it has started."""
+"""The bound of each of these: `process_pool.MAX_MEMORY`, and the memory that it has after its start."""
 READER_MIB = 2560
 LOOK_SECONDS = 0.2
-"""How often a job's processes are looked at: each one's peak is its own to the last look before it ends."""
+"""The interval at which the processes of a job are measured. A peak after the last measurement is missed."""
 FEWER_ROWS = ["2000000", "10"]
-"""`bounds.ALWAYS_ROWS` and `ROWS_A_BYTE` of the default run: of CSV, all that are allowed take a minute."""
+"""`bounds.ALWAYS_ROWS` and `ROWS_A_BYTE` of the default run: all rows that CSV may have take a minute."""
 FEW = [("parquet", ""), ("text", ".gz"), ("jsonl", ".zst"), ("csv", ".gz")]
 MANY = [
     (kind, suffix)
@@ -76,13 +76,13 @@ for scan in made.scans():
             else:
                 seen["rows"] += len(part.documents.texts)
                 seen["rejects"] += part.documents.rejects.num_rows
-        parts = part = None  # as a task does: what it read of a split is gone before the next
+        parts = part = None  # a task, too, drops what it read of a split before it reads the next
 print(json.dumps({"files": files, "splits": splits, "peak": peak_mib()}))
 """
 
 
 def collection(folder: Path, kind: str, suffix: str) -> dict[str, Any]:
-    """Hostile files with good ones between them; the source that they are."""
+    """Writes hostile files with good ones between them; returns their source."""
     files = folder / "in"
     files.mkdir(parents=True)
     for number, (name, data) in enumerate(hostile.of(kind, suffix, folder)):
@@ -113,10 +113,10 @@ def test_hostile_files_of_every_kind_cost_themselves_alone(kind: str, suffix: st
 
 
 def check(kind: str, suffix: str, tmp_path: Path, rows: Sequence[str] = ()) -> None:
-    """Plan and read a collection; each file is accounted for.
+    """Plans and reads a collection; checks that each file is accounted for.
 
     Args:
-        rows: how many a file may have, if not what is usual.
+        rows: the bounds of rows of a file, if not the usual ones.
     """
     source = collection(tmp_path, kind, suffix)
     job = tmp_path / "job.json"
@@ -131,7 +131,7 @@ def check(kind: str, suffix: str, tmp_path: Path, rows: Sequence[str] = ()) -> N
             assert seen == {"rows": 1 if kind == "text-files" else 20, "rejects": 0, "errors": []}, name
         else:
             print("   ", path.name, path.stat().st_size, planned["failed"].get(name), seen)
-            empty = "empty-members" in name  # a file without a byte of content has no rows to account for
+            empty = "empty-members" in name  # a file without content has no rows to account for
             assert name in planned["failed"] or seen or empty, f"{name} is unaccounted for"
             assert {error for error, _ in seen["errors"]} <= {"SourceError"} if seen else True
     assert planned["peak"] < DRIVER_MIB
@@ -143,7 +143,7 @@ def check(kind: str, suffix: str, tmp_path: Path, rows: Sequence[str] = ()) -> N
 @pytest.mark.timeout(1800)
 def test_a_job_over_hostile_files_of_several_formats(tmp_path: Path, tiny: Path) -> None:
     sources = {kind: collection(tmp_path / kind, kind, suffix) for kind, suffix in FEW}
-    sources["csv"]["carry"] = []  # strings, and those of another format are numbers
+    sources["csv"]["carry"] = []  # its columns are strings, but numbers in another format
     values = {
         "source": sources,
         "model": {"name": str(tiny)},
@@ -175,7 +175,7 @@ def test_a_job_over_hostile_files_of_several_formats(tmp_path: Path, tiny: Path)
 
 
 def run(job: Path, folder: Path, *arguments: str) -> tuple[int, dict[str, Any], dict[str, float]]:
-    """Run a job with a Ray of its own: its exit code, what it says in the end, and its processes' peaks."""
+    """Runs a job with its own Ray. Returns its exit code, its summary, and the peaks of its processes."""
     command = [sys.executable, "-m", "pipeline", "run", str(job), "--quiet", "--json", *arguments]
     with (folder / "said").open("wb") as said, (folder / "log").open("wb") as log:
         process = subprocess.Popen(command, stdout=said, stderr=log, env=without_ray())
@@ -192,25 +192,25 @@ def run(job: Path, folder: Path, *arguments: str) -> tuple[int, dict[str, Any], 
 
 
 def places(folder: Path) -> pa.Table:
-    """Where the rows of a dataset, or its rejects, come from."""
+    """Returns the source files and positions of the rows, or rejects, of a dataset."""
     return pq.read_table(folder, columns=["source_file", "source_row"])
 
 
 def per_file(rows: pa.Table) -> dict[str, int]:
-    """How many rows of each file there are; none is there twice."""
+    """Counts the rows of each file; checks that none is there twice."""
     assert rows.group_by(rows.column_names).aggregate([]).num_rows == rows.num_rows
     counts = rows.group_by("source_file").aggregate([("source_row", "count")])
     return dict(zip(*(column.to_pylist() for column in counts.columns), strict=True))
 
 
 def check_peaks(peak: dict[str, float]) -> None:
-    """The driver, and every worker that has read, stayed within their bounds."""
+    """Checks that the driver, and every worker that read, stayed within their bounds."""
     assert peak["driver"] < DRIVER_MIB
     assert max((most for title, most in peak.items() if "read" in title), default=0) < READER_MIB
 
 
 def peaks(job: subprocess.Popen[bytes]) -> dict[str, float]:
-    """MiB that the processes of a job have at their peaks, the most of each kind; looked at until it ends.
+    """Measures the processes of a job until it ends. Returns the highest peak of each kind, in MiB.
 
     A kind is `driver`, or the title that Ray gives a worker while it works.
     """
@@ -218,7 +218,7 @@ def peaks(job: subprocess.Popen[bytes]) -> dict[str, float]:
     kinds: dict[str, set[int]] = {"driver": {job.pid}}
     while job.poll() is None:
         for process in [psutil.Process(job.pid), *psutil.Process(job.pid).children(recursive=True)]:
-            with suppress(psutil.Error, OSError, AssertionError):  # it has ended since
+            with suppress(psutil.Error, OSError, AssertionError):  # it has ended meanwhile
                 title = " ".join(process.cmdline())
                 peak[process.pid] = peak_mib(process.pid)
                 if title.startswith("ray::"):

@@ -1,4 +1,4 @@
-"""Files looked at by other processes: the same answers, and none of them can end this one."""
+"""Tests of surveys in other processes: they find the same as this one, and no file can end this one."""
 
 import signal
 import struct
@@ -22,13 +22,13 @@ from pipeline.source import inspection, process_pool, survey
 from pipeline.storage.error_mapping import map_errors
 
 TWO_NUMBERS, ONE_NUMBER = 0x26, 0x16
-"""Headers of a list of 64-bit numbers in Thrift's compact protocol."""
+"""The headers of a list of 64-bit numbers in the compact protocol of Thrift."""
 Job = Callable[..., dict[str, Any]]
 
 
 @pytest.fixture
 def beside(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Few files are many here."""
+    """Makes the survey use other processes even for a few files."""
     monkeypatch.setattr(survey, "FEW_FILES", 0)
     monkeypatch.setattr(survey, "CHUNK", 2)
 
@@ -47,7 +47,7 @@ def test_other_processes_say_what_this_one_would(
     telemetry.requests.clear()
     parsed = parse_config(job())
     here, asked = inspection.look(list_sources(parsed), parsed.source), dict(telemetry.requests)
-    monkeypatch.setattr(survey, "look", None)  # it is asked of others alone
+    monkeypatch.setattr(survey, "look", None)  # only other processes are asked
     telemetry.requests.clear()
     there = surveyed(job())
     assert _comparable(there) == _comparable(here)
@@ -63,8 +63,8 @@ def test_a_file_that_ends_whoever_looks_at_it_is_a_failed_one(job: Job, corpus: 
     deadly = surveyed(job())[1]
     assert isinstance(deadly, SourceError)
     assert str(deadly) == (
-        f"ends the process that looks at it (got signal {signal.SIGABRT.value}); "
-        "make it anew, or leave it out"
+        f"crashes the process that inspects it (got signal {signal.SIGABRT.value}); "
+        "make it again, or leave it out"
     )
     assert [isinstance(each, SourceError) for each in surveyed(job())] == [False, True, False]
 
@@ -81,7 +81,7 @@ def test_a_failing_storage_is_told_as_here(job: Job, corpus: Path) -> None:
 def test_a_process_that_was_killed_says_nothing_of_a_file(
     job: Job, beside: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As the kernel does that runs out of memory: the plan must not hold a file for damaged that is not."""
+    """A kernel that runs out of memory kills like this. The plan must not record a good file as damaged."""
     started = subprocess.Popen
 
     def killed(*arguments: Any, **keywords: Any) -> Any:
@@ -99,9 +99,9 @@ def _comparable(found: list[inspection.Surveyed]) -> list[Any]:
 
 
 def _make_deadly(path: Path) -> None:
-    """A footer whose size statistics count levels that there are not: reading them aborts in pyarrow 26.
+    """Writes a footer whose size statistics lack a level: reading them aborts in pyarrow 26.
 
-    The list of how many values have which definition level, of two numbers, is made one of one number.
+    It cuts the list that counts the values of each definition level from two numbers to one.
     """
     texts = ["a", None, "b"] * 40
     pq.write_table(pa.table({"key": range(120), "text": texts, "topic": ["t"] * 120}), path)
@@ -125,11 +125,11 @@ import pyarrow.parquet as pq
             < 0
         ):
             return
-    raise AssertionError("this pyarrow survives all of them: then nothing need be kept from it any more")
+    raise AssertionError("this pyarrow survives all of them: surveys of Parquet need no other process now")
 
 
 def _after_number(footer: bytes, at: int) -> int:
-    """Where the variable-length number that begins here ends."""
+    """Returns the end of a variable-length number that begins at a position."""
     while footer[at] & 0x80:
         at += 1
     return at + 1
@@ -160,7 +160,7 @@ def test_what_is_printed_there_is_no_answer(
 def test_credentials_past_their_time_are_no_files_fault(
     job: Job, corpus: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Else a plan that is made while a token expires would hold all further files for failed, for good."""
+    """Otherwise a plan made while a token expires would record all further files as failed, for good."""
 
     def refuse(*_: Any) -> None:
         with map_errors("s3://b/c"):
@@ -208,7 +208,7 @@ def test_a_file_that_stays_away_ends_the_planning_and_is_not_frozen(job: Job, co
 @pytest.mark.usefixtures("impatient")
 @pytest.mark.parametrize("times", [1, 99])
 def test_a_refusal_of_one_file_is_not_frozen(job: Job, monkeypatch: pytest.MonkeyPatch, times: int) -> None:
-    """By S3's words; root, who tests, is refused nothing on a file system."""
+    """The test raises the error of S3: it runs as root, to whom a file system refuses nothing."""
     left, look = [times], inspection.formats.survey
 
     def refuse(info: Any, *rest: Any) -> Any:

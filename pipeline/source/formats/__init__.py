@@ -1,7 +1,7 @@
-"""Source formats: one module each, whose `FORMAT` states what is known of it.
+"""The source formats. Each is a module, whose `FORMAT` states its properties.
 
-A format answers two questions with plain functions: `survey` says how a file can be cut; `read` gives the
-rows of pieces of one file, in one pass. A new one is a module, a line here and one in the config.
+A format has two functions: `survey` finds how a file can be cut; `read` yields the rows of pieces of one
+file, in one pass. A new format needs a module, a line here and one in the config.
 """
 
 import re
@@ -25,37 +25,37 @@ __all__ = [
 ]  # fmt: skip
 
 NO_PARTITION = "__HIVE_DEFAULT_PARTITION__"
-"""How Hive and Spark write a null in a path."""
+"""The name of a null in the paths of Hive and Spark."""
 
 
 FORMATS: Mapping[str, Format] = {
     "parquet": parquet.FORMAT, "text": text_lines.FORMAT, "text-files": text_files.FORMAT,
     "jsonl": jsonl.FORMAT, "csv": delimited.FORMAT, "tsv": delimited.FORMAT,
 }  # fmt: skip
-"""By the config's names of them; what a config may say of each is in `config.source.FORMATS`."""
+"""The formats by their names in a config. `config.source.FORMATS` has the options of each."""
 
 
 def random_access(name: str) -> bool:
-    """Whether a stretch of a format's rows is read without all rows before it."""
+    """Tells whether a format reads a range of rows without all rows before it."""
     return FORMATS[name].random_access
 
 
 def file_name(source: Source, info: storage.ObjectInfo) -> str:
-    """What a found file is called in plan and shards: relative to its source."""
+    """Returns the name of a found file in plan and shards, relative to its source."""
     name = storage.connect(source.path, source.options).relative(source.path, info.path)
     return name.encode("utf-8", "backslashreplace").decode()
 
 
 def file_path(source: Source, name: str) -> str:
-    """The full path of a file by that name."""
+    """Returns the full path of the file with a name."""
     return f"{storage.connect(source.path, source.options).root(source.path)}/{name}"
 
 
 def survey(info: storage.ObjectInfo, name: str, source: Source) -> Survey:
-    """How a file can be cut.
+    """Finds how a file can be cut.
 
     Args:
-        name: of the file, relative to its source.
+        name: the name of the file, relative to its source.
 
     Raises:
         SourceError: its content can't be embedded.
@@ -63,7 +63,7 @@ def survey(info: storage.ObjectInfo, name: str, source: Source) -> Survey:
     _refuse_leading_out(name)
     keys = _partitions(name, source)
     if info.version == storage.BROKEN_LINK:
-        raise SourceError("is a symbolic link that leads nowhere", hint="mend or remove it")
+        raise SourceError("is a symbolic link that leads nowhere", hint="correct or remove it")
     kind = FORMATS[source.format]
     if kind.opened:
         known = info if kind.read_from_end else None
@@ -77,15 +77,15 @@ def survey(info: storage.ObjectInfo, name: str, source: Source) -> Survey:
 
 
 def read(path: str, pieces: Sequence[Piece], source: Source, columns: pa.Schema) -> Iterator[RawRows]:
-    """The rows of pieces of the file at `path`, in their order, each once it is read.
+    """Yields the rows of pieces of the file at `path`, in their order, as soon as each is read.
 
     Args:
-        columns: the shards' id and carried columns.
+        columns: the id and carried columns of the shards.
 
     Raises:
         SourceError: the content is damaged.
-        SourceChangedError: the file is not, or not any more when it was read, the version that was planned.
-        SourceGoneError: this process does not see it.
+        SourceChangedError: the file is not the version that was planned, or was replaced during the read.
+        SourceGoneError: this process does not see the file.
     """
     _refuse_leading_out(pieces[0].file)
     store, keys = storage.connect(path, source.options), _partitions(pieces[0].file, source)
@@ -96,25 +96,25 @@ def read(path: str, pieces: Sequence[Piece], source: Source, columns: pa.Schema)
                 _check_version(store, path, pieces[0])
                 yield replace(raw, columns=_with_partitions(raw, keys))
     except (SourceError, ReplacedError, MissingError):
-        _check_version(store, path, pieces[0])  # the better explanation, where it holds
+        _check_version(store, path, pieces[0])  # a changed file explains the error better
         raise
 
 
 def _refuse_leading_out(name: str) -> None:
-    """Refuses the name of a file outside of its source, which only a plan that is not ours has.
+    """Refuses the name of a file outside of its source. Only a plan that we did not write has one.
 
-    Object storage may list such a key: there, too, clients may take `..` for the folder above.
+    Object storage may list such a key: clients may take `..` as the parent folder there, too.
     """
     if name.startswith("/") or not name or ".." in name.split("/"):
-        hint = "rename the file; if no file is called so, plan.parquet is not ours"
+        hint = "rename the file; if no file has this name, this program did not write plan.parquet"
         raise SourceError("its name leads out of the source", got=name, hint=hint)
 
 
 def _partitions(name: str, source: Source) -> dict[str, str | None]:
-    """The wanted keys of a file's folders (`key=value/`).
+    """Returns the partition keys of a file that the config names, from its folders (`key=value/`).
 
     Raises:
-        SourceError: its path lacks one.
+        SourceError: the path lacks one.
     """
     found = {
         urllib.parse.unquote(key): None if value == NO_PARTITION else urllib.parse.unquote(value)
@@ -138,12 +138,12 @@ def _with_partitions(raw: RawRows, keys: dict[str, str | None]) -> pa.Table:
 
 
 def look(piece: Piece, source: Source) -> None:
-    """See that the file of a piece is there, may be read, and is the version that was planned.
+    """Checks that the file of a piece exists, may be read, and is the version that was planned.
 
     Raises:
         SourceChangedError: it is another version.
-        SourceGoneError: it is not there.
-        StorageError: storage does not give it.
+        SourceGoneError: it does not exist.
+        StorageError: storage does not return it.
     """
     _refuse_leading_out(piece.file)
     path = file_path(source, piece.file)
@@ -154,7 +154,7 @@ def look(piece: Piece, source: Source) -> None:
 
 
 def _planned(path: str, piece: Piece) -> storage.ObjectInfo:
-    """The version to open: where storage can be asked for it, no other is ever read."""
+    """Returns the version to open. If the storage can open a version, no other one is ever read."""
     return storage.ObjectInfo(path, piece.size, piece.version)
 
 

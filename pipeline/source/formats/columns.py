@@ -1,4 +1,4 @@
-"""Python's values as Arrow columns, those that do not fit named; strings that UTF-8 has no bytes for kept."""
+"""Makes Arrow columns from Python values. Reports values that do not fit; keeps strings UTF-8 can't hold."""
 
 import json
 from collections.abc import Sequence
@@ -9,14 +9,14 @@ import pyarrow as pa
 
 MISFITS = (pa.ArrowException, TypeError, OverflowError)
 MISFIT = object()
-"""What fits into no column."""
+"""A value that does not fit into any column."""
 
 
 def strings_of(values: Sequence[str | None], errors: str = "surrogatepass") -> pa.Array:
-    """Large strings, unchecked: surrogates, which UTF-8 has no bytes for, are left for `sift` to find.
+    """Makes large strings without a check: `separate_rejects` finds surrogates, which UTF-8 can't encode.
 
     Args:
-        errors: `surrogateescape` where surrogates stand for a file's own bytes.
+        errors: `surrogateescape` if surrogates stand for bytes of the file.
     """
     data = [None if value is None else value.encode("utf-8", errors) for value in values]
     binary = pa.array(data, pa.large_binary())
@@ -26,9 +26,9 @@ def strings_of(values: Sequence[str | None], errors: str = "surrogatepass") -> p
 
 
 def column_of(values: Sequence[Any], kind: pa.DataType) -> tuple[pa.Array, list[int]]:
-    """A column of a type, null where a value does not fit without loss; and the places of these.
+    """Returns a column of a type, null where a value does not fit without loss; and the places of misfits.
 
-    Into a string fits anything: what is none is written as JSON.
+    Any value fits into a string: one that is not a string is written as JSON.
     """
     if pa.types.is_string(kind):
         texts = [None if value is None or value is MISFIT else text_of(value) for value in values]
@@ -44,12 +44,12 @@ def column_of(values: Sequence[Any], kind: pa.DataType) -> tuple[pa.Array, list[
 
 
 def text_of(value: Any) -> str:
-    """A value as a column of strings has it."""
+    """Returns a value as a column of strings holds it."""
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def _alike(values: Sequence[Any], kind: pa.DataType) -> bool:
-    """Whether no truth value would quietly become a number."""
+    """Tells whether no boolean would silently become a number."""
     return pa.types.is_boolean(kind) or not any(isinstance(value, bool) for value in values)
 
 

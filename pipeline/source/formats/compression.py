@@ -1,8 +1,8 @@
-"""Files that are compressed as a whole: read from their start, a little at a time.
+"""Reads files that are compressed as one stream: from their start, a block at a time.
 
-Memory: a read-ahead of the compressed file and what the method itself needs (zstd and xz: by the file's own
-settings, to a bound); never the whole content, whatever it expands to. What expands to more than any text
-does is refused.
+Memory: a read-ahead of the compressed file and the memory of the method (for zstd and xz the file sets it, up
+to a bound); never all of the content, whatever it expands to. Content that expands more than any text is
+refused.
 """
 
 import bz2
@@ -18,30 +18,30 @@ from pipeline.errors import SourceError
 from pipeline.source.formats import bounds, memory
 
 READ_AHEAD = 8 << 20
-"""Of a file that is read from its start: requests to an object store that are worth their latency."""
+"""Bytes of a request for a file that is read from its start: enough to be worth the latency of a store."""
 BLOCK = 1 << 20
 XZ_MEMORY = 256 << 20
 FIRST_FED = 1 << 12
-"""Of a new member: what lies behind its end comes back as a copy, so a small one must not be fed much."""
+"""The first bytes given to a new member. Bytes after its end are copied, so a small one must not get many."""
 MAX_EMPTY = 10_000
-"""Members without content: each takes as long as a small one with some."""
+"""The most members without content: each takes as long as a small one with content."""
 
 
 def compression(name: str, source: Source) -> str | None:
-    """How a file is compressed as a whole; None where it is not."""
+    """Returns the method by which a file is compressed; None if it is not."""
     if source.compression == "auto":
         return COMPRESSIONS.get(PurePosixPath(name).suffix)
     return None if source.compression == "none" else source.compression
 
 
 def blocks(file: pa.NativeFile, method: str | None, size: int) -> Iterator[bytes]:
-    """The content of a file in blocks, as it was before compression.
+    """Yields the content of a file in blocks, as it was before compression.
 
     Args:
-        size: of the file, as it is stored.
+        size: the stored size of the file.
 
     Raises:
-        SourceError: it is damaged, cut short, or compressed otherwise; or its content is too large for it.
+        SourceError: the file is damaged, incomplete, or compressed by another method; or it expands too much.
     """
     read = 0
     for block in _blocks(pa.BufferedInputStream(file, READ_AHEAD), method):
@@ -69,29 +69,32 @@ def _blocks(buffered: pa.NativeFile, method: str | None) -> Iterator[bytes]:
 
 @contextmanager
 def damage_named() -> Iterator[None]:
-    """What libraries raise over damaged content becomes a `SourceError`; storage's own errors pass."""
+    """Turns the exceptions of libraries over damaged content into `SourceError`; errors of storage pass."""
     try:
         yield
     except MemoryError:
-        raise  # of all that goes on in this process: it says nothing of the file
+        raise  # other work of this process may have used the memory, not the file
     except (pa.ArrowException, OSError, EOFError, lzma.LZMAError) as error:
         raise SourceError(
-            "can't be read", got=first_line(error), hint="make it anew, or check source.compression"
+            "can't be read", got=first_line(error), hint="make it again, or check source.compression"
         ) from None
 
 
 def first_line(error: Exception) -> str:
-    """What an error says, in a line."""
+    """Returns the first line of the message of an error."""
     return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
 
 
 def _members(
     file: pa.NativeFile, fresh: Callable[[], lzma.LZMADecompressor | bz2.BZ2Decompressor], padding: bytes
 ) -> Iterator[bytes]:
-    """By hand: Arrow has no xz, Python's own has no bound of memory, and Arrow's bz2 no empty members.
+    """Decompresses member by member.
+
+    The libraries do not suffice: Arrow has no xz, the xz files of Python do not bound memory, and the bz2 of
+    Arrow does not read empty members.
 
     Args:
-        fresh: makes a decompressor.  padding: what may lie between two members, or behind the last.
+        fresh: makes a decompressor.  padding: the bytes that may stand between members or after the last.
     """
     member = _Member(fresh())
     while data := file.read(BLOCK):
@@ -106,14 +109,14 @@ def _members(
             yield from member.decompress(fed)
             at += len(fed) - member.unused
     if member.begun and not member.ended:
-        raise EOFError("it ends in the midst")
+        raise EOFError("it ends too early")
 
 
 class _Member:
     """One member of a compressed file.
 
     Args:
-        empty_before: members of the file without content that came before it.
+        empty_before: the members without content that precede it in the file.
     """
 
     def __init__(
@@ -125,7 +128,7 @@ class _Member:
         self.step, self.begun, self.content = FIRST_FED, False, False
 
     def decompress(self, data: memoryview) -> Iterator[bytes]:
-        """What so much more of the file becomes."""
+        """Yields the content of more bytes of the file."""
         self.begun, self.step = True, min(2 * self.step, BLOCK)
         block = self._decompressor.decompress(data, BLOCK)
         self.content = self.content or bool(block)
@@ -140,5 +143,5 @@ class _Member:
 
     @property
     def unused(self) -> int:
-        """Bytes of what was given last that are not its own."""
+        """The number of bytes of the last input that lie after the end of the member."""
         return len(self._decompressor.unused_data)

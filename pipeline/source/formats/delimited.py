@@ -1,14 +1,13 @@
-"""CSV and TSV, by Python's own reader; every column is a string, as it stands in the file.
+"""Reads CSV and TSV with the reader of Python. Every column is a string, as it stands in the file.
 
-Where a field may hold a line end, only reading from the start tells where rows begin: such a file is counted
-once when planning and streamed in one scan, its rows numbered from 0 behind the header. Elsewhere a plain
-file is cut like lines of text, a row a line, and a row's position is its byte offset. Blank lines are no
-rows.
+If a field may hold a line end, only reading from the start tells where rows begin. The planner counts the
+rows of such a file once, and one scan streams it; its rows are numbered from 0 after the header. Otherwise a
+plain file is cut like lines of text: a line is a row, and the position of a row is its byte offset. Blank
+lines are not rows.
 
-A row with more or fewer fields than there are columns is rejected; so is one that can't be read, or does not
-end.
+A row with more or fewer fields than columns is rejected, and so is a row that can't be read or does not end.
 
-Memory: one row with all its fields; of the others what is wanted.
+Memory: one row with all its fields; only the wanted fields of the others.
 """
 
 import csv
@@ -31,19 +30,19 @@ from pipeline.source.formats.ranges import in_ranges
 from pipeline.source.piece import LONGEST_DOCUMENT, Piece, RawRows, Survey, named
 
 Row = list[str] | None
-"""The fields of a row; None where it can't be read."""
+"""The fields of a row; None if it can't be read."""
 Wanted = tuple[str, ...] | None
-"""Of a row the text, the carried fields and the first; None where it can't be read, or has other columns."""
+"""The text, the carried fields and the first field of a row; None if it can't be read, or lacks a column."""
 BLOCK_ROWS, BLOCK_BYTES = 4096, 1 << 20
 ESCAPE = "surrogateescape"
-"""How bytes that are no UTF-8 pass through Python's reader."""
+"""The error handler by which bytes that are not UTF-8 pass through the reader of Python."""
 END = "\ue000end-of-the-file\ue000"
-"""Put behind the last line: in a quoted field that nobody closed it comes out as a part of it."""
+"""A mark after the last line. If a quoted field is not closed, the mark becomes a part of it."""
 csv.field_size_limit(LONGEST_DOCUMENT)
 
 
 def survey(file: pa.NativeFile, name: str, size: int, source: Source) -> Survey:
-    """How the file can be cut, and its columns.
+    """Finds how the file can be cut, and its columns.
 
     Raises:
         SourceError: it lacks a column that the config names.
@@ -63,7 +62,7 @@ def survey(file: pa.NativeFile, name: str, size: int, source: Source) -> Survey:
 
 
 def read(file: pa.NativeFile, pieces: Sequence[Piece], source: Source, _: pa.Schema) -> Iterator[RawRows]:
-    """The rows of each piece."""
+    """Yields the rows of each piece."""
     if pieces[0].unit == "bytes":
         names = _header(file, source)
         for found in lines.read(file, pieces, None):
@@ -77,7 +76,7 @@ def read(file: pa.NativeFile, pieces: Sequence[Piece], source: Source, _: pa.Sch
 
 
 def _raw_of_lines(found: lines.Lines, names: Sequence[str], source: Source) -> RawRows:
-    """A few lines at a time: as Python's objects their fields take many times their bytes."""
+    """Parses a few lines at a time: as Python objects their fields take many times their bytes."""
     starts = range(0, len(found.texts), BLOCK_ROWS)
     binary = (found.texts.slice(start, BLOCK_ROWS).cast(pa.large_binary()) for start in starts)
     texts = ([line.decode("utf-8", ESCAPE) for line in block.to_pylist()] for block in binary)
@@ -91,7 +90,7 @@ def _raw_of_lines(found: lines.Lines, names: Sequence[str], source: Source) -> R
 
 
 def _kept(rows: Iterable[Row], header: bool, kept: list[int]) -> Iterator[Row]:
-    """The rows but the header and blank lines; the places of those that stay go into `kept`."""
+    """Yields the rows without the header and blank lines; adds their places to `kept`."""
     for at, row in enumerate(rows):
         if row != [] and not (header and at == 0):
             kept.append(at)
@@ -99,9 +98,9 @@ def _kept(rows: Iterable[Row], header: bool, kept: list[int]) -> Iterator[Row]:
 
 
 def _tables(rows: Iterable[Row], names: Sequence[str], source: Source) -> Iterator[pa.Table]:
-    """Some rows after the other, as `_table` makes them."""
+    """Yields tables of a block of rows each, as `_table` makes them."""
     carried = [path for path in source.fields.values() if path in names]
-    # The last one is not wanted, but of a single one there would be no tuple.
+    # The last field is not wanted, but `itemgetter` of a single field would not return a tuple.
     wanted = itemgetter(*(names.index(path) for path in (source.text_column or "", *carried)), 0)
     block: list[Wanted] = []
     count, size = len(names), 0
@@ -119,7 +118,7 @@ def _tables(rows: Iterable[Row], names: Sequence[str], source: Source) -> Iterat
 
 
 def _table(rows: Sequence[Wanted], names: Sequence[str], source: Source) -> pa.Table:
-    """As `Raw.of` takes it, with the carried columns that the file has."""
+    """Makes the table that `RawRows.of` takes, with the carried columns that the file has."""
     carried = [name for name, path in source.fields.items() if path in names]
     columns = [
         strings_of([row[place] if row else None for row in rows], ESCAPE) for place in range(1 + len(carried))
@@ -129,7 +128,7 @@ def _table(rows: Sequence[Wanted], names: Sequence[str], source: Source) -> pa.T
 
 
 def _rows(file: pa.NativeFile, method: str | None, size: int, source: Source) -> Iterator[Row]:
-    """All rows of a file, the first among them; blank lines left out behind it."""
+    """Yields all rows of a file, including the first; leaves out blank lines after it."""
     texts = chain(_text_lines(blocks(file, method, size), size), [END])
     taken, dialect = _Taken(), _dialect(source)
     reader = csv.reader(_fed(texts, taken, dialect["delimiter"]), **dialect)
@@ -153,21 +152,21 @@ def _rows(file: pa.NativeFile, method: str | None, size: int, source: Source) ->
 
 @dataclass(slots=True)
 class _Taken:
-    """What Python's reader has taken since the last row, of which it bounds each field alone."""
+    """The input that the reader of Python took since the last row; it only bounds single fields."""
 
     characters: int = 0
     fields: int = 0
 
 
 def _fed(texts: Iterator[str], taken: _Taken, delimiter: str) -> Iterator[str]:
-    """The lines, as long as a row ends.
+    """Yields the lines, until a row is too long.
 
     Raises:
-        csv.Error: one does not.
+        csv.Error: a row has too many fields, or does not end.
     """
     for text in texts:
         taken.characters += len(text)
-        if taken.characters > bounds.MAX_VALUES:  # so many fields have at least so many characters
+        if taken.characters > bounds.MAX_VALUES:  # each field has at least one character
             taken.fields += text.count(delimiter)
             if taken.fields > bounds.MAX_VALUES:
                 raise csv.Error("a row has too many fields")
@@ -177,12 +176,12 @@ def _fed(texts: Iterator[str], taken: _Taken, delimiter: str) -> Iterator[str]:
 
 
 def _text_lines(data: Iterable[bytes], size: int) -> Iterator[str]:
-    """Lines with their ends, which may stand in a field."""
+    """Yields lines with their ends, since an end may be part of a field."""
     tail: list[bytes] = []
     start, held, first, count = b"", 0, True, 0
     for block in data:
         count += block.count(b"\n")
-        bounds.refuse_rows(count, size)  # blank lines are no rows, and take as long
+        bounds.refuse_rows(count, size)  # blank lines are not rows, but take as long
         if len(start) < len(lines.MARK):
             start += block[: len(lines.MARK)]
             lines.refuse_other_encodings(start)
@@ -204,7 +203,7 @@ def _decoded(line: bytes, first: bool) -> str:
 
 
 def _a_row_a_line(texts: Sequence[str], source: Source) -> list[Row]:
-    """Rows of lines: where one has a quote that is not closed in it, each line is read on its own."""
+    """Parses lines as rows. If a line has a quote that it does not close, reads each line on its own."""
     try:
         crowded = any(_crowded(text, source) for text in texts)
         rows: list[Row] = [] if crowded else list(csv.reader([*texts, END], **_dialect(source)))
@@ -230,14 +229,14 @@ def _alone(text: str, source: Source) -> Row:
 
 
 def _header(file: pa.NativeFile, source: Source) -> Sequence[str]:
-    """The columns' names, from the first line where the config does not name them."""
+    """Returns the names of the columns, from the first line if the config does not name them."""
     if source.csv.names:
         return source.csv.names
     return _names(iter([_alone(_decoded(lines.first_line(file), first=True), source)]), source)
 
 
 def _names(rows: Iterator[Row], source: Source) -> Sequence[str]:
-    """The columns' names; the first row is taken where it holds them. None of a file without a row."""
+    """Returns the names of the columns; takes the first row if it holds them. An empty file has none."""
     names = source.csv.names or next(rows, ())
     if not names and names != ():
         raise SourceError("its first line names no columns", hint="name them in csv.names")

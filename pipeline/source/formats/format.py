@@ -1,4 +1,4 @@
-"""What a format's module says of it: how its files are surveyed and read, and what the rest may count on."""
+"""The description of a format: the functions that survey and read its files, and its properties."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -22,14 +22,14 @@ class _Read(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Format:
-    """The facts of a format; `storage` failures pass through its functions.
+    """The functions and properties of a format. Failures of `storage` pass through the functions.
 
-    survey: says how a file can be cut.  read: gives the rows of pieces of one file, in one pass.
-    opened: whether planning opens its files; else `survey` is given no file.
-    read_from_end: whether a survey begins at the file's end, and so needs its size before it is opened.
-    random_access: whether rows are read without all rows before them, wherever a file is cut by rows.
-    isolated: whether native code decides what a file costs, so that another process must look at it.
-    types_inferred: whether columns have the types that samples show; anything could be carried as text.
+    survey: finds how a file can be cut.  read: yields the rows of pieces of one file, in one pass.
+    opened: True if the planner opens its files; else `survey` gets None instead of a file.
+    read_from_end: True if a survey begins at the end of a file, so that opening it needs its size.
+    random_access: True if rows are read without all rows before them, wherever a file is cut by rows.
+    isolated: True if native code decides what a file costs, so that another process must survey it.
+    types_inferred: True if the types of the columns come from samples; any value could be carried as text.
     """
 
     survey: _Survey

@@ -1,9 +1,10 @@
-"""JSON Lines: an object a line; cut like lines of text.
+"""Reads JSON Lines: each line is an object. Files are cut like lines of text.
 
-Carried columns have the types that samples show: 64-bit integers, floats, booleans; all else are strings, and
-what is no string is then carried as JSON. A value that does not fit rejects its row.
+Samples decide the types of carried columns: 64-bit integers, floats or booleans. All other columns are
+strings, and hold a value that is not a string as JSON. A value that does not fit rejects its row.
 
-Memory: the objects of one line at a time, for they take many times its bytes; of the others what is wanted.
+Memory: the objects of one line at a time, since they take many times its bytes; only the wanted values of
+the others.
 """
 
 import json
@@ -25,13 +26,13 @@ SAMPLED_ROWS = 2000
 BLOCK_ROWS = 4096
 MISSING = object()
 STRUCTURE = (b",", b"[", b"{")
-"""What each value of a line comes behind."""
+"""The characters of which one precedes each value of a line."""
 Outline = tuple[Sequence[str], dict[str, Any]]
-"""The names in an object; and its text and carried cells, without what is inside of them."""
+"""The names in an object; and its text and carried cells, without the content of nested ones."""
 
 
 def survey(file: pa.NativeFile, name: str, size: int, source: Source) -> Survey:
-    """How the file can be cut, and what its objects hold; see `lines`.
+    """Finds how the file can be cut (see `lines`), and the columns of its objects.
 
     Raises:
         SourceError: no line is an object, or none has the text column.
@@ -47,7 +48,7 @@ def survey(file: pa.NativeFile, name: str, size: int, source: Source) -> Survey:
             lines.split(np.frombuffer(each, np.uint8), first=not at)[0] for at, each in enumerate(data)
         ]
     objects = [found for texts in sampled for found in _sampled(_binary(texts), source)]
-    if not objects and not method and spans:  # no line is as short as a sample
+    if not objects and not method and spans:  # every line is longer than a sample
         objects = list(_sampled([lines.first_line(file)], source))
     blank = not objects and not any(line.strip() for texts in sampled for line in _binary(texts))
     columns = pa.schema([]) if blank else _columns(objects, source)
@@ -57,20 +58,20 @@ def survey(file: pa.NativeFile, name: str, size: int, source: Source) -> Survey:
 def read(
     file: pa.NativeFile, pieces: Sequence[Piece], source: Source, columns: pa.Schema
 ) -> Iterator[RawRows]:
-    """The objects of each piece."""
+    """Yields the objects of each piece."""
     for found in lines.read(file, pieces, compression(pieces[0].file, source)):
         yield _parsed(found, source, columns)
 
 
 def _parsed(found: lines.Lines, source: Source, columns: pa.Schema) -> RawRows:
-    """A few lines at a time: as Python's objects they take many times their bytes."""
+    """Parses a few lines at a time: as Python objects they take many times their bytes."""
     starts = range(0, max(1, len(found.texts)), BLOCK_ROWS)
     blocks = [_table(found.texts.slice(start, BLOCK_ROWS), source, columns) for start in starts]
     return RawRows.of(pa.concat_tables(blocks), found.positions, found.start, found.stop)
 
 
 def _table(lines_N: pa.Array, source: Source, columns: pa.Schema) -> pa.Table:
-    """As `Raw.of` takes it."""
+    """Makes the table that `RawRows.of` takes."""
     texts: list[str | None] = []
     faults: list[str] = []
     kinds = {name: columns.field(name).type for name in source.fields if name in columns.names}
@@ -91,7 +92,7 @@ def _table(lines_N: pa.Array, source: Source, columns: pa.Schema) -> pa.Table:
 
 
 def _cell(value: Any, kind: pa.DataType) -> Any:
-    """A value as a column takes it, without what is inside of it."""
+    """Returns a value as a column takes it; a nested one becomes JSON, or does not fit."""
     if not isinstance(value, dict | list):
         return value
     try:
@@ -111,7 +112,7 @@ def _fault(faults: list[str], fault: str, rows: Sequence[int]) -> None:
 
 
 def _object(line: bytes, errors: str) -> tuple[Any, str]:
-    """What a line holds, and why it can't be read, if it can't."""
+    """Parses a line. Returns its object and "", or None and the reason why it can't be read."""
     if not line.strip():
         return None, "blank"
     if len(line) > bounds.MAX_VALUES < sum(map(line.count, STRUCTURE)):
@@ -126,7 +127,7 @@ def _object(line: bytes, errors: str) -> tuple[Any, str]:
 
 
 def _at(content: Any, path: str | None, missing: Any = None) -> Any:
-    """What an object holds under a dotted path; the whole path may also be one key."""
+    """Returns the value of an object at a dotted path; the path may also be a single key."""
     if isinstance(content, dict) and path in content:
         return content[path]
     for key in (path or "").split("."):
@@ -148,14 +149,14 @@ def _sampled(found: Sequence[bytes], source: Source) -> Iterator[Outline]:
 def _outline(content: Any, source: Source) -> Outline:
     paths = {"": source.text_column, **source.fields}
     cells = {name: _at(content, path, MISSING) for name, path in paths.items()}
-    # Whatever is inside of a value, it is a string in the shards.
+    # A nested value is a string in the shards, whatever it holds.
     scalars = {name: "" if isinstance(cell, str | dict | list) else cell for name, cell in cells.items()}
     return list(content)[:MAX_NAMES], scalars
 
 
 def _columns(objects: Sequence[Outline], source: Source) -> pa.Schema:
     if not objects:
-        raise SourceError("holds no JSON objects, a line each", hint="check the format")
+        raise SourceError("holds no JSON objects, one on each line", hint="check the format")
     if all(cells[""] is MISSING for _, cells in objects):
         names = named(list(dict.fromkeys(name for names, _ in objects[:20] for name in names)))
         raise SourceError(
@@ -168,7 +169,7 @@ def _columns(objects: Sequence[Outline], source: Source) -> pa.Schema:
 
 
 def _type(cells: Sequence[Any]) -> pa.DataType:
-    """The type of a column that samples show."""
+    """Infers the type of a column from samples."""
     kinds = {type(cell) for cell in cells if cell is not None}
     if not kinds:
         return pa.null()

@@ -1,10 +1,10 @@
-"""Lines of text, whatever they hold: by byte ranges of a plain file, or streamed from a compressed one.
+"""Reads lines of text, whatever they hold: byte ranges of a plain file, or the stream of a compressed one.
 
-A plain file is cut without looking for line ends when planning: a piece owns the lines that start in its
-range, so the ranges that pieces consume tile the file exactly. A compressed file's lines are counted once
-when planning, and numbered. A line ends with LF; a CR before it is dropped, and so is a byte order mark.
+The planner cuts a plain file without a search for line ends: a piece owns the lines that start in its range,
+so the ranges that pieces consume tile the file exactly. The planner counts the lines of a compressed file
+once, and numbers them. A line ends with LF; a CR before it is dropped, and so is a byte order mark.
 
-Memory: a piece's own lines, or a block of a stream; a line of more than `LONGEST_DOCUMENT` fails its file.
+Memory: the lines of a piece, or a block of a stream. A line of more than `LONGEST_DOCUMENT` fails its file.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -25,14 +25,14 @@ MARK = b"\xef\xbb\xbf"
 OTHER_MARKS = (b"\xff\xfe", b"\xfe\xff")
 SAMPLES, SAMPLE_BYTES = 8, 1 << 16
 TAIL, CHUNK, MAX_CHUNK = 1 << 14, 1 << 16, 8 << 20
-"""What is read beyond a range for the end of its last line; where that is not enough, more and more."""
+"""Bytes read after a range to find the end of its last line; then chunks that grow up to a bound."""
 SPAN_ROWS, SPAN_BYTES = 1024, 1 << 18
-"""How finely a streamed file's rows are known: splits are made of such spans."""
+"""The rows or bytes after which a span of a streamed file ends. Splits consist of such spans."""
 
 
 @dataclass(frozen=True, slots=True)
 class Lines:
-    """The lines of one piece: strings not yet checked for UTF-8, their positions, the range consumed."""
+    """The lines of one piece: strings not yet checked for UTF-8, their positions, and the range consumed."""
 
     texts: pa.Array
     positions: pa.Array
@@ -41,7 +41,7 @@ class Lines:
 
 
 def samples(file: pa.NativeFile, size: int) -> Iterator[bytes]:
-    """Whole lines from a few places of a plain file, or all of a small one."""
+    """Yields complete lines from a few places of a plain file, or all lines of a small one."""
     places = SAMPLES if size > SAMPLES * SAMPLE_BYTES else 1
     for number in range(places):
         file.seek(size * number // places)
@@ -53,16 +53,17 @@ def samples(file: pa.NativeFile, size: int) -> Iterator[bytes]:
 
 
 def byte_span(size: int, sampled: Sequence[bytes]) -> tuple[Span, ...]:
-    """A plain file as one span, to be cut anywhere; rows are not counted but estimated.
+    """Describes a plain file as one span that can be cut anywhere. Its rows are estimated, not counted.
 
-    The sample with the shortest lines decides: too many splits cost little, too many rows in one much.
+    The estimate uses the sample with the shortest lines: too many splits cost little, but too many rows in
+    one cost much.
     """
     shortest = min(len(sample) / (sample.count(b"\n") + 1) for sample in sampled)
     return (Span(0, size, size / max(1.0, shortest), float(size), float(size)),) if size else ()
 
 
 def counted(file: pa.NativeFile, size: int, method: str) -> tuple[tuple[Span, ...], pa.Array]:
-    """A compressed file's lines, counted by streaming it once; and its first lines, as a sample."""
+    """Counts the lines of a compressed file by streaming it once. Also returns the first, as a sample."""
     first: list[pa.Array] = []
 
     def counts() -> Iterator[tuple[int, int]]:
@@ -75,10 +76,10 @@ def counted(file: pa.NativeFile, size: int, method: str) -> tuple[tuple[Span, ..
 
 
 def row_spans(counts: Iterable[tuple[int, int]], size: int) -> tuple[Span, ...]:
-    """Spans of rows from (rows, bytes) of a stream's blocks; its stored size is laid to them by bytes.
+    """Makes spans from the (rows, bytes) of blocks of a stream; divides its stored size among them by bytes.
 
     Raises:
-        SourceError: it has more rows than a file of that size may.
+        SourceError: the file has more rows than a file of its size may have.
     """
     spans: list[tuple[int, int, int]] = []
     start = rows = text_bytes = 0
@@ -98,7 +99,7 @@ def row_spans(counts: Iterable[tuple[int, int]], size: int) -> tuple[Span, ...]:
 
 
 def read(file: pa.NativeFile, pieces: Sequence[Piece], method: str | None) -> Iterator[Lines]:
-    """The lines of each piece of one file, in order.
+    """Yields the lines of each piece of one file, in order.
 
     Raises:
         SourceError: the file is damaged, or has a line of more than `LONGEST_DOCUMENT`.
@@ -113,7 +114,7 @@ def read(file: pa.NativeFile, pieces: Sequence[Piece], method: str | None) -> It
 
 
 def streamed(file: pa.NativeFile, method: str | None, size: int) -> Iterator[pa.Array]:
-    """All lines of a file, a block at a time."""
+    """Yields all lines of a file, a block at a time."""
     tail: list[bytes] = []
     start, held, first = b"", 0, True
     for block in blocks(file, method, size):
@@ -132,10 +133,10 @@ def streamed(file: pa.NativeFile, method: str | None, size: int) -> Iterator[pa.
 
 
 def split(data: npt.NDArray[np.uint8], first: bool) -> tuple[pa.Array, npt.NDArray[np.int64]]:
-    """Lines as strings (not yet checked for UTF-8), and the offset where each starts.
+    """Splits data into lines: strings not yet checked for UTF-8, and the offset where each starts.
 
     Args:
-        first: whether the file begins here, perhaps with a mark.
+        first: True if the data begins the file, perhaps with a byte order mark.
     """
     mark = len(MARK) if first and data[: len(MARK)].tobytes() == MARK else 0
     stops = np.flatnonzero(data == LF)
@@ -148,7 +149,7 @@ def split(data: npt.NDArray[np.uint8], first: bool) -> tuple[pa.Array, npt.NDArr
     keep[ended] = False
     keep[dropped] = False
     keep[:mark] = False
-    # Line ends are all that is left out: before line i there are i of them, and some CRs.
+    # Only line ends and the mark are left out: before line i there are i line ends, and some CRs.
     edges = np.append(starts, len(data))
     left_out = np.minimum(np.arange(len(edges)), len(ended)) + np.searchsorted(dropped, edges)
     left_out[1:] += mark
@@ -157,14 +158,14 @@ def split(data: npt.NDArray[np.uint8], first: bool) -> tuple[pa.Array, npt.NDArr
 
 
 def _range(file: pa.NativeFile, piece: Piece) -> Lines:
-    """The lines that start in a range of bytes; as a rule by one request, which reads a little further."""
+    """Reads the lines that start in a range of bytes, usually in one request that reads a little further."""
     base = max(piece.start - 1, 0)  # a line that starts with the range follows a LF right before
     file.seek(base)
     data: bytes | bytearray = file.read(piece.stop - base + TAIL)
     further = _chunks(file)
 
     def first_from(position: int) -> int:
-        """Where the first line begins that starts at or after a position."""
+        """Returns the start of the first line at or after a position."""
         nonlocal data
         if position == 0 or position >= piece.size:
             return min(position, piece.size)
@@ -186,7 +187,7 @@ def _range(file: pa.NativeFile, piece: Piece) -> Lines:
 
 
 def _chunks(file: pa.NativeFile) -> Iterator[bytes]:
-    """What follows in a file; larger and larger, for a long line should not take many requests."""
+    """Yields the next chunks of a file. They grow, since a long line should not take many requests."""
     size = CHUNK
     while chunk := file.read(size):
         yield chunk
@@ -194,7 +195,7 @@ def _chunks(file: pa.NativeFile) -> Iterator[bytes]:
 
 
 def first_line(file: pa.NativeFile) -> bytes:
-    """The first line of a plain file, without its end."""
+    """Returns the first line of a plain file, without its end."""
     file.seek(0)
     data = bytearray()
     for chunk in _chunks(file):
@@ -209,9 +210,10 @@ def first_line(file: pa.NativeFile) -> bytes:
 
 
 def refuse_longer(size: int) -> None:
-    """
+    """Refuses a line of more than `LONGEST_DOCUMENT` bytes.
+
     Raises:
-        SourceError: a line has more than `LONGEST_DOCUMENT` bytes.
+        SourceError: it has more.
     """
     if size > LONGEST_DOCUMENT:
         raise SourceError(

@@ -1,6 +1,6 @@
-"""Memory that a file's content may take of this process: so it is the file that fails, and not the process.
+"""Limits the memory that the content of a file may take, so that the file fails, and not this process.
 
-Native libraries allocate what a file tells them to; only the kernel can refuse it to them.
+Native libraries allocate as much as a file says; only the kernel can refuse it.
 """
 
 import resource
@@ -12,7 +12,7 @@ from pathlib import Path
 from pipeline.errors import SourceError
 
 SMALL = 1 << 20
-"""Bytes of content that many threads may hold at once."""
+"""The bytes of content that many threads may hold at the same time."""
 LARGE_AT_ONCE = 1
 _guard = threading.Lock()
 _turns = threading.BoundedSemaphore(LARGE_AT_ONCE)
@@ -21,12 +21,13 @@ _mine = threading.local()
 
 @contextmanager
 def at_most(more: int) -> Iterator[None]:
-    """Let this process allocate no more than so many further bytes.
+    """Lets this process allocate at most `more` further bytes.
 
-    One thread at a time does, for the limit is the process's; another goes on under the limit of the first.
+    Only one thread at a time sets the limit, since it is the limit of the process. Another thread runs under
+    the limit of the first.
 
     Raises:
-        SourceError: that was not enough.
+        SourceError: the limit was too low.
     """
     if not _guard.acquire(blocking=False):
         yield
@@ -39,7 +40,7 @@ def at_most(more: int) -> Iterator[None]:
         raise SourceError(
             "needs too much memory to be read",
             got=f"more than {more >> 20} MiB at once",
-            hint="make it anew with smaller row groups and pages, or leave it out",
+            hint="make it again with smaller row groups and pages, or leave it out",
         ) from None
     finally:
         resource.setrlimit(resource.RLIMIT_DATA, before)
@@ -47,7 +48,7 @@ def at_most(more: int) -> Iterator[None]:
 
 
 def limit(more: int) -> None:
-    """Let this process have no more data than it has now, and so many bytes; nor than it might before."""
+    """Limits the data of this process to its present size and `more` bytes; never raises an older limit."""
     soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
     wanted = _data() + more
     resource.setrlimit(
@@ -56,13 +57,13 @@ def limit(more: int) -> None:
 
 
 def _data() -> int:
-    """What counts for the limit: private memory that can be written to (proc_pid_statm(5))."""
+    """Returns the bytes that count for the limit: private, writable memory (proc_pid_statm(5))."""
     return int(Path("/proc/self/statm").read_text().split()[5]) * resource.getpagesize()
 
 
 @contextmanager
 def turns() -> Iterator[None]:
-    """Have this thread wait, in here, for its turn with content that is large: see `take_turn`."""
+    """Makes this thread wait, within the context, for its turn with large content: see `take_turn`."""
     _mine.waits, _mine.has_turn = True, False
     try:
         yield
@@ -73,7 +74,7 @@ def turns() -> Iterator[None]:
 
 
 def take_turn() -> None:
-    """Say that content becomes large: of the threads inside `turns` only a few go on, the others wait."""
+    """Announces that content becomes large: only a few threads inside `turns` go on, the others wait."""
     if getattr(_mine, "waits", False) and not _mine.has_turn:
         _turns.acquire()
         _mine.has_turn = True

@@ -1,7 +1,7 @@
-"""Parquet: cut along row groups, large groups within; only the columns that are needed are read.
+"""Reads Parquet: files are cut between row groups, large groups also within; only needed columns are read.
 
-What a footer claims is checked before anything is made by it. What its pages expand to is known once they are
-read alone: so they are read a few rows at a time, and within a limit of memory.
+The claims of a footer are checked before anything uses them. Nothing tells how much its pages expand to until
+they are read: so they are read a few rows at a time, and within a limit of memory.
 """
 
 from collections.abc import Iterator, Sequence
@@ -22,24 +22,24 @@ from pipeline.source.piece import Piece, RawRows, Span, Survey, named
 
 BATCH_ROWS, BATCH_BYTES = 8192, 32 << 20
 EXPANDING = {"PLAIN_DICTIONARY", "RLE_DICTIONARY", "DELTA_BYTE_ARRAY"}
-"""Encodings in which a few bytes may stand for many, over and over."""
+"""Encodings in which a few bytes may stand for many, repeatedly."""
 EXPANDING_ROWS = 2048
 DECODING = 1 << 30
-"""Memory for a batch, beside the pages that it comes from."""
+"""Bytes of memory for a batch, in addition to the pages that it comes from."""
 TEXT_TYPES = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)
 
 
 def survey(file: pa.NativeFile, name: str, size: int, source: Source) -> Survey:
-    """How the file can be cut; reads its footer alone.
+    """Finds how the file can be cut; reads only its footer.
 
     Raises:
-        SourceError: it is no Parquet file, its footer can't be true, or it lacks the text or id column.
+        SourceError: it is not a Parquet file, its footer can't be true, or it lacks the text or id column.
     """
     if method := compression(name, source):
         raise SourceError(
-            "is compressed as a whole, and Parquet can't be read so",
+            "is a compressed Parquet file, which can't be read",
             got=method,
-            hint="uncompress it: Parquet compresses within",
+            hint="uncompress it: Parquet compresses its own pages",
         )
     parquet = _open(file, size)
     names = parquet.schema_arrow.names
@@ -56,7 +56,7 @@ def survey(file: pa.NativeFile, name: str, size: int, source: Source) -> Survey:
     kind = _field(parquet.schema_arrow, source.text_column or "")
     if not _is_text(kind):
         raise SourceError(
-            f"column {source.text_column!r} is no text", got=str(kind), hint="name another text_column"
+            f"column {source.text_column!r} is not text", got=str(kind), hint="name another text_column"
         )
     leaves = _leaves(parquet, source)
     _check_claims(parquet.metadata, leaves, size)
@@ -64,7 +64,7 @@ def survey(file: pa.NativeFile, name: str, size: int, source: Source) -> Survey:
 
 
 def read(file: pa.NativeFile, pieces: Sequence[Piece], source: Source, _: pa.Schema) -> Iterator[RawRows]:
-    """The rows of each piece; no row group is read that holds none of them, none is read twice.
+    """Yields the rows of each piece. Reads only the row groups that hold them, and each once.
 
     Raises:
         SourceError: the file is damaged.
@@ -90,10 +90,10 @@ def read(file: pa.NativeFile, pieces: Sequence[Piece], source: Source, _: pa.Sch
 def _tables(
     batches: Iterator[pa.RecordBatch], paths: Sequence[str], columns: pa.Schema, most: int
 ) -> Iterator[pa.Table]:
-    """Of each batch the texts, and the carried columns in readable types: as large as they are from here on.
+    """Yields the texts and the carried columns of each batch, in readable types, at their final size.
 
     Args:
-        most: bytes of memory that one may take.
+        most: the most bytes of memory that a batch may take.
     """
     while True:
         with memory.at_most(most):
@@ -109,7 +109,7 @@ def _tables(
 
 
 def _batch_size(metadata: pq.FileMetaData, groups: Sequence[int], leaves: Sequence[int]) -> tuple[int, int]:
-    """Rows of a batch that is not too large, as far as a footer tells; and the bytes of pages behind it."""
+    """Returns the rows of a batch that is not too large by the footer, and the bytes of its pages."""
     rows, pages = BATCH_ROWS, [0]
     for index in groups:
         group = metadata.row_group(index)
@@ -126,7 +126,7 @@ def _batch_size(metadata: pq.FileMetaData, groups: Sequence[int], leaves: Sequen
 
 
 def _groups(parquet: pq.ParquetFile, start: int, stop: int) -> tuple[int, list[int]]:
-    """The row groups that hold any of the rows [start, stop), and the number of their first row."""
+    """Returns the first row of the row groups that hold any of the rows [start, stop), and these groups."""
     counts = [parquet.metadata.row_group(index).num_rows for index in range(parquet.metadata.num_row_groups)]
     stops = np.cumsum([0, *counts])
     groups = [i for i in range(len(counts)) if stops[i] < stop and stops[i + 1] > start]
@@ -134,7 +134,7 @@ def _groups(parquet: pq.ParquetFile, start: int, stop: int) -> tuple[int, list[i
 
 
 def _field(schema: pa.Schema, path: str) -> pa.DataType | None:
-    """The type of what a dotted path names, a whole name first; None where there is nothing."""
+    """Returns the type at a dotted path, which may also be a single name; None if nothing is there."""
     if path in schema.names:
         return schema.field(path).type
     name, *inner = path.split(".")
@@ -160,9 +160,10 @@ def _texts(column: pa.ChunkedArray) -> pa.ChunkedArray:
 
 
 def _check_claims(metadata: pq.FileMetaData, leaves: Sequence[int], size: int) -> None:
-    """
+    """Checks the claims of a footer.
+
     Raises:
-        SourceError: a footer contradicts itself, or claims what a file of that size can't hold.
+        SourceError: it contradicts itself, or claims more than a file of that size can hold.
     """
     groups = [metadata.row_group(index) for index in range(metadata.num_row_groups)]
     rows = [group.num_rows for group in groups]
@@ -189,7 +190,7 @@ def _check_chunk(chunk: pq.ColumnChunkMetaData, rows: int, repeated: bool) -> No
 
 
 def _untrue(got: str) -> SourceError:
-    return SourceError("has a footer that can't be true", got=got, hint="make it anew, or leave it out")
+    return SourceError("has a footer that can't be true", got=got, hint="make it again, or leave it out")
 
 
 def _open(file: pa.NativeFile, size: int) -> pq.ParquetFile:
@@ -199,12 +200,12 @@ def _open(file: pa.NativeFile, size: int) -> pq.ParquetFile:
             file, coerce_int96_timestamp_unit="us", pre_buffer=True, page_checksum_verification=True
         )
     except MemoryError:
-        raise  # an Arrow exception, too
+        raise  # Arrow's is an `ArrowException`, too
     except (pa.ArrowException, OSError) as error:
         raise SourceError(
-            "is no whole Parquet file",
+            "is not a complete Parquet file",
             got=f"{size} bytes: {first_line(error)}",
-            hint="make it anew, or leave it out",
+            hint="make it again, or leave it out",
         ) from None
 
 
@@ -214,19 +215,19 @@ def _columns(parquet: pq.ParquetFile, source: Source) -> pa.Schema:
         return pa.schema([pa.field(name, readable_type(kind)) for name, kind in found.items() if kind])
     except pa.ArrowNotImplementedError as error:
         raise SourceError(
-            "a carried column has a type that not all readers take", got=str(error), hint="do not carry it"
+            "a carried column has a type that some readers refuse", got=str(error), hint="do not carry it"
         ) from None
 
 
 def _leaves(parquet: pq.ParquetFile, source: Source) -> list[int]:
-    """The columns that are read, as the file counts them."""
+    """Returns the numbers of the columns that are read, as the file counts them."""
     wanted = tuple(f"{path}." for path in (source.text_column, *source.fields.values()))
     schema = parquet.metadata.schema
     return [leaf for leaf in range(len(schema)) if f"{schema.column(leaf).path}.".startswith(wanted)]
 
 
 def _spans(metadata: pq.FileMetaData, leaves: Sequence[int]) -> list[Span]:
-    """One span a row group; the bytes of its text and carried columns as they were before compression."""
+    """Returns a span for each row group, with the uncompressed bytes of its text and carried columns."""
     spans, start = [], 0
     for index in range(metadata.num_row_groups):
         group = metadata.row_group(index)
@@ -241,7 +242,7 @@ def _spans(metadata: pq.FileMetaData, leaves: Sequence[int]) -> list[Span]:
 
 
 def _readable(found: Sequence[pa.ChunkedArray], columns: pa.Schema) -> list[pa.ChunkedArray]:
-    """Carried columns in readable types; of timestamps the nanoseconds are dropped, of all else nothing."""
+    """Casts carried columns to readable types. Only the nanoseconds of timestamps are lost."""
     arrays = []
     for column, field in zip(found, columns, strict=True):
         options = pc.CastOptions(target_type=field.type, allow_time_truncate=True)
@@ -257,7 +258,7 @@ def _readable(found: Sequence[pa.ChunkedArray], columns: pa.Schema) -> list[pa.C
 
 
 def _storage(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """The values behind an extension type (uuid, json, ...)."""
+    """Returns the storage values of an extension type (uuid, json, ...)."""
     if not isinstance(column.type, pa.BaseExtensionType):
         return column
     return pa.chunked_array([chunk.storage for chunk in column.chunks], column.type.storage_type)

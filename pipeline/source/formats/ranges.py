@@ -1,4 +1,4 @@
-"""Rows that can only be read one after the other, given to the pieces that own them."""
+"""Divides a stream of rows among the pieces that own them."""
 
 from collections.abc import Iterable, Iterator, Sequence
 
@@ -12,7 +12,7 @@ from pipeline.source.piece import Piece
 def in_ranges(
     tables: Iterable[pa.Table], pieces: Sequence[Piece], first: int = 0
 ) -> Iterator[tuple[Piece, pa.Table]]:
-    """For each piece, in order, its rows out of a stream of tables; no table is read after the last row.
+    """Yields each piece, in order, with its rows from a stream of tables. Stops reading after the last row.
 
     Args:
         first: the number of the stream's first row.
@@ -39,8 +39,8 @@ def in_ranges(
             if table is None:
                 found = sum(part.num_rows for part in kept)
                 raise SourceError(
-                    "has fewer rows than it had",
+                    "has fewer rows than were planned",
                     got=f"{found} of {piece.stop - piece.start}",
-                    hint="make it anew, or leave it out",
+                    hint="make it again, or leave it out",
                 )
         yield piece, pa.concat_tables(kept)

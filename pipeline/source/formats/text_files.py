@@ -1,4 +1,4 @@
-"""Text files that are one document each: row 0 of themselves. Planning does not open them."""
+"""Reads text files that are one document each, as their row 0. The planner does not open them."""
 
 from collections.abc import Iterator, Sequence
 
@@ -12,17 +12,17 @@ from pipeline.source.formats.lines import MARK
 from pipeline.source.piece import LONGEST_DOCUMENT, Piece, RawRows, Span, Survey
 
 INFLATED = 4
-"""What text usually has over its compressed size: sizes splits, and nothing else; `reader` bounds them."""
+"""The usual size of text over its compressed size. It only serves to size splits; `reader` bounds them."""
 
 
 def survey(_: None, name: str, size: int, source: Source) -> Survey:
-    """One row, empty or not."""
+    """Returns a survey of one row, empty or not."""
     text_bytes = float(size * INFLATED if compression(name, source) else size)
     return Survey("rows", pa.schema([]), (Span(0, 1, 1, text_bytes, float(size)),))
 
 
 def read(file: pa.NativeFile, pieces: Sequence[Piece], source: Source, _: pa.Schema) -> Iterator[RawRows]:
-    """The file as its only row; one that is too long for a document is a fault."""
+    """Yields the file as its only row; if it is too long for a document, the row has a fault."""
     data = bytearray()
     for block in blocks(file, compression(pieces[0].file, source), pieces[0].size):
         data += block

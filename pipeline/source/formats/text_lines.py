@@ -1,4 +1,4 @@
-"""Plain text, a line a document."""
+"""Reads plain text, in which each line is a document."""
 
 from collections.abc import Iterator, Sequence
 
@@ -12,14 +12,14 @@ from pipeline.source.piece import Piece, RawRows, Survey
 
 
 def survey(file: pa.NativeFile, name: str, size: int, source: Source) -> Survey:
-    """How the file can be cut; of a plain one a few samples are read, a compressed one is streamed."""
+    """Finds how the file can be cut. Reads a few samples of a plain file; streams a compressed one."""
     if method := compression(name, source):
         return Survey("rows", pa.schema([]), lines.counted(file, size, method)[0], streamed=True)
     return Survey("bytes", pa.schema([]), lines.byte_span(size, list(lines.samples(file, size))))
 
 
 def read(file: pa.NativeFile, pieces: Sequence[Piece], source: Source, _: pa.Schema) -> Iterator[RawRows]:
-    """The lines of each piece."""
+    """Yields the lines of each piece."""
     for found in lines.read(file, pieces, compression(pieces[0].file, source)):
         yield RawRows(found.texts, pa.table({}), found.positions, found.start, found.stop)
 

@@ -59,7 +59,7 @@ def test_a_run_with_a_failed_file_has_its_report_too(job: Job, tmp_path: Path, c
     assert (ending.code, ending.report) == (ExitCode.INCOMPLETE, f"{tmp_path}/out/report.html")
     page = page_of(tmp_path / "out")
     assert "Not complete" in page.text
-    assert "1 of the source's files failed: docs/2.parquet: is no whole Parquet file" in page.text
+    assert "1 of the source's files failed: docs/2.parquet: is not a complete Parquet file" in page.text
     assert "docs 3 40 40 0 0 1" in page.text
     assert not (tmp_path / "out/data/_SUCCESS").exists()
     allowed = ended(job(quality={"allow_failed_files": True}))

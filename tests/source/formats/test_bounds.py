@@ -1,4 +1,4 @@
-"""Bounds, one by one: what is beyond them fails or is rejected, and what is honest stays."""
+"""Tests of each bound: content above it fails or is rejected, and valid content stays."""
 
 import bz2
 import gzip
@@ -33,7 +33,7 @@ Job = Callable[..., dict[str, Any]]
 
 
 def test_no_claimed_number_makes_a_list() -> None:
-    """Which this process could not hold."""
+    """This process could not hold such a list."""
     ranges = cut_spans([Span(0, 2**50, 2**50, 1.0)], 65_536, 1 << 20)
     first = next(ranges)
     assert (first.start, first.stop) == (0, 65_536)
@@ -62,7 +62,7 @@ def test_a_row_that_does_not_end_is_rejected_and_those_before_it_stay(
 
 
 def test_rows_behind_one_that_is_too_long_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Python's reader begins anew after an error, and so the quote that was open is closed."""
+    """The reader of Python starts again after an error, so the open quote is closed."""
     monkeypatch.setattr(delimited, "LONGEST_DOCUMENT", 1000)
     behind = b"".join(b"%d,good\n" % number for number in range(20))
     path = write(tmp_path / "a.csv", b"key,text\n1,good\n" + b'"' + b"x\n" * 600 + behind)
@@ -114,7 +114,7 @@ def test_what_expands_to_next_to_nothing_fails(
 
 
 def test_repetitive_files_that_are_honest_stay(tmp_path: Path) -> None:
-    """The same rows over and over: a thousand times what is stored, and more; or a few labels."""
+    """The files repeat the same row, more than a thousand times what is stored, or a few labels."""
     data = json.dumps({"text": "the same, again and again " * 4}).encode() + b"\n"
     path = write(tmp_path / "a.jsonl.zst", pa.compress(data * 60_000, "zstd", asbytes=True))
     assert path.stat().st_size * bounds.EXPANSION < len(data) * 60_000
@@ -146,11 +146,11 @@ def test_memory_that_native_code_wants_is_refused_to_it(
     with pytest.raises(SourceError, match="needs too much memory to be read"):
         documents(path, Source(path="a.parquet"), rows_per_split=65_536)
     assert resource.getrlimit(resource.RLIMIT_DATA) == before
-    assert len(pa.allocate_buffer(1 << 30)) == 1 << 30  # again
+    assert len(pa.allocate_buffer(1 << 30)) == 1 << 30  # the limit is gone
 
 
 def test_large_texts_are_read_a_few_at_a_time(tmp_path: Path) -> None:
-    """Else a batch of honest documents would be as large as its row group."""
+    """Otherwise a batch of valid documents would be as large as its row group."""
     path = tmp_path / "a.parquet"
     pq.write_table(
         pa.table({"text": [os.urandom(500_000).hex() for _ in range(60)]}), path, use_dictionary=False
@@ -196,7 +196,7 @@ def test_members_without_content_are_counted(tmp_path: Path, compress: Callable[
 
 
 class Fed:
-    """A decompressor, and how much of what it was fed it handed back."""
+    """A decompressor that records how many bytes of its input it hands back."""
 
     def __init__(self, handed_back: list[int]) -> None:
         self.inner, self.handed_back = bz2.BZ2Decompressor(), handed_back
@@ -211,14 +211,14 @@ class Fed:
 
 
 def test_small_members_do_not_copy_what_lies_behind_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Counted, not timed: bytes that were handed back, over those of the file."""
+    """The test does not measure time: it compares the bytes that were handed back with those of the file."""
     handed_back: list[int] = []
     member = bz2.compress(b"x\n")
     data = member * 20_000
     file = pa.BufferReader(data)
     found = b"".join(compression._members(file, lambda: Fed(handed_back), b""))  # type: ignore[arg-type,return-value]
     assert found == b"x\n" * 20_000
-    assert sum(handed_back) < 200 * len(data)  # as copies of a MiB: 13,000 times
+    assert sum(handed_back) < 200 * len(data)  # copies of a MiB would give 13,000 times
 
 
 @pytest.mark.parametrize("edge", [10, 4096, 1 << 18])
@@ -234,7 +234,7 @@ def test_members_of_any_size_are_read_whole(edge: int) -> None:
 
 
 def test_lines_that_are_too_many_for_a_range_fail(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Samples show long ones, and between them there are none but line ends."""
+    """The samples have long lines, and between them there are only line ends."""
     monkeypatch.setattr(bounds, "MAX_ROWS", 1000)
     data = bytearray(b"x" * 99 + b"\n") * 20_000
     data[300_000:320_000] = b"\n" * 20_000
@@ -286,7 +286,7 @@ def test_only_a_few_threads_hold_large_content(
 def test_a_file_that_needs_too_much_memory_is_a_failed_one(
     job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A field of 60 MiB, for which Python's reader needs 240 MiB, where there are 200; others stay."""
+    """A field of 60 MiB, for which the reader of Python needs 240 MiB, meets a limit of 200; others stay."""
     monkeypatch.setattr(survey, "FEW_FILES", 0)
     begin = subprocess.Popen
 
@@ -303,7 +303,7 @@ def test_a_file_that_needs_too_much_memory_is_a_failed_one(
     parsed = parse_config(job(source={"s": {"path": str(folder), "format": "csv"}}))
     found = survey.survey(list_sources(parsed), parsed.source)
     assert [isinstance(each, SourceError) for each in found] == [False, True, False]
-    assert "takes too much memory to be looked at" in str(found[1])
+    assert "needs too much memory to be inspected" in str(found[1])
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Every format, compressed in every way: rows and texts are exactly what another library wrote."""
+"""Tests every format with every compression: rows and texts are exactly what another library wrote."""
 
 from pathlib import Path
 from typing import get_args
@@ -25,5 +25,5 @@ def test_rows_and_texts_are_exact(kind: str, suffix: str, size: str, tmp_path: P
     found = formats.cell(folder, kind, suffix, files, rows // 20 if files == 1 else rows, 100_000)
     assert found.exact
     assert found.splits < found.files if files > 1 else found.splits > 1
-    if kind != "parquet":  # footers, and columns that are not asked for, make it more or less there
+    if kind != "parquet":  # there, footers add bytes, and columns that are not read save some
         assert found.source_bytes <= found.read_bytes < 1.5 * found.source_bytes + 200_000

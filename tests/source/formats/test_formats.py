@@ -1,4 +1,4 @@
-"""Formats: whatever the cuts, each row comes once, whole, and from where it says."""
+"""Tests of formats: whatever the cuts, each row is read once, completely, and with its true position."""
 
 import datetime
 import decimal
@@ -68,7 +68,7 @@ def test_text_is_read_once_whatever_the_cuts(
     assert joined[:-1] == [raw.start for raw in read]
     assert joined[-1] == len(data)
     expected = data.split(b"\n")[: -1 if data.endswith(b"\n") or not data else None]
-    # A CR is dropped only before a LF: the last line, when no LF ends it, keeps its own.
+    # A CR is dropped only before a LF: the last line keeps its CR if no LF ends it.
     whole = [line.removesuffix(b"\r") for line in expected]
     if expected and not data.endswith(b"\n"):
         whole[-1] = expected[-1]
@@ -141,7 +141,7 @@ def test_text_of_every_arrow_type(tmp_path: Path, kind: pa.DataType) -> None:
     [
         (pa.table({"key": [1], "body": ["x"]}), "no such column"),
         (pa.table({"text": ["x"]}), "no such column"),
-        (pa.table({"key": [1], "text": [7]}), "is no text"),
+        (pa.table({"key": [1], "text": [7]}), "is not text"),
     ],
 )
 def test_a_file_without_the_columns_is_named(tmp_path: Path, table: pa.Table, message: str) -> None:
@@ -237,7 +237,7 @@ def test_carried_types_become_ones_that_every_reader_takes(tmp_path: Path) -> No
 
 @pytest.mark.parametrize("size", [20_000_000, pytest.param(1_000_000_000, marks=pytest.mark.slow)])
 def test_a_large_text_file_is_tiled_by_its_splits(tmp_path: Path, size: int) -> None:
-    """No line lost, doubled or cut: the lines of all splits are the file's, in number and digest."""
+    """No line is lost, doubled or cut: the lines of all splits equal the file's, in number and digest."""
     path = tmp_path / "large.txt"
     random = np.random.default_rng(0)
     block = b"".join(
@@ -267,7 +267,7 @@ def test_a_large_text_file_is_tiled_by_its_splits(tmp_path: Path, size: int) -> 
 
 
 class Throttled:
-    """A file whose storage gives up; the seam's own kind of error is what must come out."""
+    """A file whose storage gives up; the reader must raise an error of `pipeline.storage`."""
 
     def __init__(self, data: bytes) -> None:
         self.file = io.BytesIO(data)
@@ -326,7 +326,7 @@ def test_a_carried_string_that_is_not_utf8_rejects_its_row(inside: str) -> None:
 
 @pytest.mark.parametrize("name", ["../secret.txt", "deep/../../secret.txt", "/../secret.txt", ""])
 def test_a_planned_name_that_leads_out_of_its_source_is_not_read(tmp_path: Path, name: str) -> None:
-    """A plan of others may name any file that this process could read."""
+    """A plan that somebody else wrote may name any file that this process could read."""
     (tmp_path / "source/deep").mkdir(parents=True)
     (tmp_path / "secret.txt").write_text("a secret\n")
     [info] = storage.connect(str(tmp_path)).glob(str(tmp_path / "secret.txt"))

@@ -1,4 +1,4 @@
-"""A large gzip of JSON lines is planned and read in bounded memory, exactly."""
+"""Tests that a large gzip of JSON lines is planned and read exactly, in bounded memory."""
 
 import gzip
 import json
@@ -36,11 +36,11 @@ print(json.dumps({"rows": rows, "digest": digest.hexdigest(), "splits": len(made
                   "planning_MB": int(planned), "peak_MB": int(peak)}))
 """
 BOUND_MB = 1024
-"""With the splits of 64 MB that a GPU gets; a process that has only imported the package has 200 MB."""
+"""The bound with splits of 64 MB, as for a GPU; a process that only imported the package has 200 MB."""
 
 
 def write_gzip(path: Path, size: int) -> tuple[int, str]:
-    """A gzip of at least so many bytes; the number of its rows, and the digest of all their texts."""
+    """Writes a gzip of at least `size` bytes; returns the number of its rows and a digest of their texts."""
     from hashlib import blake2b
 
     chance, rows, digest = random.Random(0), 0, blake2b()

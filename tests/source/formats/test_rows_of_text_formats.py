@@ -1,4 +1,4 @@
-"""Rows that can't be read, and files: each bad one costs itself, named; good ones stay exact."""
+"""Tests of rows and files that can't be read: each is named and costs only itself; good ones stay exact."""
 
 import bz2
 import csv
@@ -33,7 +33,7 @@ Job = Callable[..., dict[str, Any]]
 
 
 def documents(path: Path, source: Source, rows_per_split: int = 1000) -> formats.Documents:
-    """All of a file, through plan-like pieces, with what was rejected."""
+    """Returns the documents and rejects of a file, read in pieces like those of a plan."""
     info = storage.connect(str(path)).info(str(path))
     found = formats.survey(info, path.name, source)
     ranges = list(cut_spans(found.spans, rows_per_split, 10_000))
@@ -243,7 +243,7 @@ def test_a_quote_that_nobody_closes_costs_what_it_swallows_and_no_more(tmp_path:
 
 @pytest.mark.parametrize("size", [12, 16, 20, 1000])
 def test_half_of_a_field_is_no_document_wherever_the_file_is_cut(tmp_path: Path, size: int) -> None:
-    """A quote that is open at the end of a piece, and one at the end of the file."""
+    """One quote is open at the end of a piece, and one at the end of the file."""
     path = write(tmp_path / "a.csv", 'id,text\n1,"first half\nsecond half"\n2,"unclosed')
     source = Source(path="a.csv", csv=Csv(newlines_in_fields=False))
     info = storage.connect(str(path)).info(str(path))
@@ -378,7 +378,7 @@ def test_nested_columns_of_parquet(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("odd", ["0", "9"])
 def test_json_of_two_types_is_text(job: Job, tmp_path: Path, odd: str) -> None:
-    """Whichever file comes first; samples are no schema."""
+    """This holds whichever file comes first: samples are not a schema."""
     folder = tmp_path / "in"
     folder.mkdir()
     for name in (odd, "1", "2"):
@@ -390,7 +390,7 @@ def test_json_of_two_types_is_text(job: Job, tmp_path: Path, odd: str) -> None:
 
 
 def test_what_a_library_trips_over_costs_its_file_alone(job: Job, corpus: Path) -> None:
-    """A column whose name is no UTF-8; a link that leads nowhere; a pipe that nobody writes to."""
+    """The name of a column is not UTF-8; a link leads nowhere; nobody writes to a pipe."""
     path = corpus / "1.parquet"
     path.write_bytes(path.read_bytes().replace(b"topic", b"top\xefc"))
     (corpus / "8.parquet").symlink_to(corpus / "nowhere")
@@ -478,7 +478,7 @@ def test_splits_of_a_large_row_group_are_read_in_one_scan(job: Job, tmp_path: Pa
         [(start, start + 100) for start in range(600, 1000, 100)],
     ]
     parsed, made = parse_config(values), planned(values)
-    for scan in (scans[0], scans[0][2:]):  # all of them, and what a killed run left
+    for scan in (scans[0], scans[0][2:]):  # all splits, and those that a killed run left
         pieces = [piece for _, [piece] in scan]
         found = [
             part.documents.texts.to_pylist()
