@@ -324,7 +324,7 @@ def test_a_pickle_is_read_only_where_allowed_and_only_bare_weights(tiny: Path, t
     for content, message in (
         ({"albert.nothing": torch.zeros(1)}, "weights are missing"),
         ({"weights": Path("/")}, "can't be read as bare weights"),
-        ([torch.zeros(1)], "is no mapping of weights"),
+        ([torch.zeros(1)], "is not a mapping of weights"),
     ):
         torch.save(content, folder / "pytorch_model.bin")
         with pytest.raises(checkpoint.ModelError, match=message):

@@ -152,13 +152,13 @@ def test_what_can_not_be_honoured_is_refused_by_name(tmp_path: Path, tiny: Path)
         "activation_function is unknown",
         lambda at: edit(at / dense, activation_function="os.system"),
     )
-    refused("list", "is no list of modules", lambda at: (at / "modules.json").write_text('["x"]'))
+    refused("list", "is not a list of modules", lambda at: (at / "modules.json").write_text('["x"]'))
     refused(
         "integers", "must be integers", lambda at: (at / dense).write_text('{"activation_function": "Tanh"}')
     )
     refused("residual", "residual", lambda at: edit(at / dense, use_residual=True))
     refused("features", "in_features does not fit", lambda at: edit(at / dense, in_features=5))
-    refused("weights", "no such Dense layer", lambda at: edit(at / dense, bias=False))
+    refused("weights", "not the Dense layer of its config", lambda at: edit(at / dense, bias=False))
     refused(
         "pickled",
         "pickled Dense layers are never read",
