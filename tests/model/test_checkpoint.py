@@ -1,4 +1,4 @@
-"""Checkpoints: what can't be used is refused by the driver, without torch, and by name."""
+"""Checks that the driver refuses unusable checkpoints, without torch, and names the cause."""
 
 import json
 import os
@@ -148,7 +148,7 @@ def test_planning_loads_neither_torch_nor_ray() -> None:
 
 
 def test_a_hub_id_is_pinned_to_its_commit(tmp_path: Path, folder: Path) -> None:
-    """From the Hub's own cache, laid out by hand: there is no Hub to ask here."""
+    """The Hub's cache is laid out by hand, because the tests have no Hub."""
     commit = "0123456789abcdef0123456789abcdef01234567"
     cached = tmp_path / "hub" / "models--some--albert"
     shutil.copytree(folder, cached / "snapshots" / commit)

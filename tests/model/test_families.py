@@ -1,4 +1,4 @@
-"""Each family's facts belong together: what it needs of weights is what its forward pass takes."""
+"""Checks that each family's facts fit together: its list of weights is what its forward pass takes."""
 
 import json
 from pathlib import Path

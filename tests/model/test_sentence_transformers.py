@@ -1,4 +1,4 @@
-"""A folder that sentence-transformers saved gives the vectors that sentence-transformers gives."""
+"""Checks that a folder saved by sentence-transformers gives the same vectors as that library."""
 
 import json
 from pathlib import Path
@@ -35,7 +35,7 @@ def save(
     normalized: bool = True,
     **more: Any,
 ) -> Any:
-    """Save a model by the library itself; the model."""
+    """Saves a model by the library itself, and returns the model."""
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.base.modules import Dense, Normalize, Transformer
     from sentence_transformers.sentence_transformer.modules import Pooling
@@ -92,7 +92,7 @@ def test_truncated_dimensions_are_those_of_the_library(tmp_path: Path, tiny: Pat
 
 
 def test_folders_of_earlier_versions(tmp_path: Path, tiny: Path) -> None:
-    """Version 2 to 5 wrote flags, and their modules under other names."""
+    """Rewrites a folder as versions 2 to 5 wrote it: with flags, and other names of modules."""
     folder = tmp_path / "saved"
     model = save(folder, tiny, ("max", "mean"))
     flags = {flag: mode in ("max", "mean") for flag, mode in FLAGS.items()}
