@@ -1,4 +1,4 @@
-"""One split through read, encode and write, and what workers are told.
+"""Takes one split through read, encode and write, and describes the job to workers.
 
-Knows no Ray: `on_ray` runs the same on a cluster.
+This package does not know Ray; `on_ray` runs the same stages on a cluster.
 """

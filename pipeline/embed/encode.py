@@ -1,4 +1,4 @@
-"""What a replica runs, an actor that stays: token ids in, what each output keeps of their vectors out.
+"""Runs a replica, an actor that stays: it takes token ids and returns the values that each output keeps.
 
 Shapes: S sequences that the model runs, N rows, D dimensions.
 """
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from pipeline.model.encoder import Encoded
 
 RETRY_SHARE = 0.1
-"""Of the watchdog's time: so long a replica tries to start before it gives up a split."""
+"""The share of the watchdog's time for which a replica tries to start before it gives up a split."""
 FIRST_PAUSE_SECONDS = 1.0
 Bools = npt.NDArray[np.bool_]
 
@@ -39,9 +39,9 @@ Bools = npt.NDArray[np.bool_]
 class Encode:
     """A replica that stays.
 
-    One that can't start says so for the splits that it is given, for raised here it would end the job without
-    its name. It tries again for a while before each: the Hub or a mount may be back soon, and replicas that
-    did start take the other splits meanwhile.
+    If a replica can't start, the splits that it gets fail with its error. Raised in the constructor, the
+    error would end the job and not name the replica. It tries again for a while before each split: the Hub or
+    a mount may be back soon, and meanwhile replicas that did start take the other splits.
     """
 
     def __init__(self, job: Job, sentry: Heartbeat | None = None) -> None:
@@ -61,7 +61,7 @@ class Encode:
         Raises:
             StartError: this replica can't start.
             DeviceError: the device failed.
-            NonFiniteError: its vectors are not for the writer.
+            NonFiniteError: its vectors must not be written.
         """
         if self.broken:
             self._start_again()
@@ -85,7 +85,7 @@ class Encode:
             raise
 
     def _start(self) -> StartError | None:
-        # torch stays out of the driver and of the readers and writers: 2 s and 300 MB in each.
+        # The driver, readers and writers do not import torch: it would take 2 s and 300 MB in each.
         from pipeline.model.encoder import Encoder  # noqa: PLC0415
 
         config = self.job.config
@@ -104,7 +104,7 @@ class Encode:
             return StartError(error.what, where, error.got, error.hint, error.exit_code)
         except ENDS:
             raise
-        except BaseException as error:  # torch raises what it likes, and safetensors panics
+        except BaseException as error:  # torch may raise anything, and safetensors panics
             where = f"{config.model.name} on {platform.node()}"
             hint = "check the checkpoint's files and the device"
             return StartError("a replica can't start", where, repr(error), hint)
@@ -122,17 +122,17 @@ class Encode:
             raise self.broken
 
     def _end_process(self, error: DeviceError) -> None:
-        """Where a sentry counts who dies at a split: a new process has a new device, here or elsewhere."""
+        """Ends this process if a sentry counts the deaths at a split: a new process gets a new device."""
         if self.sentry:
             telemetry.warn("the process ends", reason=error)
             sys.stderr.flush()
             os._exit(int(error.exit_code))
 
     def _refuse_non_finite(self, vectors_ND: Vectors, too_large_N: Bools) -> None:
-        """Refuse a split of which too much is not finite; a device that did better before has gone bad.
+        """Refuses a split with too many vectors that are not finite; a device that worked before has failed.
 
         Raises:
-            NonFiniteError: its vectors are not for the writer.
+            NonFiniteError: its vectors must not be written.
         """
         where = f"{self.job.config.compute.device} on {platform.node()}"
         try:
@@ -145,7 +145,7 @@ class Encode:
 
 
 def _of_rows(encoded: "Encoded", split: ReadSplit, normalize: bool) -> tuple[Vectors, Bools]:
-    """(N, D) the vectors of rows, and (N,) for which memory did not suffice."""
+    """Returns the vectors of rows, (N, D), and the rows for which memory did not suffice, (N,)."""
     if split.chunks is None:
         return encoded.vectors, encoded.too_large
     vectors_ND = vectors.mean_of_chunks(encoded.vectors, split.lengths, split.chunks, normalize)
@@ -169,7 +169,7 @@ def _encoded(
 
 
 def _any_of_windows(which_S: Bools, windows_N: npt.NDArray[np.int64]) -> Bools:
-    """(N,) whether any chunk of a row is one of these."""
+    """Tells for each row whether any of its chunks is in `which_S`, (N,)."""
     if not len(windows_N):
         return which_S
     which_N: Bools = np.logical_or.reduceat(which_S, offsets_from_lengths(windows_N)[:-1])

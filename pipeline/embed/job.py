@@ -1,4 +1,4 @@
-"""What workers are told of a run, what they find by it on their node, and what they say of a failed split."""
+"""Describes a run to its workers (`Job`), which load dataset, checkpoint and tokenizer by it."""
 
 import functools
 import os
@@ -25,11 +25,11 @@ from pipeline.source.reader import Part
 
 @dataclass(frozen=True)
 class Job:
-    """What every worker is told: the config, the pinned checkpoint, and whose shards these are.
+    """The description that every worker gets: config, pinned checkpoint, and the dataset of the shards.
 
-    base: the path of the dataset whose vectors are reused; base_digests: whose it was when it was chosen.
-    payload_bytes: of the largest split between two stages.
-    dataset_digest, claim: whose shards these are; where there is none, nobody is asked.
+    base: the path of the dataset whose vectors are reused.  base_digests: its identity when it was chosen.
+    payload_bytes: the size of the largest split between two stages.
+    dataset_digest, claim: the identity of the dataset; without a digest it is not checked.
     without: files that the driver found changed or gone; splits are done without them.
     """
 
@@ -49,11 +49,11 @@ class Job:
     without: Mapping[str, SourceChangedError] = field(default_factory=dict)
 
     def dataset(self) -> Dataset:
-        """The job's dataset, to be written to.
+        """Opens the job's dataset for writing.
 
         Raises:
             StoppedError: it was removed, or is being removed.
-            OtherDatasetError: it is another's.
+            OtherDatasetError: another dataset is there.
         """
         dataset = Dataset.of(self.config)
         if self.dataset_digest:
@@ -61,7 +61,7 @@ class Job:
         return dataset
 
     def origin(self) -> dict[str, str]:
-        """What a shard's record says of whose it is, and of what made it."""
+        """Returns the fields of a shard's record that say which dataset it belongs to, and what made it."""
         return {
             "dataset_digest": self.dataset_digest,
             "vector_digest": self.vector_digest,
@@ -70,10 +70,10 @@ class Job:
         }
 
     def replica(self) -> checkpoint.Checkpoint:
-        """The driver's checkpoint, on this node.
+        """Resolves the driver's checkpoint on this node.
 
         Raises:
-            ModelError: what this node finds under its name is another.
+            ModelError: this node has another checkpoint under its name.
         """
         model = self.config.model
         found = checkpoint.resolve(model.name, self.revision, allow_pickle=model.allow_pickle)
@@ -95,10 +95,10 @@ class Job:
         return base_of(self.base, self.config.output.options, self.base_digests).known(files, hashes)
 
     def tokenizer(self) -> Tokenizer:
-        """The driver's tokenizer, on this node.
+        """Loads the driver's tokenizer on this node.
 
         Raises:
-            ModelError: what this node finds under its name is another.
+            ModelError: this node has another tokenizer under its name.
         """
         return _cached_tokenizer(
             self.config.model.name, self.revision, self.recipe.max_tokens, self.tokenizer_digest
@@ -107,20 +107,20 @@ class Job:
 
 @functools.cache
 def versions() -> dict[str, str]:
-    """Of this program, and of what decides about its results and its speed; as this process has them."""
+    """Returns the versions, in this process, of this program and of what decides its results and speed."""
     others = {name: version(name) for name in ("ray", "torch", "pyarrow")}
     return {"albert-embed": pipeline.__version__, "python": platform.python_version(), **others}
 
 
 @functools.lru_cache(maxsize=1)
 def _refuse_lost(root: str, options: Options, dataset_digest: str, claim: str | None) -> None:
-    """Asked once a process: who was at work when the dataset was removed, is of a run that can't commit."""
+    """Checks once per process that the dataset is still the job's: otherwise the run can't commit."""
     Dataset(root, options).held(dataset_digest, claim)
 
 
 @functools.cache
 def _cached_tokenizer(model: str, revision: str | None, max_tokens: int, digest: str) -> Tokenizer:
-    """One a process: it is expensive to load, and what it has seen makes it faster."""
+    """Loads one tokenizer per process: loading is expensive, and its cache makes later texts faster."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # Ray runs as many readers as there are CPUs
     found = checkpoint.resolve(model, revision)
     if found.tokenizer_digest != digest:

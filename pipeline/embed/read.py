@@ -1,7 +1,7 @@
-"""What a read task runs: the splits of a scan are read and tokenized, one after the other.
+"""Runs a read task: reads and tokenizes the splits of a scan, one after the other.
 
-Shapes: N documents that are to be embedded of a split, R rows that are reused, E rows that are embedded (the
-documents, or chunks of them).
+Shapes: N documents of a split to embed, R rows that are reused, E rows that are embedded (the documents, or
+chunks of them).
 """
 
 import functools
@@ -32,7 +32,7 @@ from pipeline.source.reader import Part
 from pipeline.telemetry.liveness import Heartbeat
 
 Reading = Iterator[tuple[str, list[Part]]]
-"""The splits of a scan, as `reader.read_splits` gives them."""
+"""The splits of a scan, as `reader.read_splits` yields them."""
 
 
 def read_scan(row: pa.Table, job: Job, sentry: Heartbeat | None = None) -> Iterator[pa.Table]:
@@ -47,7 +47,7 @@ def read_scan(row: pa.Table, job: Job, sentry: Heartbeat | None = None) -> Itera
 def read_split(split_id: str, reading: Reading, job: Job) -> ReadSplit:
     """Reads and tokenizes one split of a scan."""
     meter = _Meter()
-    # What a split before this one has left, because it was not to be tried again, is passed over.
+    # Skips what is left of an earlier split that is not tried again.
     parts = next(parts for of, parts in reading if of == split_id)
     reader.refuse_unseen(parts, job.without)
     documents = _joined(reader.usable(parts))
@@ -62,7 +62,7 @@ def read_split(split_id: str, reading: Reading, job: Job) -> ReadSplit:
 
 
 def _joined(parts: Sequence[Documents]) -> Documents:
-    """The documents of all parts as one."""
+    """Joins the documents of all parts."""
     texts = pa.chunked_array([part.texts for part in parts], pa.large_string()).combine_chunks()
     rows = pa.concat_tables([part.rows for part in parts])
     return Documents(texts, rows, pa.concat_tables([part.rejects for part in parts]))
@@ -74,9 +74,9 @@ def _text_bytes(texts: pa.Array) -> int:
 
 @dataclass(frozen=True, slots=True)
 class _Reused:
-    """What a base has of a split.
+    """The rows of a split that a base has.
 
-    document: (R,) the number of each row's document.  rows: None where no base is asked.
+    document: (R,) the number of each row's document.  rows: None without a base.
     """
 
     document: Ints
@@ -97,7 +97,7 @@ def _reused(job: Job, split_id: str, parts: Sequence[Part], rows: pa.Table) -> _
 
 @dataclass(frozen=True, slots=True)
 class _New:
-    """Documents that are to be embedded, and their (N,) numbers among all of the split."""
+    """Documents to embed, and their numbers among all documents of the split, (N,)."""
 
     documents: Documents
     number: Ints
@@ -112,10 +112,10 @@ def _without(documents: Documents, document_R: Ints) -> _New:
 
 @dataclass(frozen=True, slots=True)
 class _Embedded:
-    """What there is to embed.
+    """The rows to embed.
 
-    rows: (E,) as their shard has them, without outputs.  number: (E,) of each the document's.
-    chunks: (E,) how many chunks each row is the mean of, where it is.
+    rows: (E,) as their shard has them, without outputs.  number: (E,) the number of each row's document.
+    chunks: (E,) the number of chunks whose mean each row is; None if rows are not means.
     """
 
     rows: pa.Table
@@ -126,7 +126,7 @@ class _Embedded:
 
 
 def _tokenize(new: _New, tokenizer: Tokenizer, job: Job) -> _Embedded:
-    """Cuts texts into tokens, and where that is asked for into chunks; a text that can't be is a reject."""
+    """Cuts texts into tokens, and into chunks if the recipe says so; texts that can't be cut are rejects."""
     texts, rows, number_N = new.documents.texts, new.documents.rows, new.number
     (tokens, chunks), cut_N = tokenize_all(texts, lambda some: tokenized(some, tokenizer, job.recipe))
     rejects = new.documents.rejects
@@ -141,7 +141,7 @@ def _tokenize(new: _New, tokenizer: Tokenizer, job: Job) -> _Embedded:
 
 
 def _rejected(texts: pa.Array, rows: pa.Table, which_N: npt.NDArray[np.bool_], job: Job) -> pa.Table:
-    """The rejects of texts that can't be tokenized: by this tokenizer, never."""
+    """Returns the rejects of texts that can't be tokenized; with this tokenizer, they are permanent."""
     which = pa.array(which_N)
     rows = rows.filter(which)
     texts = pc.utf8_slice_codeunits(texts.filter(which), 0, KEPT_CHARACTERS).cast(pa.string())
@@ -156,7 +156,7 @@ def _rejected(texts: pa.Array, rows: pa.Table, which_N: npt.NDArray[np.bool_], j
 
 
 def _rows_of_chunks(rows: pa.Table, tokens: TokenBatch, chunks: Chunks) -> pa.Table:
-    """A row for each chunk of the texts."""
+    """Returns a row for each chunk of the texts."""
     rows = rows.take(pa.array(chunks.text))
     columns = (chunks.numbers, chunks.char_start, chunks.char_stop)
     for field, values in zip(schema.CHUNK, columns, strict=True):
@@ -165,7 +165,7 @@ def _rows_of_chunks(rows: pa.Table, tokens: TokenBatch, chunks: Chunks) -> pa.Ta
 
 
 def _rows_of_texts(rows: pa.Table, tokens: TokenBatch, chunks: Chunks | None) -> pa.Table:
-    """A row for each text; of one in chunks, the tokens of all of them."""
+    """Returns a row for each text; a text in chunks has the tokens of all of them."""
     if chunks is None:
         return _with_tokens(rows, tokens.lengths, tokens.truncated)
     counts_N = np.bincount(chunks.text, tokens.lengths, rows.num_rows)
@@ -173,7 +173,7 @@ def _rows_of_texts(rows: pa.Table, tokens: TokenBatch, chunks: Chunks | None) ->
 
 
 def _with_tokens(rows: pa.Table, counts_E: npt.NDArray[Any], truncated_E: npt.NDArray[np.bool_]) -> pa.Table:
-    """The rows with what their tokens say."""
+    """Adds the columns about tokens to rows."""
     rows = rows.append_column("n_tokens", pa.array(counts_E.astype(np.int32)))
     return rows.append_column("truncated", pa.array(truncated_E))
 
@@ -202,22 +202,22 @@ def _packed(
 
 
 class _Meter:
-    """Measures what reading and tokenizing a split takes, from here on."""
+    """Measures the cost of reading and tokenizing a split, from its creation on."""
 
     def __init__(self) -> None:
         self.started, self.retries = time.perf_counter(), telemetry.retries.total()
         self.read_bytes = telemetry.read_bytes.total()
 
     def has_read(self) -> None:
-        """Ends reading; loading the tokenizer is a part of tokenizing."""
+        """Ends the time of reading; loading the tokenizer counts as tokenizing."""
         self.read = time.perf_counter()
 
     def has_tokenizer(self, tokenizer: Tokenizer) -> None:
-        """Begins to count what its cache finds."""
+        """Begins to count the hits and misses of the tokenizer's cache."""
         self.hits, self.misses = tokenizer.cache.hits, tokenizer.cache.misses
 
     def figures(self, tokenizer: Tokenizer) -> dict[str, float]:
-        """As the shard record has them."""
+        """Returns the figures as fields of the shard record."""
         return {
             "read_bytes": telemetry.read_bytes.total() - self.read_bytes,
             "read_seconds": self.read - self.started,

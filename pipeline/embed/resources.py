@@ -1,6 +1,6 @@
-"""What a job takes of a cluster: whether its stages fit beside each other, and how many replicas there are.
+"""Sizes a job for a cluster: checks that its stages fit side by side, and chooses the number of replicas.
 
-A job whose stages do not fit waits for ever, without a word from Ray; so it is refused before it starts.
+A job whose stages do not fit waits for ever, and Ray says nothing; so it is refused before it starts.
 """
 
 import math
@@ -13,20 +13,19 @@ from pipeline.errors import ResourceError
 
 GPU_REPLICA_CPUS = 1.0
 PAYLOADS_PER_REPLICA = 4
-"""Splits in the object store at the same time: one that is read, one that waits, one in the replica, one that
-is written."""
+"""Splits of a replica in the object store at the same time: one each is read, waits, encoded and written."""
 CPU_UNITS = 10_000
-"""Ray counts in ten-thousandths of a CPU, and so do we: sums of fractions are not exact."""
+"""Units of a CPU. Ray counts in ten-thousandths, and so do we, because sums of fractions are not exact."""
 ROOMY = 4
-"""How many times of that keeps a replica from ever waiting: with 300 MB a split and 2 GiB it was idle up to
-1.3 s between two, with 8 GiB 0.02 s."""
+"""The multiple of that with which a replica never waits. With splits of 300 MB it was idle up to 1.3 s
+between two at 2 GiB, and 0.02 s at 8 GiB."""
 
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """A node that a cluster has, or can scale to; one without CPUs and GPUs runs nothing of ours.
+    """A node that a cluster has, or can scale to; one without CPUs and GPUs runs no task of the job.
 
-    store_bytes: its object store; None where it is not known.
+    store_bytes: the size of its object store; None if unknown.
     """
 
     cpus: float
@@ -36,7 +35,7 @@ class Node:
 
 @dataclass(frozen=True)
 class Resources:
-    """What one task of each stage takes, and how many replicas there may be."""
+    """The resources of a replica, and the least and the most replicas."""
 
     replica_cpus: float
     replica_gpus: float
@@ -45,14 +44,14 @@ class Resources:
 
 
 def size_stages(compute: Compute, nodes: Sequence[Node], payload_bytes: float = 0) -> Resources:
-    """Resources of the stages on these nodes.
+    """Returns the resources of the stages on these nodes.
 
-    There are never so many replicas that those of a lost node, started again on the others, could take the
-    last CPUs from readers and writers: the job would hang.
+    The number of replicas is limited. Otherwise those of a lost node, started again on the others, could take
+    the last CPUs from readers and writers, and the job would hang.
 
     Args:
-        nodes: all that the cluster has or can scale to.
-        payload_bytes: of the largest split between two stages.
+        nodes: all nodes that the cluster has or can scale to.
+        payload_bytes: the size of the largest split between two stages.
 
     Raises:
         ResourceError: one reader, one replica and one writer do not fit at the same time, or the object store
@@ -84,24 +83,24 @@ def size_stages(compute: Compute, nodes: Sequence[Node], payload_bytes: float = 
 
 @dataclass(frozen=True)
 class _Need:
-    """CPUs of a replica, whether it takes a GPU, and the CPUs of the tasks that must fit beside replicas."""
+    """The CPUs and the GPU that a replica needs, and the CPUs of the tasks that must fit beside replicas."""
 
     replica: float
     on_gpu: bool
     others: tuple[float, float]
 
     def places(self, node: Node) -> int:
-        """How many replicas a node holds that runs nothing else."""
+        """Returns how many replicas a node holds if it runs nothing else."""
         by_cpus = _units(node.cpus) // _units(self.replica)
         return int(min(node.gpus, by_cpus) if self.on_gpu else by_cpus)
 
     def threads(self, nodes: Sequence[Node]) -> int:
-        """Of a replica on CPUs: its share of a node that holds as many as it can."""
+        """Returns the threads of a replica on CPUs: its share of a node full of replicas."""
         shares = [node.cpus / self.places(node) for node in nodes if self.places(node)]
         return max(1, math.floor(min(shares, default=1)))
 
     def most(self, nodes: Sequence[Node]) -> int:
-        """The most replicas; after the loss of the largest node, too, none of the others starves."""
+        """Returns the most replicas with which no other task starves, even if the largest node is lost."""
         room = self._beside_others(nodes)
         left = sorted(nodes, key=lambda node: (self.places(node), node.cpus))[:-1]
         if not any(node.cpus for node in left):
@@ -113,7 +112,7 @@ class _Need:
         return room if after == sum(map(self.places, left)) else min(room, after)
 
     def _beside_others(self, nodes: Sequence[Node]) -> int:
-        """The most replicas beside which each of the other tasks, at the same time, still finds a node."""
+        """Returns the most replicas beside which all other tasks still find a node at the same time."""
         for most in range(sum(map(self.places, nodes)), 0, -1):
             left, unplaced = [], most
             for node in nodes:
@@ -133,9 +132,9 @@ def _units(cpus: float) -> int:
 
 
 def _replica_cpus(compute: Compute, nodes: Sequence[Node]) -> float:
-    """CPUs of a replica: on CPUs the smallest useful node's, less what a reader and a writer take of it.
+    """Returns the CPUs of a replica; without GPUs, the smallest useful node's less a reader's and a writer's.
 
-    So a node is never filled with replicas alone, and larger nodes hold several.
+    So replicas alone never fill a node, and larger nodes hold several.
     """
     if compute.cpus_per_replica:
         return compute.cpus_per_replica
@@ -157,7 +156,7 @@ def _too_small(need: _Need, nodes: Sequence[Node]) -> ResourceError:
 
 
 def _check_stores(need: _Need, nodes: Sequence[Node], payload_bytes: float, most: int) -> None:
-    """Whether each node that may hold replicas holds their splits, too."""
+    """Checks that each node that may hold replicas holds their splits, too."""
     for node in nodes:
         payloads = PAYLOADS_PER_REPLICA * min(need.places(node), most)
         wanted = payloads * payload_bytes

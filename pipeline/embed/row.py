@@ -1,11 +1,12 @@
-"""A split as a row that travels between stages: a one-row table, whose payload is borrowed and never copied.
+"""Turns a split into a row that travels between stages, and runs each stage behind a boundary.
 
-A row has three kinds of columns: `split_id`; `header`, a JSON object with the class of what it holds,
-everything small, and the dtype and shape of each array; and a cell for each table and array. Every row has
-every column, so that rows of any stage, and failures, are blocks of one schema.
+A row is a one-row table whose payload is borrowed and never copied. It has three kinds of columns:
+`split_id`; `header`, a JSON object with the class of the content, all small values, and the dtype and shape
+of each array; and a cell for each table and array. Every row has every column, so that rows of any stage, and
+failures, are blocks of one schema.
 
-Here, too, is the boundary that each stage runs in. A stage never raises: an exception would end the whole
-job, so what goes wrong with a split travels on as data, and the stages after it let it pass.
+The boundary means that a stage never raises: an exception would end the complete job. So a split's failure
+travels on as data, and the later stages pass it on.
 """
 
 import json
@@ -33,11 +34,11 @@ _CLASSES: dict[str, Any] = {kind.__name__: kind for kind in (ReadSplit, EncodedS
 _TABLES = ("rows", "rejects", "reused")
 _ARRAYS = ("order", "ids", "lengths", "chunks", "too_large")
 _OUTPUT = "output."
-"""Before the name of an output, in the name of its cell."""
+"""The prefix of an output's name in the name of its cell."""
 
 
 def to_row(content: Content) -> pa.Table:
-    """Makes a row of what left a stage."""
+    """Makes a row of a stage's result."""
     values = {field.name: getattr(content, field.name) for field in fields(content)}
     outputs = {f"{_OUTPUT}{name}": array for name, array in values.pop("outputs", {}).items()}
     tables = {name: values.pop(name).buffer for name in _TABLES if isinstance(values.get(name), PackedTable)}
@@ -54,7 +55,7 @@ def to_row(content: Content) -> pa.Table:
 
 
 def from_row(row: pa.Table) -> Content:
-    """Returns what `to_row` made a row of."""
+    """Returns the content that `to_row` made a row of."""
     return _content(row, _header(row))
 
 
@@ -64,14 +65,14 @@ def run_stage(
     """Runs a stage's work on one split; whatever it raises becomes the split's failure.
 
     Args:
-        files: of the split, `<source>/<file>`.
+        files: the split's files, as `<source>/<file>`.
     """
     try:
         with liveness.working_on(sentry, split_id, stage):
             return to_row(work())
     except ENDS:
         raise
-    except BaseException as error:  # the boundary: raised further, it would end every other split's job
+    except BaseException as error:  # the boundary: otherwise it would end the job of every other split
         return to_row(_failure(stage, split_id, files, error))
 
 
@@ -135,8 +136,8 @@ def _has(row: pa.Table, name: str) -> bool:
 def to_cell(buffer: pa.Buffer | npt.NDArray[np.generic] | None) -> pa.Array:
     """Makes a `large_binary` value that borrows a buffer or a contiguous array; null for None.
 
-    Arrow's own ways (`pa.array([bytes])`, `scalar.as_buffer()`) copy the payload, which for a large split
-    costs as long as writing it.
+    Arrow's own ways (`pa.array([bytes])`, `scalar.as_buffer()`) copy the payload, which takes as long as
+    writing it if the split is large.
     """
     if buffer is None:
         return pa.nulls(1, pa.large_binary())

@@ -1,7 +1,7 @@
-"""A split between the stages: as the reader leaves it to the encoder, and the encoder to the writer.
+"""Defines a split between the stages: what the reader passes to the encoder, and the encoder to the writer.
 
 Shapes: N rows to embed, R rows that are reused, S sequences that the model runs (the rows, or chunks of
-their texts), T tokens of all of these.
+their texts), T tokens of all sequences.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,7 +20,7 @@ from pipeline.ragged import Ints, offsets_from_lengths
 
 @dataclass(frozen=True)
 class PackedTable:
-    """A table as an Arrow IPC stream, so that a stage that does not look into it hands on its buffer."""
+    """A table as an Arrow IPC stream, so that a stage that does not read it passes on its buffer."""
 
     buffer: pa.Buffer
 
@@ -33,19 +33,19 @@ class PackedTable:
 
     @cached_property
     def table(self) -> pa.Table:
-        """The table, borrowing the buffer."""
+        """Returns the table, which borrows the buffer."""
         return pa.ipc.open_stream(self.buffer).read_all()
 
 
 @dataclass(frozen=True, kw_only=True)
 class SplitRows:
-    """What the reader tells the writer of a split; the encoder hands it on.
+    """The part of a split that the reader sends to the writer; the encoder passes it on.
 
-    pieces: the range that was consumed of each piece, or why there is none.
-    rows: (N,) of `schema.rows_schema`.  rejects: of `schema.REJECTS`.
-    reused: (R,) further rows with their outputs as stored; None where no base is asked.
-    order: (N + R,) by which all rows are sorted; None where nothing is reused.
-    figures: what it took so far, as fields of the shard record.
+    pieces: the range that was consumed of each piece, or the reason why there is none.
+    rows: (N,) rows of `schema.rows_schema`.  rejects: rows of `schema.REJECTS`.
+    reused: (R,) more rows with their outputs as stored; None without a base.
+    order: (N + R,) the keys that sort all rows; None if nothing is reused.
+    figures: the cost so far, as fields of the shard record.
     """
 
     split_id: str
@@ -59,10 +59,10 @@ class SplitRows:
 
 @dataclass(frozen=True, kw_only=True)
 class ReadSplit(SplitRows):
-    """A split, read and tokenized.
+    """A split that was read and tokenized.
 
-    ids: (T,) uint16, or int32 where the vocabulary needs it.  lengths: (S,) tokens of each sequence.
-    chunks: (N,) how many chunks each row is the mean of; None where each row is embedded as one.
+    ids: (T,) uint16, or int32 if the vocabulary needs it.  lengths: (S,) tokens of each sequence.
+    chunks: (N,) the number of chunks whose mean each row is; None if each row is one sequence.
     """
 
     ids: npt.NDArray[Any]
@@ -71,16 +71,16 @@ class ReadSplit(SplitRows):
 
     @property
     def tokens(self) -> TokenBatch:
-        """What the model runs; which texts were truncated stands in the rows."""
+        """Returns the tokens that the model runs; the rows say which texts were truncated."""
         return TokenBatch(self.ids, offsets_from_lengths(self.lengths), np.zeros(len(self.lengths), np.bool_))
 
 
 @dataclass(frozen=True, kw_only=True)
 class EncodedSplit(SplitRows):
-    """A split, embedded.
+    """A split that was embedded.
 
-    outputs: what each output keeps of the rows, (N, ...).
-    too_large: (N,) rows for which memory did not suffice.
+    outputs: the values that each output keeps of the rows, (N, ...).
+    too_large: (N,) bool, rows for which memory did not suffice.
     """
 
     outputs: Mapping[str, Values]

@@ -1,9 +1,10 @@
-"""What workers did not see: the driver looks itself before a planned file is called changed or gone.
+"""Checks, in the driver, the files that workers did not see, before it calls one changed or gone.
 
-A shard is for good, and a node's view of a file is not: mounts come and go, caches are stale, a store may
-refuse for a moment. So no shard is made of what was not seen. A file that the driver finds as it was planned
-is for the next run. One that has changed does not change back: its splits are done again, without it. One
-that is gone may be put back: its splits are done without it only where the config allows failed files.
+A shard is final, but a node's view of a file is not: mounts come and go, caches are stale, a store may refuse
+for a moment. So no shard is made from a split with an unseen file. If the driver finds the file as it was
+planned, the next run does the split. A file that has changed does not change back: its splits are done again
+without it. A file that is gone may come back: its splits are done without it only if the config allows failed
+files.
 """
 
 from collections.abc import Callable, Generator, Iterable, Sequence
@@ -30,14 +31,17 @@ from pipeline.plan.plan import Plan, piece_of, source_files
 from pipeline.source import formats
 
 THREADS = 32
-"""Files that are looked at side by side: the driver waits for storage more than it works."""
+"""Files that are checked side by side: the driver waits for storage more than it works."""
 Flow = Callable[[Plan, Job], Iterable[ShardRecord | Failure]]
 Found = dict[str, PipelineError]
-"""What the driver found of each file that some worker did not see."""
+"""The driver's finding for each file that some worker did not see."""
 
 
 def settled(pending: Plan, job: Job, flow: Flow) -> Generator[ShardRecord | Failure, None, None]:
-    """What a flow makes of splits, once the driver has looked at the files that its workers did not see."""
+    """Runs a flow over splits, and settles those whose files its workers did not see.
+
+    The driver checks these files itself at the end of the flow.
+    """
     unseen: list[Failure] = []
     for arrived in flow(pending, job):
         if isinstance(arrived, Failure) and arrived.kind == UnseenError.__name__:
@@ -56,7 +60,7 @@ def settled(pending: Plan, job: Job, flow: Flow) -> Generator[ShardRecord | Fail
 
 
 def _settled(found: Found, config: Config) -> dict[str, SourceChangedError]:
-    """The files that splits may be done without."""
+    """Returns the files that splits may be done without."""
     return {
         file: error
         for file, error in found.items()
@@ -84,19 +88,19 @@ def _look_again(pending: Plan, config: Config, unseen: Sequence[Failure]) -> Fou
 def _found(look: Callable[[], None], file: str) -> PipelineError:
     try:
         look()
-    except MissingError as error:  # between two looks: it comes and goes
+    except MissingError as error:  # it was there at one check and missing at another
         return UnseenError("comes and goes", file, error.finding, "run again")
     except (SourceError, StorageError) as error:
         return error
     return UnseenError(
         "is there as it was planned, but a worker did not see it",
         file,
-        hint="run again; if it stays so, look at that node's mount and its rights",
+        hint="run again; if it happens again, check that node's mount and its rights",
     )
 
 
 def _of_sources_away(found: Found, config: Config) -> Found:
-    """Of sources that have no file at all any more: more likely it is they that are away than each file."""
+    """Returns an error for each file whose source has no files left: probably the source itself is away."""
     gone = [file for file, error in found.items() if isinstance(error, SourceGoneError)]
     away = {name for name in {file.partition("/")[0] for file in gone} if _is_away(name, config)}
     hint = "mount it, or put its files back, and run again"
@@ -117,14 +121,14 @@ def _is_away(name: str, config: Config) -> bool:
 
 
 def _judged(failure: Failure, found: Found) -> Failure:
-    """A split that stays undone: for what may pass, else for the files that are no more what was planned."""
+    """Returns the failure of a split that stays undone: for causes that may pass, else for lost files."""
     errors = {file: found[file] for file in failure.files}
     passing = {file: each for file, each in errors.items() if not isinstance(each, SourceChangedError)}
     errors = passing or {file: each for file, each in errors.items() if isinstance(each, SourceGoneError)}
     first = next(iter(errors.values()))
     message = str(first)
     if len(errors) > 1 and not passing:
-        message = f"{first.what}; {first.hint}"  # it is told of each of them
+        message = f"{first.what}; {first.hint}"  # the message is repeated for each of them
     elif passing and failure.message:
         message = f"{first} (said there: {failure.message})"
     return replace(

@@ -1,4 +1,4 @@
-"""What a write task runs: a split's shard is written."""
+"""Runs a write task: writes a split's shard."""
 
 import functools
 
@@ -13,7 +13,7 @@ from pipeline.telemetry.liveness import Heartbeat
 
 
 def write_row(row: pa.Table, job: Job, sentry: Heartbeat | None = None) -> pa.Table:
-    """Writes the split that a row holds; what is left is a row of its record."""
+    """Writes the split that a row holds; returns a row with its record."""
     return run_on_row("write", row, functools.partial(write_split, job=job), sentry)
 
 

@@ -1,4 +1,4 @@
-"""A checkpoint becomes vectors: its files, the embedding spec, ALBERT, the encoder, pooling.
+"""Turns a checkpoint and texts into vectors: files, embedding spec, ALBERT, encoder, pooling.
 
-Only modules of this package import torch. This file imports nothing, so that planning starts without it.
+Only modules of this package import torch. This file imports nothing, so that planning starts without torch.
 """

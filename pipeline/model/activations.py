@@ -1,14 +1,14 @@
-"""Activations of feed-forward networks, by the names that transformers gives them. Starts without torch."""
+"""Lists the activations of feed-forward networks by transformers' names. Starts without torch."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
 class Activation:
-    """How an activation is computed.
+    """An activation and the ways to compute it.
 
-    module: its class in `torch.nn`.  approximate: of a GELU, torch's argument; empty for all others.
-    onednn: what oneDNN calls it and its algorithm, where it can follow a product in the same pass.
+    module: its class in `torch.nn`.  approximate: torch's argument for a GELU; empty for all others.
+    onednn: oneDNN's names of it and of its algorithm, if it can follow a product in the same pass.
     """
 
     module: str
@@ -17,7 +17,7 @@ class Activation:
 
     @property
     def tanh_gelu(self) -> bool:
-        """Whether it is the GELU that cuBLASLt has as the epilogue of a product."""
+        """Tells whether this is the GELU that cuBLASLt has as the epilogue of a product."""
         return self.approximate == "tanh"
 
 
@@ -30,5 +30,5 @@ ACTIVATIONS = {
     "silu": Activation("SiLU"),
     "tanh": Activation("Tanh"),
 }
-"""transformers' `gelu_new` is a chain of eight passes; torch's own is one, within 2e-6 of it, and 1.2 to 1.4
-times as fast on a CPU."""
+"""The activations. transformers computes `gelu_new` in eight passes; torch does it in one, within 2e-6 of
+it, and 1.2 to 1.4 times as fast on a CPU."""

@@ -1,9 +1,9 @@
-"""Attention of packed texts: each token over those of its own text.
+"""Computes attention of packed texts, from each token to the tokens of its own text.
 
-torch's kernel for texts of different lengths serves where there is one (CUDA, bfloat16). Elsewhere the inputs
-are padded to the longest text of the micro-batch, and the output is packed again.
+On CUDA in bfloat16, torch's kernel for texts of different lengths does it. Elsewhere the inputs are padded to
+the longest text of the micro-batch, and the output is packed again.
 
-Shapes: B texts, T tokens of all of them, L of the longest, H heads, C a head's dimensions.
+Shapes: B texts, T tokens of all texts, L tokens of the longest, H heads, C dimensions of a head.
 """
 
 from dataclasses import dataclass
@@ -15,19 +15,20 @@ from torch.nn.functional import pad, scaled_dot_product_attention
 from pipeline.model.pooling import positions
 
 AMPERE = (8, 0)
-"""The compute capability from which on a GPU multiplies bfloat16 itself, and has torch's kernel."""
+"""The lowest compute capability that multiplies bfloat16 in hardware and runs torch's kernel."""
 
 
 @dataclass(frozen=True, slots=True)
 class Packing:
-    """Where the texts of a micro-batch lie, in flash-attention's words.
+    """The layout of a micro-batch's texts, in flash-attention's terms.
 
-    cu_seqlens: (B + 1,) int32, where each text begins, and the end.  max_seqlen: L.
-    position_ids: (T,) the place of each token in its text.
-    varlen: whether attention runs over the packed texts as they lie, without padding.
-    pad_index: (B, L), for each place of a padded batch a token of the same text: its own, or the last.
-    pad_mask: (B, L) bool, whether it is its own.  unpad_index: (T,) where in the padded batch each token is.
-    The last three are None where no padding is needed.
+    cu_seqlens: (B + 1,) int32, the offset where each text begins, and the end.  max_seqlen: L.
+    position_ids: (T,) the position of each token in its text.
+    varlen: attention runs over the packed texts in place, without padding.
+    pad_index: (B, L) for each place of a padded batch, a token of the same text: its own, or the last.
+    pad_mask: (B, L) bool, true if it is its own.
+    unpad_index: (T,) the place of each token in the padded batch.
+    The last three are None if no padding is needed.
     """
 
     cu_seqlens: torch.Tensor
@@ -44,7 +45,7 @@ class Packing:
 
         Args:
             lengths_B: int64 tokens of each text.
-            tokens, max_seqlen: their sum and the greatest of them, known without asking the device.
+            tokens, max_seqlen: their sum and maximum, so that the device is not asked for them.
         """
         ends, texts = pad(lengths_B.cumsum(0), (1, 0)), len(lengths_B)
         position_T = positions(lengths_B, tokens)
@@ -52,7 +53,7 @@ class Packing:
             return cls(ends.int(), max_seqlen, position_T, varlen)
         device = lengths_B.device
         place_L = torch.arange(max_seqlen, device=device)
-        # Of the same text, so that nothing of one text, NaN least of all, ever meets another.
+        # Padding repeats tokens of the same text, so that no value of another text (above all NaN) gets in.
         index_BL = torch.minimum(ends[:-1, None] + place_L, ends[1:, None] - 1)
         row_T = torch.arange(texts, device=device).repeat_interleave(lengths_B, output_size=tokens)
         mask_BL = place_L < lengths_B[:, None]
@@ -63,15 +64,12 @@ class Packing:
 def attend(
     query_THC: torch.Tensor, key_THC: torch.Tensor, value_THC: torch.Tensor, packing: Packing
 ) -> torch.Tensor:
-    """Returns what each token attends to, (T, H, C)."""
+    """Returns the attention output of each token, (T, H, C)."""
     return (_varlen if packing.varlen else _padded)(query_THC, key_THC, value_THC, packing)
 
 
 def has_varlen(size: int, device: torch.device, dtype: torch.dtype) -> bool:
-    """Tells whether torch's attention of variable length takes heads of this size.
-
-    It is torch.nn.attention.varlen.
-    """
+    """Tells whether `torch.nn.attention.varlen` (attention of variable length) takes heads of this size."""
     halves = dtype in (torch.bfloat16, torch.float16) and size % 8 == 0 and size <= 256
     return device.type == "cuda" and halves and torch.cuda.get_device_capability(device) >= AMPERE
 
@@ -82,11 +80,11 @@ def _varlen(
     value_THC: torch.Tensor,
     packing: Packing,
 ) -> torch.Tensor:
-    from torch.nn.attention.varlen import varlen_attn  # noqa: PLC0415  (CUDA's kernels, only where there are)
+    from torch.nn.attention.varlen import varlen_attn  # noqa: PLC0415  (CUDA's kernels, only if there are any)
 
     ends, longest = packing.cu_seqlens, packing.max_seqlen
     attended = varlen_attn(query_THC, key_THC, value_THC, ends, ends, longest, longest)
-    assert isinstance(attended, torch.Tensor)  # a pair only where more is asked for
+    assert isinstance(attended, torch.Tensor)  # a pair only if more is requested
     return attended
 
 
@@ -96,7 +94,7 @@ def _padded(
     value_THC: torch.Tensor,
     packing: Packing,
 ) -> torch.Tensor:
-    """The same on any device, in any dtype."""
+    """Computes the same as `_varlen` on any device, in any dtype."""
     tokens, heads, size = query_THC.shape
     if packing.pad_index is None or packing.pad_mask is None or packing.unpad_index is None:
         shape = (tokens // packing.max_seqlen, packing.max_seqlen, heads, size)

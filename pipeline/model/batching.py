@@ -1,4 +1,4 @@
-"""Ragged token ids, and how they are cut into micro-batches. Pure."""
+"""Holds ragged token ids and cuts them into micro-batches. Pure."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,8 +12,8 @@ import numpy.typing as npt
 class TokenBatch:
     """Ragged ids: text i is `ids[offsets[i]:offsets[i + 1]]`, special tokens included.
 
-    ids: (tokens,) uint16, or int32 where the vocabulary needs it.  offsets: (texts + 1,) int64.
-    truncated: (texts,) bool, whether the text had more tokens than were kept.
+    ids: (tokens,) uint16, or int32 if the vocabulary needs it.  offsets: (texts + 1,) int64.
+    truncated: (texts,) bool, true if the text had more tokens than were kept.
     """
 
     ids: npt.NDArray[Any]
@@ -22,25 +22,24 @@ class TokenBatch:
 
     @property
     def lengths(self) -> npt.NDArray[np.int64]:
-        """(texts,) ids given to the model."""
+        """Returns the number of ids of each text that the model gets, (texts,)."""
         return np.diff(self.offsets)
 
 
 def micro_batches(
     lengths: npt.NDArray[np.int64], budget: int, stretch: float = 2.0, most: float = np.inf
 ) -> Iterator[npt.NDArray[np.int64]]:
-    """Cut texts into batches of like length, longest first.
+    """Cuts texts into batches of similar length, longest first.
 
-    Every batch holds at most `budget` tokens, and at most `stretch` times that if all its texts were as long
-    as its longest; a text that is longer goes alone. Longest first, so that running out of memory shows at
-    the start.
+    A batch holds at most `budget` tokens. Padded to its longest text, it holds at most `stretch` times that.
+    A longer text gets a batch of its own. The longest come first, so that a lack of memory shows at once.
 
     Args:
         lengths: (texts,) tokens of each text, at least one.
-        most: texts of a batch.
+        most: the largest number of texts in a batch.
 
     Yields:
-        (batch,) indices into `lengths`; together each index once.
+        (batch,) indices into `lengths`; each index is in one batch.
     """
     order = np.argsort(-lengths, kind="stable")
     sums = np.cumsum(lengths[order])

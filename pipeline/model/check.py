@@ -1,4 +1,4 @@
-"""Checks a checkpoint and its config before any worker is asked for."""
+"""Checks a checkpoint and its config before any worker is requested."""
 
 from pipeline.config.sections import Config
 from pipeline.errors import ModelError
@@ -9,7 +9,7 @@ from pipeline.model.tokenizer.tokenizer import Tokenizer
 
 
 def usable_checkpoint(config: Config) -> checkpoint.Checkpoint:
-    """The checkpoint of a config, with all checked that needs no torch: before any worker is asked for.
+    """Returns the checkpoint of a config, after all checks that need no torch.
 
     Raises:
         ModelError: it can't be used.

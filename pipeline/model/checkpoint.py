@@ -1,8 +1,8 @@
-"""A model reference becomes a folder on this node, checked without torch.
+"""Resolves a model reference to a folder on this node, and checks the checkpoint without torch.
 
-Owns: what a usable checkpoint is, with its family's facts (`families.py`). Everything that can be wrong with
-one is found here, by the driver, before any worker is asked for. Weights are read from safetensors; from a
-pickle only where the config allows it, and then by torch's reader of bare weights.
+Owns the definition of a usable checkpoint, with its family's facts (`families.py`). The driver finds here
+whatever can be wrong with one, before any worker is requested. Weights are read from safetensors. They are
+read from a pickle only if the config allows it, and then by torch's reader of bare weights.
 """
 
 import hashlib
@@ -34,11 +34,12 @@ DOWNLOADED = [
     "modules.json", "config_sentence_transformers.json", *_NEEDED, *(f"[0-9]_*/{name}" for name in _NEEDED)
 ]  # fmt: skip
 ELSEWHERE = ["[!0-9]*/*", "?[!_]*/*", "*/*/*"]
-"""What is never downloaded, for to the Hub `*` matches `/`, too: other folders, and those inside others."""
+"""Patterns of files that are never downloaded: other folders, and folders inside folders. On the Hub `*`
+matches `/`, too."""
 BUSY, SERVER_ERROR = (408, 425, 429), 500
-"""HTTP status of a Hub that may give later what it does not give now."""
+"""HTTP status codes of a Hub that may answer later."""
 BUSY_PAUSES_SECONDS = (2.0, 10.0, 30.0)
-"""Before it is asked again, about."""
+"""Approximate pauses before each new request to a busy Hub."""
 _PACKAGED = Path(__file__).parent / BUILT_IN
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 _COMMIT = re.compile(r"snapshots/([0-9a-f]{40})$")
@@ -47,7 +48,7 @@ _PART = re.compile(r"[\w.-]+\.safetensors")
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint in a local folder; `modules` where sentence-transformers saved it."""
+    """A checkpoint in a local folder; it has `modules` if sentence-transformers saved it."""
 
     name: str
     folder: Path
@@ -57,7 +58,7 @@ class Checkpoint:
 
     @cached_property
     def config(self) -> ModelConfig:
-        """config.json."""
+        """Reads config.json."""
         path = self.folder / "config.json"
         try:
             values = parsing.json_value(path.read_text(encoding="utf-8"))
@@ -73,21 +74,21 @@ class Checkpoint:
 
     @property
     def family(self) -> Family:
-        """The family of its `model_type`."""
+        """Returns the family of its `model_type`."""
         return family_of(self.config.values, self.config.path)
 
     def size(self, key: str) -> int:
-        """A number of config.json."""
+        """Returns a size of config.json."""
         return self.config.size(key)
 
     @property
     def digested(self) -> Mapping[str, Any]:
-        """What config.json says of the arithmetic, as the vector digest takes it."""
+        """Returns the fields of config.json that decide the arithmetic, for the vector digest."""
         return {key: self.config.get(key) for key in self.family.DIGESTED}
 
     @cached_property
     def weight_files(self) -> list[Path]:
-        """The transformer's weights: `model.safetensors`, or the parts that its index names."""
+        """Returns the transformer's weight files: `model.safetensors`, or the parts that its index names."""
         if (self.folder / "model.safetensors").exists():
             return [self.folder / "model.safetensors"]
         if (self.folder / INDEX).exists():
@@ -102,40 +103,40 @@ class Checkpoint:
         return [self.folder / PICKLE]
 
     def _parts(self) -> set[Path]:
-        """The files that the index names."""
+        """Returns the files that the index names."""
         where, hint = self.folder / INDEX, "fetch the checkpoint again"
         try:
             names = set(parsing.json_value(where.read_text(encoding="utf-8"))["weight_map"].values())
             parts = {Path(name).name for name in names}
         except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
-            raise ModelError("is no index of weights", str(where), parsing.brief(error), hint) from None
+            raise ModelError("is not an index of weights", str(where), parsing.brief(error), hint) from None
         if not parts or not all(map(_PART.fullmatch, parts)):
-            raise ModelError("names no files of weights", str(where), ", ".join(sorted(parts)), hint)
+            raise ModelError("does not name files of weights", str(where), ", ".join(sorted(parts)), hint)
         return {self.folder / part for part in parts}
 
     @property
     def pickled(self) -> bool:
-        """Whether the weights are a pickle, which only torch can look into."""
+        """Tells whether the weights are a pickle, which only torch can read."""
         return self.weight_files[0].name == PICKLE
 
     @cached_property
     def weights_digest(self) -> str:
-        """SHA-256 of the weight files, Dense layers' among them."""
+        """Returns the SHA-256 of the weight files, with those of Dense layers."""
         dense = self.modules.dense if self.modules else ()
         return _digest_files([*self.weight_files, *(layer.weights for layer in dense)])
 
     @cached_property
     def tokenizer_digest(self) -> str:
-        """SHA-256 of the files that decide the token ids."""
+        """Returns the SHA-256 of the files that decide the token ids."""
         return _digest_files([path for name in TOKENIZER_FILES if (path := self.folder / name).exists()])
 
     @property
     def flops_per_token(self) -> float:
-        """Matrix work of one token in all layers, attention's part (which grows with length) left out."""
+        """Returns one token's matrix work in all layers, without attention, whose work grows with length."""
         return self.family.flops_per_token(self.config)
 
     def check(self) -> None:
-        """Find what is wrong with the weights, as far as that takes no torch.
+        """Checks geometry and weights, as far as possible without torch.
 
         Raises:
             ModelError: geometry or weights can't be used.
@@ -145,13 +146,13 @@ class Checkpoint:
             self.match({name: shape for name, (_, shape) in self.stored().items()})
 
     def match(self, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, str]:
-        """For each weight that the encoder needs, by its name in the model: its name among the stored ones.
+        """Returns the stored name of each weight that the encoder needs, by its name in the model.
 
         Args:
-            shapes: of the stored weights.
+            shapes: the shapes of the stored weights.
 
         Raises:
-            ModelError: a weight is missing, has another shape, or is none that we know.
+            ModelError: a weight is missing, has another shape, or is unknown.
         """
         family, expected = self.family, dict(self.family.weights(self.config))
         names = {name: name if name in shapes else family.PREFIX + name for name in expected}
@@ -174,14 +175,14 @@ class Checkpoint:
         return names
 
     def stored(self) -> dict[str, tuple[Path, tuple[int, ...]]]:
-        """File and shape of every weight in the safetensors."""
+        """Returns file and shape of every weight in the safetensors."""
         return dict(self._stored())
 
     def _stored(self) -> Iterator[tuple[str, tuple[Path, tuple[int, ...]]]]:
         for path in self.weight_files:
             try:
                 with safe_open(path, framework="numpy") as file:
-                    for name in file.keys():  # noqa: SIM118  (no mapping)
+                    for name in file.keys():  # noqa: SIM118  (not a mapping)
                         yield name, (path, tuple(file.get_slice(name).get_shape()))
             except (SafetensorError, OSError) as error:
                 raise ModelError(
@@ -190,10 +191,10 @@ class Checkpoint:
 
 
 def resolve(name: str, revision: str | None = None, *, allow_pickle: bool = False) -> Checkpoint:
-    """The checkpoint that a name means: built in, a folder, or a Hub id (fetched, pinned to its commit).
+    """Returns the checkpoint of a name: built in, a folder, or a Hub id (fetched, pinned to its commit).
 
     Raises:
-        ModelError: there is none of that name, or it is of a kind that we can't honour.
+        ModelError: no checkpoint has that name, or it needs something that is not supported.
     """
     if revision and (name == BUILT_IN or Path(name).is_dir()):
         raise ModelError("a folder has no revisions", f"model.revision = {revision!r}", hint="drop it")
@@ -215,7 +216,7 @@ def _fetch(name: str, revision: str | None, more: list[str]) -> tuple[Path, str 
         raise ModelError(
             "is neither a folder here nor a Hub id",
             f"model.name = {name!r}",
-            hint="name albert-mini, a folder that is there, or a Hub id such as albert/albert-base-v2",
+            hint="name albert-mini, an existing folder, or a Hub id such as albert/albert-base-v2",
         )
     folder = _downloaded(name, revision, [*DOWNLOADED, *more])
     commit = _COMMIT.search(folder.as_posix())
@@ -227,7 +228,7 @@ def _downloaded(name: str, revision: str | None, files: list[str]) -> Path:
     while True:
         try:
             return Path(_snapshot(name, revision, files))
-        except Exception as error:  # its client raises what its own libraries raise
+        except Exception as error:  # its client raises whatever its own libraries raise
             refused = _not_given(name, error)
         pause = next(pauses, None) if isinstance(refused, HubBusyError) else None
         if pause is None:
@@ -246,10 +247,10 @@ def _not_given(name: str, error: Exception) -> ModelError:
     for answer in answers:
         if answer.status_code in BUSY or answer.status_code >= SERVER_ERROR:
             got, hint = f"HTTP {answer.status_code} {answer.reason_phrase}", f"run again, or {elsewhere}"
-            return HubBusyError("is no folder here, and the Hub has no time for it", where, got, hint)
+            return HubBusyError("is not a folder here, and the Hub is too busy to answer", where, got, hint)
     reason = (str(error).strip() or repr(error)).splitlines()[0]
     hint = f"check the name, or {elsewhere}"
-    return ModelError("is no folder here, and the Hub does not give it", where, reason, hint)
+    return ModelError("is not a folder here, and the Hub does not provide it", where, reason, hint)
 
 
 def _digest_files(paths: list[Path]) -> str:

@@ -1,4 +1,4 @@
-"""The Dense layers of a sentence-transformers folder, behind the pooling."""
+"""Loads the Dense layers of a sentence-transformers folder, which follow the pooling."""
 
 import torch
 from safetensors import SafetensorError
@@ -9,7 +9,7 @@ from pipeline.model.sentence_transformers import Dense
 
 
 def dense_layer(dense: Dense, device: torch.device) -> torch.nn.Module:
-    """A Dense module of a sentence-transformers folder, in float32."""
+    """Loads a Dense module of a sentence-transformers folder, in float32."""
     linear = torch.nn.Linear(dense.inputs, dense.outputs, bias=dense.bias)
     try:
         weights = load_file(dense.weights)
@@ -18,7 +18,7 @@ def dense_layer(dense: Dense, device: torch.device) -> torch.nn.Module:
         )
     except (SafetensorError, RuntimeError, OSError) as error:
         raise ModelError(
-            "is no such Dense layer",
+            "is not the Dense layer of its config",
             str(dense.weights),
             str(error).splitlines()[0],
             hint="fetch the model's folder again",

@@ -1,4 +1,4 @@
-"""What a replica must know of its device: its arithmetic, its memory, and how it fails."""
+"""Describes a replica's device: its arithmetic, its memory, and how it fails."""
 
 import torch
 
@@ -7,17 +7,17 @@ from pipeline.model.attention import AMPERE
 from pipeline.model.thread_lanes import SerialRunner, ThreadPool
 
 CPU_BATCH_TOKENS = 512
-"""Of each lane. Larger ones are no faster, and leave lanes idle at the end of a split."""
+"""Tokens of a lane's micro-batch. Larger ones are not faster, and leave lanes idle at the end of a split."""
 CUDA_BATCH_TOKENS = 65_536
 ACTIVATION_BYTES = 32
-"""Of a token on a GPU, per unit of hidden size, at the peak of a layer: a guess on the safe side."""
+"""Bytes of a token on a GPU, per unit of hidden size, at the peak of a layer: a safe estimate."""
 
 
 def require_dtype(device: torch.device, dtype: torch.dtype) -> None:
     """Prepares a GPU's products in bfloat16.
 
     Raises:
-        ModelError: the GPU has no arithmetic for it.
+        ModelError: the GPU can't compute in bfloat16.
     """
     if device.type != "cuda" or dtype != torch.bfloat16:
         return
@@ -30,10 +30,10 @@ def require_dtype(device: torch.device, dtype: torch.dtype) -> None:
 
 
 def device_failed(error: RuntimeError, device: torch.device) -> bool:
-    """Tells a failed device from a fault of the program.
+    """Tells whether the device failed, and not the program.
 
     cuBLAS, cuDNN and the driver raise plain RuntimeErrors. After an illegal access or a lost GPU a matrix
-    product is often the first to notice; then each later call fails as well.
+    product is often the first call that fails; then each later call fails as well.
     """
     if isinstance(error, torch.AcceleratorError):
         return True
@@ -49,14 +49,14 @@ def device_failed(error: RuntimeError, device: torch.device) -> bool:
 
 
 def is_out_of_memory(error: RuntimeError) -> bool:
-    """Tells whether memory did not suffice, on whatever device."""
-    # Only the caching allocator has a class of its own for it; libraries' handles and the CPU have words.
+    """Tells whether memory did not suffice, on any device."""
+    # Only the caching allocator raises a class of its own; libraries' handles and the CPU have only messages.
     words = ("out of memory", "can't allocate memory", "STATUS_ALLOC_FAILED")
     return isinstance(error, torch.OutOfMemoryError) or any(word in str(error) for word in words)
 
 
 def default_batch_tokens(device: torch.device, hidden_size: int) -> int:
-    """Returns the tokens of a micro-batch, where the config does not say."""
+    """Returns the tokens of a micro-batch if the config sets none."""
     if device.type != "cuda":
         return CPU_BATCH_TOKENS
     free, _ = torch.cuda.mem_get_info(device)
@@ -64,7 +64,7 @@ def default_batch_tokens(device: torch.device, hidden_size: int) -> int:
 
 
 def lanes_of(device: torch.device, threads: int | None) -> ThreadPool | SerialRunner:
-    """Returns what runs the micro-batches of a device."""
+    """Returns the runner of a device's micro-batches."""
     if device.type == "cpu":
         return ThreadPool(threads or torch.get_num_threads())
     if threads:

@@ -1,6 +1,6 @@
-"""All that turns a text into a vector, every default resolved: the driver decides, the replicas follow.
+"""Resolves all settings that turn a text into a vector: the driver decides, the replicas follow.
 
-What stands here, with the weights and the tokenizer, is what the vector digest digests.
+The vector digest covers these settings, the weights and the tokenizer.
 """
 
 from dataclasses import asdict, dataclass
@@ -16,9 +16,9 @@ MAX_TOKENS = 512
 
 @dataclass(frozen=True, slots=True)
 class EmbeddingSpec:
-    """From text to stored vector.
+    """The settings from text to stored vector, with all defaults resolved.
 
-    pooling: modes, their vectors concatenated.  dense: layers after it.  truncate_dim: dimensions kept.
+    pooling: modes, whose vectors are concatenated.  dense: layers after it.  truncate_dim: dimensions kept.
     """
 
     max_tokens: int = MAX_TOKENS
@@ -33,7 +33,7 @@ class EmbeddingSpec:
 
     @classmethod
     def of(cls, checkpoint: Checkpoint, model: Model | None = None) -> Self:
-        """What a config asks of a checkpoint; its defaults, unless `model` is given.
+        """Resolves what a config asks of a checkpoint; without `model`, returns the checkpoint's defaults.
 
         Raises:
             ModelError: the checkpoint can't do it.
@@ -67,10 +67,10 @@ class EmbeddingSpec:
         return recipe
 
     def check(self, checkpoint: Checkpoint) -> None:
-        """What config and checkpoint must agree on.
+        """Checks that config and checkpoint agree.
 
         Raises:
-            ModelError: they don't.
+            ModelError: they do not.
         """
         positions = checkpoint.size("max_position_embeddings")
         if self.max_tokens > positions:
@@ -91,7 +91,7 @@ class EmbeddingSpec:
             width = dense.outputs
         if self.truncate_dim and self.truncate_dim > width:
             raise ModelError(
-                "model.truncate_dim is more than there are",
+                "model.truncate_dim is more than the vector has",
                 checkpoint.name,
                 f"{self.truncate_dim} of {width}",
                 hint="lower it",
@@ -101,17 +101,17 @@ class EmbeddingSpec:
         return checkpoint.size("hidden_size") * len(self.pooling)
 
     def dimension(self, checkpoint: Checkpoint) -> int:
-        """Length of a vector."""
+        """Returns the length of a vector."""
         width = self.dense[-1].outputs if self.dense else self.pooled_dimension(checkpoint)
         return self.truncate_dim or width
 
     @property
     def chunked(self) -> bool:
-        """Whether a text may become several rows."""
+        """Tells whether a text may become several rows."""
         return self.long_text == "chunks"
 
     def fields(self) -> dict[str, Any]:
-        """By name, for a digest: contents, not where they lie."""
+        """Returns the settings by name, for a digest: contents without paths."""
         dense = [{**asdict(layer), "folder": None} for layer in self.dense]
         return {**asdict(self), "pooling": "+".join(self.pooling), "dense": dense}
 
@@ -120,5 +120,5 @@ def _max_tokens(checkpoint: Checkpoint, model: Model) -> int:
     if model.max_tokens:
         return model.max_tokens
     own = checkpoint.modules.max_tokens if checkpoint.modules else None
-    # tokenizers without a limit say 10^30
+    # tokenizers without a limit give 10^30
     return int(min(own or MAX_TOKENS, checkpoint.size("max_position_embeddings")))

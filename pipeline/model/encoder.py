@@ -1,9 +1,9 @@
-"""Token ids become vectors: deduplicated, sorted, cut into micro-batches, run, and put back in order.
+"""Turns token ids into vectors: deduplicates, sorts, cuts into micro-batches, runs, restores the order.
 
-Runs without Ray. A row's vector does not depend on what else is in its split (to 1e-5 in float32). Running
-out of memory costs a smaller budget, never the job.
+Runs without Ray. A row's vector does not depend on the other rows of its split (to 1e-5 in float32). If
+memory runs out, the budget of a micro-batch shrinks and the job goes on.
 
-Shapes: N texts, U unique texts, B texts of a micro-batch, T tokens of it, D dimensions.
+Shapes: N texts, U unique texts, B texts of a micro-batch, T tokens of a micro-batch, D dimensions.
 """
 
 import platform
@@ -39,22 +39,22 @@ from pipeline.model.vector_buffer import VectorBuffer, moved, to_host
 from pipeline.ragged import Ints
 
 STRETCH = 2.0
-"""Most padded places that attention may need, over `batch_tokens`: for texts of very unlike lengths."""
+"""The most padded places in attention, as a multiple of `batch_tokens`, for texts of very unequal lengths."""
 MAX_TEXTS = 65_535
-"""Texts of a micro-batch on a GPU: the grid of torch's attention kernel has no more places on that axis."""
+"""The most texts of a micro-batch on a GPU: the grid of torch's attention kernel has no more on that axis."""
 MAX_AGAIN = 64
-"""Texts of a split that are computed again because their vectors are not finite."""
+"""The most texts of a split that are computed again because their vectors are not finite."""
 TRIES_ALONE = 3
-"""How often a text that fills the memory alone is tried, before it is given up."""
+"""The attempts at a text that fills the memory alone."""
 
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """What became of N texts.
+    """The results of N texts.
 
     vectors: (N, D) float32, in the order of the texts.
-    computed_tokens: those that the model ran: of identical texts, once.
-    padded_tokens: those that attention ran over, padding included; all else runs over real ones alone.
+    computed_tokens: tokens that the model ran; identical texts count once.
+    padded_tokens: tokens that attention ran over, with padding; all else runs over real tokens only.
     too_large: (N,) bool, texts for which memory did not suffice even alone; their vectors are NaN.
     """
 
@@ -70,10 +70,10 @@ class Encoder:
     Args:
         model: a checkpoint, or its folder, Hub id, or `albert-mini`.
         dtype: `float32` or `bfloat16`, the model's arithmetic; pooling is always in float32.
-        recipe: pooling and what follows it; the checkpoint's own when not given.
-        batch_tokens: tokens of a micro-batch; the device's default when not given.
-        threads: on a CPU, micro-batches at the same time; beside a GPU, torch's own. Torch's number when not
-            given.
+        recipe: pooling and the steps after it; by default the checkpoint's own.
+        batch_tokens: tokens of a micro-batch; by default the device's.
+        threads: on a CPU, micro-batches at the same time; with a GPU, torch's own threads. By default torch's
+            number.
 
     Raises:
         ModelError: the checkpoint can't be loaded.
@@ -102,14 +102,14 @@ class Encoder:
         self.batch_tokens = batch_tokens or default_batch_tokens(self.device, checkpoint.size("hidden_size"))
 
     def encode(self, tokens: TokenBatch) -> npt.NDArray[np.float32]:
-        """A vector for each text, (N, D); of a text for which memory did not suffice, NaN."""
+        """Returns a vector for each text, (N, D); NaN for a text for which memory did not suffice."""
         return self.run(tokens).vectors
 
     def run(self, tokens: TokenBatch) -> Encoded:
-        """`encode`, and what it took; identical token ids are run once.
+        """Returns what `encode` does, and the cost; identical token ids are run once.
 
         Raises:
-            DeviceError: the device failed; CUDA's errors stay for as long as the process lives.
+            DeviceError: the device failed; CUDA's errors last as long as the process.
         """
         try:
             with self._on_device():
@@ -118,14 +118,14 @@ class Encoder:
             if not device_failed(error, self.device):
                 raise
             where, got = f"{self.device} on {platform.node()}", str(error).partition("\n")[0]
-            hint = "look at the node's GPU: nvidia-smi, dmesg"
+            hint = "check the node's GPU: nvidia-smi, dmesg"
             raise DeviceError("the device failed", where, got, hint) from error
 
     @torch.inference_mode()
     def _run(self, tokens: TokenBatch) -> Encoded:
         unique, which_N = UniqueTexts.of(tokens)
         results = VectorBuffer.near(self.device, len(unique.first), len(which_N), self.dimension)
-        # Alone they can't be made smaller; once the others are done there may be room.
+        # A single text can't be made smaller, but there may be room once the others are done.
         for text_1 in self._run_batches(unique, results):
             tries = (self._begin(unique, text_1)() for _ in range(TRIES_ALONE))
             pooled_1D = next((pooled for pooled in tries if pooled is not None), None)
@@ -142,9 +142,9 @@ class Encoder:
         return Encoded(vectors_ND, computed, results.padded, missing_U[which_N])
 
     def _again(self, unique: UniqueTexts, results: VectorBuffer) -> None:
-        """Computes texts whose vectors are not finite once more: each alone, in float32.
+        """Computes texts whose vectors are not finite again: each alone, in float32.
 
-        In bfloat16 a value can overflow that float32 holds, and a device can err once.
+        A value that float32 holds can overflow in bfloat16, and a device can err once.
         """
         strange = results.not_finite()
         if not len(strange):
@@ -161,7 +161,7 @@ class Encoder:
                 results.replace(text_1, pooled_1D)
 
     def _run_batches(self, unique: UniqueTexts, results: VectorBuffer) -> list[Ints]:
-        """Run all in micro-batches; texts that were too large even alone, each in an array of its own."""
+        """Runs all texts in micro-batches; returns those that are too large even alone, an array for each."""
         waiting = deque(self._cut(unique.lengths, np.arange(len(unique.lengths))))
         begun: deque[tuple[Ints, Callable[[], torch.Tensor | None]]] = deque()
         too_large: list[Ints] = []
@@ -176,42 +176,42 @@ class Encoder:
             elif len(batch_B) == 1:
                 too_large.append(batch_B)
             elif size > self.batch_tokens // 2:
-                if size <= self.batch_tokens:  # else it was begun before the budget shrank
+                if size <= self.batch_tokens:  # otherwise it was begun before the budget shrank
                     self._shrink(size)
                 waiting = deque(self._cut(unique.lengths, np.concatenate([batch_B, *waiting])))
-            else:  # it was far below the budget, which is not to blame
+            else:  # it was far below the budget, so the budget is not to blame
                 waiting.extendleft(np.array_split(batch_B, 2)[::-1])
         return too_large
 
     def _attended(self, lengths_B: Ints) -> int:
-        """Tokens that attention runs over for a micro-batch."""
+        """Returns the number of tokens that attention runs over for a micro-batch."""
         return int(lengths_B.sum() if self.model.varlen else len(lengths_B) * lengths_B.max())
 
     def _cut(self, lengths_U: Ints, chosen: Ints) -> list[Ints]:
-        """Micro-batches of the chosen texts."""
+        """Cuts the chosen texts into micro-batches."""
         stretch = np.inf if self.model.varlen else STRETCH
         batches = micro_batches(lengths_U[chosen], self.batch_tokens, stretch, MAX_TEXTS)
         return [chosen[batch] for batch in batches]
 
     def _begin(self, unique: UniqueTexts, batch_B: Ints) -> Callable[[], torch.Tensor | None]:
-        """Begin a micro-batch; what is returned waits for `_attempt`'s answer."""
+        """Begins a micro-batch; returns a function that waits for the result of `_attempt`."""
         return self.lanes.begin(self._attempt, unique, batch_B)
 
     @torch.inference_mode()
     def _attempt(
         self, unique: UniqueTexts, batch_B: Ints, model: Transformer | None = None
     ) -> torch.Tensor | None:
-        """(B, D) on the device; None where memory did not suffice."""
+        """Returns the vectors on the device, (B, D); None if memory did not suffice."""
         try:
             return self._forward(model or self.model, unique.ids(batch_B), unique.lengths[batch_B])
         except RuntimeError as error:  # torch.OutOfMemoryError among them
-            # Handled by the caller, when the traceback no longer keeps the batch's tensors alive.
+            # The caller handles it, when the traceback no longer keeps the batch's tensors alive.
             if not is_out_of_memory(error):
                 raise
             return None
 
     def _forward(self, model: Transformer, ids_T: Ints, lengths_B: Ints) -> torch.Tensor:
-        """(B, D) on the device. Nothing here waits for the device, so that it never waits for us."""
+        """Returns the vectors on the device, (B, D). Does not wait for it, so that it never waits for us."""
         lengths = moved(lengths_B, self.device)
         packing = Packing.of(lengths, len(ids_T), int(lengths_B.max()), model.varlen)
         hidden_TD = model(moved(ids_T, self.device), packing)
@@ -222,11 +222,11 @@ class Encoder:
         return normalize(pooled_BD, dim=-1) if self.recipe.normalize else pooled_BD
 
     def _on_device(self) -> AbstractContextManager[object]:
-        """Makes the replica's GPU this thread's current one: that is where kernels start."""
+        """Makes the replica's GPU the current one of this thread, because kernels start there."""
         return torch.cuda.device(self.device) if self.device.type == "cuda" else nullcontext()
 
     def _shrink(self, tokens: int) -> None:
-        """Halve the budget, for good: what did not fit once won't fit later."""
+        """Halves the budget permanently: what did not fit once won't fit later."""
         self.batch_tokens = max(1, self.batch_tokens // 2)
         telemetry.warn("out of memory", tokens=tokens, batch_tokens=self.batch_tokens)
         if self.device.type == "cuda":

@@ -1,8 +1,9 @@
-"""The families of models, by config.json's `model_type`: a new one is a package beside this file and a line.
+"""Lists the families of models by config.json's `model_type`.
 
-A family is two modules: its facts (`Family`, without torch), and its forward pass over packed texts
-(`transformer.Transformer`), which is named here and imported by who runs it. All else of the pipeline asks a
-config.json for `vocab_size`, `max_position_embeddings` and `hidden_size` alone.
+A new family is a package beside this file and a line in it. A family is two modules: its facts (`Family`,
+without torch), and its forward pass over packed texts (`transformer.Transformer`), which is named here and
+imported only where it runs. The rest of the pipeline reads only `vocab_size`, `max_position_embeddings` and
+`hidden_size` from a config.json.
 """
 
 import re
@@ -18,14 +19,14 @@ from pipeline.model.model_config import ModelConfig
 class Family(Protocol):
     """The facts of a family, as its module states them.
 
-    NAME: for messages.
+    NAME: its name in messages.
     FORWARD: `module:class` of its `Transformer`.
-    DEFAULTS: what transformers takes where config.json says nothing.
-    DIGESTED: the fields of config.json that decide about the arithmetic, for the vector digest. Those of a
-        family stay as they are, since older datasets have a digest of them; a new one has `model_type`, too.
-    LIMITS: the most of sizes that no weight has.
-    PREFIX: what a checkpoint for a task puts before the weights' names.
-    HEADS: weights of tasks that a checkpoint may carry beside those of `weights`.
+    DEFAULTS: the values of transformers for those that config.json leaves out.
+    DIGESTED: the fields of config.json that decide the arithmetic, for the vector digest. They never
+        change, because older datasets have a digest of them; a new family adds `model_type`.
+    LIMITS: the largest values of sizes that no weight has.
+    PREFIX: the prefix of the weights' names in a checkpoint that was made for a task.
+    HEADS: the names of a task's own weights, which a checkpoint may have beside those of `weights`.
     """
 
     NAME: str
@@ -48,13 +49,13 @@ def family_of(config: Any, path: Path) -> Family:
     """Returns the family of a parsed config.json.
 
     Raises:
-        ModelError: there is none of its `model_type`.
+        ModelError: no family has its `model_type`.
     """
     kind = config.get("model_type") if isinstance(config, dict) else type(config).__name__
     if not isinstance(config, dict) or not isinstance(kind, str) or kind not in FAMILIES:
         names = " or ".join(family.NAME for family in FAMILIES.values())
         raise ModelError(
-            f"is no {names} checkpoint",
+            f"is not a checkpoint of {names}",
             str(path),
             f"model_type {kind!r}",
             hint=f"name a folder whose config.json says model_type {' or '.join(FAMILIES)}",

@@ -1,20 +1,20 @@
 """Two Triton kernels for a GPU: residual and LayerNorm, and attention over packed texts.
 
-torch's own operators for both are what tests compare with. They take more passes over memory:
+Tests compare both with torch's own operators, which take more passes over memory:
 
-- `add_norm`: for `LayerNorm(x + residual)` torch reads three tensors and writes two, an addition and a norm.
-  Here two are read and one is written, and the sum stays in float32.
+- `add_norm`: for `LayerNorm(x + residual)` torch runs an addition and a norm, which read three tensors and
+  write two. The kernel reads two and writes one, and the sum stays in float32.
 - `attention`: softmax(Q K^T / sqrt(C)) V of each text on its own (Vaswani et al. 2017, arXiv:1706.03762). A
   program takes a tile of queries of one text and one head and walks over the text's keys, with the running
   maximum and sum of "online" softmax (Milakov and Gimelshein 2018, arXiv:1805.02867), as flash-attention does
   (Dao et al. 2022, arXiv:2205.14135). Its tiles follow the longest text of the micro-batch: torch's kernel
   always computes 128 x 128 scores, though a title has 20 tokens. It reads queries, keys and values where the
-  joint product has left them.
+  joint product wrote them.
 
-Triton comes with torch's CUDA wheels and needs a C compiler on the node (docs/operations.md). Where it is
-missing, `LOADED` is false and nothing here may be called.
+Triton comes with torch's CUDA wheels and needs a C compiler on the node (docs/operations.md). If it is
+missing, `LOADED` is false and nothing in this module may be called.
 
-Shapes: B texts, T tokens of all of them, H heads, C a head's dimensions, D = H * C.
+Shapes: B texts, T tokens of all texts, H heads, C dimensions of a head, D = H * C.
 """
 
 # mypy: disable-error-code="no-untyped-def,untyped-decorator"
@@ -28,16 +28,16 @@ try:
     import triton.language as tl
 
     LOADED = True
-except ImportError:  # torch's CPU builds bring none
+except ImportError:  # torch's CPU builds come without Triton
     LOADED = False
 
 LOG2_E = 1.4426950408889634
-"""`exp2(x * LOG2_E)` is `exp(x)`, and what the hardware has."""
+"""`exp2(x * LOG2_E)` is `exp(x)`; the hardware has only `exp2`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Tile:
-    """How attention is cut: queries and keys of a tile, and the warps and stages of a program."""
+    """A tile of attention: its queries and keys, and the warps and stages of a program."""
 
     queries: int
     keys: int
@@ -46,13 +46,13 @@ class Tile:
 
 
 TILES = (Tile(16, 16, 1), Tile(32, 32, 1), Tile(64, 64, 2))
-"""For texts of at most so many tokens: the quickest of thirteen on an H100 (benchmarks/gpu.md)."""
+"""Tiles for texts of at most `keys` tokens: the fastest of thirteen on an H100 (benchmarks/gpu.md)."""
 LONG = Tile(64, 64, 4, 3)
-"""For longer texts."""
+"""The tile for longer texts."""
 
 
 def tile_for(longest: int) -> Tile:
-    """Chooses the tile for a micro-batch whose longest text has so many tokens."""
+    """Chooses the tile for a micro-batch whose longest text has `longest` tokens."""
     return next((tile for tile in TILES if longest <= tile.keys), LONG)
 
 
@@ -143,11 +143,11 @@ def add_norm(x_TD: torch.Tensor, residual_TD: torch.Tensor, norm: torch.nn.Layer
 
 
 def attention(qkv_TD3: torch.Tensor, heads: int, cu_seqlens: torch.Tensor, max_seqlen: int) -> torch.Tensor:
-    """Returns what each token attends to, (T, D).
+    """Returns the attention output of each token, (T, D).
 
     Args:
         qkv_TD3: (T, 3 D), contiguous: queries, keys and values of all heads, side by side.
-        cu_seqlens: (B + 1,) int32, where each text begins, and the end.
+        cu_seqlens: (B + 1,) int32, the offset where each text begins, and the end.
         max_seqlen: tokens of the longest text.
     """
     tokens, width = qkv_TD3.shape

@@ -1,4 +1,4 @@
-"""A checkpoint's config.json: its values, and its family's defaults where it says nothing."""
+"""Reads values from a checkpoint's config.json, with its family's defaults for those that it leaves out."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -8,15 +8,15 @@ from typing import Any
 from pipeline.errors import ModelError
 
 LARGEST = 1 << 24
-"""Of a size; the weights have it, too."""
+"""The largest size that is accepted without an entry in `limits`; a weight has such a size, too."""
 
 
 @dataclass(frozen=True, slots=True)
 class ModelConfig:
     """The values of config.json.
 
-    defaults: what transformers takes where the file says nothing.
-    limits: the most of a size that no weight has; all others are bounded by `LARGEST`.
+    defaults: the values of transformers for those that the file leaves out.
+    limits: the largest values of sizes that no weight has; `LARGEST` bounds all others.
     """
 
     path: Path
@@ -25,14 +25,14 @@ class ModelConfig:
     limits: Mapping[str, int] = field(default_factory=dict)
 
     def get(self, key: str) -> Any:
-        """Returns a value, else its default; None where there is neither."""
+        """Returns a value, else its default; None if there is neither."""
         return self.values.get(key, self.defaults.get(key))
 
     def size(self, key: str) -> int:
         """Returns a positive integer.
 
         Raises:
-            ModelError: the value is not one, or is larger than any model's.
+            ModelError: the value is not a positive integer, or is larger than any model's.
         """
         value, limit = self.get(key), self.limits.get(key, LARGEST)
         if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= limit:

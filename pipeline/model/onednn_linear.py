@@ -1,8 +1,8 @@
-"""Linear layers by oneDNN on a CPU: weights laid out once, bias and activation in the same pass.
+"""Runs linear layers by oneDNN on a CPU: weights are laid out once, bias and activation share one pass.
 
 The operators are those that torch's own compiler emits; torch.compile itself needs a C++ compiler on each
-node. Where torch was built without them its plain layers stay. Measured on two cores (docs/decisions.md): the
-products 1.1 times as fast, with GELU 1.3 times.
+node. If torch was built without them, the plain layers stay. Measured on two cores (docs/decisions.md): the
+products are 1.1 times as fast, with GELU 1.3 times.
 """
 
 import torch
@@ -12,11 +12,11 @@ from pipeline.model.activations import ACTIVATIONS
 
 
 class PrepackedLinear(nn.Module):
-    """`activation(linear(x))` for float32 on a CPU.
+    """Computes `activation(linear(x))` for float32 on a CPU.
 
     Args:
-        linear: whose weights are taken.
-        activation: one of `ACTIVATIONS` that oneDNN has, or nothing.
+        linear: the layer; its weights are used.
+        activation: one of `ACTIVATIONS` that oneDNN has, or None.
     """
 
     def __init__(self, linear: nn.Linear, activation: str | None = None) -> None:
@@ -28,7 +28,7 @@ class PrepackedLinear(nn.Module):
         self.post, self.algorithm = post
 
     def forward(self, values: torch.Tensor) -> torch.Tensor:
-        """(..., outputs) of (..., inputs)."""
+        """Returns (..., outputs) for (..., inputs)."""
         product: torch.Tensor = torch.ops.mkldnn._linear_pointwise(
             values, self.weight, self.bias, self.post, [], self.algorithm
         )
@@ -36,7 +36,7 @@ class PrepackedLinear(nn.Module):
 
 
 def available() -> bool:
-    """Whether this build of torch has the operators."""
+    """Tells whether this build of torch has the operators."""
     operators = ("_reorder_linear_weight", "_linear_pointwise")
     return torch.backends.mkldnn.is_available() and all(  # type: ignore[no-untyped-call]
         hasattr(torch.ops.mkldnn, operator) for operator in operators
@@ -44,7 +44,7 @@ def available() -> bool:
 
 
 def prepack(module: nn.Module) -> None:
-    """Put prepacked layers in the places of a module's linear ones, here and below."""
+    """Replaces the linear layers of a module, at any depth, by prepacked ones."""
     for name, child in module.named_children():
         if isinstance(child, nn.Linear):
             setattr(module, name, PrepackedLinear(child))

@@ -1,6 +1,6 @@
-"""Token vectors become one vector a text. Pure torch; always in float32.
+"""Pools token vectors into one vector per text. Pure torch; always in float32.
 
-Texts lie one behind the other, without padding. Shapes: B texts, T tokens of all of them, D dimensions.
+Texts are packed one after the other, without padding. Shapes: B texts, T tokens of all texts, D dimensions.
 """
 
 import torch
@@ -9,19 +9,19 @@ MODES = ("mean", "cls", "max", "mean_sqrt_len", "weighted_mean", "last_token")
 
 
 def positions(lengths_B: torch.Tensor, tokens: int) -> torch.Tensor:
-    """(T,) the place of each token in its text, from 0; `tokens` is T, known without asking the device."""
+    """Returns each token's position in its text, from 0: (T,). With `tokens`, T, the device is not asked."""
     starts_B = lengths_B.cumsum(0) - lengths_B
     starts_T = starts_B.repeat_interleave(lengths_B, output_size=tokens)
     return torch.arange(tokens, device=lengths_B.device) - starts_T
 
 
 def pool(hidden_TD: torch.Tensor, lengths_B: torch.Tensor, modes: tuple[str, ...]) -> torch.Tensor:
-    """Vectors of shape (B, D times modes), float32.
+    """Returns one vector per text, (B, D times modes) float32.
 
     Args:
-        lengths_B: int64 tokens of each text, at least one; all of them (special ones too) take part.
-        modes: of `MODES`; their vectors are concatenated. `mean_sqrt_len` divides the sum by the root of the
-            length; `weighted_mean` weighs a token by its place, from 1.
+        lengths_B: int64 tokens of each text, at least one; all tokens take part, special ones too.
+        modes: some of `MODES`; their vectors are concatenated. `mean_sqrt_len` divides the sum by the root of
+            the length; `weighted_mean` weights a token by its position, from 1.
     """
     hidden_TD = hidden_TD.float()
     return torch.cat([_pool(hidden_TD, lengths_B, mode) for mode in modes], dim=-1)
@@ -44,5 +44,5 @@ def _pool(hidden_TD: torch.Tensor, lengths_B: torch.Tensor, mode: str) -> torch.
 
 
 def _reduced(values_TD: torch.Tensor, lengths_B: torch.Tensor, how: str) -> torch.Tensor:
-    # `unsafe` leaves out a check of the lengths, for which a GPU would have to be waited for.
+    # `unsafe` skips a check of the lengths, which would wait for a GPU.
     return torch.segment_reduce(values_TD, how, lengths=lengths_B, axis=0, unsafe=True)

@@ -1,6 +1,6 @@
-"""What a sentence-transformers folder puts around its transformer, read without that library.
+"""Reads what a sentence-transformers folder puts around its transformer, without that library.
 
-Module types come from a fixed list and are never imported by name; Dense weights are read from safetensors.
+Module types come from a fixed list and are never imported by name. Dense weights are read from safetensors.
 Formats: `modules.json`, `<n>_Pooling/config.json`, `<n>_Dense/config.json`, `sentence_bert_config.json` and
 `config_sentence_transformers.json`, as sentence-transformers 2 to 6 write them.
 """
@@ -21,7 +21,7 @@ POOLING = {
     "weightedmean": "weighted_mean",
     "lasttoken": "last_token",
 }
-"""Their names of pooling modes, and ours; several are concatenated, in this order where flags name them."""
+"""The library's names of pooling modes, and ours. Several are concatenated; flags give them this order."""
 FLAGS = {
     "pooling_mode_cls_token": "cls",
     "pooling_mode_max_tokens": "max",
@@ -30,21 +30,21 @@ FLAGS = {
     "pooling_mode_weightedmean_tokens": "weightedmean",
     "pooling_mode_lasttoken": "lasttoken",
 }
-"""What versions before 6 write instead of `pooling_mode`."""
+"""The flags that versions before 6 write instead of `pooling_mode`."""
 SETTINGS = tuple(
     f"sentence_{kind}_config.json"
     for kind in ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
 )
-"""Where versions of the library keep the settings of the transformer; the first that is there counts."""
+"""The files where versions of the library keep the transformer's settings; the first that exists counts."""
 UNLIMITED = 1e40
 WIDEST = 1 << 20
-"""Far beyond any layer behind a pooling."""
+"""The largest dimension of a Dense layer that is accepted: far beyond any real one."""
 ACTIVATIONS = ("Identity", "Tanh", "ReLU", "GELU", "Sigmoid", "SiLU")
 
 
 @dataclass(frozen=True, slots=True)
 class Dense:
-    """A linear layer behind the pooling: weights of shape (outputs, inputs) in `folder`."""
+    """A linear layer after the pooling: weights of shape (outputs, inputs) in `folder`."""
 
     folder: Path
     inputs: int
@@ -59,7 +59,7 @@ class Dense:
 
 @dataclass(frozen=True, slots=True)
 class Modules:
-    """A sentence-transformers folder: where its transformer lies, and what comes before and after it."""
+    """A sentence-transformers folder: the path of its transformer, and the steps before and after it."""
 
     transformer: Path
     pooling: tuple[str, ...]
@@ -71,17 +71,17 @@ class Modules:
 
 
 def read_modules(folder: Path) -> Modules | None:
-    """The modules of a folder; None where it is no sentence-transformers folder.
+    """Returns the modules of a folder; None if it is not a sentence-transformers folder.
 
     Raises:
-        ModelError: there is something that we can't honour.
+        ModelError: the folder asks for something that is not supported.
     """
     path = folder / "modules.json"
     if not path.exists():
         return None
     listed = _json(path)
     if not isinstance(listed, list) or not all(isinstance(module, dict) for module in listed):
-        raise ModelError("is no list of modules", str(path), hint="fetch the folder again")
+        raise ModelError("is not a list of modules", str(path), hint="fetch the folder again")
     kinds = [str(module.get("type", "")) for module in listed]
     names = [kind.rsplit(".", 1)[-1] for kind in kinds]
     wanted = ["Transformer", "Pooling", *["Dense"] * names.count("Dense"), "Normalize"]
@@ -112,17 +112,17 @@ def read_modules(folder: Path) -> Modules | None:
 
 
 def _limit(settings: Mapping[str, Any], name: str, folder: Path) -> int | None:
-    """Of tokens; some say 10^30, and mean that there is none."""
+    """Returns a limit of tokens, or None. Some folders write 10^30 and mean no limit."""
     value = settings.get(name)
     if value is None:
         return None
     if not isinstance(value, int | float) or isinstance(value, bool) or not 1 <= value <= UNLIMITED:
-        raise ModelError(f"{name} is no length", str(folder), repr(value), hint="fetch the folder again")
+        raise ModelError(f"{name} is not a length", str(folder), repr(value), hint="fetch the folder again")
     return int(value)
 
 
 def _prefix(folder: Path) -> str:
-    """The prompt that is put before each text, where there is one by default."""
+    """Returns the default prompt, which is put before each text; empty if there is none."""
     name = "config_sentence_transformers.json"
     settings = _settings(folder, name)
     prompts, default = settings.get("prompts") or {}, settings.get("default_prompt_name")
@@ -130,7 +130,7 @@ def _prefix(folder: Path) -> str:
         raise ModelError("has prompts without names", str(folder / name), hint="fetch the folder again")
     prefix = prompts.get(default) or ""
     if not isinstance(prefix, str):
-        raise ModelError("has a prompt that is no text", str(folder / name), hint="fetch the folder again")
+        raise ModelError("has a prompt that is not a text", str(folder / name), hint="fetch the folder again")
     return prefix
 
 
@@ -199,7 +199,7 @@ def _mapping(path: Path) -> Mapping[str, Any]:
     content = _json(path)
     if not isinstance(content, dict):
         raise ModelError(
-            "is no JSON object", str(path), type(content).__name__, hint="fetch the folder again"
+            "is not a JSON object", str(path), type(content).__name__, hint="fetch the folder again"
         )
     return content
 

@@ -1,7 +1,7 @@
-"""Micro-batches side by side on a CPU: a lane each, and one thread of torch's in each lane.
+"""Runs micro-batches side by side on a CPU: each has a lane, and each lane has one of torch's threads.
 
-With all of torch's threads in each step, a step ends when the last of them does: where anybody else needs a
-processor for a moment, all the others wait for it. Lanes wait for nobody, and their matrix products are as
+If all of torch's threads share each step, a step ends when the last of them does: if another process needs a
+processor for a moment, all threads wait. Lanes do not wait for each other, and their matrix products are as
 fast (docs/decisions.md has the figures).
 """
 
@@ -17,9 +17,9 @@ T = TypeVar("T")
 
 
 class ThreadPool:
-    """So many at the same time; the rest of the process keeps the threads that torch has.
+    """Runs `count` micro-batches at the same time; the rest of the process keeps torch's number of threads.
 
-    ahead: how many may be begun before the first is waited for, so that no lane is ever without one.
+    ahead: how many may begin before the caller waits for the first, so that no lane is ever idle.
     """
 
     def __init__(self, count: int) -> None:
@@ -28,24 +28,24 @@ class ThreadPool:
         others, all_there = torch.get_num_threads(), Barrier(count)
 
         def enter(_: int) -> None:
-            torch.get_num_threads()  # a thread that has not asked yet takes the others' number later
+            torch.get_num_threads()  # otherwise the thread would take the others' number later
             torch.set_num_threads(1)
-            all_there.wait()  # else one thread might enter for two
+            all_there.wait()  # otherwise one thread might enter for two
 
         list(self._pool.map(enter, range(count)))
-        torch.set_num_threads(others)  # of this thread, and of those that have not begun
+        torch.set_num_threads(others)  # for this thread, and for those that have not begun
 
     def begin(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Callable[[], T]:
-        """Call a function in the next lane that is free; what is returned waits for its result."""
+        """Calls a function in the next free lane; returns a function that waits for its result."""
         return self._pool.submit(function, *args, **kwargs).result
 
 
 class SerialRunner:
-    """The same for a GPU, which takes one micro-batch after the other, in the caller's thread."""
+    """Runs one micro-batch after the other in the caller's thread, for a GPU."""
 
     ahead = 1
 
     def begin(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Callable[[], T]:
-        """Call a function."""
+        """Calls a function at once; returns a function that gives its result."""
         result = function(*args, **kwargs)
         return lambda: result

@@ -1,4 +1,4 @@
-"""A checkpoint's weights become the forward pass of its family, on a device."""
+"""Loads a checkpoint's weights into the forward pass of its family, on a device."""
 
 from collections.abc import Iterator, Mapping
 from importlib import import_module
@@ -14,19 +14,19 @@ from pipeline.model.model_config import ModelConfig
 
 
 class Transformer(Protocol):
-    """A replica: packed token ids in, packed token vectors out.
+    """A replica, which turns packed token ids into packed token vectors.
 
-    varlen: whether its attention runs over packed texts as they lie, without padding.
+    varlen: its attention runs over packed texts in place, without padding.
     """
 
     varlen: bool
 
     def __call__(self, ids_T: torch.Tensor, packing: Packing) -> torch.Tensor:
-        """Last hidden state of shape (T, D), of int64 token ids."""
+        """Returns the last hidden state, (T, D), for int64 token ids."""
 
 
 class _Build(Protocol):
-    """How the class of a family's `FORWARD` is called."""
+    """The signature of the class that a family names in `FORWARD`."""
 
     def __call__(
         self,
@@ -41,7 +41,7 @@ def load_transformer(checkpoint: Checkpoint, device: torch.device, dtype: torch.
     """Loads a replica of a checkpoint.
 
     Raises:
-        ModelError: the checkpoint lacks a weight, or has one that we don't know.
+        ModelError: the checkpoint lacks a weight, or has an unknown one.
     """
     module, _, name = checkpoint.family.FORWARD.partition(":")
     build = cast(_Build, getattr(import_module(module), name))
@@ -57,7 +57,7 @@ def _tensors(checkpoint: Checkpoint) -> Iterator[tuple[str, torch.Tensor]]:
     files = checkpoint.stored()
     for name, stored_name in checkpoint.match({name: shape for name, (_, shape) in files.items()}).items():
         with safe_open(files[stored_name][0], framework="pt") as file:
-            # A copy: what is read maps the file, which somebody may write anew while this replica lives.
+            # Copied, because the tensor maps the file, which may be rewritten while this replica lives.
             yield name, file.get_tensor(stored_name).to(torch.float32, copy=True)
 
 
@@ -65,7 +65,7 @@ def _unpickled(checkpoint: Checkpoint) -> dict[str, torch.Tensor]:
     (path,) = checkpoint.weight_files
     try:
         found = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # pickle raises what it likes
+    except Exception as error:  # unpickling may raise anything
         reason = str(error).splitlines()[0]
         raise ModelError(
             "can't be read as bare weights",
@@ -75,7 +75,7 @@ def _unpickled(checkpoint: Checkpoint) -> dict[str, torch.Tensor]:
         ) from None
     if not isinstance(found, dict) or not all(isinstance(each, torch.Tensor) for each in found.values()):
         raise ModelError(
-            "is no mapping of weights",
+            "is not a mapping of weights",
             str(path),
             type(found).__name__,
             hint="fetch it again, or convert it to safetensors",

@@ -1,6 +1,6 @@
-"""Texts with the same token ids are one: found once, run once.
+"""Finds texts with the same token ids, so that each is run once.
 
-Shapes: N texts, U unique texts, B texts of a micro-batch, T tokens of it.
+Shapes: N texts, U unique texts, B texts of a micro-batch, T tokens of a micro-batch.
 """
 
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from pipeline.ragged import Ints, flat_indices
 
 @dataclass(frozen=True, slots=True)
 class UniqueTexts:
-    """The U unique texts of a batch: (U,) which of its texts each is, and (U,) how many tokens it has."""
+    """The U unique texts of a batch: the number of each in the batch, and its length in tokens, both (U,)."""
 
     tokens: TokenBatch
     first: Ints
@@ -24,28 +24,28 @@ class UniqueTexts:
 
     @classmethod
     def of(cls, tokens: TokenBatch) -> tuple[Self, Ints]:
-        """Returns the unique texts of a batch, and (N,) which of them each of its texts is."""
+        """Returns the unique texts of a batch, and for each text the number of its unique text, (N,)."""
         first_U, which_N = _unique(tokens)
         return cls(tokens, first_U, tokens.lengths[first_U]), which_N
 
     def size(self, batch_B: Ints) -> int:
-        """Tokens of some of them."""
+        """Returns the number of tokens of some unique texts."""
         return int(self.lengths[batch_B].sum())
 
     def ids(self, batch_B: Ints) -> Ints:
-        """(T,) the tokens of some of them, one behind the other."""
+        """Returns the token ids of some unique texts, one after the other, (T,)."""
         starts_B = self.tokens.offsets[self.first[batch_B]]
         return self.tokens.ids[flat_indices(starts_B, self.lengths[batch_B])].astype(np.int64)
 
 
 def _unique(tokens: TokenBatch) -> tuple[Ints, Ints]:
-    """(U,) the first text of each distinct run of ids, and (N,) which of them each text is."""
+    """Returns the first text of each distinct list of ids, (U,), and the number of each text's list, (N,)."""
     size = tokens.ids.itemsize
     offsets, data = pa.py_buffer(tokens.offsets * size), pa.py_buffer(tokens.ids)
     texts = pa.LargeBinaryArray.from_buffers(pa.large_binary(), len(tokens.lengths), [None, offsets, data])
     which_N: npt.NDArray[Any] = (
         texts.dictionary_encode().indices.to_numpy(zero_copy_only=False).astype(np.int64)
     )
-    # Indices of a dictionary count up in order of first appearance.
+    # A dictionary's indices are in the order of first appearance.
     first_U = np.unique(which_N, return_index=True)[1]
     return first_U, which_N

@@ -76,7 +76,7 @@ def test_a_failed_file_is_the_last_line_and_stands_in_status(
     ("arguments", "last"),
     [
         (["run", "nowhere.yaml"], "exit 2: nowhere.yaml: no such config file"),
-        (["run", "{config}", "--set", "model.name=no/model"], "the Hub does not give it"),
+        (["run", "{config}", "--set", "model.name=no/model"], "the Hub does not provide it"),
         (["run", "{config}", "--set", "source.docs.path=/nowhere/*.parquet"], "no file here"),
         (["plan", "{config}", "--set", "model.max_tokens=4096"], "more than the model has positions"),
         (["plan", "{config}", "--set", "model.poolin=mean"], "did you mean pooling?"),

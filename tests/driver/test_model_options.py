@@ -94,7 +94,7 @@ def test_what_does_not_fit_together_is_refused_before_anything_runs(long: Job, j
     for values, message in (
         (long(chunk_overlap=9, long_text="chunks"), "chunk_overlap is too large"),
         (long(prefix="one two three four five six seven eight nine "), "prefix leaves too little"),
-        (long(truncate_dim=17), "truncate_dim is more than there are"),
+        (long(truncate_dim=17), "truncate_dim is more than the vector has"),
         (job(model={"max_tokens": 513}), "more than the model has positions"),
     ):
         with pytest.raises(checkpoint.ModelError, match=message):

@@ -1,4 +1,4 @@
-"""A replica: it starts late, fails its split, or ends its process."""
+"""Tests a replica that starts late, fails its split, or ends its process."""
 
 import os
 import platform
@@ -33,7 +33,7 @@ def test_the_encoder_hands_rows_on_without_copying_them(job: JobValues) -> None:
 
 
 def test_a_node_with_another_checkpoint_embeds_nothing(job: JobValues) -> None:
-    row, told = first_split(job(compute={"watchdog_minutes": 0.1}))  # it soon gives up
+    row, told = first_split(job(compute={"watchdog_minutes": 0.1}))  # it gives up soon
     for other, message in (
         (replace(told, vector_digest="0" * 64), "another checkpoint than the driver"),
         (replace(told, tokenizer_digest="0" * 64), "another tokenizer than the driver"),
@@ -45,7 +45,7 @@ def test_a_node_with_another_checkpoint_embeds_nothing(job: JobValues) -> None:
 
 
 def test_a_replica_that_could_not_start_does_so_before_its_next_split(job: JobValues, tmp_path: Path) -> None:
-    """As if a mount came late: the checkpoint is nowhere at first."""
+    """The checkpoint is missing at first, as if a mount came late."""
     model, away = make_checkpoint(tmp_path / "model"), tmp_path / "away"
     row, told = first_split(job(model={"name": str(model)}, compute={"watchdog_minutes": 0.2}))
     read = first_read(row, told)
@@ -62,7 +62,7 @@ def test_a_replica_that_could_not_start_does_so_before_its_next_split(job: JobVa
 def test_a_process_whose_device_failed_ends_where_that_is_counted(
     job: JobValues, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """CUDA's errors stay: such a process would fail split after split. No GPU is here to do it for real."""
+    """CUDA's errors stay, so such a process would fail split after split. The error is simulated."""
     row, told = first_split(job())
     read = first_read(row, told)
     watched, alone = Encode(told, Local(LivenessTracker(list))), Encode(told)
@@ -85,7 +85,7 @@ def test_a_process_whose_device_failed_ends_where_that_is_counted(
 
 
 def broken_weights(folder: Path) -> Path:
-    """A checkpoint whose every vector is NaN."""
+    """Writes a checkpoint that gives only NaN."""
     weights = load_file(folder / "model.safetensors")
     name = next(name for name in weights if "word_embeddings" in name)
     save_file(weights | {name: torch.full_like(weights[name], torch.nan)}, folder / "model.safetensors")
@@ -93,7 +93,7 @@ def broken_weights(folder: Path) -> Path:
 
 
 def test_a_replica_of_broken_weights_fails_its_splits_and_lives(job: JobValues, tmp_path: Path) -> None:
-    """To end its process would help nobody: the next one has the same weights."""
+    """The process does not end, because the next one would have the same weights."""
     model = broken_weights(make_checkpoint(tmp_path / "model"))
     row, told = first_split(job(model={"name": str(model)}))
     replica = Encode(told, Local(LivenessTracker(list)))
@@ -108,7 +108,7 @@ def test_a_replica_of_broken_weights_fails_its_splits_and_lives(job: JobValues, 
 def test_a_device_that_goes_bad_gives_the_split_to_another_process(
     job: JobValues, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """No device is here that could: it is the replica's weights that change."""
+    """No device here can go bad, so the test changes the replica's weights."""
     row, told = first_split(job())
     replica = Encode(told, Local(LivenessTracker(list)))
     assert isinstance(written(replica(first_read(row, told)), told), ShardRecord)

@@ -1,4 +1,4 @@
-"""Reading: what can't be read or tokenized costs itself, and what goes wrong is data."""
+"""Tests reading: a text that can't be tokenized costs only itself, and an error becomes data."""
 
 import gzip
 import json
@@ -27,11 +27,11 @@ JobValues = Callable[..., dict[str, Any]]
 
 
 CATASTROPHIC = "a" * 40 + "c"
-"""A text at which the regular expression `(a+a+)+b` gives up, and the library panics."""
+"""A text on which the regular expression `(a+a+)+b` gives up, and the library panics."""
 
 
 def with_tokenizer(folder: Path, **parts: Any) -> Path:
-    """A checkpoint with some parts of its tokenizer replaced."""
+    """Writes a checkpoint with some parts of its tokenizer replaced."""
     path = make_checkpoint(folder) / "tokenizer.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | parts))
     return folder
@@ -64,7 +64,7 @@ def test_a_text_at_which_the_tokenizer_panics_is_a_reject(
 def test_a_panic_anywhere_in_a_stage_is_a_failed_split(
     job: JobValues, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The library's own, which is no `Exception`; by a way that no code of ours takes yet."""
+    """The panic is the library's own, not an `Exception`; our code does not make this call yet."""
     row, told = first_split(job())
     backend = Backend(models.WordLevel({"a": 0}, "a"))
     backend.pre_tokenizer = pre_tokenizers.Split(Regex("(a+a+)+b"), "isolated")
@@ -99,7 +99,7 @@ def test_an_unforeseen_error_is_data_too(job: JobValues) -> None:
 
 
 class Refusing(Local):
-    """Says that too many processes died at some splits."""
+    """A sentry that says that too many processes died at some splits."""
 
     def __init__(self, refused: set[str]) -> None:
         super().__init__(LivenessTracker(list))
@@ -112,7 +112,7 @@ class Refusing(Local):
 def test_a_split_that_is_not_tried_again_does_not_shift_those_behind_it(
     job: JobValues, tmp_path: Path
 ) -> None:
-    """Four splits of one file that can only be read from its start; the middle two are not tried."""
+    """One file has four splits and can only be read from its start; the middle two are not tried."""
     lines = "".join(f"text {number}\n" for number in range(40))
     (tmp_path / "a.txt.gz").write_bytes(gzip.compress(lines.encode()))
     values = job(source={"s": {"path": f"{tmp_path}/*.txt.gz"}}, output={"max_split_bytes": 90})

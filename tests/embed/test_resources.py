@@ -1,4 +1,4 @@
-"""Resources: what can't run at the same time is said before anything waits for it."""
+"""Tests resources: stages that can't run at the same time are refused before anything waits for them."""
 
 import itertools
 from typing import Any
@@ -25,7 +25,7 @@ def test_one_machine_with_eight_gpus() -> None:
 
 
 def test_a_hundred_mixed_nodes_with_a_head_without_cpus() -> None:
-    """The smallest says how large a replica is, so that all are used; the largest hold several."""
+    """The smallest node decides the size of a replica, so that all are used; the largest hold several."""
     found = size_stages(compute(), [Node(0), *[Node(16)] * 50, *[Node(64)] * 50])
     assert (found.replica_cpus, found.threads) == (15.25, 16)
     assert found.replicas == (1, 50 * 1 + 50 * 4)
@@ -46,21 +46,21 @@ def test_no_packing_of_replicas_leaves_a_reader_without_a_node() -> None:
 
 
 def test_replicas_of_a_lost_node_do_not_starve_the_readers_of_the_others() -> None:
-    """Two nodes of two CPUs would hold three replicas of one; two of them fill the node that is left."""
+    """Two nodes of two CPUs would hold three replicas of one CPU; two of them fill the node that is left."""
     assert size_stages(compute(cpus_per_replica=1), [Node(2), Node(2)]).replicas == (1, 1)
-    # Of 1.25 a second one never fits, and a reader always does.
+    # A second replica of 1.25 CPUs never fits, and a reader always does.
     assert size_stages(compute(), [Node(2), Node(2)]).replicas == (1, 2)
 
 
 def test_the_only_node_with_a_gpu_may_be_lost(caplog: pytest.LogCaptureFixture) -> None:
-    """The job waits for another one, and is told so; to refuse it would refuse most small clusters."""
+    """The job waits for another node, and logs it; a refusal would refuse most small clusters."""
     caplog.set_level("INFO", "pipeline")
     assert size_stages(compute(device="cuda"), [Node(16), Node(16), Node(8, 8)]).replicas == (1, 8)
     assert "would wait for a new node" in caplog.text
 
 
 def test_what_the_cluster_can_scale_to_counts() -> None:
-    """The flow gives nodes that are not there yet like those that are."""
+    """The flow lists nodes that do not exist yet like those that do."""
     assert size_stages(compute(device="cuda"), [Node(4), *[Node(8, 1)] * 10]).replicas == (1, 10)
 
 
@@ -96,17 +96,17 @@ def test_the_object_store_holds_what_is_in_flight(caplog: pytest.LogCaptureFixtu
     with pytest.raises(ResourceError, match="for 32 of"):
         size_stages(compute(device="cuda"), [Node(64, 8, store_bytes=8e9)], payload_bytes=300_000_000)
     assert size_stages(compute(device="cuda", max_replicas=1), [Node(64, 8, store_bytes=8e9)], 300_000_000)
-    # Where no replica runs, no split waits; and who does not tell can't be judged.
+    # Without a replica no split waits; and a node that does not give its size can't be checked.
     assert size_stages(
         compute(device="cuda"), [Node(64, store_bytes=1), Node(64, 8)], payload_bytes=300_000_000
     )
 
 
 def test_fractions_add_up() -> None:
-    """In binary they do not: 2 - (2 - 0.1 - 0.4) - 0.4 - 0.1 is below zero."""
+    """Binary fractions do not add up: 2 - (2 - 0.1 - 0.4) - 0.4 - 0.1 is below zero."""
     twentieths = range(1, 20)
     for reader, writer, cpus in itertools.product(twentieths, twentieths, (2, 4, 8)):
-        if reader + writer <= 20 * (cpus - 1):  # a replica takes one at least
+        if reader + writer <= 20 * (cpus - 1):  # a replica takes at least one
             found = size_stages(
                 compute(cpus_per_reader=reader / 20, cpus_per_writer=writer / 20), [Node(cpus)]
             )

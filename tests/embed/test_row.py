@@ -1,4 +1,4 @@
-"""A split as a row: payloads pass without copies, failures as data."""
+"""Tests a split as a row: payloads pass without copies, and failures pass as data."""
 
 from collections.abc import Callable
 from dataclasses import fields
@@ -73,7 +73,7 @@ def test_reading_a_table_back_borrows_its_buffer() -> None:
 
 
 def same(one: Any, other: Any) -> bool:
-    """Whether two values of a field are equal."""
+    """Tells whether two values of a field are equal."""
     if isinstance(one, np.ndarray):
         return one.dtype == other.dtype and one.shape == other.shape and np.array_equal(one, other)
     if isinstance(one, dict) and all(isinstance(value, np.ndarray) for value in one.values()):
@@ -100,7 +100,7 @@ def test_what_a_stage_returns_comes_back(job: JobValues) -> None:
 
 
 def test_the_type_of_ids_is_told(job: JobValues) -> None:
-    """Not guessed by how many bytes they take: so few ids as many bytes could be either."""
+    """The type is not guessed from the number of bytes: the same bytes could be ids of either type."""
     row, told = first_split(job())
     read = from_row(first_read(row, told))
     assert isinstance(read, ReadSplit)

@@ -1,4 +1,4 @@
-"""A file that a worker did not see: only the driver's own look makes a fact of it."""
+"""Tests files that a worker did not see: only the driver's own check decides."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -31,7 +31,7 @@ Settled = tuple[list[ShardRecord | Failure], list[Job]]
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Four files, which are one split."""
+    """Writes four files, which are one split."""
     folder = tmp_path / "in"
     folder.mkdir()
     for number, text in enumerate(texts(4)):
@@ -40,7 +40,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def made(job: JobValues, folder: Path, allow: bool) -> tuple[Plan, Job]:
-    # To take a file away and put it back changes the time of its inode; a mount that returns does not.
+    # Moving a file away and back changes its inode's change time; a mount that returns does not.
     source = {"docs": {"path": str(folder), "format": "text-files", "options": {"ignore_ctime": True}}}
     quality, output = {"allow_failed_files": allow}, {"rows_per_shard": 1000}
     parsed = parse_config(job(source=source, quality=quality, output=output))
@@ -54,7 +54,7 @@ def made(job: JobValues, folder: Path, allow: bool) -> tuple[Plan, Job]:
 
 
 def without_ray(job: Job, pending: Plan, between: Callable[[], object]) -> Settled:
-    """The flow's three stages one after the other; something happens before the driver looks."""
+    """Runs the three stages one after the other; calls `between` before the driver checks."""
     jobs: list[Job] = []
     encode = Encode(job)
 
@@ -68,7 +68,7 @@ def without_ray(job: Job, pending: Plan, between: Callable[[], object]) -> Settl
 
 
 def nothing() -> None:
-    """Nothing happens."""
+    """Does nothing."""
 
 
 @pytest.mark.parametrize("allow", [False, True])
@@ -123,7 +123,7 @@ def test_a_file_that_is_gone_is_left_out_where_failed_files_are_allowed(job: Job
 
 
 def test_a_file_that_has_changed_does_not_change_back(job: JobValues, folder: Path) -> None:
-    """Its neighbours are embedded, allowed or not; so is a second one that changes meanwhile left out."""
+    """Its neighbours are embedded, allowed or not; a second file that changes meanwhile is left out, too."""
     pending, told = made(job, folder, allow=False)
     (folder / "2.txt").write_text("another text")
     also = folder / "0.txt"
@@ -149,10 +149,10 @@ def test_several_that_are_gone_are_all_named(job: JobValues, folder: Path) -> No
 def test_a_source_of_which_nothing_is_left_is_away_and_not_gone(
     job: JobValues, folder: Path, tmp_path: Path
 ) -> None:
-    """A mount that is missing: else a dataset without all its rows would call itself complete."""
+    """A mount is missing; otherwise a dataset without all its rows would call itself complete."""
     pending, told = made(job, folder, allow=True)
     folder.rename(tmp_path / "away")
-    folder.mkdir()  # what is left of a mount
+    folder.mkdir()  # the empty folder of a mount
     [failure], _ = without_ray(told, pending, nothing)
     assert isinstance(failure, Failure)
     assert failure.exit_code == ExitCode.RETRYABLE
@@ -178,7 +178,7 @@ def test_what_is_not_of_a_file_is_never_allowed(job: JobValues, folder: Path, ki
 def test_a_refusal_is_the_drivers_to_tell(
     job: JobValues, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Root, who tests, may read everything: here storage's own open refuses, as it does for others."""
+    """Root, which runs the tests, may read everything, so storage's own open refuses, as for other users."""
     pending, told = made(job, folder, allow=True)
     store = storage.connect(str(folder), told.config.source["docs"].options)
     opened = store._open

@@ -1,4 +1,4 @@
-"""Writing: a record is what is left of a split, and no shard is made of what is not finite."""
+"""Tests writing: a split becomes a record, and no shard gets vectors that are not finite."""
 
 from collections.abc import Callable
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""The encoder on a real GPU; skipped, with the reason, where there is none."""
+"""Tests the encoder on a real GPU; the tests are skipped, with the reason, without one."""
 
 import gc
 from pathlib import Path
@@ -39,7 +39,7 @@ def test_float32_equals_the_cpu(base: Path) -> None:
 
 def test_a_capped_memory_costs_budget_and_no_row(base: Path) -> None:
     tokens = tokenized(base, MANY)
-    # All in one micro-batch: a smaller one that fails is cut in two and blames no budget.
+    # All texts are in one micro-batch: a smaller one that fails is halved, and the budget stays.
     budget = int(tokens.lengths.sum())
     encoder = Encoder(base, device="cuda", dtype="bfloat16", batch_tokens=budget)
     gc.collect()

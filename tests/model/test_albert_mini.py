@@ -1,4 +1,4 @@
-"""The model that ships with the package is the one that its card describes, and knows what texts mean."""
+"""Checks that the model in the package is the one of its card, and that its vectors follow meaning."""
 
 import hashlib
 import json
@@ -26,7 +26,7 @@ def test_it_is_as_small_as_told() -> None:
     path = PACKAGED / "model.safetensors"
     assert path.stat().st_size <= 8_000_000
     with safe_open(path, framework="numpy") as file:
-        shapes = [file.get_slice(name).get_shape() for name in file.keys()]  # noqa: SIM118  (no mapping)
+        shapes = [file.get_slice(name).get_shape() for name in file.keys()]  # noqa: SIM118  (not a mapping)
         assert {str(file.get_slice(name).get_dtype()) for name in file.keys()} == {"F16"}  # noqa: SIM118
     parameters = sum(int(np.prod(shape)) for shape in shapes)
     assert 3_000_000 <= parameters <= 4_000_000

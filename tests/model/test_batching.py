@@ -1,4 +1,4 @@
-"""Micro-batches: each text once, none above the budget, little padding."""
+"""Checks that micro-batches have each text once, stay within the budget, and need little padding."""
 
 import numpy as np
 from hypothesis import given

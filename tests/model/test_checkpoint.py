@@ -1,4 +1,4 @@
-"""Checkpoints: what can't be used is refused by the driver, without torch, and by name."""
+"""Checks that the driver refuses unusable checkpoints, without torch, and names the cause."""
 
 import json
 import os
@@ -85,7 +85,7 @@ def test_other_kinds_of_folders_are_refused(folder: Path) -> None:
     with pytest.raises(ModelError, match="set model.allow_pickle if you trust"):
         checkpoint.resolve(str(folder)).check()
     edit_config(folder, model_type="bert")
-    with pytest.raises(ModelError, match="is no ALBERT checkpoint.*bert"):
+    with pytest.raises(ModelError, match="is not a checkpoint of ALBERT.*bert"):
         _ = checkpoint.resolve(str(folder)).config
     (folder / "config.json").write_text("{")
     with pytest.raises(ModelError, match="can't be read"):
@@ -120,13 +120,13 @@ def test_a_truncated_weight_file_is_named(folder: Path) -> None:
 
 @pytest.mark.parametrize("name", ["no/such/folder/here", "../nowhere", "no folder", "unknown/model"])
 def test_a_name_of_nothing_is_refused(name: str) -> None:
-    with pytest.raises(ModelError, match="neither a folder|the Hub does not give it"):
+    with pytest.raises(ModelError, match="neither a folder|the Hub does not provide it"):
         checkpoint.resolve(name)
 
 
 def test_a_busy_hub_is_asked_again_and_then_left_for_the_next_run(monkeypatch: pytest.MonkeyPatch) -> None:
     answered = hub(monkeypatch, HTTPStatus.TOO_MANY_REQUESTS)
-    with pytest.raises(HubBusyError, match="the Hub has no time for it.*run again") as caught:
+    with pytest.raises(HubBusyError, match="the Hub is too busy to answer.*run again") as caught:
         checkpoint.resolve("some/albert")
     assert caught.value.exit_code == ExitCode.RETRYABLE
     assert answered.total() >= 1 + len(checkpoint.BUSY_PAUSES_SECONDS)
@@ -134,7 +134,7 @@ def test_a_busy_hub_is_asked_again_and_then_left_for_the_next_run(monkeypatch: p
 
 def test_a_hub_that_was_busy_is_believed_when_it_answers(monkeypatch: pytest.MonkeyPatch) -> None:
     answered = hub(monkeypatch, HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.NOT_FOUND)
-    with pytest.raises(ModelError, match="the Hub does not give it") as caught:
+    with pytest.raises(ModelError, match="the Hub does not provide it") as caught:
         checkpoint.resolve("some/albert")
     assert caught.value.exit_code == ExitCode.CONFIG
     assert set(answered) == {HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.NOT_FOUND}
@@ -148,7 +148,7 @@ def test_planning_loads_neither_torch_nor_ray() -> None:
 
 
 def test_a_hub_id_is_pinned_to_its_commit(tmp_path: Path, folder: Path) -> None:
-    """From the Hub's own cache, laid out by hand: there is no Hub to ask here."""
+    """The Hub's cache is laid out by hand, because the tests have no Hub."""
     commit = "0123456789abcdef0123456789abcdef01234567"
     cached = tmp_path / "hub" / "models--some--albert"
     shutil.copytree(folder, cached / "snapshots" / commit)

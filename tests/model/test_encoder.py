@@ -1,4 +1,4 @@
-"""The encoder gives the vectors that transformers gives one text at a time, whatever the company."""
+"""Checks that the encoder gives the vectors of transformers for one text at a time, in any batch."""
 
 import logging
 from collections.abc import Callable
@@ -68,15 +68,15 @@ GEOMETRIES = {
     "uneven-groups": {"num_hidden_groups": 3, "num_hidden_layers": 7},
     "epsilon": {"layer_norm_eps": 0.1},
 }  # fmt: skip
-"""The published ones (Google's v1 and v2, the Chinese), with small embeddings, and what they leave unused.
+"""The published geometries (Google's v1 and v2, the Chinese), with small embeddings, and further variants.
 
-The narrow ones have the depth of the giants, and heads as wide as theirs.
+The narrow ones have the depth of the giants, and heads of the same width.
 """
 GIANTS = ("albert-large-v2", "albert-xlarge-v2", "albert-xxlarge-v1", "albert-xxlarge-v2")
 
 
 def reference(folder: Path, texts: list[str], max_tokens: int, pooling: str = "mean") -> np.ndarray[Any, Any]:
-    """transformers' AlbertModel and AutoTokenizer, one text at a time, in float32."""
+    """Returns the vectors of transformers' AlbertModel and AutoTokenizer, one text at a time, in float32."""
     tokenizer = AutoTokenizer.from_pretrained(folder)
     model = AlbertModel.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval()
     vectors = []
@@ -105,7 +105,7 @@ def encode(
 )
 def test_equals_transformers(tmp_path: Path, geometry: str) -> None:
     folder = make_checkpoint(tmp_path / "model", **GEOMETRIES[geometry])
-    # Of the giants three texts: what they add is the geometry.
+    # Three texts are enough for the giants, which add only their geometry.
     texts = TEXTS[:3] if geometry in GIANTS else TEXTS
     vectors = encode(folder, texts, 24)
     np.testing.assert_allclose(vectors, reference(folder, texts, 24), atol=1e-5)
@@ -138,7 +138,7 @@ def test_company_and_order_change_nothing(tiny: Path, budget: int) -> None:
 
 
 def test_attention_matters_in_the_tests(tiny: Path) -> None:
-    """Else all of them would pass without it."""
+    """Otherwise all tests would pass without attention."""
     encoder = Encoder(tiny)
     wanted = encoder.encode(tokenized(tiny, TEXTS))
     for each in encoder.model.modules():
@@ -202,7 +202,7 @@ def test_truncated_dimensions_are_the_first_and_of_length_one(tiny: Path) -> Non
 
 
 def out_of_memory(encoder: Encoder, fails: Callable[[int, int], bool]) -> None:
-    """Let the model run out of memory when `fails(call, tokens)`: no GPU is at hand to do it for real."""
+    """Makes the model run out of memory if `fails(call, tokens)`; a real failure would need a GPU."""
     forward, calls = encoder.model.forward, iter(range(10**9))
 
     def failing(ids: torch.Tensor, *arguments: Any) -> torch.Tensor:
@@ -218,7 +218,7 @@ def test_running_out_of_memory_costs_budget_and_no_row(tiny: Path, caplog: pytes
     tokens = tokenized(tiny, texts)
     encoder = Encoder(tiny, batch_tokens=4096)
     whole = encoder.encode(tokens)
-    # Ten in a row among others that don't: calls 1 to 10 of the second run.
+    # Ten calls in a row fail among others: calls 1 to 10 of the second run.
     out_of_memory(encoder, lambda call, _: 1 <= call <= 10)
     with caplog.at_level(logging.WARNING, "pipeline"):
         encoded = encoder.run(tokens)
@@ -324,7 +324,7 @@ def test_a_pickle_is_read_only_where_allowed_and_only_bare_weights(tiny: Path, t
     for content, message in (
         ({"albert.nothing": torch.zeros(1)}, "weights are missing"),
         ({"weights": Path("/")}, "can't be read as bare weights"),
-        ([torch.zeros(1)], "is no mapping of weights"),
+        ([torch.zeros(1)], "is not a mapping of weights"),
     ):
         torch.save(content, folder / "pytorch_model.bin")
         with pytest.raises(checkpoint.ModelError, match=message):
@@ -342,7 +342,7 @@ def test_a_pickle_is_read_only_where_allowed_and_only_bare_weights(tiny: Path, t
 def test_a_failed_library_is_a_failed_device(
     tiny: Path, message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The calls of CUDA are patched: no device can be made to fail so."""
+    """The test patches CUDA's calls, because no device can be made to fail like this."""
 
     def dead(_: torch.device) -> None:
         raise RuntimeError("CUDA error: unspecified launch failure")
@@ -369,7 +369,7 @@ def test_a_gpu_without_bfloat16_says_what_to_set(monkeypatch: pytest.MonkeyPatch
 
 
 def nan_for(model: Any, text: np.ndarray[Any, Any], times: int = 10**9) -> None:
-    """Let the model give NaN for a text, so many times: as a device that errs, or a value that overflows."""
+    """Makes the model give NaN for a text some times, like a device that errs, or a value that overflows."""
     forward, left = model.forward, [times]
 
     def failing(ids: torch.Tensor, packing: Packing) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""Each family's facts belong together: what it needs of weights is what its forward pass takes."""
+"""Checks that each family's facts fit together: its list of weights is what its forward pass takes."""
 
 import json
 from pathlib import Path
@@ -24,7 +24,7 @@ def test_the_forward_pass_takes_ids_and_packing_and_gives_hidden_states() -> Non
 
 def test_a_model_type_that_is_not_known_is_told_with_those_that_are(tmp_path: Path) -> None:
     for values in ({"model_type": "bert"}, {"model_type": ["albert"]}, {}, []):
-        with pytest.raises(ModelError, match="is no ALBERT checkpoint.*config.json says model_type albert$"):
+        with pytest.raises(ModelError, match="a checkpoint of ALBERT.*config.json says model_type albert$"):
             families.family_of(values, tmp_path / "config.json")
 
 

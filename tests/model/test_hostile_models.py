@@ -1,4 +1,4 @@
-"""Checkpoints of strangers: whatever stands in their JSON, it costs the driver one line and no memory."""
+"""Checks that hostile JSON in a checkpoint costs the driver one line and no memory."""
 
 import json
 import subprocess
@@ -42,7 +42,7 @@ FILES: dict[str, Any] = {
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A sentence-transformers folder that can be used."""
+    """Writes a usable sentence-transformers folder."""
     from tests.conftest import make_checkpoint
 
     root = make_checkpoint(tmp_path_factory.mktemp("model") / "model")
@@ -54,10 +54,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def use(folder: Path, tokenizer: bool = False) -> None:
-    """Look at a checkpoint as a run's driver does; one that can't be used is one error of ours.
+    """Checks a checkpoint as a run's driver does; an unusable one gives one error of ours.
 
     Args:
-        tokenizer: load it, too, which takes most of the time.
+        tokenizer: load the tokenizer, too, which takes most of the time.
     """
     try:
         found = checkpoint.resolve(str(folder))
@@ -99,7 +99,7 @@ def test_a_file_that_is_not_what_it_should_be(folder: Path, name: str) -> None:
 
 @pytest.mark.parametrize("name", FILES)
 def test_a_value_that_is_not_what_it_should_be(folder: Path, name: str) -> None:
-    """Each value of each file, in turn, is any of `VALUES`."""
+    """Each value of each file, in turn, is replaced by each of `VALUES`."""
     path = folder / name
     before = path.read_text()
     content = json.loads(before)
@@ -144,7 +144,7 @@ def test_an_index_that_names_no_weights(folder: Path, weight_map: Any) -> None:
     ids=str,
 )
 def test_absurd_sizes_are_refused_before_they_take_memory(tmp_path: Path, folder: Path, sizes: Any) -> None:
-    """In a process that may take a few hundred megabytes more than its imports."""
+    """Runs in a process that may take a few hundred megabytes more than its imports."""
     told = json.loads((folder / "config.json").read_text()) | sizes
     for name in ("model.safetensors", "tokenizer.json"):
         (tmp_path / name).symlink_to(folder / name)
@@ -162,7 +162,7 @@ def test_absurd_sizes_are_refused_before_they_take_memory(tmp_path: Path, folder
 
 
 def test_of_a_repository_only_what_is_needed_is_downloaded() -> None:
-    """By the Hub's own filter, to which `*` matches `/`, too."""
+    """Uses the Hub's own filter, for which `*` matches `/`, too."""
     needed = [
         "config.json", "model.safetensors", "model-00001-of-00002.safetensors", checkpoint.INDEX,
         "tokenizer.json", "spiece.model", "vocab.txt", "modules.json", "sentence_bert_config.json",

@@ -1,6 +1,6 @@
-"""The Triton kernels against torch's own operators, in Triton's interpreter: no GPU is needed.
+"""Compares the Triton kernels with torch's own operators, in Triton's interpreter, without a GPU.
 
-The interpreter must be chosen before Triton is imported, so a process of its own runs them. It multiplies
+The interpreter must be chosen before Triton is imported, so another process runs them. It multiplies
 bfloat16 as if its bits were integers, so the numbers are float32 here; tests/gpu has bfloat16.
 """
 

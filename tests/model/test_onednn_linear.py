@@ -1,4 +1,4 @@
-"""A prepacked layer is the plain one, and its activation."""
+"""Checks that a prepacked layer computes the plain one and its activation."""
 
 import pytest
 import torch

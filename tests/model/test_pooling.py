@@ -1,4 +1,4 @@
-"""Pooling takes each text's own tokens, all of them and no other."""
+"""Checks that pooling takes all tokens of a text, and no others."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""A folder that sentence-transformers saved gives the vectors that sentence-transformers gives."""
+"""Checks that a folder saved by sentence-transformers gives the same vectors as that library."""
 
 import json
 from pathlib import Path
@@ -35,7 +35,7 @@ def save(
     normalized: bool = True,
     **more: Any,
 ) -> Any:
-    """Save a model by the library itself; the model."""
+    """Saves a model by the library itself, and returns the model."""
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.base.modules import Dense, Normalize, Transformer
     from sentence_transformers.sentence_transformer.modules import Pooling
@@ -92,7 +92,7 @@ def test_truncated_dimensions_are_those_of_the_library(tmp_path: Path, tiny: Pat
 
 
 def test_folders_of_earlier_versions(tmp_path: Path, tiny: Path) -> None:
-    """Version 2 to 5 wrote flags, and their modules under other names."""
+    """Rewrites a folder as versions 2 to 5 wrote it: with flags, and other names of modules."""
     folder = tmp_path / "saved"
     model = save(folder, tiny, ("max", "mean"))
     flags = {flag: mode in ("max", "mean") for flag, mode in FLAGS.items()}
@@ -152,13 +152,13 @@ def test_what_can_not_be_honoured_is_refused_by_name(tmp_path: Path, tiny: Path)
         "activation_function is unknown",
         lambda at: edit(at / dense, activation_function="os.system"),
     )
-    refused("list", "is no list of modules", lambda at: (at / "modules.json").write_text('["x"]'))
+    refused("list", "is not a list of modules", lambda at: (at / "modules.json").write_text('["x"]'))
     refused(
         "integers", "must be integers", lambda at: (at / dense).write_text('{"activation_function": "Tanh"}')
     )
     refused("residual", "residual", lambda at: edit(at / dense, use_residual=True))
     refused("features", "in_features does not fit", lambda at: edit(at / dense, in_features=5))
-    refused("weights", "no such Dense layer", lambda at: edit(at / dense, bias=False))
+    refused("weights", "not the Dense layer of its config", lambda at: edit(at / dense, bias=False))
     refused(
         "pickled",
         "pickled Dense layers are never read",

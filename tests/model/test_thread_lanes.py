@@ -1,4 +1,4 @@
-"""Lanes run at the same time, with a thread of torch's each, and leave the rest of the process as it was."""
+"""Checks that lanes run at the same time with one torch thread each, and do not change other threads."""
 
 from threading import Barrier, get_ident
 
@@ -9,7 +9,7 @@ from pipeline.model.thread_lanes import SerialRunner, ThreadPool
 
 
 def test_lanes_run_side_by_side() -> None:
-    meeting = Barrier(3)  # where one by one they would wait for ever
+    meeting = Barrier(3)  # one by one they would wait here for ever
     lanes = ThreadPool(3)
     finished = [lanes.begin(meeting.wait, 30) for _ in range(3)]
     assert sorted(each() for each in finished) == [0, 1, 2]
@@ -23,7 +23,7 @@ def test_each_has_one_thread_of_torch_and_the_others_keep_theirs() -> None:
         together = Barrier(2)
 
         def threads() -> int:
-            together.wait(30)  # else one lane might answer for both
+            together.wait(30)  # otherwise one lane might answer for both
             return torch.get_num_threads()
 
         assert [each() for each in [lanes.begin(threads), lanes.begin(threads)]] == [1, 1]

@@ -1,8 +1,8 @@
-"""The commit protocol as actors of a world: drivers, late writers, prunes, rollbacks; and what must hold.
+"""Models the commit protocol as actors of a world (drivers, late writers, prunes, rollbacks), with its rules.
 
-What runs is the project's own: `driver.run`, with `Dataset`, `commit`, `Series`, prune and rollback below it,
-and the stages that write shards. Fixed are only clocks, chance, pools of threads, the listing of the sources
-and Ray: a driver's flow writes the shards of its pending splits one after the other.
+The actors run the project's own code: `driver.run`, with `Dataset`, `commit`, `Series`, prune and rollback
+below it, and the stages that write shards. Only clocks, chance, pools of threads, the listing of the sources
+and Ray are replaced: a driver's flow writes the shards of its pending splits one after the other.
 """
 
 import contextlib
@@ -53,7 +53,7 @@ COLUMNS = ("source_file", "source_row")
 
 
 def config_of(name: str, sources: Path, allow_failed: bool) -> Config:
-    """The config of a night."""
+    """Returns the config of a night."""
     values = {
         "source": {"docs": {"path": f"{sources}/*.txt"}},
         "output": {"path": f"{ROOT}/{name}", "run_date": name, "rows_per_shard": 100},
@@ -64,7 +64,7 @@ def config_of(name: str, sources: Path, allow_failed: bool) -> Config:
 
 @dataclass
 class Table:
-    """What all scenarios share: the plan of a night and its splits, encoded; and the world of the moment."""
+    """The shared parts of all scenarios: the plan of a night, its encoded splits, and the current world."""
 
     made: Plan
     model: checkpoint.Checkpoint
@@ -79,7 +79,7 @@ class Table:
     def driver(
         self, name: str, night: str = OURS, fails: int | None = None, allow_failed: bool = True
     ) -> Actor:
-        """A driver of a night; `fails`: a split that it can't do."""
+        """Returns a driver of a night; `fails` is a split that it can't do."""
         wanted = config_of(night, self.sources, allow_failed)
         return Actor(name, lambda: self._run(wanted, None if fails is None else self.splits[fails]))
 
@@ -89,7 +89,7 @@ class Table:
         return run.run(wanted, quiet=True)
 
     def flow(self, pending: Plan, told: Job, _: object) -> Iterator[Any]:
-        """What Ray would do."""
+        """Does what Ray would do."""
         for split_id in pending.split_ids.to_pylist():
             if split_id == getattr(self.world.here, "failing", None):
                 files = tuple(piece.source_file for piece in dict(self.made.splits())[split_id])
@@ -98,7 +98,7 @@ class Table:
                 yield written(self.encoded[split_id], told)
 
     def zombie(self, name: str, split: int) -> Actor:
-        """A worker of a driver that is gone, with a shard in hand; it has looked at dataset.json long ago."""
+        """Returns a dead driver's worker that still has a shard to write; it read dataset.json long ago."""
         wanted = config_of(OURS, self.sources, True)
 
         def work() -> None:
@@ -118,13 +118,13 @@ class Table:
         return Actor(name, lambda: Series(ROOT).rollback(to))
 
     def advance(self, name: str, night: str) -> Actor:
-        """The end of a night whose dataset is complete."""
+        """Returns an actor that ends a night whose dataset is complete."""
         series = Series(ROOT)
         date = datetime.date.fromisoformat(night)
         return Actor(name, lambda: series.advance(night, date, DatasetFacts.of(series.dataset(night))))
 
     def setting(self, *actors: Actor, without: Callable[[str], bool] = lambda _: False) -> dict[str, Stored]:
-        """What the actors leave behind, one after the other, long ago; but for unwanted paths."""
+        """Returns the objects that the actors left, one after the other, long ago, except unwanted paths."""
         self.world = World({}, OLD.timestamp())
         for actor in actors:
             self.world.here.actor = None
@@ -133,7 +133,7 @@ class Table:
         return {path: replace(each, changed=OLD.timestamp()) for path, each in kept.items()}
 
     def start(self, setting: dict[str, Stored], actors: Callable[[], list[Actor]]) -> Callable[[], World]:
-        """What makes a world in which the actors are about to begin."""
+        """Returns a function that makes a world in which the actors are about to begin."""
 
         def begin() -> World:
             self.world = World(setting, NOW.timestamp())
@@ -145,7 +145,7 @@ class Table:
         return begin
 
     def check(self, world: World) -> list[str]:
-        """What is wrong at the end, and after one more run that nobody disturbs."""
+        """Returns the faults at the end, and after one more undisturbed run."""
         wrong = self.watcher.violations + ends(world)
         for actor in world.actors:
             if isinstance(actor.result, Exception) and not isinstance(actor.result, PipelineError):
@@ -169,7 +169,7 @@ class Table:
 
 
 class Watcher:
-    """Looks at each write, and at each that changes what was complete."""
+    """Checks each write, and reports those that change a complete dataset."""
 
     def __init__(self, table: Table) -> None:
         self.table, self.violations = table, list[str]()
@@ -185,7 +185,7 @@ class Watcher:
             self.held(world)
 
     def held(self, world: World) -> None:
-        """Compare what stands with what stood when `_SUCCESS` came."""
+        """Compares the files with those at the time of `_SUCCESS`."""
         files = held(world)
         if f"{SHOWN}/{OURS}/data/_SUCCESS" not in files or _being_removed(world):
             self.sealed = None
@@ -213,7 +213,7 @@ def _being_removed(world: World) -> bool:
 
 
 def held(world: World) -> dict[str, bytes]:
-    """What a reader sees of our night."""
+    """Returns the files of our night that a reader sees."""
     names = ("data/", "manifest.parquet", "summary.json")
     prefix = f"{SHOWN}/{OURS}/"
     return {
@@ -224,14 +224,14 @@ def held(world: World) -> dict[str, bytes]:
 
 
 def ends(world: World) -> list[str]:
-    """What is wrong with our night, if it calls itself complete; and with whom readers follow."""
+    """Returns the faults of our night, if it is marked complete, and of the dataset that readers follow."""
     wrong = []
     layout = Layout(f"{SHOWN}/{OURS}")
     if layout.success in world.objects and layout.identity in world.objects and not _being_removed(world):
         wrong += _whole(world, layout)
     gone = layout.success in world.objects and layout.identity not in world.objects
     if gone and not any(actor.dead for actor in world.actors):
-        wrong.append("_SUCCESS stands in what was removed")
+        wrong.append("_SUCCESS is left in a removed dataset")
     return wrong + _readers(world)
 
 
@@ -249,15 +249,15 @@ def _whole(world: World, layout: Layout) -> list[str]:
     )}  # fmt: skip
     wrong = []
     if recorded.keys() - shards.keys():
-        wrong.append("complete, and shards of its manifest are not there")
+        wrong.append("complete, but shards of its manifest are missing")
     if shards.keys() - recorded.keys():
-        wrong.append("complete, with a shard that its manifest does not know")
+        wrong.append("complete, with a shard that is not in its manifest")
     if any(len(shards[path]) != size for path, size in recorded.items() if path in shards):
         wrong.append("its manifest has another size than a shard")
     tables = [pq.read_table(pa.BufferReader(data), columns=list(COLUMNS)) for data in shards.values()]
     rows = [tuple(row.values()) for table in tables for row in table.to_pylist()]
     if len(set(rows)) != len(rows):
-        wrong.append("a row is there twice")
+        wrong.append("a row is in it twice")
     if summary["rows"] != sum(manifest["rows"].to_pylist()) or summary["shards"] != manifest.num_rows:
         wrong.append("the summary is of another manifest")
     failed = len(summary["failed_files"])
@@ -267,7 +267,7 @@ def _whole(world: World, layout: Layout) -> list[str]:
 
 
 def _readers(world: World) -> list[str]:
-    """A rollback that failed must leave readers no further back than a night had taken them."""
+    """Checks that a failed rollback leaves readers no further back than a night had taken them."""
     path = f"{SHOWN}/LATEST.json"
     taken = [actor for actor in world.actors if actor.name.startswith("rollback")]
     if path not in world.objects or not taken or not isinstance(taken[0].result, Exception):
@@ -281,11 +281,11 @@ def _readers(world: World) -> list[str]:
 
 @contextlib.contextmanager
 def table(folder: Path) -> Iterator[Table]:
-    """The project, with its clocks, chance and sources fixed, and storage a world's."""
+    """Prepares the project, with fixed clocks, chance and sources, and with the storage of a world."""
     folder.mkdir(parents=True, exist_ok=True)
     for number in range(SPLITS):
         lines = "".join(f"text {number} {row}\n" for row in range(ROWS))
-        # Each larger than half a split, so that none shares one.
+        # Each file is larger than half a split, so no two share one.
         (folder / f"{number}.txt").write_text(lines)
     wanted = config_of(OURS, folder, True)
     model = checkpoint.resolve(wanted.model.name)
@@ -304,7 +304,7 @@ def table(folder: Path) -> Iterator[Table]:
 
 
 def encoded(row: pa.Table, dimension: int) -> pa.Table:
-    """What a replica would make of a split that was read: vectors of length 1."""
+    """Encodes a split as a replica would, with vectors of length 1."""
     split = from_row(row)
     if not isinstance(split, ReadSplit):
         return row
@@ -325,7 +325,7 @@ def encoded(row: pa.Table, dimension: int) -> pa.Table:
 
 
 class _Quiet:
-    """Progress that nobody looks at."""
+    """Progress that is not shown."""
 
     figures = SimpleNamespace(sums=dict)
 
@@ -342,7 +342,7 @@ class _Quiet:
 
 
 def _fix(patch: pytest.MonkeyPatch, shared: Table) -> None:
-    """Take out of the project what has a clock, chance, threads or Ray in it."""
+    """Replaces the parts of the project that use clocks, chance, threads or Ray."""
     bucket = ModelStorage(Bucket(lambda: shared.world))
     real = storage._connect
     patch.setattr(
@@ -359,7 +359,7 @@ def _fix(patch: pytest.MonkeyPatch, shared: Table) -> None:
     patch.setattr(run, "now", lambda: NOW)
     patch.setattr(attempt, "now", lambda: NOW)
     patch.setattr(attempt.report, "attempted", lambda subject: f"page {int(subject.code)}".encode())
-    patch.setattr("secrets.token_hex", lambda size: shared.world.draw(size))  # noqa: PLW0108  (worlds change)
+    patch.setattr("secrets.token_hex", lambda size: shared.world.draw(size))  # noqa: PLW0108  (the world changes)
     patch.setattr(writer, "time", SimpleNamespace(time=lambda: 0.0, perf_counter=lambda: 0.0))
     fixed = SimpleNamespace(now=lambda _: NOW)
     patch.setattr(
@@ -377,7 +377,7 @@ def _fix(patch: pytest.MonkeyPatch, shared: Table) -> None:
     asked = getattr(job, "_refuse_lost", None)
 
     def once(*about: Any) -> None:
-        """As the process of each actor: asked once, and not by a worker that has asked before."""
+        """Checks once per actor, as each process does, but not for a worker that checked before."""
         if asked and not getattr(shared.world.here, "asked", False):
             asked.__wrapped__(*about)
             shared.world.here.asked = True

@@ -1,4 +1,4 @@
-"""Who meets at a dataset, and what stands there when they begin."""
+"""Lists the scenarios: the actors that meet at a dataset, and the dataset's state when they begin."""
 
 import datetime
 from collections.abc import Callable
@@ -14,13 +14,13 @@ ALL = ("die", "lost", "refused")
 
 @dataclass(frozen=True)
 class Scenario:
-    """What stands, and who begins."""
+    """The objects in storage, and the actors that begin."""
 
     setting: Callable[[Table], dict[str, Stored]]
     actors: Callable[[Table], list[Actor]]
 
     def explore(self, table: Table, bounds: Bounds, stop: bool = False) -> Found:
-        """Follow every schedule within the bounds."""
+        """Runs every schedule within the bounds."""
         begin = table.start(self.setting(table), lambda: self.actors(table))
         return explore(begin, table.check, bounds, stop)
 
@@ -30,7 +30,7 @@ def _nothing(_: Table) -> dict[str, Stored]:
 
 
 def _unfinished(table: Table, *, shards: int = 2, nights: int = 1) -> dict[str, Stored]:
-    """A dataset whose driver was killed before it could commit; and later nights that are complete."""
+    """Returns a dataset whose driver was killed before it could commit, and complete later nights."""
     there = {f"part-{split}.parquet" for split in table.splits[:shards]}
     ends = ("manifest.parquet", "summary.json", "report.html", "_SUCCESS", "00000.parquet")
     drivers = [table.driver(f"setting{night}", night) for night in NIGHTS[:nights]]
@@ -45,7 +45,7 @@ def _unfinished(table: Table, *, shards: int = 2, nights: int = 1) -> dict[str, 
 
 
 def _four_nights(table: Table) -> dict[str, Stored]:
-    """Four nights are complete, and readers follow the third."""
+    """Returns four complete nights, of which readers follow the third."""
     drivers = [table.driver(f"setting{night}", night) for night in NIGHTS]
     three = table.setting(*drivers[:3])
     latest = f"{SHOWN}/LATEST.json"

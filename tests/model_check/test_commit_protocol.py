@@ -1,15 +1,15 @@
-"""Every schedule of the commit protocol, within bounds: drivers, late workers, a prune, a rollback, crashes.
+"""Runs every schedule of the commit protocol, within bounds: drivers, late workers, prune, rollback, crashes.
 
-The project's own code runs over a storage in memory, where each request is a point at which another actor may
-go on, the process may die, or the answer may be lost (`world`); what must hold is in `protocol`, who meets at
-what in `scenarios`:
+The project's own code runs over a storage in memory (`world`). At each request another actor may go on, the
+process may die, or the answer may be lost. `scenarios` has the actors and the state in which they begin.
+`protocol` has the rules:
 
-- a complete dataset has each row once, or names the file that failed; manifest and summary are of its shards;
+- a complete dataset has each row once, or names the file that failed; manifest and summary fit its shards;
 - nothing changes after `_SUCCESS`, unless a prune has said that it removes the dataset;
 - runs never take readers back, and a rollback that fails leaves them no further back than a night took them;
-- wherever a process dies, one undisturbed run makes the dataset complete, with exact rows.
+- if a process dies at any point, one undisturbed run completes the dataset, with exact rows.
 
-Each test prints what it has seen. The full bounds take an hour of one core or more: `-m slow`.
+Each test prints what it has explored. The full bounds take an hour of one core or more: `-m slow`.
 """
 
 import json
@@ -26,7 +26,7 @@ from tests.model_check.world import Bounds, Found
 
 LONG = ("a prune between two drivers",)
 MOST = 2000
-"""Schedules of each of the larger explorations, which would take hours to the end: the deepest come first."""
+"""Schedules of each larger exploration, which would take hours to complete: the deepest come first."""
 LARGER = {
     "orders": Bounds(2, schedules=MOST),
     "faults": Bounds(0, ALL, 2, schedules=MOST),
@@ -41,7 +41,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Table]:
 
 
 def told(name: str, bounds: Bounds, found: Found) -> str:
-    """What was explored, and what was found, with the schedule that shows it."""
+    """Formats what was explored, and each fault with the schedule that shows it."""
     kinds = f", one of {', '.join(bounds.faults)}" if bounds.faults else ""
     seen = f"{found.schedules} schedules, {found.states} states, {found.requests} requests, {found.ends} ends"
     line = (
@@ -90,5 +90,5 @@ def test_it_sees_a_summary_that_is_written_again(shared: Table, monkeypatch: pyt
 
 def test_it_sees_a_prune_that_does_not_say_so(shared: Table, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Dataset, "begin_removal", lambda _: True)
-    with pytest.raises(AssertionError, match="_SUCCESS stands in what was removed"):
+    with pytest.raises(AssertionError, match="_SUCCESS is left in a removed dataset"):
         hold(shared, "a prune beside a driver that slept", Bounds(1))

@@ -1,11 +1,11 @@
-"""A storage in memory, each request a point where any actor may go on, or die; and all ways through.
+"""Simulates a storage in memory, and explores all schedules of the actors that use it.
 
-`explore` runs actors again and again, each time by another schedule: depth first, with so many preemptions
-and faults at most. An actor is a thread that runs the project's own code; only the one that was chosen
-moves. What leads to a state that was seen before is not followed further: a state is what storage holds, what
-each actor has asked and been told, who moved last, and what is left of the bounds.
+`explore` runs the actors again and again, each time by another schedule: depth first, with a limited number
+of preemptions and faults. At each request any actor may go on, or die. An actor is a thread that runs the
+project's own code; only the chosen one moves. A schedule ends at a state that was seen before. A state is the
+storage's objects, the requests and answers of each actor, the last mover, and the rest of the bounds.
 
-A fake, since no real storage lets a test decide which of two requests it answers first.
+The storage is a fake, because no real storage lets a test decide which of two requests it answers first.
 """
 
 import contextlib
@@ -22,17 +22,20 @@ from pipeline.storage.base import Storage
 WRITES = ("create", "put", "replace", "remove")
 CONDITIONAL = ("create", "replace")
 FAULTS = {"die": None, "lost": WRITES, "refused": CONDITIONAL}
-"""die: the process ends before the request.  lost: it is done, and the answer is an error.  refused: it is
-done, the answer is lost, and its repetition is refused, for what it wrote is there."""
+"""Faults, and the operations that can have them.
+
+die: the process ends before the request.  lost: the request is done, but its answer is an error.
+refused: the request is done, its answer is lost, and its repetition is refused, because the object exists.
+"""
 
 
 class Gone(BaseException):
-    """The actor's process has ended, or this schedule is not followed further."""
+    """Raised if the actor's process has ended, or its schedule is not followed further."""
 
 
 @dataclass(frozen=True)
 class Stored:
-    """An object: its bytes, how often its path was written, and when."""
+    """An object: its bytes, the number of writes to its path, and the time of the last."""
 
     data: bytes
     count: int
@@ -41,7 +44,7 @@ class Stored:
 
 @dataclass
 class Actor:
-    """Who makes requests: a thread of this process, a process of its own to the code that it runs."""
+    """A thread that makes requests; the code in it runs as if in its own process."""
 
     name: str
     work: Callable[[], Any]
@@ -56,7 +59,7 @@ class Actor:
 
 
 class World:
-    """The storage, the actors, and whose turn it is."""
+    """The storage and its actors, of which one moves at a time."""
 
     def __init__(self, objects: Mapping[str, Stored], now: float) -> None:
         self.objects, self.now = dict(objects), now
@@ -70,11 +73,11 @@ class World:
 
     @property
     def actor(self) -> Actor | None:
-        """Who runs in this thread; None for who sets up and looks at the end."""
+        """Returns the actor of this thread; None in the thread that sets up and checks the end."""
         return getattr(self.here, "actor", None)
 
     def request(self, operation: str, path: str, effect: Callable[[], Any]) -> Any:
-        """Make one request, when it is its actor's turn."""
+        """Makes one request when it is its actor's turn."""
         me = self.actor
         if me is None:
             return effect()
@@ -105,7 +108,7 @@ class World:
         return me.kind
 
     def _pass_on(self, me: Actor) -> None:
-        """Let whoever is chosen go on; comes back when that is `me`."""
+        """Lets the chosen actor go on; returns when that is `me`."""
         assert self.decide is not None
         chosen = self.decide(me)
         if chosen is None:
@@ -122,7 +125,7 @@ class World:
             actor.go.release()
 
     def run(self, decide: Callable[[Actor | None], tuple[Actor, str] | None]) -> None:
-        """Run all actors to their ends."""
+        """Runs all actors to their ends."""
         self.decide = decide
         threads = [threading.Thread(target=self._live, args=(actor,), daemon=True) for actor in self.actors]
         for thread in threads:
@@ -156,13 +159,13 @@ class World:
                 chosen[0].go.release()
 
     def state(self) -> int:
-        """What storage holds and what the actors know."""
+        """Returns a hash of the storage's objects and the actors' knowledge."""
         held = frozenset((path, stored.count, stored.data) for path, stored in self.objects.items())
         known = tuple((actor.history, actor.ended, actor.request, actor.drawn) for actor in self.actors)
         return hash((held, known))
 
     def draw(self, size: int) -> str:
-        """What is drawn by chance, but the same in each schedule: by who draws, and how often he has."""
+        """Returns a token that is the same in each schedule: from the actor and the number of its draws."""
         actor = self.actor or self._nobody
         actor.drawn += 1
         return f"{actor.name}{actor.drawn}".ljust(2 * size, "0")
@@ -171,7 +174,7 @@ class World:
 
 
 class Bucket:
-    """A world's objects, as fsspec's drivers show theirs."""
+    """A world's objects behind the interface of fsspec's drivers."""
 
     def __init__(self, world: Callable[[], World]) -> None:
         self.world = world
@@ -245,7 +248,7 @@ class Bucket:
             self.world().request("put", name, lambda: self._store(name, data))
 
     def swap(self, path: str, data: bytes, expected: str) -> None:
-        """Replace an object of the expected version."""
+        """Replaces an object of the expected version."""
         name = self._strip_protocol(path)
 
         def replace() -> None:
@@ -267,7 +270,7 @@ class Bucket:
 
 
 class ModelStorage(Storage):
-    """The project's storage over a bucket."""
+    """The project's storage class over a bucket."""
 
     conditional = True
 
@@ -279,7 +282,7 @@ class ModelStorage(Storage):
 
 
 class Inline:
-    """A pool of threads that has none: what one actor asks at the same time, it asks one after the other."""
+    """A thread pool without threads: an actor's parallel requests run one after the other."""
 
     def __init__(self, *_: Any) -> None: ...
 
@@ -295,7 +298,7 @@ class Inline:
 
 @dataclass
 class Found:
-    """What an exploration has seen."""
+    """The results of an exploration."""
 
     schedules: int = 0
     states: int = 0
@@ -307,7 +310,7 @@ class Found:
 
 @dataclass(frozen=True)
 class Bounds:
-    """How far to look; `schedules`: after so many nothing further is begun."""
+    """The limits of an exploration; after `schedules` runs, no further schedule begins."""
 
     preemptions: int
     faults: tuple[str, ...] = ()
@@ -318,11 +321,11 @@ class Bounds:
 def explore(
     start: Callable[[], World], check: Callable[[World], list[str]], bounds: Bounds, stop: bool = False
 ) -> Found:
-    """Run every schedule within the bounds.
+    """Runs every schedule within the bounds.
 
     Args:
-        start: a fresh world with its actors.  check: what is wrong with a world at its end.
-        stop: at the first violation.
+        start: makes a fresh world with its actors.  check: returns the faults of a world at its end.
+        stop: stop at the first violation.
     """
     found, seen, ends = Found(), set(), set()
     stack: list[tuple[int, ...]] = [()]
@@ -349,7 +352,7 @@ def explore(
 
 
 class _Schedule:
-    """One way through: the given choices, then at each point the first one; the others are told."""
+    """One schedule: the given choices, then the first option at each point; `others` has the rest."""
 
     def __init__(self, world: World, prefix: tuple[int, ...], bounds: Bounds, seen: set[int]) -> None:
         self.world, self.prefix, self.bounds, self.seen = world, prefix, bounds, seen
@@ -360,13 +363,13 @@ class _Schedule:
         self.preemptions, self.faults, self.requests = bounds.preemptions, bounds.most_faults, 0
 
     def run(self) -> None:
-        """Run it."""
+        """Runs the schedule."""
         self.world.run(self._choose)
 
     def _choose(self, _: Actor | None) -> tuple[Actor, str] | None:
         options = self._options()
         if not options:
-            return self.world.actors[0], "ok"  # all have ended: nobody is woken
+            return self.world.actors[0], "ok"  # all have ended, so no actor is woken
         at = len(self.taken)
         choice = self.prefix[at] if at < len(self.prefix) else 0
         if at >= len(self.prefix):
@@ -387,7 +390,7 @@ class _Schedule:
         return actor, kind
 
     def _options(self) -> list[tuple[Actor, str]]:
-        """Who may go on, and how; first whoever moved last."""
+        """Returns the actors that may go on, and how; the last mover comes first."""
         able = [actor for actor in self.world.actors if not actor.ended]
         if self.last in able:
             able.remove(self.last)
@@ -398,7 +401,7 @@ class _Schedule:
                 operation = actor.request[0]
                 for fault in self.bounds.faults:
                     of = FAULTS[fault]
-                    # Who dies after others have moved could as well have died before they did.
+                    # An actor that dies after others have moved could as well have died before.
                     able_to = actor is able[0] if of is None else operation in of
                     if operation != "start" and able_to:
                         options.append((actor, fault))

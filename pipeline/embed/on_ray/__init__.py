@@ -1,7 +1,8 @@
-"""The flow on Ray Data: read and tokenise on CPUs, encode on a pool of replicas, write on CPUs.
+"""Runs the flow on Ray Data: read and tokenise on CPUs, encode on a pool of replicas, write on CPUs.
 
 One split is one Ray row, from end to end: Ray may move, retry and spill it, but neither cut nor merge it.
-The only package that imports Ray; what it runs (`read`, `encode`, `write`, `matching`) does not know it.
+This is the only package that imports Ray; the code that it runs (`read`, `encode`, `write`, `matching`) does
+not know Ray.
 """
 
 from pipeline.embed.on_ray.cluster import cluster

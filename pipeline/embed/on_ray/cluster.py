@@ -1,4 +1,4 @@
-"""Ray itself: the cluster of RAY_ADDRESS, or a private one; its nodes, and those that it can scale to."""
+"""Starts or joins Ray: the cluster of RAY_ADDRESS, or a private one; lists nodes, also possible ones."""
 
 import atexit
 import logging
@@ -21,28 +21,28 @@ from pipeline.embed.resources import Node
 from pipeline.errors import ExitCode, StoppedError
 
 KEEP_WORKERS = {"RAY_idle_worker_killing_time_threshold_ms": "600000"}
-"""Ray ends a worker that was idle for a second, and each split's write would pay for the start of a new one:
-a second of a processor, which on two cores and with splits of three seconds cost a replica 27 % of its speed.
-Raylets read it; those of a cluster that is there already have their own (k8s/Dockerfile)."""
+"""Keeps idle workers. Ray ends a worker that was idle for a second, so each split's write would start a new
+one. That takes a second of a processor: on two cores, with splits of three seconds, a replica lost 27 % of
+its speed. Raylets read this setting; those of an existing cluster have their own (k8s/Dockerfile)."""
 UNWATCHED = {"RAY_task_events_report_interval_ms": "0", "RAY_event_stats": "0"}
-"""What each process of Ray tells of itself every second is for a dashboard and its state API. A private Ray
-has neither, and of two cores it takes nearly one percent (docs/decisions.md)."""
+"""Turns off the reports that each process of Ray sends every second for a dashboard and its state API. A
+private Ray has neither, and the reports take nearly one percent of two cores (docs/decisions.md)."""
 LOOPBACK = {ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR: "0"}
-"""Ray listens on all addresses of a machine, unless it is told that it can't be a cluster, as it is on macOS:
-then its processes listen on 127.0.0.1 alone. `_node_ip_address` can't ask for that: Ray rewrites it."""
+"""Makes Ray's processes listen on 127.0.0.1 only. Ray listens on all addresses of a machine unless clusters
+are disabled, as on macOS. `_node_ip_address` can't ask for that: Ray rewrites it."""
 QUIET: Mapping[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
 UNLIMITED_NODES = 1000
-"""Of a group without a limit."""
+"""The nodes that are assumed of a group without a limit."""
 
 
 @contextmanager
 def cluster() -> Iterator[None]:
-    """Ray: the cluster of RAY_ADDRESS, else a private one on this machine, ended at the end."""
+    """Joins the cluster of RAY_ADDRESS, or starts a private Ray on this machine; ends it at the end."""
     if ray.is_initialized():
         yield
         return
     address = os.environ.get("RAY_ADDRESS")
-    # Two at least: the stages need to run at the same time, and on one core they take turns well enough.
+    # At least two: the stages need to run at the same time, and on one core they take turns well enough.
     cpus = max(2, os.cpu_count() or 2)
     with ray_log.aside(), _started(partial(_join, address)) if address else private(num_cpus=cpus):
         yield
@@ -50,13 +50,13 @@ def cluster() -> Iterator[None]:
 
 @contextmanager
 def private(**options: Any) -> Iterator[None]:
-    """A Ray for this process alone, ended at the end.
+    """Starts a Ray for this process alone, and ends it at the end.
 
-    Nobody else can join it, from this machine or another: it has a token that no one is told, and listens
-    on the loopback interface.
+    Nobody else can join it, from this machine or another: its token is secret, and it listens on the loopback
+    interface.
 
     Args:
-        options: more of `ray.init`'s.
+        options: further options of `ray.init`.
     """
     start = partial(ray.init, address="local", include_dashboard=False, **QUIET, **options)
     with _secluded(), _started(start):
@@ -65,9 +65,9 @@ def private(**options: Any) -> Iterator[None]:
 
 @contextmanager
 def _secluded() -> Iterator[None]:
-    """While this lasts, a Ray that is started has a token of its own, and other settings of a private one."""
+    """Gives a Ray that starts within the context its own token, and the other settings of a private Ray."""
     token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
-    # The user may have set those that are for speed alone.
+    # The user may override the settings that are only about speed.
     speed = {name: os.environ.get(name, value) for name, value in (KEEP_WORKERS | UNWATCHED).items()}
     settings = speed | token | LOOPBACK
     before = {name: os.environ.get(name) for name in settings}
@@ -93,7 +93,7 @@ def _set(name: str, value: str | None) -> None:
 
 
 def _read_environment() -> None:
-    """Let Ray's core in this process read its settings and token anew: it keeps what it has read once."""
+    """Makes Ray's core in this process read its settings and token again; it caches what it has read."""
     Config.initialize("")
     AuthenticationTokenLoader.instance().reset_cache()
 
@@ -104,26 +104,26 @@ def _started(start: Callable[[], object]) -> Iterator[None]:
     try:
         start()
         if threading.current_thread() is threading.main_thread():
-            # Ray puts its own in place, which exits with 15 and a word of no one's making.
+            # Ray installs its own handler, which exits with 15 and a message that says nothing.
             signal.signal(signal.SIGTERM, on_sigterm)
         yield
     except (KeyboardInterrupt, SystemExit) as stop:
-        # Not by Ray's shutdown: a task that it tries again meanwhile ends the process on the spot, with 1
-        # and before anyone has said why. What a driver has begun ends with it, whichever way it goes.
+        # Without Ray's shutdown: a task that Ray retries meanwhile would end the process at once, with exit
+        # code 1 and before the reason is printed. A driver's tasks end with it in any case.
         code = stop.code if isinstance(stop, SystemExit) else ExitCode.RETRYABLE
         atexit.register(_leave, int(code or 0))
         raise
     except BaseException:
-        ray.shutdown()  # half-started, too: left to the end of the process, it would have the last word
+        ray.shutdown()  # half-started, too: at the end of the process, Ray's own output would come last
         raise
     ray.shutdown()
 
 
 def _join(address: str) -> None:
-    """Join the cluster at an address.
+    """Joins the cluster at an address.
 
     Raises:
-        StoppedError: none answers there.
+        StoppedError: no cluster answers there.
     """
     try:
         ray.init(address=address, **QUIET)
@@ -139,14 +139,14 @@ def _leave(code: int) -> None:
 
 
 def nodes() -> list[Node]:
-    """The nodes that are alive, and those that the cluster's autoscaler may still add."""
+    """Returns the nodes that are alive, and those that the cluster's autoscaler may still add."""
     alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     there = [Node(each.get("CPU", 0), each.get("GPU", 0), each.get("object_store_memory")) for each in alive]
     return there + _to_come(there)
 
 
 def _to_come(there: Sequence[Node]) -> list[Node]:
-    """By what the autoscaler has told of its groups; nothing, where there is none."""
+    """Returns the nodes that the autoscaler may add, from its group config; empty without an autoscaler."""
     config = ray._private.state.state.get_cluster_config()  # Ray has no public way to ask
     found: list[Node] = []
     for group in config.node_group_configs if config else ():
@@ -158,7 +158,7 @@ def _to_come(there: Sequence[Node]) -> list[Node]:
 
 
 def stopped(error: Exception) -> StoppedError:
-    """What Ray raised, as an error that a retry may mend."""
-    reason = " ".join(str(error).split())  # the last line of a log must hold it
+    """Turns what Ray raised into an error that a retry may solve."""
+    reason = " ".join(str(error).split())  # it must fit the last line of a log
     hint = f"run again to resume{ray_log.hint()}"
     return StoppedError("Ray ended the job", got=reason, hint=hint, more=ray_log.reasons())

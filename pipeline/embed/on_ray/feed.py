@@ -1,4 +1,4 @@
-"""How a plan enters Ray Data: a row a scan, in blocks that are neither too many nor too large."""
+"""Feeds a plan to Ray Data: one row per scan, in blocks that are neither too many nor too large."""
 
 import logging
 import math
@@ -10,13 +10,13 @@ from pipeline.plan.plan import Plan
 from pipeline.plan.scan_row import feed_row
 
 SINGLE_BLOCKS = 2000
-"""Up to here each split is a block of its own, the easiest to spread; above, blocks cost too much."""
+"""The most scans of which each gets its own block, which spreads best; with more, blocks cost too much."""
 SPLITS_PER_BLOCK = 8
 MAX_BLOCKS = 20_000
 
 
 def feed(pending: Plan, block_bytes: int) -> Dataset:
-    """The splits of a plan, and all that is made of them in blocks of so many bytes."""
+    """Returns the splits of a plan as a dataset whose later blocks have `block_bytes`."""
     set_context(block_bytes)
     rows = [feed_row(scan) for scan in pending.scans()]
     per_block = 1 if len(rows) <= SINGLE_BLOCKS else max(SPLITS_PER_BLOCK, len(rows) // MAX_BLOCKS)
@@ -24,7 +24,7 @@ def feed(pending: Plan, block_bytes: int) -> Dataset:
 
 
 def set_context(block_bytes: int) -> None:
-    """What all our graphs want of Ray Data; a dataset keeps what stands when it is begun."""
+    """Sets the options that all our graphs need; a dataset keeps those that are set when it is created."""
     context = DataContext.get_current()
     context.target_max_block_size = block_bytes
     # Ray Data's bars and chatter would bury our own progress.

@@ -1,4 +1,4 @@
-"""The three stages, wired, and what comes out of them."""
+"""Connects the three stages in a graph of Ray Data, runs it, and watches its results."""
 
 import atexit
 import queue
@@ -33,17 +33,17 @@ from pipeline.plan.plan import Plan
 from pipeline.telemetry.liveness import NO_ACTIVITY, StagesStatus
 
 BLOCK_BYTES = 1 << 20
-"""A reader's splits go on when this much of them is made: Ray's own 128 MB would keep replicas waiting."""
+"""The size at which a reader's splits go on: with Ray's own 128 MB, replicas would wait."""
 LOOK_SECONDS = 2.0
-"""How often the watchdog looks, and tells how the stages stand."""
+"""Seconds between two checks of the watchdog, which also report progress."""
 MAX_FAILURES = 3
-"""Splits that are lost to replicas that can't start, before a run in which none could is ended."""
+"""Splits that fail because replicas can't start, before a run in which no replica could start ends."""
 MAX_FAILED_WRITES, WRITE_SECONDS = 5, 60
-"""So many writes fail in a row, and for so long, before a run is ended: a full disk, an expired token."""
+"""Writes that fail in a row, and for how many seconds, before a run ends: a full disk, an expired token."""
 OUTPUT_CODES = (ExitCode.CONFIG, ExitCode.RETRYABLE)
 EXIT_SECONDS = 30
-"""For a replica's exit; then the kernel ends it, for it holds a device. Seen once: Ray's part of it hung when
-the driver had been stopped, and no raylet was left to kill the process."""
+"""Seconds for a replica's exit; then the kernel ends it, because it holds a device. It happened once that
+Ray's part of the exit hung: the driver had been stopped, and no raylet was left to kill the process."""
 
 Arrived = ShardRecord | Failure
 
@@ -51,18 +51,18 @@ Arrived = ShardRecord | Failure
 def run(
     pending: Plan, job: Job, tell: Callable[[StagesStatus], None] | None = None
 ) -> Generator[Arrived, None, None]:
-    """Do the pending splits; records and failures arrive in any order, as they are made.
+    """Runs the pending splits; yields records and failures in the order in which they are made.
 
     Args:
-        tell: called every few seconds with how the stages stand.
+        tell: a function that is called every few seconds with the progress of the stages.
 
     Raises:
         ResourceError: the cluster can't hold a reader, a replica and a writer at the same time.
         StoppedError: Ray gave up.
-        StalledError: nobody showed life for too long.
+        StalledError: no process showed life for too long.
         StartError: no replica can start.
         ModelError: the checkpoint gives no finite vectors.
-        OutputError: nothing can be written any more.
+        OutputError: writes keep failing.
     """
     with cluster():
         resources = held(job)
@@ -82,7 +82,7 @@ def _run(
 
 
 def held(job: Job) -> Resources:
-    """What the stages take of the cluster.
+    """Returns the resources of the stages on this cluster.
 
     Raises:
         ResourceError: it can't hold a reader, a replica and a writer at the same time.
@@ -93,9 +93,9 @@ def held(job: Job) -> Resources:
 def _watched(
     graph: Dataset, watchdog: Watchdog, pending: int, tell: Callable[[StagesStatus], None]
 ) -> Iterator[Arrived]:
-    """What comes out of a graph for so many splits.
+    """Yields the results of a graph, and checks the watchdog meanwhile.
 
-    A thread waits for Ray, so that this one is free to look at the clock, and to stop when it is told to.
+    Another thread waits for Ray, so that this one can check the clock, and stop at a signal.
     """
     arrivals: queue.SimpleQueue[Arrived | BaseException | None] = queue.SimpleQueue()
     threading.Thread(target=_consume, args=(graph, arrivals), daemon=True).start()
@@ -125,7 +125,7 @@ def _watched(
 
 
 class _Starts:
-    """Which replicas could not start, or gave no vectors, until one is known to work."""
+    """The replicas that could not start, or gave no finite vectors, until one is known to work."""
 
     def __init__(self) -> None:
         self._broken: set[str] = set()
@@ -133,14 +133,14 @@ class _Starts:
         self._one_works = False
 
     def add(self, arrived: Arrived, replicas: int) -> None:
-        """Take in what became of a split.
+        """Adds the result of a split.
 
         Args:
-            replicas: that have been at a split so far.
+            replicas: the number of replicas that have taken a split so far.
 
         Raises:
-            StartError: none of them could start, however often they tried.
-            ModelError: all that any of them gives is NaN or infinity.
+            StartError: none of them could start, in many attempts.
+            ModelError: all of them give only NaN or infinity.
         """
         if isinstance(arrived, ShardRecord):
             self._one_works = True
@@ -152,19 +152,19 @@ class _Starts:
 
 
 def _hopeless(failure: Failure) -> PipelineError:
-    """Of replicas that all fail as this one."""
+    """Returns the error of a run whose replicas all fail like this one."""
     if failure.stage == START:
-        hint, code = "mend that, and run again", failure.exit_code
+        hint, code = "fix that, and run again", failure.exit_code
         return StartError("no replica can start", got=failure.message, hint=hint, exit_code=code)
     hint = "most likely its weights are damaged: fetch it again; or try model.dtype float32"
     return ModelError("no replica gets finite vectors of this checkpoint", got=failure.message, hint=hint)
 
 
 class _Writes:
-    """How many writes in a row have failed, and since when.
+    """The writes that failed in a row, and the time of the first.
 
     Args:
-        clock: seconds, of any origin.
+        clock: returns seconds since any fixed time.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -172,10 +172,10 @@ class _Writes:
         self._failed, self._since = 0, 0.0
 
     def add(self, arrived: Arrived) -> None:
-        """Take in what became of a split.
+        """Adds the result of a split.
 
         Raises:
-            OutputError: none is written any more, and what is embedded meanwhile is lost.
+            OutputError: writes keep failing, and all that is embedded meanwhile is lost.
         """
         if isinstance(arrived, ShardRecord):
             self._failed = 0
@@ -185,12 +185,12 @@ class _Writes:
             silent = self._clock() - self._since
             if self._failed >= MAX_FAILED_WRITES and silent >= WRITE_SECONDS:
                 what = f"the last {self._failed} shards could not be written, for {silent / 60:.1f} minutes"
-                hint = "mend that, and run again: what is written stays"
+                hint = "fix that, and run again: what is written stays"
                 raise OutputError(what, got=arrived.message, hint=hint, exit_code=arrived.exit_code)
 
 
 def _is_of_output(failure: Failure) -> bool:
-    """Whether it is storage that did not take a shard."""
+    """Tells whether the storage refused a shard."""
     is_storages = failure.exit_code in OUTPUT_CODES and failure.kind != NonFiniteError.__name__
     return failure.stage == "write" and is_storages
 
@@ -201,12 +201,12 @@ def _consume(graph: Dataset, arrivals: "queue.SimpleQueue[Arrived | BaseExceptio
             for at in range(batch.num_rows):
                 arrivals.put(_result(batch.slice(at, 1)))
         arrivals.put(None)
-    except BaseException as error:  # it is raised where the arrivals are taken
+    except BaseException as error:  # the thread that takes the arrivals raises it
         arrivals.put(error)
 
 
 def _result(row: pa.Table) -> Arrived:
-    """What left the flow for one split."""
+    """Returns the result of the split in a row."""
     result = from_row(row)
     assert isinstance(result, Arrived)
     return result
@@ -230,7 +230,7 @@ def _graph(splits: Dataset, job: Job, resources: Resources, sentry: RemoteSentry
 
 
 class RayEncode(Encode):
-    """A replica, in a process that gives its device back."""
+    """A replica in a process that releases its device."""
 
     def __init__(self, job: Job, sentry: RemoteSentry) -> None:
         super().__init__(job, sentry)
@@ -238,13 +238,13 @@ class RayEncode(Encode):
 
 
 def run_read(row: pa.Table, job: Job, sentry: RemoteSentry) -> Iterator[pa.Table]:
-    """Reads a scan, and measures it."""
+    """Reads a scan, and counts its storage requests."""
     with metrics.storage(job):
         yield from read_scan(row, job, sentry)
 
 
 def run_write(row: pa.Table, job: Job, sentry: RemoteSentry) -> pa.Table:
-    """Writes a split, and measures it; since here a split is done, so is all that its record says."""
+    """Writes a split, and counts its storage requests; then counts the split, which is done here."""
     with metrics.storage(job):
         written = write_row(row, job, sentry)
     metrics.count(job, _result(written))

@@ -1,4 +1,4 @@
-"""Vectors for texts that moved: the wiring of `matching`, two shuffles by hash and by split."""
+"""Finds vectors for texts that moved: runs `matching` on Ray as two shuffles, by hash and by split."""
 
 import math
 from typing import Any
@@ -19,10 +19,10 @@ MAX_PARTITIONS = 1000
 
 
 def match(pending: Plan, job: Job, base: Base) -> int:
-    """Find what the base has of the pending splits, whatever its files are called; how many documents.
+    """Finds the pending splits' documents in the base, in files of any name; returns their number.
 
     Raises:
-        ResourceError: the cluster can't hold the job that this is for.
+        ResourceError: the cluster can't hold the job that the matches are for.
         StoppedError: Ray gave up.
     """
     kind = base.document_type()
@@ -35,7 +35,7 @@ def match(pending: Plan, job: Job, base: Base) -> int:
         "num_cpus": job.config.compute.cpus_per_reader,
     }
     with cluster():
-        held(job)  # else the shuffle might wait for ever, or be done for a job that can't be
+        held(job)  # otherwise the shuffle might wait for ever, or serve a job that can't run
         set_context(SHUFFLE_BLOCK_BYTES)
         shards = [{"shard": shard} for shard in base.manifest.column("split_id").to_pylist()]
         old = ray.data.from_items(shards, override_num_blocks=min(len(shards), MAX_BLOCKS)).map_batches(

@@ -1,7 +1,7 @@
-"""Metrics for Prometheus, through Ray's own exporter: each is `ray_embed_<name>`, counters end in `_total`.
+"""Exports metrics for Prometheus by Ray's own exporter: each is `ray_embed_<name>`, counters end in `_total`.
 
-Counted in the workers, where a split is done; labelled by the dataset. docs/kubernetes.md lists them, and
-k8s/monitoring/ draws them and warns by them.
+The workers count where a split is done; the label is the dataset. docs/kubernetes.md lists the metrics, and
+k8s/monitoring/ has their dashboard and alerts.
 """
 
 from collections import Counter as Tally
@@ -17,7 +17,7 @@ from pipeline.embed.job import Job
 
 
 def count(job: Job, done: ShardRecord | Failure) -> None:
-    """Count a split that has left the flow."""
+    """Counts a split that has left the flow."""
     dataset = _dataset(job)
     if isinstance(done, Failure):
         _counter("splits", "Splits that left the flow.", "outcome").inc(1, {**dataset, "outcome": "failed"})
@@ -32,7 +32,7 @@ def count(job: Job, done: ShardRecord | Failure) -> None:
 
 @contextmanager
 def storage(job: Job) -> Iterator[None]:
-    """Count the storage requests, and their repetitions by reason, of what is done meanwhile."""
+    """Counts the storage requests made within the context, and their repetitions by reason."""
     requests, retries = Tally(telemetry.requests), Tally(telemetry.retries)
     try:
         yield
@@ -46,13 +46,13 @@ def storage(job: Job) -> Iterator[None]:
 
 
 def standing(job: Job, pending: int, failed: int) -> None:
-    """How far the run is; told by the driver."""
+    """Sets the gauges of progress, in the driver."""
     _gauge("pending_splits", "Splits that are not done.").set(pending, _dataset(job))
     _gauge("failed_splits", "Splits that could not be done.").set(failed, _dataset(job))
 
 
 def quiet(job: Job, silent: float) -> None:
-    """How long nobody has shown life; told by the driver."""
+    """Sets the gauge of the time without a sign of life, in the driver."""
     _gauge("quiet_seconds", "Seconds since a micro-batch, a read or a write.").set(silent, _dataset(job))
 
 
@@ -61,7 +61,7 @@ def _dataset(job: Job) -> dict[str, str]:
 
 
 def _inc(counter: Counter, number: float, tags: dict[str, str]) -> None:
-    if number > 0:  # Ray refuses to count nothing
+    if number > 0:  # Ray refuses to add zero
         counter.inc(number, tags)
 
 

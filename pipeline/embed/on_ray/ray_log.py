@@ -1,4 +1,4 @@
-"""Ray's own messages go to a file: its C++ core, its nodes' faults and its loggers would bury ours."""
+"""Sends Ray's own messages to a file: those of its C++ core, nodes and loggers would bury ours."""
 
 import datetime
 import os
@@ -13,28 +13,28 @@ from pipeline import telemetry
 from pipeline.telemetry import console
 
 REASON = re.compile(r"^[\[(].*(out of memory|OOM|killed|crash|died|dead|lost)", re.I)
-"""Begins as lines of Ray's nodes and core do: tables of processes and their arguments do not."""
+"""A line with a reason. It begins as lines of Ray's nodes and core do; tables of processes do not."""
 COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 MAX_REASONS, MAX_CHARACTERS, TAIL_BYTES = 3, 300, 64 << 10
 
 
 @contextmanager
 def aside() -> Iterator[None]:
-    """While this lasts, standard output and error are Ray's file's; what we say goes on to people."""
+    """Sends standard output and error to Ray's file within the context; our own lines still reach people."""
     with console.redirect_fds(_file()):
         yield
 
 
 def hint() -> str:
-    """Where to look when a run fails.
+    """Names the file that a person should read when a run fails.
 
-    Nothing where Ray was there before us: then its messages go where whoever started it let them go.
+    The text is empty if Ray was already running: then its output is not ours to redirect.
     """
     return f"; Ray's own messages: {_file()}" if _file.cache_info().currsize else ""
 
 
 def reasons() -> list[str]:
-    """The last of Ray's lines that look like a reason."""
+    """Returns the last of Ray's lines that look like a reason."""
     if not _file.cache_info().currsize:
         return []
     found = dict.fromkeys(line[:MAX_CHARACTERS] for line in _tail() if REASON.search(line))
@@ -43,7 +43,7 @@ def reasons() -> list[str]:
 
 @cache
 def _file() -> str:
-    """The file, one a process; named in the log when it is made."""
+    """Creates the file, one per process, and names it in the log."""
     started = datetime.datetime.now(datetime.UTC)
     descriptor, path = tempfile.mkstemp(".log", f"albert-embed-{started:%Y%m%dT%H%M%SZ}-")
     os.close(descriptor)
@@ -56,6 +56,6 @@ def _tail() -> list[str]:
         with Path(_file()).open("rb") as messages:
             messages.seek(max(0, os.fstat(messages.fileno()).st_size - TAIL_BYTES))
             text = COLOUR.sub("", messages.read().decode(errors="replace"))
-    except OSError:  # whoever tidies up temporary files was here
+    except OSError:  # a cleaner of temporary files removed it
         return []
     return text.splitlines()

@@ -1,4 +1,4 @@
-"""Whether every node of a cluster sees the same files as this process, asked before it writes any."""
+"""Checks that every node of a cluster sees the same files as this process, before it writes any."""
 
 import os
 import time
@@ -21,16 +21,16 @@ from pipeline.source import formats
 from pipeline.source.formats import Piece
 
 PROBE_SECONDS, PROBE_PAUSE_SECONDS = 5.0, 0.5
-"""How long a node may take to see what this one wrote."""
+"""Seconds in which a node must see what this one wrote, and between two attempts."""
 ANSWER_SECONDS = 60.0
-"""How long it may take to say so, the start of a worker included."""
+"""Seconds in which a node must answer, the start of a worker included."""
 
 
 def refuse_private_output(root: str, options: Options) -> None:
-    """Refuse an output on a file system that some node of the cluster does not share with this process.
+    """Refuses an output on a file system that some node of the cluster does not share with this process.
 
-    A file that is written here must be found by a task on each node that could run a writer; it is removed
-    again. Nothing is done for a URL, or where there is one node.
+    Writes a file, which a task on each node that could run a writer must find, and removes it again. Does
+    nothing for a URL, or with one node.
 
     Raises:
         ResourceError: a node does not see the file; the node is named.
@@ -43,9 +43,9 @@ def refuse_private_output(root: str, options: Options) -> None:
 
 
 def refuse_blind_nodes(pending: Plan, config: Config) -> None:
-    """Refuse sources on a file system that some node of the cluster does not share with this process.
+    """Refuses sources on a file system that some node of the cluster does not share with this process.
 
-    Of each local source a task on each node that could run a reader looks at one file that is pending.
+    A task on each node that could run a reader checks one pending file of each local source.
 
     Raises:
         ResourceError: a node does not see it as this process does; the node is named.
@@ -60,13 +60,13 @@ def refuse_blind_nodes(pending: Plan, config: Config) -> None:
 
 
 def _others() -> list[dict[str, Any]]:
-    """The nodes that could run a reader or a writer; none where there is one node only."""
+    """Returns the nodes that could run a reader or a writer; none if there is only one node."""
     nodes = [node for node in ray.nodes() if node["Alive"]]
     return [node for node in nodes if node["Resources"].get("CPU")] if len(nodes) > 1 else []
 
 
 def probe(root: str, options: Options, nodes: Sequence[Mapping[str, Any]]) -> None:
-    """Let each node look for a file that is written here.
+    """Writes a file, and lets each node search for it.
 
     Raises:
         ResourceError: a node does not see it.
@@ -87,10 +87,10 @@ def _ask(
     what: str,
     where: str,
 ) -> None:
-    """Let each node say what is wrong; nothing, if it answers with nothing.
+    """Asks each node for a problem; an empty answer means that there is none.
 
     Raises:
-        ResourceError: one node does, or does not answer.
+        ResourceError: a node names a problem, or does not answer.
     """
     look = ray.remote(num_cpus=0, max_retries=0)(function)
     there = [NodeAffinitySchedulingStrategy(node["NodeID"], soft=False) for node in nodes]
@@ -102,7 +102,7 @@ def _ask(
 
 
 def _look(path: str, options: Options, token: str) -> str:
-    """What is wrong with a file, as seen from this node; nothing if it holds the token."""
+    """Returns the problem with a file, as this node sees it; empty if the file holds the token."""
     store, patience = storage.connect(path, options), time.monotonic() + PROBE_SECONDS
     while True:
         try:
@@ -115,7 +115,7 @@ def _look(path: str, options: Options, token: str) -> str:
 
 
 def _unlike_for_a_while(piece: Piece, source: Source) -> str:
-    """How the file of a piece differs from the one that was planned, as seen from this node."""
+    """Returns how a piece's file differs from the planned one, as this node sees it; empty if it does not."""
     patience = time.monotonic() + PROBE_SECONDS
     while (problem := _unlike(piece, source)) and time.monotonic() <= patience:
         time.sleep(PROBE_PAUSE_SECONDS)

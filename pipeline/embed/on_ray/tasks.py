@@ -1,4 +1,4 @@
-"""A function over many items, in order, on all CPUs of the cluster."""
+"""Runs a function over many items, in order, on all CPUs of the cluster."""
 
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
@@ -11,17 +11,17 @@ from pipeline.embed.on_ray.cluster import cluster
 from pipeline.errors import StoppedError
 
 TASKS_PER_CPU = 2
-"""Under way at the same time: none waits for the driver, and none piles up."""
+"""Tasks that run or wait at the same time: no CPU waits for the driver, and results do not pile up."""
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
 def spread(function: Callable[[Item], Result], items: Iterable[Item]) -> Generator[Result, None, None]:
-    """What a function makes of each item, in order; each item is a task of one CPU.
+    """Yields a function's result for each item, in order; each item is a task of one CPU.
 
     Raises:
-        Exception: what the function raised.
+        Exception: the function raised it.
         StoppedError: Ray gave up.
     """
     with cluster():

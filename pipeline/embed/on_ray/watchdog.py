@@ -1,4 +1,4 @@
-"""The run's `LivenessTracker`, as an actor beside the driver, and the driver's look at it."""
+"""Runs the `LivenessTracker` as an actor beside the driver, and ends a run that stalls."""
 
 import os
 import urllib.request
@@ -24,7 +24,7 @@ OPERATORS = tuple(
     for name in ("num_tasks_running", "num_queued_blocks", "num_alive_actors", "num_restarting_actors",
                  "num_pending_actors", "obj_store_mem_used")
 )  # fmt: skip
-"""What Ray's exporter says of the stages; it lags by some 15 s."""
+"""The metrics of Ray's exporter about the stages; they lag by some 15 s."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class RemoteSentry:
     watch: Any
 
     def enter(self, split_id: str, stage: str) -> int:
-        """Waits for the answer: who is killed next must have been seen here."""
+        """Waits for the answer, so that a process that is killed next has certainly been counted."""
         try:
             return int(ray.get(self.watch.enter.remote(split_id, stage, _place()), timeout=ANSWER_SECONDS))
         except RayError:  # time-outs among them
@@ -48,10 +48,10 @@ class RemoteSentry:
 
 
 class Watchdog:
-    """Ends a run in which nobody shows life.
+    """Ends a run in which no process shows life.
 
     Args:
-        limit: how many seconds of silence are a stall.
+        limit: the seconds of silence that count as a stall.
     """
 
     def __init__(self, job: Job, limit: float) -> None:
@@ -59,26 +59,29 @@ class Watchdog:
         options = {"num_cpus": 0, "max_restarts": -1, "max_task_retries": -1, "scheduling_strategy": here}
         self.job, self.limit = job, limit
 
-        def alive() -> Collection[str]:  # in here it travels by value, and brings none of our modules along
+        def alive() -> Collection[str]:  # a local function travels by value, and without our modules
             return {node["NodeID"] for node in ray.nodes() if node["Alive"]}
 
         self.sentry = RemoteSentry(ray.remote(LivenessTracker).options(**options).remote(alive))
 
     def look(self, pending: int, failed: int) -> StagesStatus | None:
-        """Look at the clock, and tell how far the run is; how the stages stand, where the watch answers.
+        """Checks the clock, and sets the metrics of progress.
 
         Args:
-            pending: splits that are not done.  failed: those that could not be done.
+            pending: splits that are not done.  failed: splits that could not be done.
+
+        Returns:
+            The progress of the stages; None if the tracker does not answer.
 
         Raises:
-            StalledError: the limit is passed; what everybody was at is in the log.
+            StalledError: the limit has passed; the log says what each process was doing.
         """
         watch = self.sentry.watch
         metrics.standing(self.job, pending, failed)
         try:
             standing: StagesStatus = ray.get(watch.standing.remote(), timeout=ANSWER_SECONDS)
         except RayError:  # time-outs among them
-            return None  # it is started anew, and begins to count again
+            return None  # it is started again, and counts from zero
         quiet = standing.quiet
         metrics.quiet(self.job, quiet)
         if quiet <= self.limit:
@@ -88,18 +91,18 @@ class Watchdog:
         raise StalledError(
             f"no micro-batch, read or write for {quiet / 60:.1f} minutes",
             got=f"compute.watchdog_minutes {self.limit / 60:g}",
-            hint=f"the log tells what everybody was at; run again to resume{ray_log.hint()}",
+            hint=f"the log says what each process was doing; run again to resume{ray_log.hint()}",
             more=ray_log.reasons(),
         )
 
 
 def _told(watch: Any) -> list[str]:
-    """What everybody was at, as far as it can be found out: what can't must not hide the stall itself."""
+    """Finds out what each process was doing, if possible: errors here must not hide the stall itself."""
     found: list[str] = []
     for ask in (lambda: ray.get(watch.report.remote(), timeout=ANSWER_SECONDS), _state):
         try:
             found += ask()
-        except Exception as error:  # whatever a cluster says that is not well
+        except Exception as error:  # a sick cluster may raise anything
             found.append(repr(error))
     return found
 
@@ -110,7 +113,7 @@ def _place() -> WorkerProcess:
 
 
 def _state() -> list[str]:
-    """What is free, and how the stages stand, by Ray's word."""
+    """Returns Ray's view of the nodes, the free resources and the stages."""
     found = []
     for node in ray.nodes():
         address = node["NodeManagerAddress"]

@@ -1,4 +1,4 @@
-"""ALBERT (Lan et al. 2019, arXiv:1909.11942): its facts without torch, and its forward pass.
+"""ALBERT (Lan et al. 2019, arXiv:1909.11942): its facts, which need no torch, and its forward pass.
 
 This file imports nothing, so that planning starts without torch.
 """

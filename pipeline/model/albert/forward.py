@@ -1,13 +1,13 @@
-"""ALBERT's forward pass over packed texts.
+"""Computes ALBERT's forward pass over packed texts.
 
-Texts lie packed, one behind the other: every matrix product is of real tokens alone. On a GPU in bfloat16 the
-layers make fewer passes over memory (`fused.py`), on a CPU in float32 their weights are laid out once
-(`onednn_linear.py`). The plain layers of this module stand behind both, and are what tests compare with.
+Texts are packed one after the other, so every matrix product runs over real tokens only. On a GPU in bfloat16
+the layers make fewer passes over memory (`fused.py`). On a CPU in float32 their weights are laid out once
+(`onednn_linear.py`). Both fall back to the plain layers of this module, and tests compare with these.
 
-The modules bear the names that checkpoints give their weights. Tests hold the vectors against transformers'
-`AlbertModel`. It is not imported here: each replica would start 2 s later (docs/decisions.md).
+The modules have the names that checkpoints give their weights. Tests compare the vectors with those of
+transformers' `AlbertModel`. It is not imported here: each replica would start 2 s later (docs/decisions.md).
 
-Shapes: T tokens of all texts, E an embedding's dimensions, D dimensions.
+Shapes: T tokens of all texts, E dimensions of an embedding, D dimensions.
 """
 
 from collections.abc import Mapping
@@ -23,10 +23,10 @@ from pipeline.model.model_config import ModelConfig
 
 
 class Albert(nn.Module):
-    """A replica: packed token ids in, packed token vectors out.
+    """A replica, which turns packed token ids into packed token vectors.
 
     Args:
-        weights: by the names of `geometry.weights`, in float32.
+        weights: float32 tensors, by the names of `geometry.weights`.
     """
 
     def __init__(
@@ -65,13 +65,13 @@ class Albert(nn.Module):
         onednn_linear.prepack(self)
 
     def forward(self, ids_T: torch.Tensor, packing: Packing) -> torch.Tensor:
-        """Last hidden state of shape (T, D), of int64 token ids."""
+        """Returns the last hidden state, (T, D), for int64 token ids."""
         hidden_TD: torch.Tensor = self.encoder(self.embeddings(ids_T, packing.position_ids), packing)
         return hidden_TD
 
 
 class _Embeddings(nn.Module):
-    """What a token is, and where in its text; all texts are of the first token type."""
+    """Embeds each token and its position in its text; all texts are of the first token type."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -82,14 +82,14 @@ class _Embeddings(nn.Module):
         self.LayerNorm = nn.LayerNorm(size, eps=config.get("layer_norm_eps"))
 
     def forward(self, ids_T: torch.Tensor, position_T: torch.Tensor) -> torch.Tensor:
-        """(T, E)"""
+        """Returns the embedded tokens, (T, E)."""
         words_TE = self.word_embeddings(ids_T) + self.token_type_embeddings.weight[0]
         normed_TE: torch.Tensor = self.LayerNorm(words_TE + self.position_embeddings(position_T))
         return normed_TE
 
 
 class _Encoder(nn.Module):
-    """The layers: few that are distinct, in groups, and each group's are used over and over."""
+    """The layers. Few of them are distinct: they form groups, and each group is used again and again."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -101,7 +101,7 @@ class _Encoder(nn.Module):
         self.albert_layer_groups = nn.ModuleList(_Group(config) for _ in groups)
 
     def forward(self, embedded_TE: torch.Tensor, packing: Packing) -> torch.Tensor:
-        """(T, D)"""
+        """Returns the last layer's output, (T, D)."""
         hidden_TD: torch.Tensor = self.embedding_hidden_mapping_in(embedded_TE)
         per_group = self.layers / len(self.albert_layer_groups)
         for number in range(self.layers):
@@ -122,7 +122,7 @@ class _Group(nn.Module):
 
 
 class _Layer(nn.Module):
-    """Attention, then the feed-forward network; each is added to what it was given, and the sum normed."""
+    """Attention, then the feed-forward network. Each is added to its input, and the sum is normalized."""
 
     ffn: nn.Linear | onednn_linear.PrepackedLinear
     activation: nn.Module
@@ -144,7 +144,7 @@ class _Layer(nn.Module):
 
 
 class _Attention(nn.Module):
-    """Each token over those of its own text."""
+    """Attention of each token to the tokens of its own text."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()

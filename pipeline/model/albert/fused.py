@@ -1,12 +1,12 @@
-"""A layer in fewer passes over memory, for a GPU in bfloat16; each layer is checked before it is used.
+"""Runs a layer in fewer passes over memory, for a GPU in bfloat16; checks each layer before it is used.
 
-Beside a layer's matrix products its passes over memory take as long again (benchmarks/results.md). Three go:
+A layer's passes over memory take as long as its matrix products (benchmarks/results.md). Three are saved:
 
-- One product makes queries, keys and values, and attention reads them where they lie.
-- GELU is the epilogue of the product before it. cuBLASLt's is the tanh form. On a CPU the same operator is
-  the exact form, so it is used on CUDA alone.
-- Residual and LayerNorm are one pass, and attention cuts its tiles by the texts' lengths (`kernels.py`),
-  where Triton works.
+- One product computes queries, keys and values, and attention reads them in place.
+- GELU is the epilogue of the product before it. cuBLASLt computes the tanh form. On a CPU the same
+  operator computes the exact form, so it is used on CUDA only.
+- Residual and LayerNorm are one pass, and attention fits its tiles to the texts' lengths (`kernels.py`),
+  if Triton works.
 """
 
 from typing import Protocol, cast
@@ -23,7 +23,7 @@ from pipeline.model.attention import Packing, attend
 CHECKED = (16, 32, 64, 160)
 """Lengths of the longest text in the check's micro-batches: one for each tile of the attention kernel."""
 TOLERANCE = 0.03
-"""The most that a token's vector may differ from the plain layer's, as a share of its length. Rounding to
+"""The largest difference of a token's vector from the plain layer's, as a share of its length. Rounding to
 bfloat16 gives 0.005."""
 
 
@@ -51,12 +51,12 @@ class Layer(Protocol):
 
 
 class FusedLayer(nn.Module):
-    """Computes what a plain layer does.
+    """Computes the same as a plain layer.
 
     Args:
-        layer: whose weights are taken.
-        activation: its name in config.json.
-        with_kernels: whether Triton's kernels take part; else torch's own operators.
+        layer: the plain layer; its weights are used.
+        activation: the name of its activation in config.json.
+        with_kernels: use Triton's kernels, not torch's own operators.
     """
 
     def __init__(self, layer: Layer, activation: str, *, with_kernels: bool) -> None:
@@ -74,7 +74,7 @@ class FusedLayer(nn.Module):
         self.epilogue = ACTIVATIONS[activation].tanh_gelu and self.qkv_weight.is_cuda
 
     def forward(self, hidden_TD: torch.Tensor, packing: Packing) -> torch.Tensor:
-        """(T, D)"""
+        """Returns the layer's output, (T, D)."""
         attended_TD = self.dense(self._attend(hidden_TD, packing))
         hidden_TD = self._add_norm(attended_TD, hidden_TD, self.attention_norm)
         return self._add_norm(self.ffn_output(self._feed(hidden_TD)), hidden_TD, self.norm)
@@ -100,12 +100,12 @@ class FusedLayer(nn.Module):
 
 
 def quickest(layer: nn.Module, activation: str) -> nn.Module:
-    """Returns the quickest form of a layer that gives on this device what the plain one gives."""
+    """Returns the fastest form of a layer whose results on this device match the plain one's."""
     for with_kernels in (True, False) if kernels.LOADED else (False,):
         try:
             candidate = FusedLayer(cast(Layer, layer), activation, with_kernels=with_kernels)
             off = difference(candidate, cast(Layer, layer))
-        except Exception as error:  # Triton's and its compiler's are many
+        except Exception as error:  # Triton and its compiler raise many kinds
             reason = f"{type(error).__name__}: {error}".splitlines()[0]
         else:
             if off <= TOLERANCE:
@@ -119,7 +119,7 @@ def quickest(layer: nn.Module, activation: str) -> nn.Module:
 
 @torch.inference_mode()
 def difference(candidate: FusedLayer, layer: Layer) -> float:
-    """Returns the greatest difference of a token's vector, as a share of its length, over all tiles."""
+    """Returns the largest difference of a token's vector, as a share of its length, over all tiles."""
     weight = candidate.qkv_weight
     generator = torch.Generator().manual_seed(0)
     worst = 0.0

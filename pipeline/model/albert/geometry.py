@@ -1,6 +1,6 @@
-"""ALBERT's facts: defaults of its config.json, what it must say, the weights that belong to it, its work.
+"""States ALBERT's facts: defaults and checks of its config.json, its weights, its work per token.
 
-A `families.Family`: planning and committing ask it, so it starts without torch.
+This module is a `families.Family`. Planning and committing use it, so it starts without torch.
 """
 
 import math
@@ -23,13 +23,13 @@ DIGESTED: Sequence[str] = (
     "intermediate_size", "embedding_size", "hidden_act", "layer_norm_eps",
 )  # fmt: skip
 LIMITS: Mapping[str, int] = {"num_hidden_layers": 1000, "num_hidden_groups": 100, "inner_group_num": 100}
-"""Far beyond any model: more would take the driver's memory, or a device's time, before anyone saw why."""
+"""Limits far beyond any model. More would use up memory or a device's time before anyone saw why."""
 PREFIX = "albert."
 HEADS = re.compile(r"(albert\.)?pooler|predictions|sop_classifier|classifier|qa_outputs|.*position_ids$")
 
 
 def check(config: ModelConfig) -> None:
-    """Checks what would otherwise be found out on the replicas.
+    """Checks what would otherwise fail on the replicas.
 
     Raises:
         ModelError: no replica could load this geometry.
@@ -77,7 +77,7 @@ def weights(config: ModelConfig) -> Iterator[tuple[str, tuple[int, ...]]]:
 
 
 def flops_per_token(config: ModelConfig) -> float:
-    """Returns one token's matrix work in all layers, without attention's part, which grows with length."""
+    """Returns the matrix work of one token in all layers, without attention, whose work grows with length."""
     hidden, inner = config.size("hidden_size"), config.size("intermediate_size")
     layers = config.size("num_hidden_layers") * config.size("inner_group_num")
     return 2.0 * layers * (4 * hidden * hidden + 2 * hidden * inner)

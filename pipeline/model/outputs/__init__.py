@@ -1,8 +1,8 @@
-"""What is kept of a text: named outputs, one module each.
+"""Defines what is kept of a text: named outputs, one module each.
 
-Each output is given the vectors that the encoder made, and says what it keeps of them (`of_vectors`). The
-writer asks it how that is stored in a shard's columns. A new column is a new module, and its line in
-`OUTPUTS`; with it `identity.OWN` is raised, for a base without the column has nothing to reuse.
+An output gets the encoder's vectors and returns what it keeps of them (`of_vectors`). The writer asks it for
+the columns of a shard (`store`). A new column takes a new module and a line in `OUTPUTS`. Raise
+`identity.OWN` with it, because a base without the column has nothing to reuse.
 
 Shapes: N rows, D dimensions.
 """
@@ -18,13 +18,13 @@ from pipeline import schema
 from pipeline.model.outputs import embedding
 
 Values = npt.NDArray[Any]
-"""What an output keeps of N rows: (N, ...)."""
+"""The values that an output keeps of N rows: (N, ...)."""
 
 
 class _Output(Protocol):
-    """What each module of an output offers.
+    """The interface of an output's module.
 
-    COLUMNS: all columns that it may have in a shard; the first one is called as the output.
+    COLUMNS: all columns that it may have in a shard; the first one has the output's name.
     """
 
     COLUMNS: Sequence[str]
@@ -35,11 +35,11 @@ class _Output(Protocol):
 
 
 OUTPUTS: dict[str, _Output] = {"embedding": embedding}
-"""In the order of their columns in a shard."""
+"""The outputs, in the order of their columns in a shard."""
 
 
 def of_vectors(vectors_ND: npt.NDArray[np.float32]) -> dict[str, Values]:
-    """Returns what each output keeps of the rows' vectors, by its name."""
+    """Returns what each output keeps of the rows' vectors, by the output's name."""
     return {name: output.of_vectors(vectors_ND) for name, output in OUTPUTS.items()}
 
 
@@ -47,7 +47,7 @@ def fields(kind: str, dimension: int) -> list[pa.Field]:
     """Returns the fields of all outputs in a shard.
 
     Args:
-        kind: how vectors are stored, `model.vector`.  dimension: of a vector.
+        kind: the storage of vectors, `model.vector`.  dimension: of a vector.
     """
     return [field for output in OUTPUTS.values() for field in output.fields(kind, dimension)]
 
@@ -63,5 +63,5 @@ def columns() -> list[str]:
 
 
 def reserved_names() -> set[str]:
-    """Returns the column names that are ours in every shard."""
+    """Returns the column names that the pipeline uses itself in every shard."""
     return {*columns(), *schema.SHARD_TAIL.names, *schema.CHUNK.names}

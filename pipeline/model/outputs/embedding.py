@@ -1,4 +1,4 @@
-"""The vector itself: kept as it is, and stored as float32, or quantized. Pure NumPy and Arrow.
+"""Keeps the vector itself, and stores it as float32 or quantized. Pure NumPy and Arrow.
 
 Shapes: N rows, D dimensions.
 """
@@ -14,12 +14,12 @@ COLUMNS: Sequence[str] = ("embedding", "embedding_scale")
 
 
 def of_vectors(vectors_ND: Vectors) -> Vectors:
-    """Keeps the vectors."""
+    """Returns the vectors as they are."""
     return vectors_ND
 
 
 def fields(kind: str, dimension: int) -> list[pa.Field]:
-    """The columns that hold vectors of a kind."""
+    """Returns the fields of the columns that hold vectors of a kind."""
     if kind == "binary":
         return [pa.field("embedding", pa.binary(), nullable=False)]
     if kind == "int8":
@@ -31,11 +31,11 @@ def fields(kind: str, dimension: int) -> list[pa.Field]:
 
 
 def store(vectors_ND: Vectors, kind: str) -> list[pa.Array]:
-    """The columns of `fields`.
+    """Returns the columns of `fields`.
 
-    `int8`: each vector times 127 over its greatest absolute value, rounded to even; multiply by
-    `embedding_scale` to have it back, each value within half a scale. `binary`: a bit a dimension, 1 where
-    it is above zero, eight to a byte with the first in the highest bit, zeros at the end.
+    `int8`: each vector times 127 over its greatest absolute value, rounded to even. Multiplied by
+    `embedding_scale`, each value comes back within half a scale. `binary`: one bit per dimension, 1 if it is
+    above zero; eight bits to a byte, the first in the highest bit, zeros at the end.
     """
     dimension = vectors_ND.shape[1]
     if kind == "binary":
@@ -53,7 +53,7 @@ def store(vectors_ND: Vectors, kind: str) -> list[pa.Array]:
 
 
 def load(shard: pa.Table, dimension: int) -> Vectors:
-    """(N, D) float32, of what `store` made; of bits, -1 and 1."""
+    """Returns the vectors that `store` stored, (N, D) float32; bits become -1 and 1."""
     chunked = shard.column("embedding")
     column = pa.concat_arrays(chunked.chunks) if chunked.num_chunks else pa.array([], chunked.type)
     if pa.types.is_binary(column.type):

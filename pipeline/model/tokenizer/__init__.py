@@ -1,1 +1,1 @@
-"""Texts become token ids, and long texts become chunks. Starts without torch."""
+"""Turns texts into token ids, and long texts into chunks. Starts without torch."""

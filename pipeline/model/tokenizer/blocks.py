@@ -1,4 +1,4 @@
-"""Texts in blocks: what is worked on at once takes some 30 times its bytes, and should fit a cache."""
+"""Divides texts into blocks: working on a block takes some 30 times its bytes, which should fit a cache."""
 
 from collections.abc import Iterator
 from itertools import pairwise
@@ -9,14 +9,14 @@ import pyarrow as pa
 from pipeline.ragged import text_bytes
 
 BLOCK_BYTES = 1 << 21
-"""Text that is worked on at once: its arrays fit a processor's cache."""
+"""Bytes of text in a block: its arrays fit a processor's cache."""
 
 
 def blocks(texts: pa.Array, max_bytes: int | None = None) -> Iterator[pa.Array]:
     """Yields the texts in blocks of about `BLOCK_BYTES`; a longer text is not cut.
 
     Args:
-        max_bytes: how many of each text count; all of them when not given.
+        max_bytes: the bytes of each text that count; by default all.
     """
     if not (pa.types.is_string(texts.type) or pa.types.is_large_string(texts.type)):
         texts = texts.cast(pa.large_string())

@@ -1,11 +1,11 @@
-"""When a text is the concatenation of its words, and how words that were never seen are cut.
+"""Decides whether a tokenizer can work word by word, and tokenizes new words.
 
-Owns the criterion: a tokenizer is taken word by word only if each of its parts is known to keep words apart
-(normalizer, pre-tokenizer, model, added tokens). That is an argument about kinds, tested over every code
-point; the probes that are run when it is loaded only guard it.
+Owns the criterion: a tokenizer works word by word only if each of its parts (normalizer, pre-tokenizer,
+model, added tokens) is known to keep words apart. This is an argument about kinds of parts, tested over every
+code point; the probes that run when a tokenizer is loaded are only a guard.
 
-Invariant: a word's ids are those that the real tokenizer gives it. `Unigram` cuts the words that provably
-reach the model as one piece; all others, and all words of other models, go through the real tokenizer.
+Invariant: a word's ids are those of the real tokenizer. `Unigram` cuts the words that provably reach the
+model as one piece; all others, and all words of other models, go through the real tokenizer.
 """
 
 import json
@@ -28,21 +28,21 @@ Json = Mapping[str, Any]
 NORMALIZERS = {
     "NFC", "NFD", "NFKC", "NFKD", "StripAccents", "Lowercase", "Precompiled", "Nmt", "BertNormalizer",
 }  # fmt: skip
-"""Those that change no character across whitespace."""
+"""Normalizers that change no character across whitespace."""
 METASPACE = {"type": "Metaspace", "replacement": START, "prepend_scheme": "always", "split": True}
 PRE_TOKENIZERS = {
     "Unigram": {"type": "Sequence", "pretokenizers": [{"type": "WhitespaceSplit"}, METASPACE]},
     "WordPiece": {"type": "BertPreTokenizer"},
 }
-"""For each model the one pre-tokenizer that is known to cut at whitespace, and all words alike."""
+"""For each model, the one pre-tokenizer that is known to cut at whitespace and to treat all words alike."""
 POST_PROCESSORS = {None, "TemplateProcessing", "BertProcessing"}
-"""Those that put special tokens around a text, and do nothing within it."""
+"""Post-processors that put special tokens around a text and change nothing within it."""
 SPACE = r"\t-\r \x{85}\x{a0}\x{1680}\x{2000}-\x{200a}\x{2028}\x{2029}\x{202f}\x{205f}\x{3000}"
-"""Unicode's White_Space, at which the pre-tokenizer cuts."""
+"""Unicode's White_Space characters, at which the pre-tokenizer cuts."""
 
 
 def why_not_by_word(backend: Backend) -> str | None:
-    """Why texts can't be tokenized word by word; None where they can."""
+    """Returns the reason why texts can't be tokenized word by word; None if they can."""
     parts = json.loads(backend.to_str())
     model = parts["model"]["type"]
     for step in _steps(parts["normalizer"]):
@@ -63,7 +63,7 @@ def why_not_by_word(backend: Backend) -> str | None:
 def _keeps_words_apart(step: Json) -> bool:
     if step["type"] != "Replace":
         return step["type"] in NORMALIZERS
-    if step["pattern"] == {"Regex": " {2,}"}:  # what transformers writes; the pre-tokenizer cuts there anyway
+    if step["pattern"] == {"Regex": " {2,}"}:  # transformers writes this; the pre-tokenizer cuts there anyway
         return bool(step["content"] == " ")
     pattern = step["pattern"].get("String", "")
     return bool(pattern) and not re.search(r"\s", pattern)
@@ -78,7 +78,7 @@ def _steps(normalizer: Json | None) -> Iterator[Json]:
 
 
 def _spellings(backend: Backend, content: str) -> set[str]:
-    """An added token as it stands in texts, and in normalised texts."""
+    """Returns an added token as it appears in texts and in normalised texts."""
     return {content, backend.normalizer.normalize_str(content) if backend.normalizer else content}
 
 
@@ -86,7 +86,7 @@ class Cutter:
     """Cuts words by the real tokenizer's rules.
 
     Args:
-        limit: token ids of a text that are kept; a giant word need be given no more than one above it.
+        limit: the token ids of a text that are kept; a giant word needs at most one more.
     """
 
     def __init__(self, backend: Backend, limit: int) -> None:
@@ -104,7 +104,7 @@ class Cutter:
         self.margin = max(map(len, [*added, *replaced, "a"]))
 
     def cut(self, words: pa.Array) -> tuple[npt.NDArray[Any], Ints]:
-        """Ids of all words, and how many each has."""
+        """Returns the ids of all words, and the number of each word's ids."""
         if self.unigram is None:
             return self._by_backend(words.to_pylist())
         normal = self._normalized(words)
@@ -116,11 +116,11 @@ class Cutter:
         return interleave(sure.to_numpy(zero_copy_only=False), self.unigram.cut(normal.filter(sure)), others)
 
     def cut_long(self, words: pa.Array) -> tuple[npt.NDArray[Any], Ints]:
-        """As `cut`, for words that may be of any length: the real tokenizer's pace, or less of the word."""
+        """Does the same as `cut` for words of any length, by the real tokenizer, or cuts only their start."""
         return self._by_backend([self._enough(word) for word in words.to_pylist()])
 
     def _normalized(self, words: pa.Array) -> pa.Array:
-        """Each word as the model sees it."""
+        """Returns each word as the model gets it."""
         plain = pc.and_not(
             pc.match_substring_regex(words, self.plain), pc.match_substring_regex(words, self.replaced)
         )
@@ -129,9 +129,9 @@ class Cutter:
         return pc.replace_with_mask(lowered, pc.invert(plain), pa.array(others, words.type))
 
     def _plain_characters(self) -> str:
-        """A pattern of words that normalizing leaves as they are, or lowers, if nothing in them is replaced.
+        """Returns a pattern of words that normalizing only lowers, or leaves alone, if nothing is replaced.
 
-        The steps of `NORMALIZERS` take printable ASCII one character at a time, so trying each proves it.
+        The steps of `NORMALIZERS` process printable ASCII one character at a time, so trying each is a proof.
         """
         printable = [chr(code) for code in range(0x21, 0x7F)]
         same = [c for c in printable if self.normalize(c) == (c.lower() if self.lowers else c)]
@@ -147,11 +147,11 @@ class Cutter:
         return [encoding.ids for encoding in encodings]
 
     def _enough(self, word: str) -> str:
-        """The word, or as much of its beginning as makes its first `limit` ids certain, and that it has more.
+        """Returns the word, or a beginning that has the same first `limit` ids, and more than `limit`.
 
-        The best path of the whole word comes through one of any `longest_piece` places in a row, and up to
-        there it is the best path of the word's beginning. So where the beginnings up to each of these
-        agree on the first ids, the word does. Only for plain characters: of these each is one place.
+        The best path of the word passes one of any `longest_piece` places in a row, and up to there it is the
+        best path of the word's beginning. So if the beginnings up to each of these places agree on the first
+        ids, the word has these ids, too. This holds only for plain characters: each is one place.
         """
         places = 4 * self.limit
         while self.unigram and len(word) > 8 * self.longest_piece * places:
@@ -167,7 +167,7 @@ class Cutter:
 
 
 NEVER = "a^"
-"""A pattern that nothing matches."""
+"""A pattern that matches nothing."""
 
 
 def _any_of(texts: Sequence[str]) -> str:

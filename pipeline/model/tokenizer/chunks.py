@@ -1,8 +1,8 @@
-"""Long texts become chunks of at most `max_tokens` tokens, which begin and end with whole words.
+"""Cuts long texts into chunks of at most `max_tokens` tokens, which begin and end at words.
 
-Owns where chunks are cut. A chunk is a range of characters, and its tokens are those of that range alone:
-`text[char_start:char_stop]`, tokenized, gives them again. A word that is longer than a chunk is cut between
-characters, each part a chunk of its own.
+Owns the rule where chunks are cut. A chunk is a range of characters, and its tokens are those of that range
+alone: tokenizing `text[char_start:char_stop]` gives them again. A word that is longer than a chunk is cut
+between characters, and each part is a chunk of its own.
 
 Shapes: N texts, C chunks, K words of one text.
 """
@@ -20,17 +20,17 @@ from pipeline.model.tokenizer.tokenizer import Tokenizer, joined
 from pipeline.ragged import Bytes, Ints, text_array, text_bytes
 
 SPACES = " \t\n\r"
-"""What parts words (`word_cache.split`)."""
+"""The characters that separate words (`word_cache.split`)."""
 CHARACTERS_PER_TOKEN = 8
-"""Where the search for the end of a giant word's part begins."""
+"""The first guess for the length of a giant word's part."""
 
 
 @dataclass(frozen=True, slots=True)
 class Chunks:
     """Chunks of N texts, in order.
 
-    tokens: of each chunk, special tokens included.  text: (C,) which text it is of.
-    char_start, char_stop: (C,) the range of it, in code points.
+    tokens: the ids of each chunk, special tokens included.  text: (C,) the number of its text.
+    char_start, char_stop: (C,) its range in the text, in code points.
     """
 
     tokens: TokenBatch
@@ -40,7 +40,7 @@ class Chunks:
 
     @property
     def numbers(self) -> Ints:
-        """(C,) which chunk of its text each is, from 0."""
+        """Returns the number of each chunk within its text, from 0: (C,)."""
         first = np.r_[True, self.text[1:] != self.text[:-1]] if len(self.text) else np.zeros(0, np.bool_)
         starts = np.flatnonzero(first)
         return np.arange(len(self.text)) - np.repeat(starts, np.diff(np.r_[starts, len(self.text)]))
@@ -51,8 +51,8 @@ def chunk_texts(tokenizer: Tokenizer, texts: pa.Array, overlap: int, prefix: str
 
     Args:
         texts: large_strings without nulls.
-        overlap: most tokens that neighbouring chunks share.
-        prefix: stands before each chunk; its tokens count.
+        overlap: the most tokens that neighbouring chunks share.
+        prefix: a text that is put before each chunk; its tokens count.
     """
     parts, first = [], 0
     for block in blocks(texts):
@@ -68,7 +68,7 @@ def chunk_texts(tokenizer: Tokenizer, texts: pa.Array, overlap: int, prefix: str
 
 
 def room(tokenizer: Tokenizer, prefix: str) -> int:
-    """Tokens that a prefix leaves to a text."""
+    """Returns the number of tokens that a prefix leaves for a text."""
     return tokenizer.limit - (len(tokenizer.bare(prefix)) if prefix else 0)
 
 
@@ -87,26 +87,26 @@ def _chunk_block(tokenizer: Tokenizer, texts: pa.Array, overlap: int, prefix: st
         )
     places_5C = np.concatenate(ranges, axis=1)
     text_C, start_C, stop_C, char_start_C, char_stop_C = places_5C[:, np.argsort(places_5C[0], kind="stable")]
-    # Tokenized anew: the words are known by now, and each chunk's ids are certainly its own text's.
+    # Tokenized again: the words are cached by now, and each chunk's ids are certainly those of its own text.
     tokens = tokenizer.encode(prefixed(text_array(data_B, start_C, stop_C - start_C), prefix))
     return Chunks(tokens, first + text_C, char_start_C, char_stop_C)
 
 
 def _whole(chosen: Ints, offsets_N: Ints, texts: pa.Array) -> Ints:
-    """(5, chosen) text, bytes and characters of texts that are one chunk each."""
+    """Returns text, bytes and characters of texts that are one chunk each, (5, chosen)."""
     characters = pc.utf8_length(texts.take(pa.array(chosen))).to_numpy(zero_copy_only=False)
     return np.stack([chosen, offsets_N[chosen], offsets_N[chosen + 1], np.zeros_like(chosen), characters])
 
 
 def prefixed(texts: pa.Array, prefix: str) -> pa.Array:
-    """Texts with a prefix before each."""
+    """Returns the texts with a prefix before each."""
     if not prefix:
         return texts
     return pc.binary_join_element_wise(pa.scalar(prefix, texts.type), texts, pa.scalar("", texts.type))
 
 
 def _characters_before(data_B: Bytes) -> Ints:
-    """(B + 1,) code points that begin before each byte: all bytes begin one but those of 10xxxxxx."""
+    """Counts the code points that begin before each byte, (B + 1,): each byte but 10xxxxxx begins one."""
     before = np.zeros(len(data_B) + 1, np.int64)
     np.cumsum((data_B & 0xC0) != 0x80, out=before[1:])
     return before
@@ -119,11 +119,11 @@ class Chunker:
         self._tokenizer, self._overlap, self._prefix = tokenizer, overlap, prefix
         self._limit = tokenizer.limit
         self._prefix_tokens = len(tokenizer.bare(prefix)) if prefix else 0
-        # A prefix without a space behind it becomes one word with the first of a chunk.
+        # A prefix without a space at its end forms one word with the first word of a chunk.
         self._joins = bool(prefix) and prefix[-1] not in SPACES
 
     def cut(self, text_B: Bytes) -> Iterator[tuple[int, int]]:
-        """(start, stop) bytes of each chunk."""
+        """Yields the first byte and the end of each chunk."""
         counts_K, start_K, stop_K = self._tokenizer.words(text_B)
         before = np.concatenate([[0], np.cumsum(counts_K)])
         first, last = 0, len(counts_K)
@@ -147,7 +147,7 @@ class Chunker:
         return len(self._tokenizer.bare(self._prefix + text))
 
     def _giant(self, text_B: Bytes, start: int, stop: int) -> Iterator[tuple[int, int]]:
-        """Parts of one word that is longer than a chunk."""
+        """Yields the parts of one word that is longer than a chunk."""
         word = text_B[start:stop].tobytes().decode()
         place, begin = 0, start
         while place < len(word):
@@ -160,7 +160,7 @@ class Chunker:
             place += step
 
     def _fitting(self, word: str, place: int) -> int:
-        """Characters from `place` on whose tokens fit; one at least."""
+        """Returns how many characters from `place` on have tokens that fit; at least one."""
         size = min(len(word) - place, CHARACTERS_PER_TOKEN * self._limit)
         while size > 1:
             tokens = self._tokens(word[place : place + size])
@@ -172,6 +172,6 @@ class Chunker:
 
     @staticmethod
     def _behind_a_space(word: str, place: int, size: int) -> int:
-        """Where a tokenizer can't be asked word by word, a whole text comes as one: cut it between words."""
+        """Ends a part after its last space, if any: a text may come as one word (`Tokenizer.words`)."""
         space = max(word.rfind(character, place + 1, place + size) for character in SPACES)
         return size if space < 0 or place + size == len(word) else space - place

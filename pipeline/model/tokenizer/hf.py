@@ -1,8 +1,8 @@
-"""The tokenizer that a checkpoint's folder means: the right ids, by the real library, slowly.
+"""Builds the tokenizer of a checkpoint's folder with the real library: it is slow, but its ids are right.
 
-Owns which ids are right. `tokenizer.json` where there is one. A `spiece.model` alone is built as Google's
-ALBERT cuts it, with nothing but the special tokens as added tokens (transformers 5 adds `( ) " - .` and more,
-and so cuts 3.14 in three). `vocab.txt` is BERT WordPiece (the Chinese ALBERTs).
+Owns the definition of the right ids. `tokenizer.json` decides if it exists. A `spiece.model` alone is built
+as Google's ALBERT cuts it, with only the special tokens as added tokens (transformers 5 adds `( ) " - .` and
+more, and so cuts 3.14 in three). `vocab.txt` is BERT WordPiece (the Chinese ALBERTs).
 """
 
 import json
@@ -24,11 +24,11 @@ PROBES = (
     "The city's name (in 1905) was different.",
     "你好, 世界",
 )
-"""Texts that a usable tokenizer knows at least one of."""
+"""Texts of which a usable tokenizer knows at least one."""
 
 
 def load_backend(folder: Path) -> Backend:
-    """The real tokenizer of a checkpoint's folder.
+    """Builds the real tokenizer of a checkpoint's folder.
 
     Raises:
         ModelError: there is none, or it can't be read.
@@ -64,19 +64,19 @@ def load_backend(folder: Path) -> Backend:
 
 @contextmanager
 def named_failures(what: str, where: str, kind: type[ModelError] = ModelError) -> Iterator[None]:
-    """Turn what the tokenizers library raises into an error of ours."""
+    """Turns what the tokenizers library raises into a `ModelError`."""
     try:
         yield
     except BaseException as error:
         if not _is_of_library(error):
             raise
         raise kind(
-            what, where, str(error) or repr(error), "mend tokenizer.json, or fetch it again"
+            what, where, str(error) or repr(error), "correct tokenizer.json, or fetch it again"
         ) from error
 
 
 def _is_of_library(error: BaseException) -> bool:
-    """It raises bare Exceptions; and its panics, as pyo3 hands them on, are no Exceptions at all."""
+    """Tells whether the library raised it: a bare Exception, or a panic, which in pyo3 is a BaseException."""
     return type(error) is Exception or type(error).__name__ == "PanicException"
 
 
@@ -87,7 +87,7 @@ def _settings(folder: Path) -> Mapping[str, Any]:
     except (OSError, ValueError) as error:
         raise ModelError("can't be read as JSON", str(path), str(error), hint) from None
     if not isinstance(found, dict):
-        raise ModelError("is no JSON object", str(path), type(found).__name__, hint)
+        raise ModelError("is not a JSON object", str(path), type(found).__name__, hint)
     return found
 
 
@@ -95,7 +95,7 @@ def _from_json(path: Path, _: Mapping[str, Any]) -> Backend:
     backend = Backend.from_file(str(path))
     model = json.loads(path.read_text(encoding="utf-8"))["model"]
     if model.get("type") == "Unigram":
-        # `from_file` misreads long decimals by the last bit, which decides ties: of 63 times `=`, for one.
+        # `from_file` misreads the last bit of long decimals, which decides ties: for example in 63 times `=`.
         # Python reads scores as they are written, and so does transformers.
         scores = [(piece, score) for piece, score in model["vocab"]]
         backend.model = models.Unigram(scores, model.get("unk_id"), model.get("byte_fallback", False))
@@ -103,7 +103,7 @@ def _from_json(path: Path, _: Mapping[str, Any]) -> Backend:
 
 
 def _from_spiece(path: Path, settings: Mapping[str, Any]) -> Backend:
-    """ALBERT's own preprocessing around its Unigram model (google-research/albert, tokenization.py)."""
+    """Puts ALBERT's own preprocessing around its Unigram model (google-research/albert, tokenization.py)."""
     proto = sentencepiece_model_pb2.ModelProto()  # type: ignore[attr-defined]
     proto.ParseFromString(path.read_bytes())
     # Google's ALBERT cuts "9," after the digits; a score that never wins does the same to such pieces.
@@ -155,7 +155,7 @@ def _add_specials(backend: Backend, names: tuple[str, ...]) -> None:
 
 
 def check_vocabulary(backend: Backend, checkpoint: Checkpoint) -> None:
-    """Weights and tokenizer must be of one checkpoint: wrong ids give wrong vectors without a word.
+    """Checks that weights and tokenizer are of one checkpoint: wrong ids silently give wrong vectors.
 
     Raises:
         ModelError: they are not, or the tokenizer knows none of our probes.

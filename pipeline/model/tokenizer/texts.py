@@ -1,4 +1,4 @@
-"""Token ids of texts, or of each chunk of long ones."""
+"""Tokenizes texts, or each chunk of long ones."""
 
 from collections.abc import Callable
 
@@ -14,14 +14,14 @@ from pipeline.model.tokenizer.chunks import Chunks, chunk_texts, prefixed
 from pipeline.model.tokenizer.tokenizer import Tokenizer
 
 Tokens = tuple[TokenBatch, Chunks | None]
-"""Of each text, or of each chunk of the texts."""
+"""The token ids of each text, or of each chunk of the texts."""
 
 
 Tokenize = Callable[[pa.Array], Tokens]
 
 
 def tokenized(texts: pa.Array, tokenizer: Tokenizer, recipe: EmbeddingSpec) -> Tokens:
-    """Token ids of each text, or of each chunk of the texts.
+    """Returns the token ids of each text, or of each chunk of the texts.
 
     Raises:
         TokenizerError: the tokenizer can't cut one of them.
@@ -33,7 +33,7 @@ def tokenized(texts: pa.Array, tokenizer: Tokenizer, recipe: EmbeddingSpec) -> T
 
 
 def tokenize_all(texts: pa.Array, tokenize: Tokenize) -> tuple[Tokens, npt.NDArray[np.bool_]]:
-    """The tokens of those texts that can be cut, and (N,) which these are: as a rule all."""
+    """Returns the tokens of the texts that can be cut, and a mask of these texts, (N,): as a rule all."""
     cut_N = np.ones(len(texts), np.bool_)
     try:
         return tokenize(texts), cut_N
@@ -44,7 +44,7 @@ def tokenize_all(texts: pa.Array, tokenize: Tokenize) -> tuple[Tokens, npt.NDArr
 
 
 def _uncut(texts: pa.Array, tokenize: Tokenize) -> list[int]:
-    """Which texts can't be cut; found by halves, for the others are many."""
+    """Returns the numbers of the texts that can't be cut; searches by halves, because most texts can be."""
     try:
         tokenize(texts)
     except TokenizerError:

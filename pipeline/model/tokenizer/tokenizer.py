@@ -1,10 +1,10 @@
-"""Texts become ragged token ids, exactly those of the checkpoint's real tokenizer, many times as fast.
+"""Tokenizes texts to exactly the ids of the checkpoint's real tokenizer, many times as fast.
 
-Owns the way of a text: split at whitespace, each distinct word cut once in the process's life (`word_cache`,
-`by_word`), texts gathered from their words' ids. A tokenizer whose words can't be taken one by one is used
-as it is. Texts are read only as far as `max_tokens` certainly reach.
+Owns the steps of a text: it is split at whitespace, each distinct word is tokenized once in the process's
+life (`word_cache`, `by_word`), and the text's ids are gathered from its words'. A tokenizer that can't work
+word by word is used as it is. Texts are read only as far as `max_tokens` certainly reach.
 
-Cost: 20 ns a byte where words are known. A block of texts takes 30 times its bytes while it is worked on.
+Cost: 20 ns a byte for known words. A block of texts takes 30 times its bytes while it is tokenized.
 
 Shapes: N texts, W words, T token ids.
 """
@@ -39,7 +39,7 @@ from pipeline.model.tokenizer.word_cache import (
 from pipeline.ragged import Bytes, Ints, interleave, offsets_from_lengths, text_array, text_bytes
 
 BYTES_PER_TOKEN = 8
-"""Of a long text so many bytes per token are read first; most need 4 to 5."""
+"""Bytes per token that are read of a long text at first; most texts need 4 to 5."""
 
 
 CHECKED = (
@@ -50,16 +50,16 @@ CHECKED = (
     "x" * 80,
     "",
 )
-"""Texts whose ids are compared with the real tokenizer's before any others are trusted."""
+"""Probes whose ids must equal the real tokenizer's before the fast path is trusted."""
 
 
 class Tokenizer:
     """The tokenizer of a checkpoint.
 
     Args:
-        max_tokens: ids of a text that are kept, special tokens included.
-        cache_words: distinct words that are remembered.
-        cache_bytes: bytes of their text and ids.
+        max_tokens: the most ids of a text that are kept, special tokens included.
+        cache_words: the most distinct words that are remembered.
+        cache_bytes: the most bytes of their text and ids.
 
     Raises:
         ModelError: the folder has no tokenizer, or one that does not belong to its weights.
@@ -90,7 +90,7 @@ class Tokenizer:
             telemetry.event("tokenizer.slow", model=checkpoint.name, reason=why)
 
     def _first_difference(self) -> str | None:
-        """Go over to words, unless a probe gets other ids by words."""
+        """Switches to word by word if all probes get the same ids; otherwise returns the reason not to."""
         probes = pa.array(CHECKED)
         real = self._as_it_is(probes)
         self.backend.no_truncation()
@@ -103,7 +103,7 @@ class Tokenizer:
         return "probes differ"
 
     def encode(self, texts: pa.Array | pa.ChunkedArray) -> TokenBatch:
-        """Token ids of each text; `texts` are strings without nulls.
+        """Returns the token ids of each text; `texts` are strings without nulls.
 
         Raises:
             TokenizerError: the tokenizer can't cut one of them.
@@ -121,7 +121,7 @@ class Tokenizer:
         return named_failures("the tokenizer can't cut a text", self.name, TokenizerError)
 
     def bare(self, text: str) -> list[int]:
-        """All ids of a text, without special tokens, by the real tokenizer."""
+        """Returns all ids of a text from the real tokenizer, without special tokens."""
         if not self.by_words:
             self.backend.no_truncation()
         try:
@@ -133,18 +133,21 @@ class Tokenizer:
         return ids
 
     def words(self, text_B: Bytes) -> tuple[Ints, Ints, Ints]:
-        """(words,) of one text: how many ids each has (`limit` and more may be less than it has), and the
-        bytes where it starts and stops. A tokenizer that can't be asked by words sees the text as one."""
+        """Returns the words of one text, (words,) each: their numbers of ids, their first bytes, their ends.
+
+        A number of `limit` or more may be less than the word has. For a tokenizer that can't work word by
+        word, the whole text is one word.
+        """
         if not self.by_words:
             return np.array([self.limit + 1]), np.zeros(1, np.int64), np.array([len(text_B)])
         text = text_array(text_B, np.zeros(1, np.int64), np.array([len(text_B)]))
         words, _ = split(text)
-        starts = words.starts - 1  # behind the space that `split` puts before each text
+        starts = words.starts - 1  # after the space that `split` puts before each text
         with self._failing_texts():
             return counts(self._spans(words)), starts, starts + words.lengths
 
     def _as_it_is(self, texts: pa.Array) -> TokenBatch:
-        """By the real tokenizer, whole texts."""
+        """Tokenizes complete texts by the real tokenizer."""
         encodings = self.backend.encode_batch_fast(texts.to_pylist())
         lengths = np.fromiter(map(len, encodings), np.int64, len(encodings))
         ids = np.fromiter(chain.from_iterable(each.ids for each in encodings), self.dtype, lengths.sum())
@@ -152,7 +155,7 @@ class Tokenizer:
         return TokenBatch(ids, offsets_from_lengths(lengths), truncated)
 
     def _by_words(self, texts: pa.Array, max_bytes: int) -> Iterator[TokenBatch]:
-        """By words, of each text no more than `max_bytes` unless it takes more to know the first ids."""
+        """Tokenizes word by word; reads `max_bytes` of each text, more only if those yield too few ids."""
         for block in blocks(texts, max_bytes):
             words, first_N, cut_N = _words(block, max_bytes)
             batch = self._gather(self._spans(words), first_N)
@@ -163,7 +166,7 @@ class Tokenizer:
             yield batch
 
     def _spans(self, words: Words) -> PackedIdRanges:
-        """(W,) where the cache has each word's ids, after cutting the words that it lacked."""
+        """Tokenizes the words that the cache lacks; returns the place of each word's ids in it, (W,)."""
         self.cache.begin_block()
         span_W = self.cache.find(words)
         missing = np.flatnonzero(span_W == 0)
@@ -175,13 +178,13 @@ class Tokenizer:
             spans = self.cache.add(new, *self.cutter.cut(new.strings()), keep=True)
             span_W[short] = spans[which]
             short = short[which < 0]
-        if len(long):  # last, since nothing can be kept behind them
+        if len(long):  # last, because nothing can be kept after them
             new = words.take(long)
             span_W[long] = self.cache.add(new, *self.cutter.cut_long(new.strings()), keep=False)
         return span_W
 
     def _gather(self, span_W: PackedIdRanges, first_N: Ints) -> TokenBatch:
-        """The ids of texts from those of their words; text i has the words `first[i]` to `first[i + 1]`."""
+        """Gathers texts' ids from those of their words; text i has the words `first[i]` to `first[i + 1]`."""
         count_W = counts(span_W)
         before_W = offsets_from_lengths(count_W)
         begin_N, total_N = before_W[first_N[:-1]], np.diff(before_W[first_N])
@@ -194,7 +197,7 @@ class Tokenizer:
     def _framed(
         self, body_T: npt.NDArray[Any], lengths_N: Ints, truncated_N: npt.NDArray[np.bool_]
     ) -> TokenBatch:
-        """With the special tokens around each text."""
+        """Puts the special tokens around each text."""
         offsets = offsets_from_lengths(lengths_N + len(self.before) + len(self.after))
         ids_T = np.empty(offsets[-1], self.dtype)
         is_body_T = np.ones(len(ids_T), np.bool_)
@@ -208,7 +211,7 @@ class Tokenizer:
 
 
 def _frame(backend: Backend) -> tuple[list[int], list[int]]:
-    """The special tokens before and after a text."""
+    """Returns the special tokens before and after a text."""
     bare = backend.encode("a", add_special_tokens=False).ids
     framed = backend.encode("a").ids
     at = next((at for at in range(len(framed)) if framed[at : at + len(bare)] == bare), 0)
@@ -216,21 +219,21 @@ def _frame(backend: Backend) -> tuple[list[int], list[int]]:
 
 
 def _words(texts: pa.Array, max_bytes: int) -> tuple[Words, Ints, npt.NDArray[np.bool_]]:
-    """The words in the first `max_bytes` bytes of texts, how many are before each text, which texts go on."""
+    """Splits the first `max_bytes` of texts: the words, their number before each text, which texts go on."""
     _, offsets = text_bytes(texts)
     cut_N = np.diff(offsets) > max_bytes
     if not cut_N.any():
         return *split(texts), cut_N
     binary = pa.large_binary() if pa.types.is_large_string(texts.type) else pa.binary()
     words, first_N = split(pc.binary_slice(texts.cast(binary), 0, max_bytes))
-    # The last word of a text that goes on may go on too.
+    # The last word of a text that goes on may go on, too.
     whole_W = np.ones(len(words), np.bool_)
     whole_W[first_N[1:][cut_N & (np.diff(first_N) > 0)] - 1] = False
     return words.take(whole_W), offsets_from_lengths(whole_W)[first_N], cut_N
 
 
 def _replaced(batch: TokenBatch, which_N: npt.NDArray[np.bool_], others: TokenBatch) -> TokenBatch:
-    """The batch with the texts of `others` in the places of `which`."""
+    """Returns the batch with the texts of `others` in the places of `which`."""
     stay_T = np.repeat(~which_N, batch.lengths)
     stay = (batch.ids[stay_T], batch.lengths[~which_N])
     ids_T, lengths_N = interleave(which_N, (others.ids, others.lengths), stay)
@@ -240,7 +243,7 @@ def _replaced(batch: TokenBatch, which_N: npt.NDArray[np.bool_], others: TokenBa
 
 
 def joined(batches: Iterable[TokenBatch], dtype: np.dtype[Any]) -> TokenBatch:
-    """One batch of several."""
+    """Joins several batches into one."""
     parts = [TokenBatch(np.zeros(0, dtype), np.zeros(1, np.int64), np.zeros(0, np.bool_)), *batches]
     lengths = np.concatenate([part.lengths for part in parts])
     ids, truncated = (

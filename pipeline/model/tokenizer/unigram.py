@@ -1,11 +1,11 @@
-"""Cuts many words into Unigram pieces at once: the path that `tokenizers` finds, its ties included.
+"""Cuts many words into Unigram pieces at once, along the path that `tokenizers` finds, ties included.
 
 Owns the search for the best path (Viterbi). It takes one NumPy step for each depth of the trie, each byte of
-the longest word and each piece of the word with most, whatever the number of words: worth it for thousands.
+the longest word and each piece of the word with most pieces, for any number of words: it pays for thousands.
 
-Invariant: ids equal those of `tokenizers.models.Unigram`. Scores are added in float64 from left to right, the
-first of equal paths wins (at one end: the longest last piece), unknown characters in a row become one token.
-sentencepiece's own library adds in float32, and so decides ties such as `! + !!!` and `!!! + !` otherwise.
+Invariant: ids equal those of `tokenizers.models.Unigram`. Scores are added in float64 from left to right. The
+first of equal paths wins (at one end: the longest last piece). Unknown characters in a row become one token.
+sentencepiece's own library adds in float32, so it decides ties such as `! + !!!` and `!!! + !` differently.
 
 Cost: 2 µs a word where `tokenizers` takes 17; the trie of 30,000 pieces is 21 MB.
 
@@ -24,29 +24,29 @@ from pipeline.ragged import Ints, text_bytes
 START = "▁"
 MAX_TRIE_BYTES = 128 << 20
 WORDS_AT_ONCE = 8192
-"""Their edges fit a processor's cache."""
+"""Words that are cut at once: their edges fit a processor's cache."""
 
 
 class Unigram:
-    """A Unigram model, its pieces in the order of their ids.
+    """A Unigram model, whose pieces are in the order of their ids.
 
     Raises:
-        ValueError: the model is one whose cuts would not be exact, or whose trie is too large.
+        ValueError: the model's cuts would not be exact, or its trie is too large.
     """
 
     def __init__(self, pieces: Sequence[tuple[str, float]], unknown: int) -> None:
         ids = {piece.encode(): number for number, (piece, _) in enumerate(pieces) if piece}
         scores = np.array([score for _, score in pieces], np.float64)
         if not -np.inf < scores.min() < 0:
-            # Else a row of unknown characters could score above the piece that they spell.
-            raise ValueError("scores are no log-probabilities")
+            # Otherwise a row of unknown characters could score above the piece that they spell.
+            raise ValueError("scores are not log-probabilities")
         self.unknown = unknown
-        self.scores = np.append(scores, scores.min() - 10.0)  # the last: of a character that is no piece
+        self.scores = np.append(scores, scores.min() - 10.0)  # the last: a character that is not a piece
         self.class_of = _classes(ids)
         self._build(ids)
 
     def _build(self, ids: dict[bytes, int]) -> None:
-        """Number the nodes of the trie: the root, others that lead on, leaves, and one for no path."""
+        """Numbers the nodes of the trie: the root, other inner nodes, leaves, and one that means no path."""
         paths = dict.fromkeys(piece[:stop] for piece in ids for stop in range(len(piece) + 1))
         inner = {path[:-1] for path in paths if path}
         node_of = {path: node for node, path in enumerate(sorted(paths, key=lambda path: path not in inner))}
@@ -65,16 +65,16 @@ class Unigram:
             self.single[node_of[piece]] = _WIDTH[piece[0]] == len(piece)
 
     def cut(self, words: pa.Array) -> tuple[Ints, Ints]:
-        """Ids of all words, and how many each has.
+        """Returns the ids of all words, and the number of each word's ids.
 
-        `word_cache` are normalised, not empty, and hold neither whitespace nor the sign that starts a word.
+        `words` are normalised, not empty, and contain neither whitespace nor the sign that starts a word.
         """
         slices = [words.slice(at, WORDS_AT_ONCE) for at in range(0, len(words), WORDS_AT_ONCE)]
         parts = [self._cut(part) for part in slices] or [(np.zeros(0, np.int64),) * 2]
         return np.concatenate([ids for ids, _ in parts]), np.concatenate([counts for _, counts in parts])
 
     def _cut(self, words: pa.Array) -> tuple[Ints, Ints]:
-        # The space behind each word belongs to no piece: no path through the trie leaves its word.
+        # The space after each word belongs to no piece, so no path through the trie leaves its word.
         start, end, nothing = (pa.scalar(text, words.type) for text in (START, " ", ""))
         data_B, offsets = text_bytes(pc.binary_join_element_wise(start, words, end, nothing))
         data_B = data_B[: offsets[-1]]
@@ -87,7 +87,7 @@ class Unigram:
         return ids[kept], np.diff(np.searchsorted(ends[kept], offsets))
 
     def _best_paths(self, data_B: npt.NDArray[np.uint8], first_B: Ints) -> tuple[Ints, Ints]:
-        """For each place: the last piece of the best path from its word's start, and where that starts."""
+        """Returns the last piece of the best path from a word's start to each place, and its start."""
         start_E, end_E, piece_E = self._edges(data_B)
         column_E = (start_E - first_B[start_E]).astype(np.uint16)
         order = np.argsort(column_E, kind="stable")
@@ -107,7 +107,7 @@ class Unigram:
         return piece_B, from_B
 
     def _edges(self, data_B: npt.NDArray[np.uint8]) -> tuple[Ints, Ints, Ints]:
-        """Every piece at every place (start, end, id), and every character that is no piece."""
+        """Returns every piece at every place (start, end, id), and every character that is not a piece."""
         class_B = self.class_of[data_B]
         width_B = _WIDTH[data_B]
         begins = np.flatnonzero((width_B > 0) & (data_B != ord(" ")))
@@ -129,7 +129,7 @@ class Unigram:
 
 
 def _classes(ids: dict[bytes, int]) -> Ints:
-    """(256,) bytes that occur in pieces are numbered from 1; all others, and the space, are 0."""
+    """Numbers the bytes that occur in pieces from 1, (256,); all others, and the space, are 0."""
     used = sorted(set(b"".join(ids)) - {ord(" ")})
     class_of = np.zeros(256, np.int64)
     class_of[used] = np.arange(1, len(used) + 1)
@@ -137,7 +137,7 @@ def _classes(ids: dict[bytes, int]) -> Ints:
 
 
 def _path_ends(from_B: Ints, first_B: Ints, at: Ints) -> Ints:
-    """Where the pieces of the best paths end, from the words' last places back to their first."""
+    """Returns the ends of the best paths' pieces, going back from the words' last places to their first."""
     taken_B = np.zeros(len(from_B), np.bool_)
     while len(at):
         taken_B[at] = True
@@ -147,4 +147,4 @@ def _path_ends(from_B: Ints, first_B: Ints, at: Ints) -> Ints:
 
 
 _WIDTH = np.array([1] * 0x80 + [0] * 0x40 + [2] * 0x20 + [3] * 0x10 + [4] * 0x10, np.int64)
-"""(256,) bytes of the character that a byte begins; 0 where it begins none."""
+"""The number of bytes of the character that a byte begins, (256,); 0 if it begins none."""

@@ -1,13 +1,13 @@
-"""Words of texts, and what is known of each distinct one for the process's life.
+"""Splits texts into words, and caches the token ids of each distinct word for the process's life.
 
-Owns: where words begin (runs without space, tab, LF and CR: exactly these), and the cache from a word's bytes
-to its token ids: an open-addressing table in NumPy, asked for all words of a block at once.
+Owns the definition of a word (a run without space, tab, LF and CR: exactly these), and the cache from a
+word's bytes to its token ids: an open-addressing table in NumPy, which looks up all words of a block at once.
 
-Invariant: a word is found only if its bytes are equal; hashes decide where to look, never what is right.
-Their multiplier is drawn per process, so that no text can be made to collide.
+Invariant: a word is found only if its bytes are equal; hashes decide where to search, never what matches.
+Their multiplier is drawn per process, so that nobody can craft texts that collide.
 Cost: 30 ns to find a word; a cached word takes 20 bytes and its text and ids, and the table 8 to 16 more.
 
-Shapes: W words, B bytes, R rows of the cache (row 0 is no word), T token ids.
+Shapes: W words, B bytes, R rows of the cache (row 0 is not a word), T token ids.
 """
 
 from dataclasses import dataclass
@@ -20,20 +20,20 @@ import pyarrow as pa
 from pipeline.ragged import Bytes, Ints, flat_indices, offsets_from_lengths, text_array, text_bytes
 
 LONGEST = 128
-"""Bytes of the longest word that is cached: longer ones hardly come twice."""
+"""Bytes of the longest word that is cached: longer ones are hardly ever repeated."""
 _PADDING = 8
 _LOW_BYTES = np.array([(1 << 8 * count) - 1 for count in range(9)], np.uint64)
 _MULTIPLIER, _REMIX = np.random.default_rng().integers(1 << 62, 1 << 63, 2, np.uint64) | np.uint64(1)
 
 
 PackedIdRanges = npt.NDArray[np.uint64]
-"""Where words' ids are, in one number each: the place of the first, how many, and the bytes of the word."""
+"""The places of words' ids, one number each: the place of the first id, the ids' number, the word's bytes."""
 _BEGIN, _COUNT, _FIELD = np.uint64(32), np.uint64(16), np.uint64(0xFFFF)
 
 
 @dataclass(frozen=True, slots=True)
 class Words:
-    """Words as places in a flat array of UTF-8, which ends in 8 bytes that belong to none."""
+    """Words as places in a flat array of UTF-8, which ends in 8 bytes that belong to no word."""
 
     data: Bytes
     starts: Ints
@@ -44,19 +44,19 @@ class Words:
         return len(self.starts)
 
     def take(self, which: npt.NDArray[Any] | slice) -> "Words":
-        """Some of the words, over the same bytes."""
+        """Returns some of the words, over the same bytes."""
         return Words(self.data, self.starts[which], self.lengths[which], self.hashes[which])
 
     def strings(self) -> pa.Array:
-        """The words as Arrow strings."""
+        """Returns the words as Arrow strings."""
         return text_array(self.data, self.starts, self.lengths)
 
 
 def split(texts: pa.Array) -> tuple[Words, Ints]:
-    """The words of all texts, and (texts + 1,) the number of words before each text."""
+    """Returns the words of all texts, and the number of words before each text, (texts + 1,)."""
     data_B, offsets = text_bytes(texts)
     lengths = np.diff(offsets)
-    # A space before each text keeps words of neighbours apart.
+    # A space before each text separates it from the text before.
     joined_B = np.full(lengths.sum() + len(lengths) + _PADDING, ord(" "), np.uint8)
     places = offsets_from_lengths(lengths + 1)
     inside_B = np.ones(len(joined_B), np.bool_)
@@ -70,7 +70,7 @@ def split(texts: pa.Array) -> tuple[Words, Ints]:
 
 
 def _hashes(data_B: Bytes, starts_W: Ints, lengths_W: Ints) -> npt.NDArray[np.uint64]:
-    """(W,) different for different words of one length up to 8 bytes; longer ones may collide."""
+    """Hashes words, (W,), without collisions within one length up to 8 bytes; longer words may collide."""
     hash_W: npt.NDArray[np.uint64] = _eight_bytes(data_B, starts_W, lengths_W) * _MULTIPLIER
     for offset in range(8, int(min(LONGEST, lengths_W.max(initial=0))), 8):
         rest = np.flatnonzero(lengths_W > offset)
@@ -81,19 +81,19 @@ def _hashes(data_B: Bytes, starts_W: Ints, lengths_W: Ints) -> npt.NDArray[np.ui
 
 
 def counts(span_W: PackedIdRanges) -> Ints:
-    """(W,) token ids of each word."""
+    """Returns the number of token ids of each word, (W,)."""
     return ((span_W >> _COUNT) & _FIELD).astype(np.int64)
 
 
 def _spans(begin_W: Ints, counts_W: Ints, lengths_W: Ints) -> PackedIdRanges:
-    # No text is given 65,535 ids, so of a longer word no more are asked for; nor is its length.
+    # No text gets 65,535 ids, so a longer word's further ids are never needed, nor is its exact length.
     fields = (begin_W, np.minimum(counts_W, 0xFFFF), np.minimum(lengths_W, 0xFFFF))
     begin, count, length = (field.astype(np.uint64) for field in fields)
     return (begin << _BEGIN) | (count << _COUNT) | length
 
 
 def distinct(words: Words) -> tuple[Ints, Ints]:
-    """The first of each distinct word, and (W,) which of those each word is; -1 where hashes collide."""
+    """Returns the first of each distinct word, and each word's number among them, (W,); -1 for collisions."""
     _, first, which_W = np.unique(words.hashes, return_index=True, return_inverse=True)
     return first, np.where(_same(words, words.take(first[which_W])), which_W, -1)
 
@@ -101,8 +101,8 @@ def distinct(words: Words) -> tuple[Ints, Ints]:
 class WordCache:
     """Token ids of distinct words, at most `max_words` of them and `max_bytes` of their text and ids.
 
-    What finds no room, or is not to be kept, is remembered until `begin_block`, which is also where a full
-    cache starts anew: text drifts, and the words that come often are back at once.
+    Words without room, and words that are not to be kept, are remembered until `begin_block`. There a full
+    cache is also emptied: text drifts, and frequent words are back at once.
     """
 
     def __init__(self, dtype: np.dtype[Any], max_words: int, max_bytes: int) -> None:
@@ -111,7 +111,7 @@ class WordCache:
         bits = max(10, (2 * max_words - 1).bit_length())
         self._shift, self._last_slot = np.uint64(64 - bits), (1 << bits) - 1
         self._row_of_slot = np.zeros(1 << bits, np.int32)
-        # Memory that is never written is never taken: reserving what the bounds allow costs nothing.
+        # Memory that is never written is never allocated: reserving all that the bounds allow costs nothing.
         self._hash_R, self._span_R = (_Column(max_words, np.dtype(np.uint64)) for _ in range(2))
         self._text_R = _Column(max_words, np.dtype(np.int32))
         self._text_B = _Column(max_bytes, np.dtype(np.uint8))
@@ -120,28 +120,28 @@ class WordCache:
 
     @property
     def words(self) -> int:
-        """Distinct words that are cached."""
+        """Returns the number of distinct words in the cache."""
         return self._hash_R.size - 1
 
     @property
     def used_bytes(self) -> int:
-        """Bytes of text and ids that are cached: what `max_bytes` bounds."""
+        """Returns the bytes of cached text and ids, which `max_bytes` bounds."""
         return self._text_B.size + self._kept_ids * self._ids_T.values.itemsize
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all that is cached, and of the table."""
+        """Returns the bytes of all cached data and of the table."""
         return int(self._row_of_slot.nbytes + self._hash_R.size * 20 + self.used_bytes)
 
     def begin_block(self) -> None:
-        """Forget what was remembered for one block only; and everything, if there was no room."""
+        """Forgets what was remembered for one block only, or everything if the cache was full."""
         if self._full:
             self.renewals += 1
             self._clear()
         self._ids_T.size = self._kept_ids
 
     def find(self, words: Words) -> PackedIdRanges:
-        """(W,) where each word's ids are, 0 for words that are not cached."""
+        """Returns the place of each word's ids, (W,); 0 for words that are not cached."""
         slot_W = (words.hashes >> self._shift).astype(np.int64)
         row_W = self._row_of_slot.take(slot_W)
         span_W = self._span_R.values.take(row_W)
@@ -159,7 +159,7 @@ class WordCache:
     def _hold(
         self, row_W: npt.NDArray[np.int32], span_W: PackedIdRanges, words: Words
     ) -> npt.NDArray[np.bool_]:
-        """Whether each row is of that word."""
+        """Tells whether each row holds the word beside it."""
         hold_W: npt.NDArray[np.bool_] = (self._hash_R.values.take(row_W) == words.hashes) & (
             (span_W & _FIELD) == words.lengths
         )
@@ -170,7 +170,11 @@ class WordCache:
         return hold_W
 
     def add(self, words: Words, ids_T: npt.NDArray[Any], counts_W: Ints, *, keep: bool) -> PackedIdRanges:
-        """(W,) where the ids of distinct words that were not found are now; kept as far as there is room."""
+        """Adds distinct words that were not found; keeps them as far as there is room.
+
+        Returns:
+            (W,) the places of their ids.
+        """
         begin_W = self._ids_T.size + offsets_from_lengths(counts_W)
         span_W = _spans(begin_W[:-1], counts_W, words.lengths)
         self._ids_T.append(ids_T)
@@ -187,36 +191,36 @@ class WordCache:
         return span_W
 
     def _room_for(self, words: Words, counts_W: Ints, begin: int) -> int:
-        """How many of the words, from the first, may be kept."""
+        """Returns how many of the words, from the first, can be kept."""
         if begin > self._kept_ids:
-            return 0  # behind ids that are to be forgotten nothing can stay
+            return 0  # nothing can be kept after ids that will be forgotten
         bytes_W = np.cumsum(words.lengths + counts_W * self._ids_T.values.itemsize)
         room = int(np.searchsorted(bytes_W, self.max_bytes - self.used_bytes, "right"))
         return min(room, self.max_words - self.words)
 
     def _enter(self, hash_W: npt.NDArray[np.uint64], row_W: Ints) -> None:
-        """Put rows into the table, each into the first free slot from its hash on."""
+        """Puts rows into the table, each into the first free slot from its hash on."""
         slot_W = (hash_W >> self._shift).astype(np.int64)
         while len(row_W):
             free = self._row_of_slot[slot_W] == 0
             self._row_of_slot[slot_W[free]] = row_W[free]
-            lost = self._row_of_slot[slot_W] != row_W  # to a row that is there, or to the last of rivals
+            lost = self._row_of_slot[slot_W] != row_W  # to an existing row, or to another new one
             slot_W, row_W = (slot_W[lost] + 1) & self._last_slot, row_W[lost]
 
     def ids(self, span_W: PackedIdRanges, counts_W: Ints) -> npt.NDArray[Any]:
-        """The first `counts` token ids of each word, one word after the other."""
+        """Returns the first `counts` token ids of each word, one word after the other."""
         return self._ids_T.values.take(flat_indices((span_W >> _BEGIN).astype(np.int64), counts_W))
 
     def _clear(self) -> None:
         self._row_of_slot[:] = 0
         self._full, self._kept_ids = False, 0
         for column in (self._hash_R, self._span_R, self._text_R):
-            column.values[0], column.size = 0, 1  # row 0 is no word
+            column.values[0], column.size = 0, 1  # row 0 is not a word
         self._text_B.size = 0
 
 
 class _Column:
-    """An array that grows at its end, and beyond what was reserved only when it must."""
+    """An array that grows at its end; it is copied only if it outgrows its reserve."""
 
     def __init__(self, reserve: int, dtype: np.dtype[Any]) -> None:
         self.values = np.empty(reserve + _PADDING, dtype)
@@ -233,10 +237,10 @@ class _Column:
 
 
 def _same(left: Words, right: Words) -> npt.NDArray[np.bool_]:
-    """(W,) whether words are the same in both."""
+    """Tells which words are the same in both, (W,)."""
     same_W: npt.NDArray[np.bool_] = (left.hashes == right.hashes) & (left.lengths == right.lengths)
     for offset in range(0, int(right.lengths.max(initial=0)), 8):
-        # Equal hashes of words of one length up to 8 bytes are equal words.
+        # Words of one length up to 8 bytes with equal hashes are equal.
         rest = np.flatnonzero(same_W & (right.lengths > max(offset, 8)))
         if not len(rest):
             break
@@ -247,7 +251,7 @@ def _same(left: Words, right: Words) -> npt.NDArray[np.bool_]:
 
 
 def _eight_bytes(data_B: Bytes, at_W: Ints, lengths_W: Ints) -> npt.NDArray[np.uint64]:
-    """(W,) the next bytes of each word as a number: 8, or as many as it has left."""
+    """Returns the next bytes of each word as a number, (W,): 8, or as many as the word has left."""
     at_any_place = np.ndarray(len(data_B) - 7, np.dtype("<u8"), data_B, strides=(1,))
     chunk_W: npt.NDArray[np.uint64] = at_any_place[at_W] & _LOW_BYTES[np.minimum(lengths_W, 8)]
     return chunk_W

@@ -1,4 +1,4 @@
-"""A Ray of a run's own: who may join it, where it listens, and where its token stands."""
+"""Tests a run's private Ray: who may join it, where it listens, and where its token appears."""
 
 import ipaddress
 import json
@@ -59,12 +59,12 @@ ray.get(task.remote(sys.argv[2]), timeout=30)
 """
 
 REACHES = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_gcs_rpc_server_connect_timeout_s": "1"}
-"""Without the first Ray's client would look for 127.0.0.1 at another of this machine's addresses, in vain."""
+"""Without the first setting, Ray's client would try another address of this machine instead of 127.0.0.1."""
 
 
 @dataclass
 class Own:
-    """A process with a Ray of its own, and where that is."""
+    """A process with a private Ray, and its address."""
 
     process: subprocess.Popen[str]
     told: Path
@@ -75,7 +75,7 @@ class Own:
         return [found, *found.children(recursive=True)]
 
     def token(self) -> str:
-        """As its children have it."""
+        """Returns the token as its children have it."""
         return next(each.environ() for each in self.all() if each.name() == "raylet").get(
             "RAY_AUTH_TOKEN", ""
         )
@@ -83,7 +83,7 @@ class Own:
 
 @pytest.fixture(scope="module")
 def own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Own]:
-    """Started where someone has turned authentication off."""
+    """Starts it in an environment that turns authentication off."""
     told = tmp_path_factory.mktemp("own") / "address"
     process = subprocess.Popen(
         [sys.executable, "-c", OWN, str(told)],
@@ -102,7 +102,7 @@ def own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Own]:
 
 
 def join(own: Own, folder: Path, **environment: str) -> tuple[int, bool]:
-    """Another process of this machine that has the address: its exit code, and whether its task ran."""
+    """Joins from another process that has the address; returns its exit code, and whether its task ran."""
     home, witness = folder / "home", folder / "witness"
     home.mkdir()
     given = {"PATH": os.environ["PATH"], "HOME": str(home)} | REACHES | environment
@@ -128,7 +128,7 @@ def test_who_has_no_token_is_refused_and_runs_nothing(
 
 @pytest.mark.timeout(300)
 def test_who_has_the_token_is_let_in(own: Own, tmp_path: Path) -> None:
-    """So that it is the token for which the others are refused."""
+    """So the missing token is the reason why the others are refused."""
     settings = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": own.token()}
     assert join(own, tmp_path, **settings) == (0, True)
 
@@ -163,7 +163,7 @@ def test_a_token_lives_as_long_as_its_ray_and_leaves_no_setting(own: Own) -> Non
 @pytest.mark.timeout(300)
 def test_no_log_record_or_argument_has_the_token(job: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
     config = write_config(tmp_path / "job.yaml", job())
-    with tempfile.TemporaryDirectory(dir="/tmp") as scratch:  # sockets lie there: their paths must be short
+    with tempfile.TemporaryDirectory(dir="/tmp") as scratch:  # for sockets, whose paths must be short
         run = subprocess.Popen(
             [sys.executable, "-m", "pipeline", "run", str(config)],
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
@@ -173,7 +173,7 @@ def test_no_log_record_or_argument_has_the_token(job: Callable[..., dict[str, An
         arguments: set[str] = set()
         while run.poll() is None:
             for child in psutil.Process(run.pid).children(recursive=True):
-                with suppress(psutil.NoSuchProcess):  # it has ended since
+                with suppress(psutil.NoSuchProcess):  # it has ended meanwhile
                     arguments.update(child.cmdline())
                     if child.name() == "raylet":
                         token = child.environ().get("RAY_AUTH_TOKEN", "").encode() or token

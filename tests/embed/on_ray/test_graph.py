@@ -1,4 +1,4 @@
-"""What a flow on Ray begins with, and how it ends where nobody shows life."""
+"""Tests the settings of a flow on Ray, and how it ends if no process works."""
 
 import re
 import shutil
@@ -44,7 +44,7 @@ pytestmark = pytest.mark.usefixtures("ray_cluster")
 def test_a_flow_has_our_settings_from_its_beginning(
     job: Job, tiny: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A dataset of Ray's keeps those that stand when it is begun; what is set later is for the next one."""
+    """A dataset of Ray keeps the settings at its creation; later ones are for the next dataset."""
     context = DataContext.get_current()
     monkeypatch.setattr(context, "target_max_block_size", 128 << 20)
     monkeypatch.setattr(context, "execution_no_progress_timeout_s", 1800)
@@ -54,7 +54,7 @@ def test_a_flow_has_our_settings_from_its_beginning(
 
 
 def test_a_run_whose_replicas_can_not_start_ends_before_all_splits_have_failed(job: Job, tiny: Path) -> None:
-    """Here because the node's checkpoint is another than the driver's."""
+    """They can't start because the node has another checkpoint than the driver."""
     parsed = parse_config(job(compute={"watchdog_minutes": 0.5}))
     model = checkpoint.resolve(str(tiny))
     made = make_plan(parsed, model, "digest")
@@ -70,7 +70,7 @@ def test_a_run_whose_replicas_can_not_start_ends_before_all_splits_have_failed(j
 
 
 def test_what_a_worker_warns_of_is_in_its_log() -> None:
-    """Nobody sets up a log there; its standard error is the file that Ray keeps."""
+    """No log is set up there; its standard error is the file that Ray keeps."""
 
     @ray.remote
     def warned() -> Path:
@@ -83,7 +83,7 @@ def test_what_a_worker_warns_of_is_in_its_log() -> None:
 HANGING = """
 import atexit, time
 from pipeline.embed.on_ray import graph
-atexit.register(time.sleep, 600)  # begins later than what is registered after it
+atexit.register(time.sleep, 600)  # runs after all that is registered later
 graph.EXIT_SECONDS = 1
 graph.RayEncode._start = lambda self: None
 graph.RayEncode(None, None)
@@ -100,7 +100,7 @@ def unstarted(process: str) -> Failure:
 
 
 def test_a_run_goes_on_while_one_replica_may_yet_work() -> None:
-    """It has been given a split, or has made a shard; the other one fails what it takes."""
+    """One replica has got a split, or has made a shard; the other one fails each split that it takes."""
     starts = graph._Starts()
     for _ in range(10):
         starts.add(unstarted("a 1"), 2)
@@ -139,7 +139,7 @@ def test_one_device_that_gives_none_does_not() -> None:
 
 
 def test_broken_weights_end_a_run_early(job: Job, tmp_path: Path) -> None:
-    """On real Ray: each vector of the checkpoint is NaN."""
+    """Runs on real Ray: each vector of the checkpoint is NaN."""
     model = broken_weights(make_checkpoint(tmp_path / "model"))
     values = job(model={"name": str(model)})
     with pytest.raises(ModelError, match="no replica gets finite vectors of this checkpoint"):
@@ -148,7 +148,7 @@ def test_broken_weights_end_a_run_early(job: Job, tmp_path: Path) -> None:
 
 
 class Clock:
-    """Seconds that pass when they are told to."""
+    """A clock that a test moves."""
 
     now = 0.0
 
@@ -195,7 +195,7 @@ def test_few_failed_writes_and_failures_of_another_kind_do_not_end_a_run() -> No
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of a few megabytes."""
+    """Mounts a file system of a few megabytes."""
     disk = tmp_path / "disk"
     disk.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=16m", "none", str(disk)]
@@ -228,7 +228,7 @@ def test_a_run_whose_disk_fills_up_ends_before_all_is_embedded(
 
 
 def test_a_task_that_is_cancelled_within_a_stage_is_cancelled(tmp_path: Path) -> None:
-    """The boundary that makes data of everything must not make data of this."""
+    """The boundary turns every error into data, but must not do so with this one."""
     begun = tmp_path / "begun"
 
     def work(*_: object) -> pa.Table:

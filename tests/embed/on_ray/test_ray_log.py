@@ -1,4 +1,4 @@
-"""Ray's own messages: in a file that is named, with what looks like the reason when Ray gives up."""
+"""Tests Ray's own messages: they go to a named file, and likely reasons are shown when Ray gives up."""
 
 import os
 from collections.abc import Iterator
@@ -36,7 +36,7 @@ def test_when_ray_gives_up_its_file_and_the_reason_are_named(
         os.write(2, LOG.encode())
     with ray_log.aside():
         os.write(1, b"and more\n")
-    (said,) = caplog.messages  # one file a process
+    (said,) = caplog.messages  # one file per process
     path = said.removeprefix("Ray's own messages: ")
     error = stopped(RuntimeError("the object\nis lost"))
     assert error.exit_code == ExitCode.RETRYABLE
@@ -46,7 +46,7 @@ def test_when_ray_gives_up_its_file_and_the_reason_are_named(
         "  (raylet) A worker died or was killed while executing a task by an unexpected system error.",
         "  (raylet) The node died.",
     ]
-    Path(path).unlink()  # as who tidies up temporary files does
+    Path(path).unlink()  # as a cleaner of temporary files does
     assert str(stopped(RuntimeError("lost"))).endswith(path)
 
 

@@ -1,4 +1,4 @@
-"""An output that not every node sees is refused before anything is written."""
+"""Checks that an output that some node does not see is refused before anything is written."""
 
 import json
 import subprocess
@@ -53,7 +53,7 @@ def test_a_folder_that_every_node_sees_passes_and_is_left_as_it_was(tmp_path: Pa
 def test_a_node_that_does_not_see_the_folder_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Two nodes on one machine share its file system: here the task looks elsewhere."""
+    """Two nodes on one machine share its file system, so the task checks another folder."""
     monkeypatch.setattr(shared_storage, "PROBE_SECONDS", 0.0)
     look = shared_storage._look
 

@@ -1,4 +1,4 @@
-"""Files that come and go under a run on real Ray, and a node that never sees them."""
+"""Tests files that come and go during a run on real Ray, and a node that never sees them."""
 
 import subprocess
 from collections.abc import Callable
@@ -28,12 +28,12 @@ def embed(values: dict[str, Any]) -> RunResult:
 
 @pytest.fixture
 def planned(job: Job, tmp_path: Path) -> dict[str, Any]:
-    """A job of small files that share splits, its plan frozen; failed files are allowed."""
+    """Freezes the plan of a job of small files that share splits; failed files are allowed."""
     folder = tmp_path / "in"
     folder.mkdir()
     for number, text in enumerate(texts(FILES)):
         (folder / f"{number}.txt").write_text(text)
-    # To take a file away and put it back changes the time of its inode; a mount that returns does not.
+    # Moving a file away and back changes its inode's change time; a mount that returns does not.
     source = {"s": {"path": str(folder), "format": "text-files", "options": {"ignore_ctime": True}}}
     values = job(source=source, output={"rows_per_shard": 1000}, quality={"allow_failed_files": True})
     parsed = parse_config(values)
@@ -78,7 +78,7 @@ def test_a_file_that_is_gone_costs_itself_where_that_is_allowed(
 
 @pytest.mark.timeout(600)
 def test_a_node_without_the_sources_mount_is_named(job: Job, corpus: Path, tmp_path: Path) -> None:
-    """Over the corpus lies an empty file system there, in a name space of its own."""
+    """An empty file system covers the corpus there, in its own name space."""
     under = ["unshare", "-m", "sh", "-c", f'mount -t tmpfs none "{corpus}" && exec "$@"', "sh"]
     if subprocess.run([*under, "true"], capture_output=True, check=False).returncode:
         pytest.skip("needs the right to mount")

@@ -1,4 +1,4 @@
-"""A fused layer computes what the plain one does, or is not used. What needs a GPU is in tests/gpu."""
+"""Checks that a fused layer computes the same as the plain one, or is not used; see tests/gpu for GPUs."""
 
 import logging
 from pathlib import Path
@@ -18,7 +18,7 @@ from tests.conftest import make_checkpoint
 
 @pytest.fixture(params=("gelu_new", "gelu", "relu"))
 def layer(tmp_path: Path, request: pytest.FixtureRequest) -> torch.nn.Module:
-    """A plain layer, in bfloat16 so that nothing is prepacked, then in float32."""
+    """Returns a plain float32 layer, loaded in bfloat16 so that nothing is prepacked."""
     folder = make_checkpoint(tmp_path / "model", hidden_act=request.param)
     model = load_transformer(checkpoint.resolve(str(folder)), torch.device("cpu"), torch.bfloat16)
     assert isinstance(model, Albert)

@@ -1,4 +1,4 @@
-"""Stored vectors come back as near as their kind allows."""
+"""Checks that stored vectors come back as exactly as their kind allows."""
 
 import numpy as np
 import pyarrow as pa

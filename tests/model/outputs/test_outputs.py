@@ -1,4 +1,4 @@
-"""A new output is a module and its line: every place that knows columns takes them from there."""
+"""Checks that a new output takes only a module and its line: all code gets the columns from there."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -26,7 +26,7 @@ GREATEST = SimpleNamespace(
     fields=lambda *_: [pa.field("greatest", pa.float32(), nullable=False)],
     store=lambda values, _: [pa.array(values)],
 )
-"""The greatest value of each vector."""
+"""An output with the greatest value of each vector."""
 
 
 @pytest.fixture(autouse=True)

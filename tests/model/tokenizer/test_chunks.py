@@ -1,4 +1,4 @@
-"""Windows tile a text, and each one's range of characters gives its tokens again."""
+"""Checks that chunks cover a text, and that each chunk's range of characters gives its tokens again."""
 
 import sysconfig
 from itertools import islice, pairwise
@@ -44,7 +44,7 @@ def tokenizers(tmp_path: Path, kind: str, limit: int) -> Tokenizer:
         return Tokenizer(make_folder(tmp_path / kind, len(pieces), vocab_txt="\n".join(pieces)), limit)
     if kind == "real":
         return Tokenizer(checkpoint.Checkpoint(kind, real_folder()), limit)
-    if kind == "as_it_is":  # one whose words can't be taken one by one
+    if kind == "as_it_is":  # a tokenizer that can't work word by word
         found = edited(
             tmp_path / kind,
             pre_tokenizer={
@@ -66,14 +66,14 @@ def check(tokenizer: Tokenizer, texts: list[str], overlap: int, prefix: str = ""
     ids = [found.tokens.ids[start:stop] for start, stop in pairwise(edges)]
     assert set(found.text.tolist()) == set(range(len(texts)))
     assert lengths.max(initial=0) <= tokenizer.max_tokens
-    # A character may stand for more tokens than a window has: U+FDFA is eighteen letters.
+    # A character may have more tokens than a chunk: U+FDFA is eighteen letters.
     assert (found.char_stop - found.char_start)[found.tokens.truncated].max(initial=1) == 1
     last = dict.fromkeys(range(len(texts)), 0)
     for text, start, stop, window in zip(found.text, found.char_start, found.char_stop, ids, strict=True):
         part = texts[text][start:stop]
         again = tokenizer.encode(pa.array([prefix + part], pa.large_string()))
         assert again.ids.tolist() == window.tolist()
-        # What lies between windows is nothing but whitespace.
+        # There is only whitespace between chunks.
         assert not texts[text][last[text] : start].strip()
         last[text] = max(last[text], stop)
     for number, text in enumerate(texts):

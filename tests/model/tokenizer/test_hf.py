@@ -1,5 +1,5 @@
 # ruff: noqa: RUF001  (look-alikes are what is tested)
-"""Which ids are right: Google's for a `spiece.model`; a tokenizer of other weights is refused."""
+"""Checks that ids are Google's for a `spiece.model`, and that a tokenizer of other weights is refused."""
 
 import json
 import sysconfig
@@ -23,7 +23,7 @@ from tests.tokenizers_of import edited, make_folder, real_folder, wordpiece
 
 
 def google(processor: SentencePieceProcessor, text: str, lower: bool = True) -> list[int]:
-    """google-research/albert, tokenization.py: preprocess_text and encode_pieces, then ids."""
+    """Does the same as google-research/albert, tokenization.py: preprocess_text, encode_pieces, then ids."""
     text = " ".join(text.strip().split()).replace("``", '"').replace("''", '"')
     text = "".join(c for c in unicodedata.normalize("NFKD", text) if not unicodedata.combining(c))
     pieces: list[str] = []
@@ -40,7 +40,7 @@ def google(processor: SentencePieceProcessor, text: str, lower: bool = True) -> 
 
 @pytest.fixture(scope="module")
 def both() -> tuple[Callable[[str], list[int]], Callable[[str], list[int]]]:
-    """Google's ids and ours for a text, without special tokens."""
+    """Returns functions for Google's ids and for ours, without special tokens."""
     processor = SentencePieceProcessor(model_file=str(real_folder() / "spiece.model"))
     backend = load_backend(real_folder())
     return (
@@ -96,7 +96,7 @@ def test_what_can_not_be_read_or_honoured_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("character", "=-*_.#~")
 def test_scores_are_read_to_the_last_bit(character: str) -> None:
-    """Cuts of a repeated character are often ties, which a score that is misread by one bit decides."""
+    """Cuts of a repeated character are often ties, so a score that is misread by one bit changes them."""
     texts = [character * length for length in range(1, 200)]
     real = AutoTokenizer.from_pretrained(PACKAGED)(texts)["input_ids"]
     assert [each.ids for each in load_backend(PACKAGED).encode_batch(texts)] == real
@@ -137,7 +137,7 @@ NOWHERE = {
 def test_a_tokenizer_that_panics_is_a_model_that_is_refused(
     tmp_path: Path, parts: dict[str, object], message: str
 ) -> None:
-    """In the library's Rust, whose panics are no `Exception`."""
+    """The panic is in the library's Rust, and is not an `Exception`."""
     with pytest.raises(ModelError, match=message) as raised:
         Tokenizer(edited(tmp_path / "model", **parts))
     assert type(raised.value.__cause__).__name__ == "PanicException"

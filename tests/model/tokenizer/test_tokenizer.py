@@ -1,5 +1,5 @@
 # ruff: noqa: RUF001  (look-alikes are what is tested)
-"""The fast tokenizer gives the real one's ids, whatever text, vocabulary and size of the cache."""
+"""Checks that the fast tokenizer gives the real one's ids for any text, vocabulary and size of the cache."""
 
 import json
 import logging
@@ -79,7 +79,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def checkpoint_of(kind: str, folders: Path) -> Checkpoint:
-    """Vocabularies and settings that go by words."""
+    """Returns a checkpoint whose vocabulary and settings allow tokenizing word by word."""
     steps = json.loads((PACKAGED / "tokenizer.json").read_text())["normalizer"]["normalizers"]
     folder = folders / kind
     if kind == "real":
@@ -101,7 +101,7 @@ _made: dict[tuple[str, int], Any] = {}
 
 
 def made(kind: str, limit: int, folders: Path) -> tuple[Tokenizer, Any]:
-    """Ours, whose cache lives through all examples, and the real one."""
+    """Returns our tokenizer, whose cache is kept for all examples, and the real one."""
     if (kind, limit) not in _made:
         where = checkpoint_of(kind, folders)
         _made[kind, limit] = Tokenizer(where, limit), truncating(load_backend(where.folder), limit)
@@ -138,7 +138,7 @@ def test_many_texts(kind: str, folders: Path, texts: list[str]) -> None:
 
 
 def around(characters: list[str]) -> list[str]:
-    """Each character within, before, after and as a word."""
+    """Returns texts with each character within, before, after and as a word."""
     return [f"ab{c}cd {c}e f{c} g{c}\t{c}\r{c}{c}\n{c}\u0301 h" for c in characters]
 
 
@@ -162,7 +162,7 @@ def test_as_transformers_is_called_by_everyone(kind: str, limit: int, folders: P
     where = checkpoint_of(kind, folders)
     if (
         kind == "real"
-    ):  # transformers cuts a bare spiece.model otherwise than Google; a tokenizer.json it takes
+    ):  # transformers cuts a bare spiece.model differently from Google, but not a tokenizer.json
         load_backend(where.folder).save(str(tmp_path / "tokenizer.json"))
         (tmp_path / "tokenizer_config.json").write_text((PACKAGED / "tokenizer_config.json").read_text())
         (tmp_path / "config.json").write_text((where.folder / "config.json").read_text())
@@ -274,7 +274,7 @@ def test_what_was_seen_is_found() -> None:
 
 
 def replaced(old: Any, new: Any) -> Any:
-    """A part of tokenizer.json with a value changed, wherever it is."""
+    """Returns a function that replaces a value anywhere in a part of tokenizer.json."""
 
     def change(part: Any) -> Any:
         return json.loads(json.dumps(part).replace(json.dumps(old), json.dumps(new)))

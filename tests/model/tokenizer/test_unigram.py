@@ -1,4 +1,4 @@
-"""The vectorised search finds the path of `tokenizers`, on models made to be full of ties and of unknowns."""
+"""Checks that the vectorised search finds the path of `tokenizers`, on models full of ties and unknowns."""
 
 import pyarrow as pa
 import pytest

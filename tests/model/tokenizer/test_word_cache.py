@@ -1,4 +1,4 @@
-"""Words are where the four separators say, and a cache finds what it was given, even where hashes collide."""
+"""Checks that exactly four characters separate words, and that the cache works even if hashes collide."""
 
 import re
 
