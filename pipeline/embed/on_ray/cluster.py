@@ -18,7 +18,7 @@ from ray._raylet import AuthenticationTokenLoader, Config
 
 from pipeline.embed.on_ray import ray_log
 from pipeline.embed.resources import Node
-from pipeline.errors import ExitCode, StoppedError
+from pipeline.errors import ExitCode, StoppedError, one_line
 
 KEEP_WORKERS = {"RAY_idle_worker_killing_time_threshold_ms": "600000"}
 """Keeps idle workers. Ray ends a worker that was idle for a second, so each split's write would start a new
@@ -57,9 +57,11 @@ def private(**options: Any) -> Iterator[None]:
 
     Args:
         options: further options of `ray.init`.
+
+    Raises:
+        StoppedError: Ray does not start here.
     """
-    start = partial(ray.init, address="local", include_dashboard=False, **QUIET, **options)
-    with _secluded(), _started(start):
+    with _secluded(), _started(partial(_start, **options)):
         yield
 
 
@@ -119,6 +121,19 @@ def _started(start: Callable[[], object]) -> Iterator[None]:
     ray.shutdown()
 
 
+def _start(**options: Any) -> None:
+    """Starts a Ray on this machine.
+
+    Raises:
+        StoppedError: Ray does not start: the machine is too busy, or Ray has no folder for its files.
+    """
+    try:
+        ray.init(address="local", include_dashboard=False, **QUIET, **options)
+    except Exception as error:  # Ray raises a bare Exception if its processes are not up within 30 s
+        hint = "run again when the machine is less busy; check its free memory, and RAY_TMPDIR if set"
+        raise StoppedError("Ray does not start on this machine", got=one_line(error), hint=hint) from error
+
+
 def _join(address: str) -> None:
     """Joins the cluster at an address.
 
@@ -129,7 +144,7 @@ def _join(address: str) -> None:
         ray.init(address=address, **QUIET)
     except (ConnectionError, RuntimeError, ValueError) as error:
         hint = "check RAY_ADDRESS, or unset it"
-        raise StoppedError("no Ray cluster answers", address, str(error).splitlines()[0], hint) from error
+        raise StoppedError("no Ray cluster answers", address, one_line(error), hint) from error
 
 
 def _leave(code: int) -> None:

@@ -499,10 +499,10 @@ def interrupted(*descriptors):
     copy(*descriptors)
 os.dup2 = interrupted
 try:
-    with console.lent_to(sys.argv[1]):
+    with console.redirect_fds(sys.argv[1]):
         os.write(2, b"theirs")
 except SystemExit:
-    console.say("the last word")
+    console.print_line("the last word")
 """
     ended = python(code, str(file))
     assert (ended.stderr, file.read_text()) == ("the last word\n", "theirs")
@@ -514,7 +514,7 @@ def test_a_crash_of_our_own_is_where_people_look(tmp_path: Path) -> None:
     code = """
 import sys
 from pipeline.telemetry import console
-with console.lent_to(sys.argv[1]):
+with console.redirect_fds(sys.argv[1]):
     print("theirs")
     raise ValueError("a bug of ours")
 """
