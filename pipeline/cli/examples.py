@@ -1,4 +1,4 @@
-"""The end of `--help`: examples, and the exit codes."""
+"""Formats the end of `--help`: examples and exit codes."""
 
 from collections.abc import Iterable
 

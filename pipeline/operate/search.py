@@ -48,13 +48,13 @@ def search(config: Config, checkpoint: Checkpoint, query: str, count: int) -> li
     """The rows nearest to a query, nearest first; of a dataset that is not complete, of what is there.
 
     Raises:
-        MissingError: there is no dataset.
+        MissingError: the dataset does not exist.
         OtherDatasetError: it was made by another config, so its vectors mean something else.
         DamagedError: a shard has other columns than it should.
     """
     dataset, identity = Dataset.of(config), Identity.of(config, checkpoint)
     if not dataset.refuse_other(identity):
-        raise MissingError("there is no dataset here", config.output.path, hint="run the config first")
+        raise MissingError("no dataset here", config.output.path, hint="run the config first")
     shards = dataset.shards()
     if not dataset.complete():
         telemetry.event("searching what is there", shards=len(shards))

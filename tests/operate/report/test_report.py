@@ -407,7 +407,7 @@ def test_the_command_reports_of_an_unfinished_dataset(
 ) -> None:
     written, to = write_config(tmp_path / "job.yaml", job()), tmp_path / "mine.html"
     assert cli.main(["report", str(written), "--to", str(to)]) == ExitCode.CONFIG
-    assert "there is no dataset here" in capsys.readouterr().err
+    assert "no dataset here" in capsys.readouterr().err
     embed(job())
     for path in sorted((tmp_path / "out/data").iterdir())[:2]:
         path.unlink()
