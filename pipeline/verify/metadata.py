@@ -40,7 +40,7 @@ class Metadata:
         """Returns the content of dataset.json; empty if it can't be read.
 
         Raises:
-            MissingError: the file does not exist, so there is no dataset.
+            MissingError: the file does not exist, so this is not a dataset.
             OtherDatasetError: the dataset has another version of the format.
         """
         layout = self.dataset.layout
