@@ -121,7 +121,7 @@ def _damaged(suffix: str) -> Files:
 
 
 def _with_dictionary(data: bytes) -> bytes:
-    """Makes an xz file whose block needs a dictionary of 4 GiB less a byte; its header's checksum is right."""
+    """Makes an xz file whose block needs a dictionary of 4 GiB less a byte, with a right checksum."""
     at = data.index(b"\x21\x01", 12)
     end = 12 + 4 * (data[12] + 1)
     header = data[12 : at + 2] + bytes([40]) + data[at + 3 : end - 4]

@@ -73,7 +73,7 @@ def _standing_lines(found: Standing) -> Lines:
             "rate",
             (
                 f"{found.rate.rows_per_second:,.1f} rows/s, {found.rate.splits_per_minute:,.1f} splits/min "
-                f"over the last {span} before it (at most {RECENT_MINUTES:.0f} min)"
+                f"over the {span} before that shard (at most {RECENT_MINUTES:.0f} min)"
             ),
         )
     if found.eta_seconds is not None:
