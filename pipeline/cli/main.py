@@ -58,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         code, reason = ExitCode.RETRYABLE, STOPPED
     except BaseException as error:  # the last boundary: even a bug or a panic in Rust ends with one line
         console.print_line(block(traceback.format_exc()))
-        code, reason = ExitCode.BUG, f"a bug of ours: {error!r}"
+        code, reason = ExitCode.BUG, f"a bug in this program: {error!r}"
     sys.stdout.flush()
     if code:
         _say_last(code, reason)

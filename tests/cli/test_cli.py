@@ -247,7 +247,7 @@ def test_a_panic_in_rust_has_its_last_line_too(
     monkeypatch.setitem(COMMANDS, "completion", replace(COMMANDS["completion"], run=panicking))
     assert cli.main(["completion", "bash"]) == ExitCode.BUG
     last = capsys.readouterr().err.splitlines()[-1]
-    assert last.startswith("exit 1: a bug of ours: PanicException(")
+    assert last.startswith("exit 1: a bug in this program: PanicException(")
 
 
 def test_a_plan_estimates_around_texts_that_can_not_be_tokenized(
