@@ -1,4 +1,4 @@
-"""Figures as a person reads them: counts, sizes, durations and shares, alike wherever they are shown."""
+"""Formats figures for people: counts, sizes, durations and shares, the same way everywhere."""
 
 from collections.abc import Sequence
 
@@ -28,14 +28,14 @@ def short(value: float) -> str:
 
 
 def size(stored: float) -> str:
-    """Returns bytes in the largest decimal unit that leaves one before the point."""
+    """Returns bytes in the largest decimal unit of which there is at least one."""
     stored = _rounded(stored)
     unit, name = _size_unit(stored)
     return f"{_digits(stored / unit)} {name}" if name else plural(round(stored), "byte")
 
 
 def size_of(part: float, whole: float) -> str:
-    """Returns how many bytes of how many, in the unit of the whole: `1.2/3.4 GB`."""
+    """Returns a part of some bytes and the total, in the unit of the total: `1.2/3.4 GB`."""
     unit, name = _size_unit(_rounded(whole))
     return f"{_digits(round(part / unit, 2))}/{_digits(whole / unit)} {name or 'bytes'}"
 
@@ -48,16 +48,16 @@ def duration(seconds: float) -> str:
 
 
 def time_unit(seconds: float) -> tuple[float, str]:
-    """Returns the largest unit of which there are two, but seconds from the first one on; and its name."""
+    """Returns the largest unit of which there are two (for seconds: one), and its name."""
     return next(
         (each for each in DURATIONS if seconds >= (1 if each[1] == "s" else 2) * each[0]), DURATIONS[-1]
     )
 
 
 def clock(seconds: float | None) -> str:
-    """Returns a time that is counted, to the second: `45s`, `1m34s`, `2h05m`, `3d04h`; `?` if not known.
+    """Returns a running time, to the second: `45s`, `1m34s`, `2h05m`, `3d04h`; `?` if not known.
 
-    A live display shows this one: three digits, as `duration` gives, would stand still for a minute or more.
+    A live display uses it: the three digits of `duration` would not change for a minute or more.
     """
     if seconds is None:
         return "?"
@@ -69,7 +69,7 @@ def clock(seconds: float | None) -> str:
 
 
 def share(part: float, whole: float) -> str:
-    """Returns a part in per cent; what is there never reads 0 %, and what lacks a part never 100 %."""
+    """Returns a part in per cent; a part that exists never reads 0 %, and an incomplete one never 100 %."""
     per_cent = 100 * part / whole if whole else 0.0
     if 0 < per_cent < 0.1:
         return "< 0.1 %"
@@ -79,23 +79,23 @@ def share(part: float, whole: float) -> str:
 
 
 def first_few(lines: Sequence[str], most: int = 20, hint: str = "") -> list[str]:
-    """Returns the first of many lines, and one that says how many more there are."""
+    """Returns the first `most` lines, and one that says how many more there are."""
     more = [f"and {len(lines) - most:,} more{hint}"] if len(lines) > most else []
     return [*lines[:most], *more]
 
 
 def and_more(number: int) -> str:
-    """Returns what stands behind the first of several: ` (and 3 more)`; nothing if no more are left."""
+    """Returns what follows the first of several: ` (and 3 more)`; empty if there are no more."""
     return f" (and {number} more)" if number > 0 else ""
 
 
 def bar(part: float, whole: float, width: int) -> str:
-    """Returns a bar that is `width` characters long where the part is the whole."""
+    """Returns a bar that is `width` characters long if the part is the whole."""
     return "#" * round(width * part / whole)
 
 
 def _size_unit(stored: float) -> tuple[float, str]:
-    """Returns a unit and its name; 1 and nothing for less than a kilobyte."""
+    """Returns a unit and its name; 1 and an empty name for less than a kilobyte."""
     return next((each for each in SIZES if stored >= each[0]), (1.0, ""))
 
 

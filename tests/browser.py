@@ -1,4 +1,4 @@
-"""A real Chromium without a window, spoken to over its debugging pipe: what a page shows and asks for."""
+"""Drives a real Chromium without a window over its debugging pipe, to see what a page shows and loads."""
 
 import base64
 import json
@@ -13,11 +13,11 @@ from typing import Any
 from tests.tools import program
 
 SECONDS = 60
-"""That any answer may take."""
+"""Seconds that any answer may take."""
 
 
 class Tab:
-    """One tab. `requests` are the URLs that it asked for, `complaints` what it wrote to its console."""
+    """One tab. `requests` are the URLs that it loaded, `complaints` its messages on the console."""
 
     def __init__(self, to: int, back: int) -> None:
         self.to, self.back, self.number, self.rest = to, back, 0, b""
@@ -31,7 +31,7 @@ class Tab:
             self.call(f"{domain}.enable")
 
     def call(self, method: str, **parameters: Any) -> dict[str, Any]:
-        """What a command answers; events that come before are taken in."""
+        """Returns the answer to a command; handles events that come before it."""
         self.number += 1
         message = {"id": self.number, "method": method, "params": parameters}
         message |= {"sessionId": self.session} if self.session else {}
@@ -45,7 +45,7 @@ class Tab:
             self._take(answer)
 
     def open(self, url: str, width: int = 1100, dark: bool = False) -> None:
-        """Load a page in a window of some width, light or dark."""
+        """Loads a page in a window of some width, light or dark."""
         self.call(
             "Emulation.setDeviceMetricsOverride",
             width=width, height=800, deviceScaleFactor=1, mobile=width < 500,
@@ -58,19 +58,19 @@ class Tab:
             self._take(self._next())
 
     def ask(self, expression: str) -> Any:
-        """The value of a JavaScript expression."""
+        """Returns the value of a JavaScript expression."""
         result = self.call("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
         assert "exceptionDetails" not in result, result["exceptionDetails"]
         return result["result"].get("value")
 
     def point(self, x: float, y: float, click: bool = False) -> None:
-        """Move the mouse, and click."""
+        """Moves the mouse, and clicks if told to."""
         self.call("Input.dispatchMouseEvent", type="mouseMoved", x=x, y=y)
         for kind in ("mousePressed", "mouseReleased") if click else ():
             self.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
 
     def picture(self, path: Path) -> None:
-        """The whole page as PNG."""
+        """Writes an image of the complete page as PNG."""
         shot = self.call("Page.captureScreenshot", captureBeyondViewport=True)
         path.write_bytes(base64.b64decode(shot["data"]))
 
@@ -89,7 +89,7 @@ class Tab:
                 self.loaded = True
 
     def _next(self) -> dict[str, Any]:
-        """The next message."""
+        """Reads the next message."""
         while b"\0" not in self.rest:
             assert select.select([self.back], [], [], SECONDS)[0], "Chromium does not answer"
             data = os.read(self.back, 1 << 16)
@@ -102,7 +102,7 @@ class Tab:
 
 @contextmanager
 def chromium(folder: Path) -> Iterator[Tab]:
-    """A tab of a browser with a profile of its own; skips the test where there is no Chromium."""
+    """Opens a tab of a browser with its own profile; skips the test without Chromium."""
     command = [
         program("chromium", "Debian's chromium"), "--headless=new", "--no-sandbox", "--disable-gpu",
         "--remote-debugging-pipe", f"--user-data-dir={folder}", "--no-first-run", "--hide-scrollbars",
@@ -122,7 +122,7 @@ def chromium(folder: Path) -> Iterator[Tab]:
 
 
 def _started(command: Sequence[str], down: int, up: int) -> subprocess.Popen[bytes]:
-    """The browser, which reads its commands from descriptor 3 and answers at descriptor 4."""
-    # Not sh: Debian's knows no descriptor above 9.
+    """Starts the browser; it reads commands from descriptor 3 and answers on descriptor 4."""
+    # Not sh: Debian's does not support descriptors above 9.
     shell = ["bash", "-c", f'exec "$@" 3<&{down} 4>&{up}', "bash", *command]
     return subprocess.Popen(shell, pass_fds=(down, up), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)

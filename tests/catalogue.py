@@ -1,4 +1,4 @@
-"""docs/errors.md as data, and the errors in it provoked: what the page shows is what is printed."""
+"""Reads docs/errors.md, and provokes its errors to check that they print what the page shows."""
 
 import re
 from collections.abc import Callable
@@ -12,12 +12,12 @@ from pipeline.errors import ExitCode
 
 PAGE = Path(__file__).parent.parent / "docs" / "errors.md"
 ANY = "…"
-"""Stands in the page for what differs from machine to machine, or from day to day."""
+"""The page's placeholder for what differs from machine to machine, or from day to day."""
 
 
 @dataclass(frozen=True)
 class Entry:
-    """An error of the page: its exit code, what is printed, and the text below."""
+    """An error of the page: its exit code, its message, and the text below."""
 
     code: int
     message: str
@@ -25,7 +25,7 @@ class Entry:
 
 
 def entries() -> dict[str, Entry]:
-    """Of the page, by name."""
+    """Returns the page's errors by name."""
     found = {}
     for section in re.split(r"^## ", PAGE.read_text(), flags=re.M)[1:]:
         code = re.match(r"Exit code (\d)", section)
@@ -39,10 +39,10 @@ def entries() -> dict[str, Entry]:
 
 
 def assert_printed(entry: Entry, printed: str, after_others: bool = False) -> None:
-    """The page's message, and nothing else: no traceback, no second line that says it again.
+    """Checks that only the page's message was printed: no traceback, and no line twice.
 
     Args:
-        after_others: a library may have said something before.
+        after_others: true if a library may have printed something before.
     """
     pattern = ".+?".join(re.escape(part) for part in entry.message.split(ANY))
     before = r"(.*\n)?" if after_others else ""
@@ -58,10 +58,10 @@ def provoke(
     during: Callable[[], None],
     after_others: bool = False,
 ) -> None:
-    """Run a command, and compare.
+    """Runs a command, and compares its output with the page.
 
     Args:
-        during: makes the trouble.
+        during: the context that provokes the error.
     """
     during()
     capsys.readouterr()

@@ -1,4 +1,4 @@
-"""Ray clusters of real processes on this machine: a head and workers, each a raylet with ports of its own."""
+"""Starts Ray clusters of real processes on this machine: a head and workers, each with its own raylet."""
 
 import json
 import os
@@ -23,10 +23,10 @@ STORE_BYTES = 200_000_000
 
 
 class Cluster:
-    """A head without CPUs of its own unless it is alone, and its workers.
+    """A head, which has CPUs only if it is alone, and its workers.
 
     Args:
-        environment: of all nodes; added to this process's.
+        environment: variables of all nodes, added to this process's.
     """
 
     def __init__(self, log: Path, environment: Mapping[str, str]) -> None:
@@ -37,11 +37,11 @@ class Cluster:
         self.log = log
         self.nodes: list[subprocess.Popen[bytes]] = []
         self.gcs = self.url = ""
-        self.metrics = 0  # the head's port of them
+        self.metrics = 0  # the head's port of metrics
         self._given: list[int] = []
 
     def start_head(self, cpus: float) -> None:
-        """Start the head, and wait until it takes jobs."""
+        """Starts the head, and waits until it accepts jobs."""
         gcs, dashboard, client = self._ports(3)
         self.gcs, self.url = f"127.0.0.1:{gcs}", f"http://127.0.0.1:{dashboard}"
         self._start(cpus, "--head", f"--port={gcs}", "--dashboard-host=127.0.0.1",
@@ -54,10 +54,10 @@ class Cluster:
         raise TimeoutError(f"no Ray at {self.url}:\n{self.log.read_text()[-3000:]}")
 
     def add_worker(self, cpus: float, under: Sequence[str] = ()) -> subprocess.Popen[bytes]:
-        """Start a worker, and wait until it has joined.
+        """Starts a worker, and waits until it has joined.
 
         Args:
-            under: a command that starts it.
+            under: a command under which the worker is started.
         """
         worker = self._start(cpus, f"--address={self.gcs}", under=under)
         for _ in range(450):
@@ -67,7 +67,7 @@ class Cluster:
         raise TimeoutError(f"no new node at {self.url}:\n{self.log.read_text()[-3000:]}")
 
     def _alive(self) -> int:
-        """How many nodes the cluster has, by its own word."""
+        """Returns how many nodes the cluster reports."""
         alive = urllib.parse.urlencode(
             {"filter_keys": "state", "filter_predicates": "=", "filter_values": "ALIVE"}
         )
@@ -76,10 +76,10 @@ class Cluster:
         return 0
 
     def run(self, name: str, command: str, runtime: str = "{}") -> str:
-        """What a job says that is submitted as `ray job submit` does it, and has ended.
+        """Submits a job as `ray job submit` does; waits for its end, and returns its log.
 
         Args:
-            runtime: its environment, as JSON.
+            runtime: its runtime environment, as JSON.
         """
         told = {"submission_id": name, "entrypoint": command, "runtime_env": json.loads(runtime)}
         self._ask("/api/jobs/", told)
@@ -88,7 +88,7 @@ class Cluster:
         return str(self._ask(f"/api/jobs/{name}/logs")["logs"])
 
     def _ask(self, path: str, told: Mapping[str, Any] | None = None) -> Any:
-        """What the head's API answers: the command line's client takes seconds to start."""
+        """Asks the head's API, since Ray's command-line client takes seconds to start."""
         headers = {"Authorization": f"Bearer {self.environment['RAY_AUTH_TOKEN']}"}
         data = None if told is None else json.dumps(told).encode()
         request = urllib.request.Request(
@@ -98,21 +98,21 @@ class Cluster:
             return json.load(answer)
 
     def submit(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        """`ray job submit`, from the root of the project."""
+        """Runs `ray job submit` from the root of the project."""
         return self.ray("job", "submit", f"--address={self.url}", *arguments)
 
     def said(self, job: str) -> str:
-        """All that a submitted job said: what `submit` shows may lack its last lines."""
+        """Returns the complete log of a job; the output of `submit` may lack its last lines."""
         return self.ray("job", "logs", f"--address={self.url}", job).stdout
 
     def ray(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        """A command of Ray's."""
+        """Runs a command of Ray's."""
         return subprocess.run(
             [RAY, *arguments], capture_output=True, text=True, check=False, cwd=ROOT, env=self.environment
         )
 
     def kill(self, node: subprocess.Popen[bytes]) -> None:
-        """SIGKILL a node's raylet and all that runs on it, as if the machine were gone."""
+        """Sends SIGKILL to a node's raylet and all its processes, as if the machine were gone."""
         for child in [*_children(node), psutil.Process(node.pid)]:
             with suppress(psutil.NoSuchProcess):
                 child.kill()
@@ -120,7 +120,7 @@ class Cluster:
         self.nodes.remove(node)
 
     def workers(self, title: str) -> list[psutil.Process]:
-        """Processes of the cluster by a part of the title that Ray gives them (`ray::...`)."""
+        """Finds processes of the cluster by a part of the title that Ray gives them (`ray::...`)."""
         found = []
         for node in self.nodes:
             for child in _children(node):
@@ -130,12 +130,12 @@ class Cluster:
         return found
 
     def stop(self) -> None:
-        """End all processes of it, and none of another's."""
+        """Ends all processes of this cluster, and none of another's."""
         for node in list(reversed(self.nodes)):
             self.kill(node)
 
     def _ports(self, count: int) -> list[int]:
-        """Ports that were not given to another: who got one takes a while to listen there."""
+        """Returns ports that no other node was given: a node takes a while until it listens on its port."""
         found = [port for port in free_ports(count + len(self._given)) if port not in self._given][:count]
         self._given += found
         return found
@@ -157,12 +157,12 @@ class Cluster:
 
 
 def without_ray() -> dict[str, str]:
-    """This process's environment, without what it has for a Ray of its own: no cluster starts with that."""
+    """Returns this process's environment without its own Ray's settings, which prevent a cluster's start."""
     return {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
 
 
 def token() -> dict[str, str]:
-    """A cluster listens on all addresses of a machine: without a token anybody could run what he likes."""
+    """Makes a token; without one anybody could run code, since a cluster listens on all addresses."""
     return {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
 
 
@@ -173,7 +173,7 @@ def cluster(
     workers: tuple[float, ...] = (),
     environment: Mapping[str, str] | None = None,
 ) -> Iterator[Cluster]:
-    """A running cluster; it ends with the context."""
+    """Starts a cluster; it ends with the context."""
     running = Cluster(log, token() | dict(environment or {}))
     try:
         running.start_head(head_cpus)

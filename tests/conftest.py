@@ -1,4 +1,4 @@
-"""What several tests share: a tiny checkpoint, a corpus, configs of a job; and one Ray for the whole run."""
+"""Provides what several tests share: a tiny checkpoint, a corpus, configs, and one Ray for all tests."""
 
 import json
 import os
@@ -13,7 +13,7 @@ import pytest
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
-# Those of the tests' own S3 server: Ray's workers have the environment that Ray was started in.
+# The credentials of the tests' S3 server. Ray's workers have the environment in which Ray was started.
 os.environ.setdefault("AWS_ACCESS_KEY_ID", "test-key")
 os.environ.setdefault("AWS_SECRET_ACCESS_KEY", "test-secret")
 
@@ -21,7 +21,7 @@ PACKAGED = Path(__file__).parent.parent / "pipeline" / "model" / "albert-mini"
 
 
 def make_checkpoint(folder: Path, seed: int = 0, **geometry: Any) -> Path:
-    """A seeded ALBERT with the packaged tokenizer; small unless `geometry` says otherwise."""
+    """Makes a seeded ALBERT with the packaged tokenizer, small unless `geometry` says otherwise."""
     import torch
     from safetensors.torch import save_file
     from transformers import AlbertConfig, AlbertModel
@@ -36,7 +36,8 @@ def make_checkpoint(folder: Path, seed: int = 0, **geometry: Any) -> Path:
     folder.mkdir(parents=True)
     model = AlbertModel(config, add_pooling_layer=False)
     for name, tensor in model.named_parameters():
-        # As large as trained ones: with transformers' 0.02 a small model hardly attends, and no test sees it.
+        # As large as in trained models: with transformers' 0.02 a small model hardly attends, and tests would
+        # not see its attention.
         scale = 0.1 if tensor.ndim == 1 or "embeddings" in name else tensor.shape[1] ** -0.5
         torch.nn.init.normal_(tensor, float("LayerNorm.weight" in name), scale)
     weights = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
@@ -49,19 +50,19 @@ def make_checkpoint(folder: Path, seed: int = 0, **geometry: Any) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A checkpoint so small that a job's time is the pipeline's own."""
+    """A checkpoint so small that a job spends its time in the pipeline."""
     return make_checkpoint(tmp_path_factory.mktemp("models") / "tiny")
 
 
 @pytest.fixture(scope="session")
 def ray_cluster() -> Iterator[None]:
-    """The one Ray of the whole run, started as a job starts its own; jobs run in this process use it."""
+    """The one Ray of all tests, started as a job starts its own; jobs in this process use it."""
     from ray._private import worker
 
     from pipeline.embed.on_ray.cluster import private
 
-    # Its raylet's warnings, which come when they come, would be printed among what a test's command printed.
-    # A job has them in a file (`embed.on_ray.ray_log`); this Ray is there before any job.
+    # The raylet's warnings come at any time, and would mix with the output of a test's command. A job writes
+    # them to a file (`embed.on_ray.ray_log`); this Ray is there before any job.
     worker.print_to_stdstream = lambda *_, **__: None
     with private(num_cpus=2):
         yield
@@ -69,7 +70,7 @@ def ray_cluster() -> Iterator[None]:
 
 @pytest.fixture(params=["here", pytest.param("on Ray", marks=pytest.mark.full)])
 def flow(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where a job's stages run, for tests of what is around them: here; and in the full tier on Ray, too."""
+    """The place where a job's stages run: in this process, and in the full tier on Ray, too."""
     if request.param == "here":
         from tests.flow import use_no_ray
 
@@ -79,14 +80,14 @@ def flow(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 only_on_ray = pytest.mark.parametrize("flow", ["on Ray"], indirect=True)
-"""Of a test with a `flow`: always on Ray, and never here."""
+"""Marks a test with a `flow` that always runs on Ray, and never here."""
 
 
 @pytest.fixture(autouse=True)
 def surveyed_here(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Planning looks at Parquet in this process: another takes a second to start, in each of many tests.
+    """Makes planning inspect Parquet in this process: another takes a second to start in each of many tests.
 
-    The tests of `source`, and all processes that tests start, do it as it is done.
+    The tests of `source`, and all processes that tests start, inspect it as in production.
     """
     from pipeline.source import survey
 
@@ -94,7 +95,7 @@ def surveyed_here(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def texts(count: int, start: int = 0) -> list[str]:
-    """Distinct texts of several lengths."""
+    """Returns distinct texts of several lengths."""
     return [
         f"document number {i} is about {'memory and time ' * (i % 7)}" for i in range(start, start + count)
     ]
@@ -116,7 +117,7 @@ def corpus(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def job(tmp_path: Path, corpus: Path, tiny: Path) -> Callable[..., dict[str, Any]]:
-    """The values of a config over `corpus`; sections given by name are merged in."""
+    """Makes the values of a config over `corpus`; sections given by name are merged in."""
 
     def make(**sections: dict[str, Any]) -> dict[str, Any]:
         values: dict[str, Any] = {
@@ -139,12 +140,12 @@ def job(tmp_path: Path, corpus: Path, tiny: Path) -> Callable[..., dict[str, Any
 
 
 def write_config(path: Path, values: dict[str, Any]) -> Path:
-    """A config file; JSON is YAML."""
+    """Writes a config file; JSON is YAML."""
     path.write_text(json.dumps(values))
     return path
 
 
 def read_dataset(root: Path | str) -> pa.Table:
-    """All shards, in the order of the source."""
+    """Reads all shards, in the order of the source."""
     table = pq.read_table(f"{root}/data")
     return table.sort_by([("source_file", "ascending"), ("source_row", "ascending")])

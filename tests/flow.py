@@ -1,4 +1,4 @@
-"""A job's stages one after the other in this process, in place of Ray: a run in a second, not in ten."""
+"""Runs a job's stages one after the other in this process instead of on Ray, in one second instead of ten."""
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -21,14 +21,14 @@ from tests.splits import embedded, scan_row
 
 
 def staged(pending: Plan, job: Job) -> Iterator[ShardRecord | Failure]:
-    """Does the pending splits."""
+    """Embeds the pending splits."""
     encode = Encode(job)
     for scan in pending.scans():
         yield from embedded(scan, job, encode)
 
 
 def use_no_ray(patch: pytest.MonkeyPatch) -> None:
-    """Lets the driver do a job's stages here, for as long as a patch lasts."""
+    """Lets the driver run a job's stages here, as long as the patch lasts."""
     for name, ours in {"cluster": _nothing, "refuse_private_output": _nothing_refused, "run": _run,
                        "match": _match}.items():  # fmt: skip
         patch.setattr(on_ray, name, ours)
@@ -40,7 +40,7 @@ def _nothing() -> Iterator[None]:
 
 
 def _nothing_refused(root: str, options: Options) -> None:
-    """One machine sees all of its files."""
+    """Refuses nothing: one machine sees all of its files."""
 
 
 def _run(pending: Plan, job: Job, tell: Any = None) -> Iterator[ShardRecord | Failure]:
@@ -48,7 +48,7 @@ def _run(pending: Plan, job: Job, tell: Any = None) -> Iterator[ShardRecord | Fa
 
 
 def _match(pending: Plan, job: Job, base: Base) -> int:
-    """As `on_ray.match`, with groups in place of shuffles."""
+    """Does the same as `on_ray.match`, with groups in place of shuffles."""
     kind, buckets = base.document_type(), 3
     if kind is None:
         return 0
@@ -63,7 +63,7 @@ def _match(pending: Plan, job: Job, base: Base) -> int:
 
 
 def _each(key: str, table: pa.Table, function: Callable[[pa.Table], pa.Table]) -> pa.Table:
-    """What a function makes of the rows of each value of a column."""
+    """Yields the results of a function for the rows of each value of a column."""
     values: Iterable[Any] = pc.unique(table.column(key)).drop_null()
     made = [function(table.filter(pc.equal(table.column(key), value))) for value in values]
     return pa.concat_tables(made) if made else pa.table({"documents": pa.array([], pa.int64())})

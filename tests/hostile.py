@@ -1,4 +1,4 @@
-"""Files that are made to harm whoever reads them: small on disk, and endless, huge or untrue inside."""
+"""Makes files that harm their readers: small on disk, and endless, huge or untrue inside."""
 
 import bz2
 import gzip
@@ -17,21 +17,21 @@ from tests import thrift
 
 MiB = 1 << 20
 PART = MiB
-"""Content that is compressed once, and then repeated as a member."""
+"""Bytes of content that is compressed once, and then repeated as a member."""
 COMPRESS: dict[str, Callable[[bytes], bytes]] = {
     "": bytes, ".gz": gzip.compress, ".bz2": bz2.compress, ".xz": lzma.compress,
     ".zst": lambda data: pa.compress(data, "zstd", asbytes=True),
 }  # fmt: skip
 SCHEMA, ROWS, GROUPS = 2, 3, 4
-"""Numbers of the fields of FileMetaData; a RowGroup's rows have the same."""
+"""Numbers of the fields of FileMetaData; the rows of a RowGroup have the same number."""
 COLUMNS, META = 1, 3
 VALUES, UNCOMPRESSED, COMPRESSED, OFFSET = 5, 6, 7, 11
-"""Of ColumnMetaData; the offset is its dictionary's, which is read first."""
+"""Numbers of the fields of ColumnMetaData; the offset is that of the dictionary, which is read first."""
 Files = Iterator[tuple[str, bytes]]
 
 
 def of(kind: str, suffix: str, folder: Path) -> Files:
-    """Names and contents of hostile files of a format, compressed so."""
+    """Yields names and contents of hostile files of a format, with a compression."""
     if kind == "parquet":
         yield from _claims(folder / "scratch.parquet")
         yield from _expanding()
@@ -43,7 +43,7 @@ def of(kind: str, suffix: str, folder: Path) -> Files:
 
 
 def good(kind: str, suffix: str) -> bytes:
-    """A file of 20 rows, `key` and `text`; of one where a file is a document."""
+    """Makes a file of 20 rows, `key` and `text`; of one row if a file is a document."""
     rows = [{"key": number, "text": f"text number {number}"} for number in range(20)]
     if kind == "parquet":
         return parquet(pa.Table.from_pylist(rows))
@@ -58,14 +58,14 @@ def good(kind: str, suffix: str) -> bytes:
 
 
 def start(kind: str) -> bytes:
-    """What a file begins with whose harm comes later."""
+    """Returns the harmless beginning of a file whose harm comes later."""
     return {"csv": b"key,text\n", "tsv": b"key\ttext\n", "jsonl": b'{"key": 1, "text": "a"}\n'}.get(kind, b"")
 
 
 def repeated(kind: str, suffix: str, unit: bytes, size: int, end: bytes = b"") -> bytes:
-    """A unit, over and over, up to so many bytes; compressed in members that are all alike.
+    """Repeats a unit up to a number of bytes, compressed in equal members.
 
-    What is not compressed stays small: a MiB.
+    Without compression the file stays small: a MiB.
     """
     compress = COMPRESS[suffix]
     part = compress(unit * (PART // len(unit)))
@@ -73,7 +73,7 @@ def repeated(kind: str, suffix: str, unit: bytes, size: int, end: bytes = b"") -
 
 
 def _endless(kind: str, suffix: str) -> Files:
-    # Of those with short lines, 21 million: more than `bounds.ALWAYS_ROWS`, whatever is looked at before.
+    # Files of short lines have 21 million: more than `bounds.ALWAYS_ROWS`, whatever was inspected before.
     yield "newlines", repeated(kind, suffix, b"\n", 20 * MiB)
     yield "one-line", repeated(kind, suffix, b"x", 300 * MiB)
     yield "blanks", repeated(kind, suffix, b"   \n", 80 * MiB)
@@ -121,7 +121,7 @@ def _damaged(suffix: str) -> Files:
 
 
 def _with_dictionary(data: bytes) -> bytes:
-    """An xz file whose block wants a dictionary of 4 GiB less a byte; its header's checksum is made anew."""
+    """Makes an xz file whose block needs a dictionary of 4 GiB less a byte, with a right checksum."""
     at = data.index(b"\x21\x01", 12)
     end = 12 + 4 * (data[12] + 1)
     header = data[12 : at + 2] + bytes([40]) + data[at + 3 : end - 4]
@@ -163,7 +163,7 @@ def _expanding() -> Files:
 
 
 def _claims(path: Path) -> Files:
-    """Footers that say what is not so."""
+    """Yields files with untrue footers."""
     path.write_bytes(parquet(pa.table({"key": range(100), "text": ["t"] * 100}), row_group_size=50))
     yield "all-rows", claiming_rows(path, 2**50, 2**50 - 50, values=True)
     yield "rows-of-the-file", claiming_rows(path, 2**50)
@@ -185,10 +185,10 @@ def _claims(path: Path) -> Files:
 
 
 def claiming_rows(path: Path, whole: int, *each: int, values: bool = False) -> bytes:
-    """A file whose footer says so many rows, and so many of its first row groups.
+    """Makes a file whose footer claims numbers of rows, for the file and for its first row groups.
 
     Args:
-        values: whether their columns claim as many.
+        values: true if the columns of these row groups claim as many values.
     """
     footer = thrift.footer_of(path)
     footer[ROWS] = thrift.I64, whole
@@ -200,7 +200,7 @@ def claiming_rows(path: Path, whole: int, *each: int, values: bool = False) -> b
 
 
 def claiming(path: Path, field: int, value: int) -> bytes:
-    """A file whose footer says so of each column of each row group."""
+    """Makes a file whose footer claims a value for a field of each column of each row group."""
     footer = thrift.footer_of(path)
     for group in footer[GROUPS][1][1]:
         for column in group[COLUMNS][1][1]:
@@ -209,7 +209,7 @@ def claiming(path: Path, field: int, value: int) -> bytes:
 
 
 def _nest(footer: thrift.Struct) -> None:
-    """Put a column 50,000 levels deep into the schema."""
+    """Puts a column 50,000 levels deep into the schema."""
     kind, (element, elements) = footer[SCHEMA]
     elements[0][5] = 5, 3
     group = {3: (5, 0), 4: (thrift.BINARY, b"deep"), 5: (5, 1)}

@@ -1,4 +1,4 @@
-"""A Hub that answers every request with a status: what its own client and ours make of it is real."""
+"""Provides a Hub that answers every request with a status, to the real clients."""
 
 import threading
 from collections import Counter
@@ -13,15 +13,15 @@ from pipeline.model import checkpoint
 
 
 def hub(patch: pytest.MonkeyPatch, *statuses: HTTPStatus) -> Counter[HTTPStatus]:
-    """One that answers so, in turn, and then always as last; what it has answered.
+    """Starts a Hub that answers with these statuses in turn, then always with the last; returns its answers.
 
-    It is asked as long as the patch lasts, and ends with the process.
+    It is used as long as the patch lasts, and ends with the process.
     """
     answered: Counter[HTTPStatus] = Counter()
 
     class Answer(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            if not self.path.startswith(("/api/models/", "/api/datasets/")):  # its client asks for more
+            if not self.path.startswith(("/api/models/", "/api/datasets/")):  # the client asks for more
                 self.send_error(HTTPStatus.NOT_FOUND)
                 return
             status = statuses[min(answered.total(), len(statuses) - 1)]
@@ -29,7 +29,7 @@ def hub(patch: pytest.MonkeyPatch, *statuses: HTTPStatus) -> Counter[HTTPStatus]
             self.send_error(status)
 
         def log_message(self, *_: Any) -> None:
-            """No word to the tests' output."""
+            """Keeps the requests out of the tests' output."""
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Answer)
     threading.Thread(target=server.serve_forever, daemon=True).start()

@@ -1,4 +1,4 @@
-"""Datasets to be damaged on purpose: one thing is changed, and all that would tell of it made to agree."""
+"""Damages datasets on purpose: changes one thing, and makes everything that would reveal it agree."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -25,21 +25,21 @@ class Planted:
 
     @property
     def shards(self) -> list[Path]:
-        """In the order of the plan."""
+        """Returns the shards in the order of the plan."""
         ids = dict.fromkeys(pq.read_table(self.root / "plan.parquet").column("split_id").to_pylist())
         return [self.root / f"data/part-{split}.parquet" for split in ids]
 
     def with_rejects(self) -> Path:
-        """The first shard that names rejects."""
+        """Returns the first shard that names rejects."""
         return next(path for path in self.shards if self.record(path)["rejects_file"])
 
     def record(self, shard: Path) -> dict[str, Any]:
-        """What the shard's footer says."""
+        """Reads the record in a shard's footer."""
         record: dict[str, Any] = json.loads(pq.read_metadata(shard).metadata[schema.RECORD_KEY])
         return record
 
     def rewrite(self, shard: Path, change: Change, **told: Any) -> None:
-        """Change a shard's rows, and digest, counts, footer, manifest and summary with them."""
+        """Changes a shard's rows, and with them digest, counts, footer, manifest and summary."""
         table = change(pq.read_table(shard))
         record = self.record(shard) | {"rows": table.num_rows, "content_digest": content_digest(table)}
         record |= {name: sum(table.column(column).to_pylist())
@@ -50,7 +50,7 @@ class Planted:
         self.tell(record | {"file_bytes": shard.stat().st_size})
 
     def rewrite_rejects(self, shard: Path, change: Change) -> None:
-        """Change a shard's rejects, their file's name, and what footer and manifest say of them."""
+        """Changes a shard's rejects, their file's name, and their counts in footer and manifest."""
         name = self.record(shard)["rejects_file"]
         path = self.root / "rejects" / name
         pq.write_table(change(pq.read_table(path)), path)
@@ -59,7 +59,7 @@ class Planted:
         self.rewrite(shard, lambda table: table, rejects_file=renamed.name)
 
     def tell(self, record: Mapping[str, Any]) -> None:
-        """Put a record into the manifest, and its sums into the summary."""
+        """Puts a record into the manifest, and its sums into the summary."""
         path = self.root / "manifest.parquet"
         records = [
             dict(record) if old["split_id"] == record["split_id"] else old
@@ -72,7 +72,7 @@ class Planted:
 
 
 def replaced(table: pa.Table, name: str, row: int, value: Any) -> pa.Table:
-    """A table with another value in one place."""
+    """Returns a table with another value in one place."""
     values = table.column(name).to_pylist()
     values[row] = value
     field = table.schema.field(name)
@@ -80,7 +80,7 @@ def replaced(table: pa.Table, name: str, row: int, value: Any) -> pa.Table:
 
 
 def flip_a_byte(path: Path, column: str) -> None:
-    """Flip one bit in the last page of a column."""
+    """Flips one bit in the last page of a column."""
     group = pq.read_metadata(path).row_group(0)
     columns = [group.column(index) for index in range(group.num_columns)]
     chunk = next(each for each in columns if each.path_in_schema.split(".")[0] == column)

@@ -1,4 +1,4 @@
-"""Datasets as a run would leave them, made without one: shards without content, and their records."""
+"""Makes datasets as a run would leave them, without one: shards without content, and their records."""
 
 import json
 from collections.abc import Mapping
@@ -18,12 +18,12 @@ NOTHING: dict[str, Any] = {field.name: 0 for field in RECORD if pa.types.is_prim
     "token_histogram": [], "reasons": [], "pieces": [], "content_digest": "", "rejects_file": None,
     "attempt": "a0",
 }  # fmt: skip
-"""The fields of a record of no rows; only its split is missing."""
+"""The fields of a record without rows; only its split is missing."""
 SHARD = b"no Parquet: whoever opens it has not read the ledger"
 
 
 def planned(values: Mapping[str, Any]) -> tuple[Dataset, Plan]:
-    """The dataset of a config, claimed and with its plan."""
+    """Makes the dataset of a config, claimed and with its plan."""
     parsed = parse_config(values)
     model = checkpoint.resolve(parsed.model.name)
     identity = Identity.of(parsed, model)
@@ -35,32 +35,32 @@ def planned(values: Mapping[str, Any]) -> tuple[Dataset, Plan]:
 
 
 def record(split_id: str, **figures: Any) -> ShardRecord:
-    """Of a shard of `SHARD`; all that is not given is nothing."""
+    """Makes the record of a shard from `SHARD`; fields that are not given are zero or empty."""
     return ShardRecord(split_id=split_id, **(NOTHING | {"file_bytes": len(SHARD)} | figures))
 
 
 def piece(file: str, rows: int, error: str | None = None) -> dict[str, Any]:
-    """What became of a piece of the source `docs`."""
+    """Makes the record of a piece of the source `docs`."""
     return {
         "source": "docs", "file": file, "start": 0, "stop": rows, "rows": rows, "rejects": 0, "error": error,
     }  # fmt: skip
 
 
 def write(dataset: Dataset, *records: ShardRecord, attempt: str = "a0") -> None:
-    """The shards of these records, and the ledger of an attempt."""
+    """Writes the shards of these records, and the ledger of an attempt."""
     for each in records:
         dataset.storage.put(dataset.layout.shard(each.split_id), SHARD)
     dataset.storage.put(dataset.layout.ledger_file(attempt, 0), parquet_bytes(to_table(list(records))))
 
 
 def attempted(dataset: Dataset, attempt: str = "a0", **more: Any) -> None:
-    """What an attempt leaves of itself."""
+    """Writes the file that an attempt leaves of itself."""
     content = {"attempt": attempt, "started": "2026-11-25T12:00:00+00:00", "host": "here", "pid": 7} | more
     dataset.storage.put(dataset.layout.attempt(attempt), json.dumps(content).encode())
 
 
 def complete(dataset: Dataset, *records: ShardRecord) -> None:
-    """The shards, the manifest and the mark of a complete dataset."""
+    """Writes the shards, the manifest and the mark of a complete dataset."""
     write(dataset, *records)
     dataset.storage.put(dataset.layout.manifest, parquet_bytes(to_table(list(records))))
     dataset.storage.put(dataset.layout.success, b"")

@@ -1,4 +1,4 @@
-"""What tests of the report share: records, jobs without Ray, and pages as a browser would read them."""
+"""Provides what tests of the report share: records, jobs without Ray, and pages as a browser reads them."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -30,7 +30,7 @@ NOON = 1795608000.0
 
 
 def record(**fields: Any) -> dict[str, Any]:
-    """A row of the manifest: ten rows, all else as small as it can be."""
+    """Makes a record of the manifest with ten rows; all else is as small as possible."""
     return NOTHING | {"split_id": "s", "attempt": "a", "rows": 10} | fields
 
 
@@ -39,7 +39,7 @@ def records(*rows: dict[str, Any]) -> pa.Table:
 
 
 class Page(HTMLParser):
-    """What a browser would make of a page: elements with their attributes, and texts by element."""
+    """A page as a browser reads it: elements with their attributes, and texts by element."""
 
     def __init__(self, data: bytes) -> None:
         super().__init__()
@@ -66,7 +66,7 @@ class Page(HTMLParser):
 
 
 def embed(values: dict[str, Any], attempt: str = "attempt") -> tuple[Dataset, Plan, list[Failure]]:
-    """All pending splits of a job, stage by stage and without Ray."""
+    """Embeds all pending splits of a job, stage by stage and without Ray."""
     parsed = parse_config(values)
     model = checkpoint.resolve(parsed.model.name)
     identity, dataset = Identity.of(parsed, model), Dataset.of(parsed)
@@ -80,7 +80,7 @@ def embed(values: dict[str, Any], attempt: str = "attempt") -> tuple[Dataset, Pl
 
 
 def ended(values: dict[str, Any]) -> RunResult:
-    """A whole run, without Ray, and its ending."""
+    """Does a complete run without Ray, and returns its ending."""
     dataset, frozen, failures = embed(values)
     parsed = parse_config(values)
     told = attempt.make_report(dataset, frozen, parsed)
@@ -103,7 +103,7 @@ HOSTILE = "</script><img src=x onerror=alert(1)>\"'`<svg onload=alert(2)> & \u20
 
 
 def hostile(job: Job, corpus: Path) -> dict[str, Any]:
-    """A job whose texts, carried values, file names and errors are all out to run a script."""
+    """A job whose texts, carried values, file names and errors all try to run a script."""
     for number in range(3):
         lines = [f"{HOSTILE} {row}" for row in range(18)] + [None, " "]
         rewrite(corpus / f"{number}.parquet", text=lines, topic=[f"{HOSTILE} {number}"] * 20)

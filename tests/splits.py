@@ -1,4 +1,4 @@
-"""A split through the stages without Ray."""
+"""Takes a split through the stages without Ray."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -21,7 +21,7 @@ from pipeline.plan.scan_row import feed_row
 
 
 def scan_row(scan: Sequence[Split]) -> pa.Table:
-    """A scan as it enters the flow."""
+    """Makes the row with which a scan enters the flow."""
     return pa.Table.from_pylist([feed_row(scan)])
 
 
@@ -39,13 +39,13 @@ def first_read(row: pa.Table, told: Job) -> pa.Table:
 
 
 def written(row: pa.Table, told: Job) -> ShardRecord | Failure:
-    """What becomes of a split that was encoded."""
+    """Writes a split that was encoded, and returns the result."""
     result = from_row(write_row(row, told))
     assert isinstance(result, ShardRecord | Failure)
     return result
 
 
 def embedded(scan: Sequence[Split], told: Job, encode: Encode) -> Iterator[ShardRecord | Failure]:
-    """What becomes of the splits of a scan."""
+    """Takes the splits of a scan through all stages, and yields the results."""
     for row in read_scan(scan_row(scan), told):
         yield written(encode(row), told)

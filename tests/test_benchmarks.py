@@ -1,4 +1,4 @@
-"""Benchmarks that can be run small are: what nobody runs does not run when somebody wants to."""
+"""Runs the benchmarks that can be run small, so that they still work when somebody needs them."""
 
 import re
 import subprocess
@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[1]
 
 
 def test_a_million_splits_in_small() -> None:
-    """Planning by several processes, and both kinds of resume, against a bucket as large as is told."""
+    """Plans in several processes, and resumes in both ways, against a bucket of a given size."""
     command = [sys.executable, "-m", "benchmarks.million", "--files", "300", "--delay", "1"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in done.stdout.splitlines()[2:]]

@@ -1,4 +1,4 @@
-"""The docs hold what they say: configs load, commands run, pages are up to date."""
+"""Checks the docs: configs load, commands run, pages are up to date."""
 
 import re
 import shlex
@@ -20,7 +20,7 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
 def blocks(language: str) -> list[str]:
-    """The fenced blocks of a language in all pages."""
+    """Returns the fenced blocks of a language in all pages."""
     return [
         block for page in PAGES for block in re.findall(rf"```{language}\n(.*?)```", page.read_text(), re.S)
     ]
@@ -46,7 +46,7 @@ def test_the_page_of_all_fields_is_up_to_date() -> None:
 
 
 def test_every_command_in_the_docs_is_one_that_is_run() -> None:
-    """`make` targets exist; our own commands parse; those that only look are run below."""
+    """Checks that `make` targets exist and our own commands parse; read-only commands run below."""
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.M))
     outputs = {load_config(str(path)).output.path for path in JOBS}
     lines = [line.strip() for block in blocks("bash") for line in block.splitlines() if line.strip()]
@@ -79,7 +79,7 @@ def test_every_command_in_the_docs_is_one_that_is_run() -> None:
 
 
 def test_plan_and_status_of_the_docs_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where `make demo` would have put the demo's source."""
+    """The demo's source is where `make demo` would have put it."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "configs").symlink_to(ROOT / "configs")
     docstrings.write(tmp_path / ".demo" / "source")

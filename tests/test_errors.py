@@ -1,4 +1,4 @@
-"""Every error that a user meets, provoked: one message with what, where, what was got and what to do."""
+"""Provokes every error that a user meets: each is one message with what, where, what was got, what to do."""
 
 import ast
 import datetime
@@ -30,7 +30,7 @@ SERIES = "--set output.path=out/{run_date}"
 
 
 def nothing(_: Path, __: pytest.MonkeyPatch) -> None:
-    """The config and the corpus are as they are."""
+    """Leaves the config and the corpus as they are."""
 
 
 def file(name: str, text: str) -> Prepare:
@@ -42,7 +42,7 @@ def file(name: str, text: str) -> Prepare:
 
 
 def column(name: str) -> Prepare:
-    """Another column in the corpus."""
+    """Adds a column to the corpus."""
 
     def prepare(folder: Path, _: pytest.MonkeyPatch) -> None:
         for path in (folder / "corpus").glob("*.parquet"):
@@ -71,7 +71,7 @@ def damaged_plan(folder: Path, patch: pytest.MonkeyPatch) -> None:
 
 
 def completed(wanted: Mapping[str, object]) -> Dataset:
-    """A dataset that is complete, without rows."""
+    """Makes a complete dataset without rows."""
     dataset, made = records.planned(wanted)
     records.complete(dataset, *(records.record(split) for split in made.split_ids.to_pylist()))
     Path(dataset.layout.summary).write_text(json.dumps({"failed_files": {}} | dict.fromkeys(SUMMARY, 0)))
@@ -87,7 +87,7 @@ def complete_and_moved_on(folder: Path, _: pytest.MonkeyPatch) -> None:
 
 
 def embedded(folder: Path, **last: str) -> None:
-    """A dataset with all its shards, whose driver could not commit; `last`: what the last one says."""
+    """Makes a dataset with all its shards whose driver could not commit; `last` changes the last record."""
     dataset, made = records.planned(values(folder))
     *first, final = made.split_ids.to_pylist()
     records.write(dataset, *map(records.record, first), records.record(final, **last))
@@ -105,7 +105,7 @@ def being_removed(folder: Path, _: pytest.MonkeyPatch) -> None:
 def just_before(
     patch: pytest.MonkeyPatch, when: Callable[[str, str], bool], then: Callable[[], None]
 ) -> None:
-    """Do something in the middle of a command: before the first of its storage requests that `when` names."""
+    """Calls `then` in the middle of a command, before its first storage request that `when` selects."""
     done: list[str] = []
 
     def observe(operation: str, path: str) -> None:
@@ -117,7 +117,7 @@ def just_before(
 
 
 def gone_before_its_end(folder: Path, patch: pytest.MonkeyPatch) -> None:
-    """Complete when the run begins; a prune comes before it has looked at the plan."""
+    """Makes a dataset that is complete when the run begins, and is pruned before the run reads the plan."""
     dataset = completed(values(folder))
 
     def prune() -> None:
@@ -128,7 +128,7 @@ def gone_before_its_end(folder: Path, patch: pytest.MonkeyPatch) -> None:
 
 
 def removed(folder: Path, patch: pytest.MonkeyPatch, anew: bool = False) -> None:
-    """All is removed when the run has listed the shards and begins to commit; and claimed anew, if told."""
+    """Removes everything when the run has listed the shards and begins to commit; claims it again if told."""
     embedded(folder)
     listed: list[str] = []
 
@@ -149,7 +149,7 @@ def made_anew(folder: Path, patch: pytest.MonkeyPatch) -> None:
 
 
 def pruned_beside_a_rollback(folder: Path, patch: pytest.MonkeyPatch) -> None:
-    """Readers follow the newest of three nights; the one that is wanted goes before they can follow it."""
+    """Makes three nights, of which the wanted one is removed before readers can follow it."""
     for day in ("2026-11-22", "2026-11-23", "2026-11-24"):
         night = completed(values(folder) | {"output": {"path": f"out/{day}"}})
         Series("out").advance(day, datetime.date.fromisoformat(day), DatasetFacts.of(night))
@@ -252,7 +252,7 @@ ON_RAY: dict[str, Case] = {
 
 @pytest.fixture
 def folder(tmp_path: Path, corpus: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where a user stands: a corpus, and the config of a job over it."""
+    """The working folder of a user: a corpus, and the config of a job over it."""
     assert corpus == tmp_path / "corpus"
     source = {"path": "corpus/*.parquet", "text_column": "text", "id_column": "key"}
     write_config(tmp_path / "job.yaml", {"source": {"docs": source}, "output": {"path": "out"}})
@@ -301,7 +301,7 @@ NO_USER_SEES = {"ExistsError", "ReplacedError"}
 
 
 def calls() -> list[tuple[str, ast.Call]]:
-    """Where the package makes one of its own errors, and the call."""
+    """Returns the places where the package creates one of its own errors, and the calls."""
     names = {
         name
         for name, kind in vars(errors).items()
@@ -317,11 +317,11 @@ def calls() -> list[tuple[str, ast.Call]]:
 
 
 SAYS_IT_ITSELF = {"base.py": 6, "load.py": 2, "prune.py": 1, "verify.py": 1}
-"""Messages whose first part is made elsewhere, with what to do in it; in base.py, reasons of warnings."""
+"""Messages whose first part is made elsewhere and says what to do; in base.py, reasons of warnings."""
 
 
 def test_every_error_says_what_to_do() -> None:
-    """By reading the code: each gives a hint, or is one of a few that say it in their message."""
+    """Checks in the code that each error gives a hint, except a few that say it in their message."""
     bare = [
         place
         for place, call in calls()
@@ -348,7 +348,7 @@ def test_every_exit_code_of_an_error_is_one_of_the_list() -> None:
         (ValueError("\n\n"), "ValueError('\\n\\n')"),
         (KeyError(), "KeyError()"),
         (OSError("s3://user:secret@bucket \x1b[2J"), "s3://***@bucket \ufffd[2J"),
-        (errors.ConfigError("is wrong", "x", "1", "mend it", more=["one"]), "x: is wrong (got 1); mend it"),
+        (errors.ConfigError("is wrong", "x", "1", "fix it", more=["one"]), "x: is wrong (got 1); fix it"),
     ],
 )
 def test_an_error_is_told_in_one_line(error: Exception, shown: str) -> None:

@@ -1,4 +1,4 @@
-"""Figures for a person: each value reads the same wherever it stands."""
+"""Checks figures for people: each value reads the same everywhere."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""The README's own walk: a CSV of one's own, planned, embedded, and asked in DuckDB, by what stands there."""
+"""Follows the README: plans and embeds the reader's own CSV, and queries it in DuckDB, as the page says."""
 
 import csv
 import os
@@ -16,7 +16,7 @@ ENGLISH, CHINESE = ROOT / "README.md", ROOT / "README.zh-CN.md"
 
 
 def blocks(page: Path, language: str) -> list[str]:
-    """The fenced blocks of a language in a page."""
+    """Returns the fenced blocks of a language in a page."""
     return re.findall(rf"```{language}\n(.*?)```", page.read_text(), re.S)
 
 
@@ -49,7 +49,7 @@ def test_a_csv_of_ones_own_is_embedded_and_asked(tmp_path: Path, monkeypatch: py
 
 
 def test_both_languages_say_the_same() -> None:
-    """The same commands, queries, links and figures, whatever the words."""
+    """Checks that both have the same commands, queries, links and figures."""
     for language in ("bash", "sql"):
         assert blocks(ENGLISH, language) == blocks(CHINESE, language)
     english, chinese = ENGLISH.read_text(), CHINESE.read_text()

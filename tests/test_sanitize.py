@@ -1,4 +1,4 @@
-"""What others wrote, on its way to people: the raw bytes of what is printed, by hostile names and values."""
+"""Checks the raw bytes of all output for hostile names and values in what others wrote."""
 
 import json
 import logging
@@ -18,26 +18,26 @@ from tests.conftest import write_config
 from tests.nightly.test_series import make, nights
 
 HOSTILE = "a\x1b]0;t\x07\x1b[2J\nexit 0: complete\r\u202eb\u2028c\x9b31m\x7fd"
-"""A title, a cleared screen, a last line of success, a turn of direction; and a name that a file may have."""
+"""A title, a cleared screen, a last line of success, a change of direction; and the form of a file name."""
 SECRET = "https://user:s3cr/t@host/x?X-Amz-Signature=s3cr"
 Job = Callable[..., dict[str, Any]]
 
 
 def assert_tame(raw: bytes) -> None:
-    """No character but printable ones and our own ends of lines; no line that is not ours."""
+    """Checks that all characters are printable or our own line ends, and that all lines are ours."""
     text = raw.decode()
     assert [each for each in text if each != "\n" and not each.isprintable()] == []
     assert [line for line in text.split("\n") if line.startswith("exit 0")] == []
 
 
 def failing(folder: Path, values: dict[str, Any]) -> list[str]:
-    """A source file of such a name that can't be read."""
+    """Adds a source file with a hostile name that can't be read."""
     (folder / "corpus" / f"{HOSTILE}.parquet").write_bytes(b"nonsense")
     return ["plan"]
 
 
 def ended(folder: Path, values: dict[str, Any]) -> list[str]:
-    """A summary with failed files, and all else that a run prints of one."""
+    """Makes a summary with failed files, and all else that a run prints of one."""
     dataset, made = records.planned(values)
     records.complete(dataset, *(records.record(split) for split in made.split_ids.to_pylist()))
     numbers = dict.fromkeys(("files", "splits", "shards", "rows", "rejects", "tokens", "truncated"), 0)
@@ -49,7 +49,7 @@ def ended(folder: Path, values: dict[str, Any]) -> list[str]:
 
 
 def anothers(folder: Path, values: dict[str, Any]) -> list[str]:
-    """A dataset of another config, with fields of such names."""
+    """Makes a dataset of another config, with fields of hostile names."""
     dataset, _ = records.planned(values)
     path = Path(dataset.layout.identity)
     content = json.loads(path.read_text())
@@ -65,7 +65,7 @@ def of_another_version(folder: Path, values: dict[str, Any]) -> list[str]:
 
 
 def attempted(folder: Path, values: dict[str, Any]) -> list[str]:
-    """What an attempt has left of itself."""
+    """Writes the files of an attempt with hostile values."""
     dataset, _ = records.planned(values)
     told = {"host": HOSTILE, "pid": HOSTILE, "ended": "2026-11-25T12:00:01+00:00", "code": 4}
     records.attempted(dataset, **told, reason=HOSTILE + SECRET, summary={"failed_files": {HOSTILE: HOSTILE}})
@@ -80,7 +80,7 @@ def foreign(folder: Path, values: dict[str, Any]) -> list[str]:
 
 
 def pinned(folder: Path, values: dict[str, Any]) -> list[str]:
-    """LATEST.json by somebody else."""
+    """Writes a LATEST.json of somebody else."""
     nights(str(folder / "series"), ["2026-11-21", "2026-11-22"])
     path = folder / "series/LATEST.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"pinned": True, "previous": HOSTILE}))
@@ -94,7 +94,7 @@ def unreadable_latest(folder: Path, values: dict[str, Any]) -> list[str]:
 
 
 def others_files(folder: Path, values: dict[str, Any]) -> list[str]:
-    """Files of others in a dataset that is to go, and a dataset that is called so."""
+    """Makes a dataset that is to be removed with files of others in it, and a dataset with a hostile name."""
     nights(str(folder / "series"), ["2026-11-21", "2026-11-22"])
     make(str(folder / "series"), HOSTILE)
     (folder / "series/2026-11-21" / HOSTILE).touch()
@@ -173,7 +173,7 @@ def test_nothing_that_others_wrote_arrives_as_it_is(
     assert ended_in == code, said
     assert_tame(said.out)
     assert_tame(said.err)
-    # JSON is what stands in the dataset, and nothing gets there with a secret.
+    # JSON shows the dataset's contents as they are, and no secret gets there.
     assert b"s3cr" not in said.out + said.err or "JSON" in place
     assert len((said.out + said.err).split(b"\n")) < 60 or "JSON" in place
     if code:
@@ -187,7 +187,7 @@ def test_arguments_that_mean_nothing_arrive_tame(capfdbinary: pytest.CaptureFixt
 
 
 def test_an_event_is_one_line_whatever_it_tells(caplog: pytest.LogCaptureFixture) -> None:
-    """By our own events, as workers write them, too: there no handler of ours stands behind."""
+    """Checks our own events, also as workers write them, where our handler does not filter them."""
     caplog.set_level("INFO", "pipeline")
     telemetry.event("split failed", reason=HOSTILE + SECRET, file=Path(HOSTILE))
     telemetry.warn("out of memory", tokens=HOSTILE)

@@ -1,4 +1,4 @@
-"""Thrift's compact protocol, as far as Parquet's footers need it: to write what no library would."""
+"""Reads and writes Thrift's compact protocol as far as Parquet's footers need it, to write invalid ones."""
 
 import struct
 from pathlib import Path
@@ -7,18 +7,18 @@ from typing import Any
 TRUE, FALSE, BYTE, I64, DOUBLE, BINARY, LIST, SET, STRUCT = 1, 2, 3, 6, 7, 8, 9, 10, 12
 INTEGERS = (4, 5, I64)
 Struct = dict[int, tuple[int, Any]]
-"""By the number of each field its type and value; a list is (type of its elements, elements)."""
+"""Type and value of each field by its number; the value of a list is (type of its elements, elements)."""
 
 
 def footer_of(path: Path) -> Struct:
-    """A Parquet file's FileMetaData."""
+    """Reads a Parquet file's FileMetaData."""
     data = path.read_bytes()
     [size] = struct.unpack("<I", data[-8:-4])
     return _Reader(data[-8 - size : -8]).struct()
 
 
 def with_footer(path: Path, footer: Struct) -> bytes:
-    """The file with another one."""
+    """Returns the file's bytes with another FileMetaData."""
     data = path.read_bytes()
     [size] = struct.unpack("<I", data[-8:-4])
     made = _struct(footer)

@@ -1,4 +1,4 @@
-"""Folders that only a tokenizer needs, and what the real tokenizer makes of texts."""
+"""Makes folders with only a tokenizer's files, and tokenizes texts with the real tokenizer and ours."""
 
 import json
 import os
@@ -39,14 +39,14 @@ WORDS = [
 
 
 def real_folder() -> Path:
-    """The folder of the real vocabulary, or a skipped test that says why."""
+    """Returns the folder of the real vocabulary, or skips the test and says why."""
     if not (REAL / "spiece.model").exists():
         pytest.skip(f"no real ALBERT vocabulary at {REAL}: set ALBERT_BASE_V2")
     return REAL
 
 
 def make_folder(folder: Path, rows: int, **files: str) -> Checkpoint:
-    """A checkpoint without weights: `tokenizer_json="..."` becomes tokenizer.json."""
+    """Makes a checkpoint without weights: `tokenizer_json="..."` becomes tokenizer.json."""
     folder.mkdir(parents=True, exist_ok=True)
     config = {"model_type": "albert", "vocab_size": rows, "max_position_embeddings": 512}
     (folder / "config.json").write_text(json.dumps(config))
@@ -56,7 +56,7 @@ def make_folder(folder: Path, rows: int, **files: str) -> Checkpoint:
 
 
 def edited(folder: Path, **parts: Any) -> Checkpoint:
-    """albert-mini's tokenizer.json with some parts replaced; a function is given the part that is there."""
+    """Edits albert-mini's tokenizer.json: replaces some parts; a function gets the present part."""
     tokenizer = json.loads((PACKAGED / "tokenizer.json").read_text())
     for name, part in parts.items():
         tokenizer[name] = part(tokenizer[name]) if callable(part) else part
@@ -65,7 +65,7 @@ def edited(folder: Path, **parts: Any) -> Checkpoint:
 
 
 def wordpiece(folder: Path, more: Sequence[str] = (), **settings: Any) -> Checkpoint:
-    """A folder of vocab.txt alone, as Chinese ALBERTs are."""
+    """Makes a folder with only a vocab.txt, as Chinese ALBERTs have it."""
     tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS, *HAN]
     letters = [chr(code) for code in range(ord("c"), ord("z") + 1)]
     tokens += [*letters, *(f"##{letter}" for letter in letters), *more]
@@ -75,7 +75,7 @@ def wordpiece(folder: Path, more: Sequence[str] = (), **settings: Any) -> Checkp
 
 
 def expected(checkpoint: Checkpoint, texts: list[str], max_tokens: int) -> list[tuple[list[int], bool]]:
-    """By the real tokenizer: each text's ids, and whether tokens were dropped."""
+    """Returns by the real tokenizer each text's ids, and whether tokens were dropped."""
     backend = truncating(load_backend(checkpoint.folder), max_tokens)
     return [(encoding.ids, bool(encoding.overflowing)) for encoding in backend.encode_batch_fast(texts)]
 
@@ -87,7 +87,7 @@ def truncating(backend: Backend, max_tokens: int) -> Backend:
 
 
 def got(tokenizer: Tokenizer, texts: list[str] | pa.ChunkedArray) -> list[tuple[list[int], bool]]:
-    """The same by ours."""
+    """Returns the same by our tokenizer."""
     batch = tokenizer.encode(pa.array(texts, pa.string()) if isinstance(texts, list) else texts)
     ids = [
         batch.ids[start:stop].tolist() for start, stop in zip(batch.offsets, batch.offsets[1:], strict=False)

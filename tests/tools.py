@@ -1,6 +1,6 @@
-"""Programs that tests need and PyPI does not have: found, or the test is skipped with the reason printed.
+"""Finds programs that tests need and PyPI does not have, or skips the test with a reason.
 
-Where PIPELINE_TESTS_REQUIRE names a program (CI does), its absence is a failure: a test must not go quiet.
+If PIPELINE_TESTS_REQUIRE names a program (CI does), its absence fails the test: none may be lost silently.
 """
 
 import os
@@ -10,7 +10,7 @@ import pytest
 
 
 def program(name: str, package: str) -> str:
-    """The path of a program."""
+    """Returns the path of a program."""
     found = shutil.which(name)
     if not found:
         reason = f"{name} is not on this machine: install {package}"

@@ -1,4 +1,4 @@
-"""The command line: arguments in, exit codes out."""
+"""The command line: one module for each command, from arguments to an exit code."""
 
 from pipeline.cli.main import main, parser
 

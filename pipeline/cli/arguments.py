@@ -1,4 +1,4 @@
-"""Arguments that several commands share, their types, and what a command loads by them."""
+"""Defines the arguments that several commands share, and loads what they name."""
 
 import datetime
 from argparse import Action, ArgumentParser, ArgumentTypeError, Namespace
@@ -15,7 +15,7 @@ from pipeline.nightly import Series
 
 
 def add_arguments(parser: ArgumentParser, command: Command) -> None:
-    """Adds the arguments of a command: shared ones around its own."""
+    """Adds the shared arguments and a command's own."""
     if command.config:
         complete_file(parser.add_argument("config", help=command.config))
     if command.settings:
@@ -23,17 +23,17 @@ def add_arguments(parser: ArgumentParser, command: Command) -> None:
             "--set", action="append", default=[], metavar="section.field=value", help="override the config"
         )
     if command.date:
-        text = "what {run_date} means (default: today, UTC; nightly has none)"
+        text = "the date that {run_date} stands for (default: today, UTC; nightly has no default)"
         parser.add_argument("--run-date", type=date, help=text)
     command.add_arguments(parser)
     if command.json:
         parser.add_argument("--json", action="store_true", help="print JSON")
-    parser.add_argument("--quiet", action="store_true", help="no progress")
+    parser.add_argument("--quiet", action="store_true", help="show no progress")
     parser.add_argument("--debug", action="store_true", help="show tracebacks of user errors")
 
 
 def complete_file(argument: Action) -> None:
-    """Lets shells complete file names there."""
+    """Lets shells complete file names for an argument."""
     vars(argument)["complete"] = shtab.FILE
 
 
@@ -41,19 +41,19 @@ def date(text: str) -> datetime.date:
     """Parses a date.
 
     Raises:
-        ArgumentTypeError: it is none.
+        ArgumentTypeError: the text is not a date.
     """
     try:
         return datetime.date.fromisoformat(text)
     except ValueError:
-        raise ArgumentTypeError(f"{text!r} is no date such as 2026-11-25") from None
+        raise ArgumentTypeError(f"{text!r} is not a date such as 2026-11-25") from None
 
 
 def fraction(text: str) -> float:
     """Parses a number from 0 to 1.
 
     Raises:
-        ArgumentTypeError: it lies outside.
+        ArgumentTypeError: the number lies outside.
     """
     value = float(text)
     if not 0 <= value <= 1:
@@ -67,7 +67,7 @@ def config_of(arguments: Namespace) -> Config:
 
 
 def job_of(arguments: Namespace) -> Config:
-    """Loads the config of a job that goes to its storages, and warns where those listen without TLS."""
+    """Loads the config of a job that connects to its storages, and warns of those that lack TLS."""
     loaded = config_of(arguments)
     for caution in warnings.plain_http(loaded):
         telemetry.warn(caution.text)
@@ -78,9 +78,9 @@ def series_of(arguments: Namespace) -> Series:
     """Returns the series that a config writes into: the folder above its datasets.
 
     Raises:
-        ConfigError: they are not called by their run date alone.
+        ConfigError: the datasets are not named by their run date alone.
     """
-    # No run is of this date: where it stands in the path, `{run_date}` stood.
+    # No run has this date, so its place in the path is that of `{run_date}`.
     never = datetime.date.min
     output = load_config(arguments.config, arguments.set, never).output
     folder, _, name = output.path.rpartition("/")

@@ -1,4 +1,4 @@
-"""The shape of a command: what it is called, what it takes, and what it does."""
+"""Defines a command: its name, its arguments, and what it does."""
 
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Sequence
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pipeline.cli.output import CommandResult
 
 Example = tuple[str, str]
-"""What follows `python -m pipeline`, and what it is for."""
+"""The arguments after `python -m pipeline`, and their purpose."""
 
 
 def no_arguments(_: ArgumentParser) -> None:
@@ -20,11 +20,11 @@ class Command:
 
     Args:
         help: one line in the list of commands, and the description of its own help.
-        run: does it, and returns the exit code and the reason.
-        examples: what its help ends with; the first one stands in the help of all commands, too.
-        add_arguments: adds what no other command has.
-        config: the help of the argument `config`; None if there is no such argument.
-        settings, date, json: whether it takes `--set`, `--run-date` and `--json`.
+        run: carries out the command; returns the exit code and the reason.
+        examples: the end of the command's help. The help of all commands has the first one, too.
+        add_arguments: adds the arguments that no other command has.
+        config: the help of the argument `config`; None if the command does not take it.
+        settings, date, json: true if the command takes `--set`, `--run-date` and `--json`.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""The command `completion`: a script that makes a shell complete our commands and options."""
+"""The command `completion`: prints a script that lets a shell complete our commands and options."""
 
 import sys
 from argparse import ArgumentParser, Namespace
@@ -17,14 +17,14 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 
 def run(arguments: Namespace) -> CommandResult:
-    """Prints a script for a shell, made from the parser that parsed these arguments."""
+    """Prints the script, generated from the parser that parsed these arguments."""
     sys.stdout.write(shtab.complete(arguments.parser, shell=arguments.shell) + "\n")
     return ExitCode.DONE, ""
 
 
 COMMAND = Command(
     name="completion",
-    help="print what makes a shell complete our commands and options",
+    help="print a script that lets a shell complete our commands and options",
     run=run,
     add_arguments=add_arguments,
     config=None,

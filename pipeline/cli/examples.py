@@ -1,12 +1,12 @@
-"""The end of `--help`: examples, and the exit codes."""
+"""Formats the end of `--help`: examples and exit codes."""
 
 from collections.abc import Iterable
 
 from pipeline.cli.command import Command, Example
 
 CODES = """
-exit codes: 0 done; 1 a bug of ours; 2 config; 3 files failed, too many rejects, or findings; 4 run it again;
-            5 the output belongs to another config; 6 complete, but the source has moved on
+exit codes: 0 done; 1 a bug in this program; 2 config; 3 files failed, too many rejects, or findings;
+            4 run it again; 5 the output belongs to another config; 6 complete, but the source has moved on
 """
 
 

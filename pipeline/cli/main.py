@@ -1,4 +1,4 @@
-"""Where a command begins and ends: its arguments, its exit code, its last line."""
+"""Runs one command: parses its arguments, prints its last line, and returns its exit code."""
 
 import argparse
 import gc
@@ -31,17 +31,17 @@ from pipeline.sanitize import block, printable
 from pipeline.telemetry import console
 
 GARBAGE = 100_000, 50, 100
-"""Thresholds of Python's collector: by its own it looks at a million listed shards again and again while they
-are listed, for longer than listing them takes."""
+"""Thresholds of Python's garbage collector. With its defaults, listing a million shards takes less time than
+the collector spends on visiting them again and again."""
 MODULES = (
     plan, run, status, report, search, nightly, retry_rejects, rollback, prune, verify, completion,
 )  # fmt: skip
-"""In the order of the help. A new command is a module of this package, and a name here."""
+"""The commands in the order of the help. A new command is a module of this package, and a name here."""
 COMMANDS = {module.COMMAND.name: module.COMMAND for module in MODULES}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; the exit code."""
+    """Runs one command and returns its exit code."""
     arguments = parser().parse_args(argv)
     gc.set_threshold(*GARBAGE)
     handler = console.Handler(muted="ray")
@@ -56,9 +56,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             console.print_line(block(traceback.format_exc()))
     except (KeyboardInterrupt, SystemExit):
         code, reason = ExitCode.RETRYABLE, STOPPED
-    except BaseException as error:  # the last boundary: a bug, and a panic in Rust, end with one line too
+    except BaseException as error:  # the last boundary: even a bug or a panic in Rust ends with one line
         console.print_line(block(traceback.format_exc()))
-        code, reason = ExitCode.BUG, f"a bug of ours: {error!r}"
+        code, reason = ExitCode.BUG, f"a bug in this program: {error!r}"
     sys.stdout.flush()
     if code:
         _say_last(code, reason)
@@ -66,7 +66,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _say_last(code: ExitCode, reason: str) -> None:
-    """Say why a process ends; `ray job submit` turns every failure into 1, the last line tells them apart."""
+    """Prints why the process ends.
+
+    `ray job submit` turns every exit code but 0 into 1; only the last line tells them apart.
+    """
     first, *more = reason.split("\n")
     if more:
         console.print_line(printable(first, LONGEST))
@@ -75,14 +78,14 @@ def _say_last(code: ExitCode, reason: str) -> None:
 
 
 class _Parser(argparse.ArgumentParser):
-    """One whose complaints hold arguments as they can be shown: names of files, by a shell's pattern."""
+    """A parser whose messages show arguments safely: a shell's pattern may have put any file name there."""
 
     def error(self, message: str) -> NoReturn:
         super().error(printable(message))
 
 
 def parser() -> argparse.ArgumentParser:
-    """All commands and their arguments."""
+    """Returns the parser of all commands and their arguments."""
     whole = _Parser(
         prog="albert-embed",
         description="Embed a corpus with ALBERT on Ray.",
@@ -105,6 +108,6 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _stop(number: int, _frame: FrameType | None) -> NoReturn:
-    """End the run; no `except Exception` of any library swallows this, and a second signal kills."""
+    """Ends the run. No library's `except Exception` catches this; a second signal kills the process."""
     signal.signal(number, signal.SIG_DFL)
     raise SystemExit(int(ExitCode.RETRYABLE))

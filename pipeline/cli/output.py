@@ -1,4 +1,4 @@
-"""What commands print: figures for a person or as JSON, and texts of others without what steers terminals."""
+"""Prints figures for a person or as JSON, and foreign texts without terminal control characters."""
 
 import json
 import sys
@@ -15,18 +15,18 @@ from pipeline.errors import ExitCode
 from pipeline.humanize import first_few
 
 CommandResult = tuple[ExitCode, str]
-"""How a command ends: its exit code, and why in a line."""
+"""The exit code of a command, and the reason in one line."""
 Lines = Iterable[tuple[str, str]]
 WIDTH = 110
-"""Of what is printed where there is no terminal to ask."""
+"""Columns of the output without a terminal."""
 LONGEST = 4000
-"""Of a line."""
+"""Characters of a line."""
 MAX_SHOWN = 5
-"""Of failed files and attempts, those that a person is shown; --json has all."""
+"""Failed files and attempts that a person is shown; `--json` prints all."""
 
 
 def show(arguments: Namespace, values: dict[str, Any], names: Sequence[str] | None = None) -> None:
-    """Print figures to standard output: all of them as JSON, or the named ones for a person."""
+    """Prints figures to standard output: all of them as JSON, or the named ones for a person."""
     if arguments.json:
         show_json(values)
         return
@@ -37,20 +37,20 @@ def show(arguments: Namespace, values: dict[str, Any], names: Sequence[str] | No
 
 
 def show_json(content: object) -> None:
-    """Print JSON, in which only one control character stands as it is, and here not even that."""
+    """Prints JSON. It escapes DEL, the only control character that `json.dumps` leaves as it is."""
     sys.stdout.write(json.dumps(content, indent=2, default=jsonable).replace("\x7f", "\\u007f") + "\n")
 
 
 def write(*lines: str) -> None:
-    """Print lines to standard output; whatever stands in one, it stays one."""
+    """Prints lines to standard output. Each stays one line, whatever characters it contains."""
     for line in lines:
         sys.stdout.write(sanitize.printable(line, LONGEST) + "\n")
 
 
 def show_lines(title: str, lines: Lines) -> None:
-    """Print a title, and below it texts beside their names; plain where there is no terminal.
+    """Prints a title, and below it texts beside their names; without a terminal without colours.
 
-    A text without a name goes on with what stands above it.
+    A text without a name continues the one above it.
     """
     console = Console(file=sys.stdout, highlight=False, soft_wrap=True)
     named = [(name, _plain(text)) for name, text in lines if text]
@@ -71,7 +71,7 @@ def failed_lines(failed: dict[str, str]) -> Lines:
 
 
 def _plain(text: str) -> str:
-    """Without secrets, and without what could steer a terminal; its spaces stay."""
+    """Removes secrets, and replaces control characters with spaces."""
     return sanitize.strip_control(sanitize.redact(text), instead=" ")
 
 
@@ -82,7 +82,7 @@ def figure(value: object) -> str:
 
 
 def printable(text: str, width: int) -> str:
-    """The beginning of a text on one line, without what could steer a terminal."""
+    """Returns the beginning of a text on one line, without secrets and control characters."""
     line = " ".join(_plain(text).split())
     return line if len(line) <= width else line[: width - 1] + "…"
 

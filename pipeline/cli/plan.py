@@ -1,4 +1,4 @@
-"""The command `plan`: what a run would do, and about what it would cost."""
+"""The command `plan`: shows what a run would do, and roughly what it would cost."""
 
 from argparse import Namespace
 from collections.abc import Iterator
@@ -109,7 +109,7 @@ def _length_lines(lengths: Tokens, found: Forecast) -> Lines:
 
 
 def _histogram(lengths: Tokens) -> Iterator[str]:
-    """A line for each power of two, from the first to the last that has any."""
+    """Yields a line for each power of two, from the first to the last that any length falls into."""
     parts: dict[int, float] = {}
     for bound, part in lengths.histogram.items():
         power = 1 << (bound - 1).bit_length()
@@ -133,13 +133,13 @@ def _cost_lines(found: Forecast) -> Lines:
         )
         if found.replicas and found.replicas > 1:
             spread = duration(3600 * hours / found.replicas)
-            yield "", f"{spread} with {found.replicas} replicas, if none ever waits"
+            yield "", f"{spread} with {found.replicas} replicas, if none of them ever waits"
     if found.price is not None:
         yield (
             "price",
             (
                 f"{_money(found.price)} {cost.currency}, at {_money(cost.price_per_hour or 0.0)} "
-                f"{cost.currency} for a replica's hour; without what waits, starts and is stored"
+                f"{cost.currency} for a replica's hour; excludes waiting, starting and storage"
             ),
         )
     elif hours is not None:
@@ -149,7 +149,7 @@ def _cost_lines(found: Forecast) -> Lines:
 def _output_lines(found: Forecast) -> Lines:
     kind = f"{found.dimension:,} dimensions ({found.recipe.vector})"
     if found.new_rows is not None and found.shard_bytes is not None:
-        carried = ", and what is carried" if any(each.carry for each in found.config.source.values()) else ""
+        carried = ", and carried columns" if any(each.carry for each in found.config.source.values()) else ""
         yield (
             "output",
             (
@@ -161,16 +161,16 @@ def _output_lines(found: Forecast) -> Lines:
 
 
 def _money(amount: float) -> str:
-    """With two places, or two figures where it is less than one."""
+    """Formats an amount with two decimal places, or two significant digits if it is less than one."""
     return f"{amount:,.2f}" if amount >= 1 or not amount else f"{amount:.2g}"
 
 
 COMMAND = Command(
     name="plan",
-    help="show what would be done, and about what it would cost; write nothing",
+    help="show what a run would do, and roughly what it would cost; write nothing",
     run=run,
     examples=(
-        ("plan configs/demo.yaml", "what would run, and about what it would cost"),
+        ("plan configs/demo.yaml", "what would run, and roughly what it would cost"),
         ("plan configs/demo.yaml --set cost.price_per_hour=0.40", "with a price"),
         ("plan configs/demo.yaml --json", "all figures, for a script"),
     ),

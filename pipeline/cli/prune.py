@@ -1,4 +1,4 @@
-"""The command `prune`: remove the old datasets of a series."""
+"""The command `prune`: removes the old datasets of a series."""
 
 from argparse import ArgumentParser, Namespace
 from dataclasses import asdict
@@ -11,11 +11,11 @@ from pipeline.nightly import PruneDecision
 
 
 def add_arguments(parser: ArgumentParser) -> None:
-    parser.add_argument("--keep", type=int, default=3, metavar="N", help="the newest that stay (default: 3)")
+    parser.add_argument("--keep", type=int, default=3, metavar="N", help="the newest N stay (default: 3)")
     parser.add_argument(
-        "--older-than", type=int, metavar="DAYS", help="of the others, only those of longer ago"
+        "--older-than", type=int, metavar="DAYS", help="of the others, remove only older ones"
     )
-    parser.add_argument("--dry-run", action="store_true", help="only tell")
+    parser.add_argument("--dry-run", action="store_true", help="only show what would be removed")
 
 
 def run(arguments: Namespace) -> CommandResult:
@@ -31,7 +31,7 @@ def run(arguments: Namespace) -> CommandResult:
 
 
 def _fate(fate: PruneDecision, dry_run: bool) -> list[str]:
-    """What becomes of a dataset, in a line; and one more for what is somebody else's in it."""
+    """Says in a line what happens to a dataset, and in a second line which files in it are not ours."""
     word = "kept" if not fate.removed else "would go" if dry_run else "removed"
     name, left = printable(fate.name, 40), printable(", ".join(fate.left), 90)
     stays = [f"{'':{len(name)}}  {'stays':<8}  not ours: {left}"] if left else []

@@ -1,4 +1,4 @@
-"""The command `report`: the page about a dataset, as a local file."""
+"""The command `report`: writes the page about a dataset to a local file."""
 
 import datetime
 from argparse import ArgumentParser, Namespace
@@ -19,14 +19,14 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 
 def run(arguments: Namespace) -> CommandResult:
-    """Writes the report of what is there now, complete or not; the dataset's own stays as it is."""
-    from pipeline.operate import report as pages  # noqa: PLC0415  (what draws takes 60 ms, of each command's start)
+    """Writes the report of the dataset's present state, complete or not; leaves the dataset's own alone."""
+    from pipeline.operate import report as pages  # noqa: PLC0415  (importing the charts takes 60 ms, which no other command should pay)
 
     job = config_of(arguments)
     dataset = Dataset.of(job)
     frozen = dataset.plan()
     if frozen is None:
-        raise MissingError("there is no dataset here", job.output.path, hint="run the config first")
+        raise MissingError("no dataset here", job.output.path, hint="run the config first")
     ending, records = standing(dataset, frozen)
     about = ending.code, ending.reason, ending.summary
     subject = pages.Subject(job, dataset, frozen, *about, records)
@@ -37,8 +37,8 @@ def run(arguments: Namespace) -> CommandResult:
 
 COMMAND = Command(
     name="report",
-    help="write the report of what is there, complete or not, to a local file",
+    help="write the report of a dataset, complete or not, to a local file",
     run=run,
     add_arguments=add_arguments,
-    examples=(("report configs/demo.yaml --to report.html", "what was done, on a page"),),
+    examples=(("report configs/demo.yaml --to report.html", "what was done, on one page"),),
 )

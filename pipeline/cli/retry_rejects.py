@@ -1,4 +1,4 @@
-"""The command `retry-rejects`: embed again what was rejected and may be mended, into a new dataset."""
+"""The command `retry-rejects`: embeds the rejects that may succeed in another try, into a new dataset."""
 
 from argparse import ArgumentParser, Namespace
 
@@ -20,7 +20,7 @@ def run(arguments: Namespace) -> CommandResult:
 
 COMMAND = Command(
     name="retry-rejects",
-    help="try rejects that may be mended again, in a new dataset",
+    help="try again the rejects that may succeed this time, in a new dataset",
     run=run,
     add_arguments=add_arguments,
     examples=(("retry-rejects configs/nightly.yaml --run-date 2026-11-25", "in a new dataset"),),

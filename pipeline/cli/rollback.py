@@ -1,4 +1,4 @@
-"""The command `rollback`: let readers of a series follow an older dataset."""
+"""The command `rollback`: lets readers of a series follow an older dataset."""
 
 from argparse import ArgumentParser, Namespace
 
@@ -23,13 +23,13 @@ def run(arguments: Namespace) -> CommandResult:
 
 COMMAND = Command(
     name="rollback",
-    help="let readers of a series follow an older dataset, until it is unpinned",
+    help="let readers of a series follow an older dataset until it is unpinned",
     run=run,
     add_arguments=add_arguments,
     date=False,
     examples=(
-        ("rollback configs/nightly.yaml", "let readers follow the dataset before"),
-        ("rollback configs/nightly.yaml --to 2026-11-24", "or one that is named"),
+        ("rollback configs/nightly.yaml", "let readers follow the previous dataset"),
+        ("rollback configs/nightly.yaml --to 2026-11-24", "or a certain one"),
         ("rollback configs/nightly.yaml --unpin", "let runs move them on again"),
     ),
 )

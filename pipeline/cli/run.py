@@ -1,4 +1,4 @@
-"""The command `run`: do the job of a config, or what is left of it."""
+"""The command `run`: does the job of a config, or what is left of it."""
 
 from argparse import Namespace
 
@@ -14,14 +14,14 @@ LONGEST_FAILED = 1000
 
 
 def run(arguments: Namespace) -> CommandResult:
-    # `plan` and `status` must start without Ray, and this pulls it in.
+    # `plan` and `status` must start without Ray, and this import loads it.
     from pipeline.driver.run import run as run_job  # noqa: PLC0415
 
     return ended(arguments, run_job(job_of(arguments), arguments.quiet))
 
 
 def ended(arguments: Namespace, ending: RunResult) -> CommandResult:
-    """Prints how a run ended."""
+    """Prints how a run ended, and returns its exit code and reason."""
     summary = {"code": int(ending.code), "output": ending.output, **ending.summary}
     names = ["output", "reason", "files", "splits", "shards", "rows", "rejects", "tokens", "truncated"]
     if summary.get("base"):
@@ -36,10 +36,10 @@ def ended(arguments: Namespace, ending: RunResult) -> CommandResult:
 
 COMMAND = Command(
     name="run",
-    help="do it, or what is left of it",
+    help="do the job, or what is left of it",
     run=run,
     examples=(
-        ("run configs/demo.yaml", "do it, or what is left of it"),
+        ("run configs/demo.yaml", "do the job, or what is left of it"),
         ("run configs/demo.yaml --set model.max_tokens=128 --set output.path=/tmp/short", "another dataset"),
     ),
 )

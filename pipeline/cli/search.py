@@ -1,4 +1,4 @@
-"""The command `search`: the rows nearest to a text."""
+"""The command `search`: shows the rows nearest to a text."""
 
 from argparse import ArgumentParser, Namespace
 
@@ -37,7 +37,7 @@ def run(arguments: Namespace) -> CommandResult:
 
 COMMAND = Command(
     name="search",
-    help="show the rows nearest to a text; exact, fine to a few million rows",
+    help="show the rows nearest to a text; exact, and fast enough up to a few million rows",
     run=run,
     add_arguments=add_arguments,
     examples=(('search configs/demo.yaml "copy a file"', "the rows nearest to a text"),),

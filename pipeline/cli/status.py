@@ -1,4 +1,4 @@
-"""The command `status`: how far a run is, from the dataset alone."""
+"""The command `status`: shows how far a run is, from the dataset alone."""
 
 import datetime
 from argparse import Namespace
@@ -24,7 +24,7 @@ def run(arguments: Namespace) -> CommandResult:
 
 
 def _dataset(arguments: Namespace) -> Dataset:
-    """The dataset that a config writes, or the one at a folder or URL."""
+    """Returns the dataset that a config writes, or the one at a folder or URL."""
     where = arguments.config
     if "://" not in where and not Path(where).exists():
         raise ConfigError("is neither a config nor a dataset's folder", where, hint="check the path")
@@ -32,16 +32,16 @@ def _dataset(arguments: Namespace) -> Dataset:
         return Dataset.of(config_of(arguments))
     if arguments.set or arguments.run_date:
         hint = "drop it, or name the config instead of the dataset"
-        raise ConfigError("means nothing to a dataset", "--set, --run-date", where, hint)
+        raise ConfigError("do not apply to a dataset", "--set, --run-date", where, hint)
     dataset = Dataset(verify.root(where))
     if dataset.identity() is None:
         hint = "name the folder that has dataset.json, or a config"
-        raise ConfigError("there is no dataset here", dataset.layout.root, hint=hint)
+        raise ConfigError("no dataset here", dataset.layout.root, hint=hint)
     return dataset
 
 
 def _state(found: Standing) -> str:
-    """The state, and no more than is known of it."""
+    """Describes the state, and claims no more than is known of it."""
     newest, silent = (found.attempts or [{}])[-1], found.silent_seconds
     if found.state == "stopped":
         return f"not complete; the last attempt ended with exit {newest['code']}"
@@ -49,7 +49,7 @@ def _state(found: Standing) -> str:
         return f"running, it seems: the last sign of life was {duration(silent)} ago"
     if found.state == "silent":
         since = f"since {_time(found.last_sign)}, {duration(silent)}" if silent is not None else "ever"
-        return f"no sign of life {since}: killed, or at a split that takes longer"
+        return f"no sign of life {since}: killed, or busy with a split that takes longer"
     return found.state if found.state != "planned" else "planned; no attempt yet"
 
 
@@ -73,12 +73,12 @@ def _standing_lines(found: Standing) -> Lines:
             "rate",
             (
                 f"{found.rate.rows_per_second:,.1f} rows/s, {found.rate.splits_per_minute:,.1f} splits/min "
-                f"over the {span} up to it (at most {RECENT_MINUTES:.0f} min)"
+                f"over the {span} before that shard (at most {RECENT_MINUTES:.0f} min)"
             ),
         )
     if found.eta_seconds is not None:
         at = _time(found.now + datetime.timedelta(seconds=found.eta_seconds))
-        yield "left", f"about {duration(found.eta_seconds)}, until {at}, if it goes on so"
+        yield "left", f"about {duration(found.eta_seconds)}, until {at}, at this rate"
     for number, attempt in enumerate(list(reversed(found.attempts))[:MAX_SHOWN]):
         last = number == 0 and found.state in ("running", "silent")
         yield "" if number else "attempts", f"{_attempt(attempt)}{'' if last else _ending(attempt)}"
@@ -94,7 +94,7 @@ def _attempt(attempt: Attempt) -> str:
 
 def _ending(attempt: Attempt) -> str:
     if "code" not in attempt:
-        return "; left no ending"
+        return "; recorded no ending"
     ended = _time(datetime.datetime.fromisoformat(attempt["ended"]))
     return f"; ended {ended}, exit {attempt['code']}: {printable(attempt['reason'], 300)}"
 
@@ -105,11 +105,11 @@ def _time(moment: datetime.datetime | None) -> str:
 
 COMMAND = Command(
     name="status",
-    help="show how far it is, from the dataset alone",
+    help="show how far a run is, from the dataset alone",
     run=run,
     config="the job's YAML file; or a dataset's folder or URL",
     examples=(
-        ("status configs/demo.yaml", "how far it is, and whether it shows life"),
+        ("status configs/demo.yaml", "how far the run is, and whether it shows life"),
         ("status configs/nightly.yaml --run-date 2026-11-25", "of one night"),
         ("status .demo/embeddings", "of a dataset whose config is elsewhere"),
     ),

@@ -1,4 +1,4 @@
-"""The command `verify`: audit a dataset."""
+"""The command `verify`: audits a dataset."""
 
 from argparse import ArgumentParser, Namespace
 from dataclasses import asdict
@@ -12,19 +12,19 @@ from pipeline.humanize import and_more, first_few
 from pipeline.verify import verify
 
 MAX_LINES = 20
-"""Of findings, those that a person is shown."""
+"""Findings that a person is shown; `--json` prints all."""
 
 
 def add_arguments(parser: ArgumentParser) -> None:
     complete_file(parser.add_argument("dataset", help="the dataset's folder or URL"))
-    text = "the job's YAML file: look at its sources, too (what the dataset says of itself is not followed)"
+    text = "the job's YAML file: check its sources, too (those that the dataset names are not contacted)"
     complete_file(parser.add_argument("--config", metavar="FILE", help=text))
     parser.add_argument(
         "--deep",
         type=fraction,
         default=0.0,
         metavar="FRACTION",
-        help="embed so many of the rows again (0 to 1); needs --config",
+        help="embed this fraction of the rows again (0 to 1); needs --config",
     )
 
 
@@ -43,17 +43,17 @@ def run(arguments: Namespace) -> CommandResult:
 
 
 def _own_config(arguments: Namespace) -> Config | None:
-    """The config that the caller names, and so trusts."""
+    """Loads the config that the caller names, and so trusts."""
     if arguments.config:
         return config_of(arguments)
     if arguments.set or arguments.run_date:
         hint = "name the config, too: --config FILE"
-        raise ConfigError("means nothing to a dataset", "--set, --run-date", arguments.dataset, hint)
+        raise ConfigError("do not apply to a dataset", "--set, --run-date", arguments.dataset, hint)
     return None
 
 
 def _show_report(report: verify.Report) -> None:
-    """The table of checks, then what they found."""
+    """Prints the table of checks, then their findings."""
     for check in report.checks:
         figures = ", ".join(
             value if isinstance(value, str) else f"{figure(value)} {name}"
@@ -70,12 +70,12 @@ def _show_report(report: verify.Report) -> None:
 
 COMMAND = Command(
     name="verify",
-    help="audit a dataset by its folder or URL; exit code 3 where it is not sound",
+    help="audit a dataset by its folder or URL; exit code 3 if it is not sound",
     run=run,
     add_arguments=add_arguments,
     config=None,
     examples=(
-        ("verify .demo/embeddings", "is all there, and as it was written"),
+        ("verify .demo/embeddings", "is everything there, and as it was written"),
         ("verify .demo/embeddings --config configs/demo.yaml", "and whether its sources are as planned"),
         (
             "verify .demo/embeddings --config configs/demo.yaml --deep 0.01",

@@ -99,7 +99,7 @@ def _failure(stage: str, split_id: str, files: Sequence[str], error: BaseExcepti
         files = error.files if isinstance(error, UnseenError) and error.files else files
     else:
         trace = "".join(traceback.format_exception(error))
-        code, message = int(ExitCode.BUG), redact(f"a bug of ours: {error!r}\n{trace}")
+        code, message = int(ExitCode.BUG), redact(f"a bug in this program: {error!r}\n{trace}")
     process = f"{platform.node()} {os.getpid()}"
     return Failure(split_id, tuple(files), stage, code, message, process, type(error).__name__)
 

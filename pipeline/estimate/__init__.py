@@ -1,1 +1,1 @@
-"""What a run would do and cost: the plan, a sample of the texts, and measured rates."""
+"""Estimates what a run would do and cost from the plan, a sample of the texts, and measured rates."""

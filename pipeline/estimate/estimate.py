@@ -1,7 +1,7 @@
-"""What a run would do, and about what it would cost, before it does it.
+"""Forecasts what a run would do, and roughly what it would cost.
 
-Counted is what the plan counts; the rest is estimated from a sample of the texts (`sampling`). Nothing is
-written, and nothing is claimed that nobody knows: no rate, no hours; no price, no money.
+The plan counts some figures; the others are estimated from a sample of the texts (`sampling`). Nothing is
+written. Unknown figures stay unknown: no hours without a rate, no cost without a price.
 
 Cost: planning, O(shards) of the dataset and of its base, and the sample.
 """
@@ -39,16 +39,16 @@ from pipeline.plan.plan import Plan, extent, source_files
 from pipeline.plan.sizing import CPU_FLOPS
 
 ROW_BYTES = 40
-"""What a row of a shard takes beside its vector and what is carried: id, place and hash of its text."""
+"""Bytes of a shard's row besides vector and carried columns: id, place and hash of its text."""
 
 
 @dataclass(frozen=True)
 class Reuse:
-    """What the base spares.
+    """The work that the base saves.
 
-    copied: split ids of shards that are copied whole, of so many rows.
-    unchanged: files of which each row's vector is taken; as rows the base has them.
-    changed_rows: rows that the base has of files that changed: so many vectors are taken at most.
+    copied, copied_rows: the split ids of shards that are copied completely, and their rows.
+    unchanged, unchanged_rows: files whose vectors are all taken from the base, and their rows in the base.
+    changed_rows: rows in the base of files that changed; at most so many of their vectors are taken.
     """
 
     base: str
@@ -61,9 +61,9 @@ class Reuse:
 
 @dataclass(frozen=True)
 class Rate:
-    """Tokens that a replica computes in a second; None where nobody knows.
+    """Tokens that a replica computes in a second; None if unknown.
 
-    by: "config", "this dataset", "base", "guess" or "none".
+    by: the origin of the rate: "config", "this dataset", "base", "guess" or "none".
     """
 
     tokens_per_second: float | None
@@ -73,10 +73,11 @@ class Rate:
 
 @dataclass(frozen=True)
 class Forecast:
-    """What a run would do.
+    """A forecast of what a run would do.
 
     state: "new", "unfinished" (a plan is frozen) or "complete".
-    todo: what would be embedded: not there, not copied, and not taken from unchanged files of the base.
+    todo: the plan of what would be embedded: not done, not copied, and not taken from unchanged files of the
+        base.
     """
 
     config: Config
@@ -95,23 +96,23 @@ class Forecast:
 
     @cached_property
     def files(self) -> pa.Table:
-        """`source`, `file` and `size` of each planned file."""
+        """Returns `source`, `file` and `size` of each planned file."""
         found = self.made.pieces.group_by(["source", "file"]).aggregate([("size", "max")])
         return found.rename_columns(["source", "file", "size"])
 
     @property
     def scans(self) -> int:
-        """Passes over files that reading the pending splits takes."""
+        """Counts the passes over files that reading the pending splits takes."""
         return int(pc.count_distinct(self.pending.pieces.column("scan")).as_py())
 
     @property
     def counted_rows(self) -> int:
-        """Rows of files that are cut by rows."""
+        """Counts the rows of files that are cut by rows."""
         return _size(self.made.pieces, "rows")
 
     @property
     def estimated_rows(self) -> int | None:
-        """Rows of files that are cut by bytes, by the sampled ones' length; None without such a sample."""
+        """Estimates the rows of files that are cut by bytes from sampled lengths; None without a sample."""
         total = 0.0
         for name in self.config.source:
             of_source = self.made.pieces.filter(pc.equal(self.made.pieces.column("source"), name))
@@ -123,34 +124,34 @@ class Forecast:
         return round(total)
 
     def _expected(self, of: Callable[[Stratum], int]) -> int | None:
-        """Of all that would be embedded, by what the sample has; None where some could not be sampled."""
+        """Extrapolates a count from the sample to all planned work; None if a stratum has no sample."""
         if any(not stratum.covered for stratum in self.sample.strata):
             return None
         return round(sum(stratum.weight * of(stratum) for stratum in self.sample.strata))
 
     @property
     def texts(self) -> int | None:
-        """Documents that would be embedded."""
+        """Estimates the documents that would be embedded."""
         return self._expected(lambda seen: seen.texts)
 
     @property
     def rejects(self) -> int | None:
-        """Documents that would be rejected."""
+        """Estimates the documents that would be rejected."""
         return self._expected(lambda seen: seen.rejects.total())
 
     @property
     def tokens(self) -> int | None:
-        """Tokens that would be computed."""
+        """Estimates the tokens that would be computed."""
         return self._expected(lambda seen: int(seen.lengths.sum()))
 
     @property
     def new_rows(self) -> int | None:
-        """Rows of the shards that would be made: documents, or their windows."""
+        """Estimates the rows of the shards that would be made: documents, or their windows."""
         return self._expected(lambda seen: len(seen.lengths)) if self.recipe.chunked else self.texts
 
     @property
     def shard_bytes(self) -> int | None:
-        """Of these rows, without what is carried."""
+        """Estimates the bytes of these rows, without carried columns."""
         rows = self.new_rows
         return None if rows is None else rows * (self.vector_bytes + ROW_BYTES)
 
@@ -160,42 +161,42 @@ class Forecast:
 
     @property
     def vector_bytes(self) -> int:
-        """Of one stored vector."""
+        """Returns the bytes of one stored vector."""
         return {
             "float32": 4 * self.dimension, "int8": self.dimension + 4, "binary": -(-self.dimension // 8),
         }[self.recipe.vector]  # fmt: skip
 
     @property
     def hours(self) -> float | None:
-        """Of one replica, computing."""
+        """Estimates the hours that one replica computes."""
         rate, tokens = self.rate.tokens_per_second, self.tokens
         return None if rate is None or tokens is None else tokens / rate / 3600
 
     @property
     def price(self) -> float | None:
-        """Of these hours."""
+        """Returns the price of these hours."""
         price, hours = self.config.cost.price_per_hour, self.hours
         return None if price is None or hours is None else price * hours
 
     @property
     def replicas(self) -> int | None:
-        """How many can be busy at a time; None where the cluster decides."""
+        """Returns how many replicas can be busy at a time; None if the cluster decides."""
         most = self.config.compute.max_replicas
         return min(most, len(self.todo.split_ids)) if most else None
 
     @property
     def payload_bytes(self) -> int:
-        """Of the largest split between two stages."""
+        """Estimates the bytes of the largest split between two stages."""
         return sizing.payload_bytes(self.made, self.config, self.checkpoint)
 
     @cached_property
     def lengths(self) -> Tokens | None:
-        """Of the sample; None where it is empty."""
+        """Returns the lengths of the sample's rows; None if it is empty."""
         return token_lengths.distribution(self.sample.strata)
 
     @cached_property
     def cautions(self) -> list[PlanWarning]:
-        """What stands out."""
+        """Returns warnings about the plan and the sample."""
         pending = self.pending.pieces
         return [
             *warnings.unread(self.sample.strata),
@@ -210,7 +211,7 @@ class Forecast:
         ]
 
     def fields(self) -> dict[str, Any]:
-        """All of it, by stable names: lengths in bytes, times in hours, parts of 1."""
+        """Returns everything by stable names: sizes in bytes, times in hours, fractions of 1."""
         return {
             "output": self.config.output.path,
             "state": self.state,
@@ -249,10 +250,10 @@ class Forecast:
 
 
 def forecast(config: Config) -> Forecast:
-    """What `run` would do with this config now.
+    """Forecasts what `run` would do with this config now.
 
     Raises:
-        PipelineError: what a run would end with at once.
+        PipelineError: a run would end with this error at once.
     """
     checkpoint = usable_checkpoint(config)
     identity = Identity.of(config, checkpoint)
@@ -275,7 +276,7 @@ def forecast(config: Config) -> Forecast:
 
 
 def _base(config: Config, frozen: Dataset | None, identity: Identity) -> Base | None:
-    """The base that a run would use: the dataset's own, once it has a plan."""
+    """Opens the base that a run would use: the dataset's own, once it has a plan."""
     path = frozen.base() if frozen else resolve_base(config.absolute())
     return open_base(path, identity, config.output.options) if path else None
 
@@ -287,7 +288,7 @@ def _alike(config: Config, file: str, versions: Mapping[str, str], version: str)
 
 
 def _spared(config: Config, base: Base, identity: Identity, pending: Plan) -> Reuse:
-    """By the base's manifest and plan alone; no shard is opened."""
+    """Computes what the base saves from its manifest and plan alone; opens no shard."""
     records = copyable_shards(base, identity, pending)
     copied = pa.array([record["split_id"] for record in records], pa.string())
     left = pending.pending(copied.to_pylist()).pieces
@@ -311,7 +312,7 @@ def _spared(config: Config, base: Base, identity: Identity, pending: Plan) -> Re
 
 
 def _rows_of_files(manifest: pa.Table) -> dict[str, int]:
-    """Embedded rows of each source file."""
+    """Counts the embedded rows of each source file."""
     found = schema.structs(manifest.column("pieces"), schema.PIECE)
     return schema.sum_by(source_files(found), found.column("rows"))
 
@@ -327,7 +328,7 @@ def _todo(pending: Plan, spared: Reuse | None) -> Plan:
 def _rate(
     config: Config, checkpoint: Checkpoint, dataset: Dataset, records: pa.Table, base: Base | None
 ) -> Rate:
-    """The config's; else what was measured on the same device; else a guess, for CPUs alone."""
+    """Returns the config's rate, else one measured on the same device, else a guess, for CPUs only."""
     if config.cost.tokens_per_second:
         return Rate(config.cost.tokens_per_second, "config")
     places = [("this dataset", dataset, records)]
@@ -343,13 +344,13 @@ def _rate(
 
 
 def _device(dataset: Dataset) -> str | None:
-    """What a dataset's first driver was told to compute on."""
+    """Returns the device in the config of a dataset's first driver."""
     found = (dataset.claim_file().config.get("compute") or {}).get("device")
     return str(found) if found else None
 
 
 def _size(pieces: pa.Table, unit: str) -> int:
-    """Rows or bytes of the pieces that are cut by these."""
+    """Sums the sizes of the pieces that are cut by a unit, in that unit."""
     part = pieces.filter(pc.equal(pieces.column("unit"), unit).fill_null(False))
     return extent(part)
 
@@ -368,7 +369,7 @@ def _reuse_fields(found: Reuse | None) -> dict[str, Any] | None:
 
 
 def sample_fields(sample: Sample, lengths: Tokens | None) -> dict[str, Any]:
-    """The sample by stable names, as `Forecast.fields` has it."""
+    """Returns the sample by stable names, as `Forecast.fields` has it."""
     buckets = lengths.histogram.items() if lengths else ()
     return {
         "stretches": sample.stretches,

@@ -1,10 +1,10 @@
-"""A bounded sample of a plan's texts, tokenised: what a corpus is like, before all of it is read.
+"""Draws and tokenizes a bounded sample of a plan's texts, to describe a corpus before all of it is read.
 
-Owns what is drawn: a few stretches, evenly over each stratum (a source's files that are cut alike), so that a
-large file counts for as much as it holds. The same plan gives the same sample.
+Reads a few stretches, spread evenly over each stratum (a source's files that are cut alike), so that a file's
+weight is its size. The same plan gives the same sample.
 
-Cost: about `STRETCHES` of them (two a stratum at least), `MAX_TEXTS` texts and about `MAX_BYTES` of them.
-Of Parquet a whole row group of the text column is read, so no more are begun after `MAX_READ` bytes.
+Cost: about `STRETCHES` stretches (at least two per stratum), `MAX_TEXTS` texts and about `MAX_BYTES` of them.
+Parquet is read by row groups of the text column, so that no more are begun after `MAX_READ` bytes.
 
 Shapes: R rows that would be computed, texts or windows of them.
 """
@@ -38,19 +38,19 @@ MAX_TEXTS = 2_000
 MAX_BYTES = 4 << 20
 MAX_READ = 64 << 20
 WHOLE_FILES = 32
-"""A corpus of no more files, and no more than the sample may hold, is taken whole."""
+"""The most files of a stratum that is read completely, if the sample may hold it."""
 SPREAD = 0.618
-"""Stretches are read in an order in which any first few of them are spread over the whole."""
+"""The step of the reading order, in which any first few stretches are spread over the stratum."""
 
 
 @dataclass(frozen=True)
 class Stratum:
-    """The files of a source that are cut alike, and what was seen of them.
+    """The files of a source that are cut alike, and their part of the sample.
 
-    unit: what `size` and `covered` count, "rows" or "bytes": all there are, and those that were looked at.
-    texts: rows that would be embedded.  rejects: the others, by reason.  text_bytes: of the former.
-    lengths: (R,) tokens.  truncated: (R,) whether it had more.
-    unread: what could not be read, with the reason.
+    unit: the unit of `size` (all) and `covered` (those that were sampled), "rows" or "bytes".
+    texts: rows that would be embedded.  rejects: the others, by reason.  text_bytes: bytes of the former.
+    lengths: (R,) tokens of each row.  truncated: (R,) true if the row had more.
+    unread: the files that could not be read, with the reasons.
     """
 
     source: str
@@ -66,18 +66,18 @@ class Stratum:
 
     @property
     def weight(self) -> float:
-        """For how many rows each that was seen stands; 0 where none was."""
+        """Returns how many rows each sampled row stands for; 0 without a sample."""
         return self.size / self.covered if self.covered else 0.0
 
     @property
     def documents(self) -> int:
-        """Rows that were looked at."""
+        """Counts the sampled rows."""
         return self.texts + self.rejects.total()
 
 
 @dataclass(frozen=True)
 class Sample:
-    """All strata, and what the sample took: stretches, files, bytes from storage."""
+    """All strata, and what was read for the sample: stretches, files, bytes from storage."""
 
     strata: tuple[Stratum, ...]
     stretches: int = 0
@@ -87,7 +87,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class _Seen:
-    """One stretch, read: its documents as far as the sample goes."""
+    """One stretch that was read, with its documents as far as the sample takes them."""
 
     piece: Piece
     covered: int
@@ -97,7 +97,7 @@ class _Seen:
 
 @dataclass(frozen=True)
 class _Share:
-    """What a stratum may take of the whole sample."""
+    """The part of the sample that a stratum may take."""
 
     stretches: int
     texts: int
@@ -105,10 +105,10 @@ class _Share:
 
 
 def draw(pieces: pa.Table, config: Config, recipe: EmbeddingSpec, tokenizer: Tokenizer) -> Sample:
-    """Sample the texts of some pieces of a plan.
+    """Samples the texts of some pieces of a plan.
 
     Args:
-        pieces: of splits alone, in the plan's order.
+        pieces: pieces of splits only, in the plan's order.
     """
     strata = list(_strata(pieces, config))
     shares = _shares([schema.total(part, "stored_bytes") for _, part in strata])
@@ -135,14 +135,14 @@ def draw(pieces: pa.Table, config: Config, recipe: EmbeddingSpec, tokenizer: Tok
 
 
 def _without_columns(config: Config) -> Config:
-    """The config, but that nothing is read of a source beside its texts."""
+    """Returns the config, changed so that only the texts of a source are read."""
     nothing = {"id_column": None, "carry": (), "partitions": ()}
     sources = {name: source.model_copy(update=nothing) for name, source in config.source.items()}
     return config.model_copy(update={"source": sources})
 
 
 def _strata(pieces: pa.Table, config: Config) -> Iterator[tuple[Stratum, pa.Table]]:
-    """Each stratum, still unseen, and its pieces."""
+    """Yields each stratum, without a sample yet, and its pieces."""
     for name in config.source:
         for unit in ("rows", "bytes"):
             here = pc.and_(pc.equal(pieces.column("source"), name), pc.equal(pieces.column("unit"), unit))
@@ -151,7 +151,7 @@ def _strata(pieces: pa.Table, config: Config) -> Iterator[tuple[Stratum, pa.Tabl
 
 
 def _shares(stored: Sequence[int]) -> list[_Share]:
-    """What each stratum may take, by what is stored of it; two stretches at least."""
+    """Divides the sample among the strata by their stored bytes; each gets at least two stretches."""
     counts = [max(2, round(STRETCHES * each / max(1, sum(stored)))) for each in stored]
     return [
         _Share(count, MAX_TEXTS * count // sum(counts), MAX_BYTES * count // sum(counts)) for count in counts
@@ -159,7 +159,7 @@ def _shares(stored: Sequence[int]) -> list[_Share]:
 
 
 def _drawn(pieces: pa.Table, share: _Share, config: Config) -> tuple[list[Piece], int]:
-    """Stretches of a stratum, and of how many rows each counts: all of a small one, else some all over it."""
+    """Chooses the stretches (all of a small stratum, else evenly spaced ones) and the rows of each."""
     sizes = pc.subtract(pieces.column("stop"), pieces.column("start")).to_numpy()
     rows = sizes.sum() / (1 if pieces.column("unit")[0].as_py() == "rows" else BYTES_PER_LINE)
     files = len(pc.unique(pieces.column("file")))
@@ -179,7 +179,7 @@ def _drawn(pieces: pa.Table, share: _Share, config: Config) -> tuple[list[Piece]
 
 
 def _whole(pieces: pa.Table) -> list[Piece]:
-    """All pieces, those that follow each other in one file as one."""
+    """Returns all pieces; joins those that follow each other in a file."""
     whole: list[Piece] = []
     for piece in map(piece_of, pieces.to_pylist()):
         last = whole[-1] if whole else None
@@ -191,7 +191,7 @@ def _whole(pieces: pa.Table) -> list[Piece]:
 
 
 def _stretch(row: Mapping[str, Any], middle: float, cell: float, share: _Share, config: Config) -> Piece:
-    """A part of a piece around a place in it; of a file that is only read from its start, its first rows."""
+    """Returns a part of a piece around a place in it; the file's first rows if it is not seekable."""
     piece, size = piece_of(row), row["stop"] - row["start"]
     most = share.text_bytes / share.stretches
     if piece.unit == "rows":
@@ -205,7 +205,7 @@ def _stretch(row: Mapping[str, Any], middle: float, cell: float, share: _Share, 
 
 
 def _in_turns(drawn: Sequence[Sequence[Piece]]) -> Iterator[tuple[int, Piece]]:
-    """The stretches of all strata, with the stratum's number: one of each, then the next of each."""
+    """Yields the stretches of all strata with the stratum's number: one of each, then the next of each."""
     turns = [
         (turn, stratum, pieces[at])
         for stratum, pieces in enumerate(drawn)
@@ -215,7 +215,7 @@ def _in_turns(drawn: Sequence[Sequence[Piece]]) -> Iterator[tuple[int, Piece]]:
 
 
 def _seen(part: Part, most: int) -> _Seen:
-    """What was read of a stretch, up to so many rows."""
+    """Returns what was read of a stretch, up to `most` rows."""
     assert part.documents is not None
     rows, rejects = (
         table.column("source_row").to_numpy() for table in (part.documents.rows, part.documents.rejects)
@@ -228,7 +228,7 @@ def _seen(part: Part, most: int) -> _Seen:
 
 
 def _stratum(empty: Stratum, seen: Sequence[_Seen], recipe: EmbeddingSpec, tokenizer: Tokenizer) -> Stratum:
-    """A stratum with what was seen of it, in the order of its files."""
+    """Adds its sample to a stratum, in the order of its files."""
     seen = sorted(seen, key=lambda each: (each.piece.file, each.piece.start))
     texts = [each.texts for each in seen if len(each.texts)]
     cuts = [tokenize_all(each, lambda some: tokenized(some, tokenizer, recipe)) for each in texts]

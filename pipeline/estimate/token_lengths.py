@@ -1,4 +1,4 @@
-"""How many tokens texts have: of a sample, weighted by what each stratum stands for. Pure.
+"""Estimates how many tokens texts have, from a sample weighted by what each stratum stands for. Pure.
 
 Shapes: R rows of a sample that would be computed.
 """
@@ -14,16 +14,16 @@ from pipeline.estimate.sampling import Stratum
 from pipeline.ragged import Ints
 
 PADDED_BATCH = 32
-"""Texts of a batch, in input order and padded to its longest, that ours is compared with."""
+"""Texts of a batch in input order, padded to its longest, that our batches are compared with."""
 
 
 @dataclass(frozen=True)
 class Tokens:
-    """How many tokens the rows have that would be computed, each stratum by its weight.
+    """Lengths in tokens of the rows that would be computed, each stratum by its weight.
 
-    p50, p95: the least length that so many rows do not exceed.
-    histogram: the part of the rows in each bucket, by its upper bound, up to the longest.
-    padded: tokens that batches of `PADDED_BATCH` would compute, over those that there are.
+    p50, p95: the least length that 50 % or 95 % of the rows do not exceed.
+    histogram: the fraction of the rows in each bucket, by its upper bound, up to the longest.
+    padded: tokens that batches of `PADDED_BATCH` would compute, divided by the actual tokens.
     """
 
     mean: float
@@ -36,7 +36,7 @@ class Tokens:
 
 
 def distribution(strata: Sequence[Stratum]) -> Tokens | None:
-    """Of the rows of all strata; None where there are none."""
+    """Returns the lengths of the rows of all strata; None if there are none."""
     lengths_R = np.concatenate([np.zeros(0, np.int64), *(each.lengths for each in strata)])
     if not len(lengths_R):
         return None
@@ -57,7 +57,7 @@ def distribution(strata: Sequence[Stratum]) -> Tokens | None:
 
 
 def padded_tokens(lengths_R: Ints, batch: int = PADDED_BATCH) -> int:
-    """What batches in this order compute, each padded to its longest."""
+    """Counts the tokens that batches in this order compute, each padded to its longest."""
     batches = (lengths_R[start : start + batch] for start in range(0, len(lengths_R), batch))
     return int(sum(len(each) * each.max() for each in batches))
 
@@ -65,7 +65,7 @@ def padded_tokens(lengths_R: Ints, batch: int = PADDED_BATCH) -> int:
 def _quantile(lengths_R: Ints, weights_R: npt.NDArray[np.float64], part: float) -> int:
     order = np.argsort(lengths_R, kind="stable")
     reached = np.cumsum(weights_R[order])
-    # A hair less, so that the sum of weights that make up the part exactly is not above it by rounding.
+    # Slightly less, so that weights that add up to the part exactly do not exceed it by rounding.
     return int(lengths_R[order][np.searchsorted(reached, part * reached[-1] * (1 - 1e-9))])
 
 

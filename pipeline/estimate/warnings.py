@@ -1,4 +1,4 @@
-"""What one would want to know before a run: cautions, each of a fixed kind. Pure, on plan and sample.
+"""Warns before a run of facts worth knowing, each of a fixed kind. Pure, on plan and sample.
 
 kinds: unread, empty_texts, truncated, unsplittable, tiny_files, large_split, no_id_column, idle_replicas,
 plain_http.
@@ -24,12 +24,12 @@ MANY_TRUNCATED = 0.1
 MANY_SPLITS_OF_A_SCAN = 8
 MANY_FILES, TINY_FILE = 10_000, 100_000
 LARGE_SPLIT, LARGE_SHARE, LARGE_BYTES = 8, 0.1, 1 << 20
-"""A split is large that holds so many times the median, such a part of all, and enough to wait for."""
+"""A split is large if it exceeds this many times the median, this fraction of all, and this many bytes."""
 
 
 @dataclass(frozen=True)
 class PlanWarning:
-    """What stands out, in a sentence that ends with what to do."""
+    """A fact worth knowing, in a sentence that ends with what to do."""
 
     kind: str
     text: str
@@ -68,7 +68,7 @@ def truncated(tokens: Tokens | None, recipe: EmbeddingSpec) -> PlanWarnings:
 
 
 def unsplittable(pieces: pa.Table) -> PlanWarnings:
-    """Files of which one task reads many splits, one after the other."""
+    """Warns of files of which one task reads many splits, one after the other."""
     scans = pieces.group_by("scan").aggregate(
         [("split", "count_distinct"), ("file", "min"), ("source", "min")]
     )
@@ -79,8 +79,8 @@ def unsplittable(pieces: pa.Table) -> PlanWarnings:
     more = and_more(long.num_rows - 1)
     text = (
         f"{worst['source_min']}/{worst['file_min']}{more}: one task reads its "
-        f"{worst['split_count_distinct']} splits one after the other, since it can't be cut; more files, or "
-        "smaller row groups, are read at the same time"
+        f"{worst['split_count_distinct']} splits one after the other, since it can't be cut; use more "
+        "files, or smaller row groups, to read them at the same time"
     )
     return [PlanWarning("unsplittable", text)]
 
@@ -92,7 +92,7 @@ def tiny_files(files: pa.Table) -> PlanWarnings:
         return []
     text = (
         f"{count:,} files of {mean / 1000:.0f} kB on average: each costs several requests when planning and "
-        "when reading; larger ones are faster"
+        "when reading; larger files are faster"
     )
     return [PlanWarning("tiny_files", text)]
 
@@ -118,14 +118,14 @@ def without_id(config: Config) -> PlanWarnings:
         name for name, source in config.source.items() if source.id_column is None and source.has_columns
     ]
     text = (
-        f"no id_column in source.{', source.'.join(names)}: rows are called by file and place, so one that "
+        f"no id_column in source.{', source.'.join(names)}: rows are named by file and place, so a row that "
         "moves gets another id"
     )
     return [PlanWarning("no_id_column", text)] if names else []
 
 
 def plain_http(config: Config) -> PlanWarnings:
-    """Endpoints without TLS, but for those on this machine."""
+    """Warns of endpoints without TLS, except those on this machine."""
     options = {f"source.{name}": source.options for name, source in config.source.items()}
     options["output"] = config.output.options
     found = [
@@ -133,7 +133,7 @@ def plain_http(config: Config) -> PlanWarnings:
         for name, each in options.items()
         if each.endpoint_url and each.endpoint_url.startswith("http://") and not _is_here(each.endpoint_url)
     ]
-    text = f"{', '.join(found)}: who is on the way reads and changes what passes, a Hub's token too; use https://"
+    text = f"{', '.join(found)}: others on the network can read and change all data, a Hub's token too; use https://"
     return [PlanWarning("plain_http", text)] if found else []
 
 
@@ -147,7 +147,7 @@ def idle_replicas(config: Config, splits: int) -> PlanWarnings:
     if not splits or replicas <= splits:
         return []
     text = (
-        f"{replicas} replicas for {splits} splits: some will have nothing to do; fewer, or smaller splits "
-        "(output.rows_per_shard, output.max_split_bytes)"
+        f"{replicas} replicas for {splits} splits: some will have nothing to do; use fewer, or smaller "
+        "splits (output.rows_per_shard, output.max_split_bytes)"
     )
     return [PlanWarning("idle_replicas", text)]

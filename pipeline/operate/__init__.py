@@ -1,1 +1,1 @@
-"""What a person looks at while or after a job runs: status, progress, the report, search."""
+"""Shows a person a job and its dataset: status, progress, the report, search."""

@@ -1,7 +1,7 @@
-"""Nearest rows of a dataset to a query: exact cosine, streamed over the shards, nothing built beforehand.
+"""Finds the rows of a dataset nearest to a query: exact cosine, streamed over the shards, without an index.
 
-Cost: one pass over all vectors, a shard at a time in memory. Fine to a few million rows; beyond, load the
-shards into an index.
+Cost: one pass over all vectors, with one shard at a time in memory. This is fast enough up to a few million
+rows; for more, load the shards into an index.
 
 Shapes: N rows of a shard, D dimensions.
 """
@@ -33,28 +33,28 @@ from pipeline.plan import plan
 from pipeline.source import lookup
 
 MANY_ROWS = 5_000_000
-"""Above, a search by brute force is no longer what one wants."""
+"""Rows above which a search by brute force is too slow to repeat."""
 
 
 @dataclass(frozen=True)
 class Hit:
-    """One row, by how near it is: its cosine to the query, and all its columns but the vector."""
+    """One row: its cosine to the query, and all its columns except the vector."""
 
     score: float
     row: Mapping[str, Any]
 
 
 def search(config: Config, checkpoint: Checkpoint, query: str, count: int) -> list[Hit]:
-    """The rows nearest to a query, nearest first; of a dataset that is not complete, of what is there.
+    """Returns the rows nearest to a query, nearest first; searches an unfinished dataset's existing shards.
 
     Raises:
-        MissingError: there is no dataset.
-        OtherDatasetError: it was made by another config, so its vectors mean something else.
+        MissingError: the dataset does not exist.
+        OtherDatasetError: another config made the dataset, so its vectors mean something else.
         DamagedError: a shard has other columns than it should.
     """
     dataset, identity = Dataset.of(config), Identity.of(config, checkpoint)
     if not dataset.refuse_other(identity):
-        raise MissingError("there is no dataset here", config.output.path, hint="run the config first")
+        raise MissingError("no dataset here", config.output.path, hint="run the config first")
     shards = dataset.shards()
     if not dataset.complete():
         telemetry.event("searching what is there", shards=len(shards))
@@ -75,14 +75,14 @@ def search(config: Config, checkpoint: Checkpoint, query: str, count: int) -> li
 
 
 def _columns(dataset: Dataset, identity: Identity) -> pa.Schema:
-    """Of every shard."""
+    """Returns the columns of every shard."""
     frozen = dataset.required_plan()
     return Expected.of(identity, frozen.columns).columns
 
 
 def embed(config: Config, checkpoint: Checkpoint, text: str) -> npt.NDArray[np.float32]:
-    """(D,) float32 of length 1: the vector of a text, as the dataset has it."""
-    # Searching is the only command beside the replicas that needs torch: 2 s.
+    """Returns the vector of a text as the dataset has it: (D,) float32 of length 1."""
+    # Importing torch takes 2 s; besides the replicas only this command needs it.
     from pipeline.model.encoder import Encoder  # noqa: PLC0415
 
     recipe = EmbeddingSpec.of(checkpoint, config.model)
@@ -93,7 +93,7 @@ def embed(config: Config, checkpoint: Checkpoint, text: str) -> npt.NDArray[np.f
 
 
 def source_text(config: Config, planned: plan.Plan, row: Mapping[str, Any]) -> str | None:
-    """The text of a row, from its source; None where that is gone or has changed."""
+    """Returns the text of a row, from its source; None if the source is gone or has changed."""
     name, _, file = row["source_file"].partition("/")
     source, place = config.source.get(name), row["source_row"]
     found = planned.piece(name, file, place)

@@ -1,10 +1,10 @@
-"""How a dataset stands, from what lies in it alone: of a run that goes on, or one that died.
+"""Derives the state of a dataset from its files alone, whether its run goes on or died.
 
-Nobody is asked but the storage, so what a process does between two shards is not known, and not claimed: an
-attempt without an ending shows signs of life, or has shown none for so long.
+Only the storage is asked, so what a process does between two shards is not known, and not claimed: an attempt
+without an ending shows signs of life, or has shown none for some time.
 
-Cost: two or three listings, the ledger, and the footers of shards that it does not have yet (a minute's, of a
-run that goes on); of a complete dataset the manifest alone.
+Cost: two or three listings, the ledger, and the footers of shards that the ledger does not have yet (those of
+a minute while a run goes on); for a complete dataset only the manifest.
 """
 
 import datetime
@@ -21,14 +21,14 @@ from pipeline.dataset.dataset import Dataset
 from pipeline.dataset.summary import reject_reasons
 
 QUIET_MINUTES = 5.0
-"""After so long without a sign of life a run is called silent; most splits take about a minute."""
+"""Minutes without a sign of life after which a run is called silent; most splits take about a minute."""
 RECENT_MINUTES = 10.0
 Attempt = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
 class Rate:
-    """What the newest attempt made of its last minutes, up to its last shard."""
+    """The work of the newest attempt in the last minutes before its last shard."""
 
     seconds: float
     splits: int
@@ -45,14 +45,14 @@ class Rate:
 
 @dataclass(frozen=True)
 class Standing:
-    """State and figures.
+    """State and figures of a dataset.
 
-    state: "not started"; "planned" (nobody tried yet); "running" (an attempt without an ending, with a sign
+    state: "not started"; "planned" (no attempt yet); "running" (an attempt without an ending, with a sign
         of life within `QUIET_MINUTES`); "silent" (without such a sign); "stopped" (the last attempt ended);
         "complete".
-    failed_files: as the plan, the shards and the last attempt's ending know them.
-    last_shard, last_sign: when storage or writers say that they were made; None where there is none.
-    attempts: oldest first, as each left it; one without a `code` has no ending.
+    failed_files: according to the plan, the shards and the last attempt's ending.
+    last_shard, last_sign: their times, according to writers or storage; None if there are none.
+    attempts: oldest first, as each recorded itself; one without a `code` has no ending.
     """
 
     output: str
@@ -74,18 +74,18 @@ class Standing:
 
     @property
     def silent_seconds(self) -> float | None:
-        """Since the last sign of life, by this machine's clock."""
+        """Returns the seconds since the last sign of life, by this machine's clock."""
         return None if self.last_sign is None else max(0.0, (self.now - self.last_sign).total_seconds())
 
     @property
     def eta_seconds(self) -> float | None:
-        """Of a running one, if it goes on at its rate."""
+        """Returns the seconds that a running attempt still takes at its present rate; else None."""
         if self.state != "running" or self.rate is None:
             return None
         return self.pending / self.rate.splits * self.rate.seconds
 
     def fields(self) -> dict[str, Any]:
-        """All of it, by stable names; times in ISO 8601, UTC."""
+        """Returns everything by stable names; times in ISO 8601, UTC."""
         return {
             "output": self.output,
             "state": self.state,
@@ -110,13 +110,13 @@ class Standing:
 
 
 def standing(dataset: Dataset, now: datetime.datetime | None = None) -> Standing:
-    """How a dataset stands.
+    """Returns the state and the figures of a dataset.
 
     Args:
-        now: with a time zone; the clock's time, where none is given.
+        now: a time with a time zone; default: the clock's.
 
     Raises:
-        OtherDatasetError: it is of another version of the format, or holds what is no shard.
+        OtherDatasetError: the dataset has another version of the format, or holds a file that is not a shard.
         StorageError: storage failed.
     """
     now = now or datetime.datetime.now(datetime.UTC)
@@ -156,7 +156,7 @@ def _state(newest: Attempt | None, sign: datetime.datetime | None, now: datetime
 
 
 def _rate(records: pa.Table, newest: Attempt) -> Rate | None:
-    """Of what the newest attempt made itself: copied shards are of another's name."""
+    """Returns the rate at which the newest attempt made shards; copied ones have another attempt's name."""
     ours = records.filter(pc.equal(records.column("attempt"), newest["attempt"]))
     last = pc.max(ours.column("written_at")).as_py()
     if last is None:
@@ -172,7 +172,7 @@ def _rate(records: pa.Table, newest: Attempt) -> Rate | None:
 def _moment(seconds: float | None) -> datetime.datetime | None:
     try:
         return None if seconds is None else datetime.datetime.fromtimestamp(seconds, datetime.UTC)
-    except (ValueError, OverflowError, OSError):  # of a record that no run of ours wrote
+    except (ValueError, OverflowError, OSError):  # in a record that no run of ours wrote
         return None
 
 

@@ -1,1 +1,1 @@
-"""Audits a finished dataset: its metadata, each shard, reconciliation with the plan, embedding again."""
+"""Audits a finished dataset: checks metadata and shards, reconciles rows with the plan, embeds some again."""

@@ -1,11 +1,11 @@
-"""Rows embedded once more, from their sources, and compared with what a shard says: the deepest check.
+"""Embeds a sample of rows again from their sources, and compares the result with the shards.
 
-Whether a vector belongs to its text can't be seen in a shard. A sample of rows is drawn, the same for the
-same dataset; their texts are read, each piece once, and go through tokenizer and model again.
+This is the deepest check: a shard alone does not show whether a vector belongs to its text. The sample is
+the same for the same dataset. Its texts are read, each piece once, and go through tokenizer and model again.
 
-Cost: torch; each piece that holds a drawn row is read whole, and a model run for each drawn row.
+Cost: torch; each piece that holds a drawn row is read completely, and the model runs for each drawn row.
 
-Shapes: N drawn rows of D documents, K rows of one piece, W rows as they should be; in vectors D dimensions.
+Shapes: N drawn rows of D documents, K rows of one piece, W rows as they should be; D dimensions of vectors.
 """
 
 import functools
@@ -40,16 +40,19 @@ from pipeline.verify import shard_audit
 from pipeline.verify.shard_audit import Finding, Problem
 
 LEAST_COSINE = {"float32": 0.9999, "bfloat16": 0.999}
-"""Between a vector and its text's, by the arithmetic that made it (docs/decisions.md)."""
+"""The least cosine of a stored vector and its text's, by the arithmetic that made it (docs/decisions.md)."""
 MEASURES = {"float32": "cosine", "int8": "cosine", "binary": "share of equal bits"}
-"""How near a stored vector is to its text's."""
+"""The measure of how near a stored vector is to its text's, by the kind of vectors."""
 UNLIKE_BITS = 0.01
-"""Of a binary vector's dimensions, those that may differ: values near zero fall on either side."""
+"""The fraction of a binary vector's dimensions that may differ: values near zero fall on either side."""
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """Documents of a shard to embed again: each with the chance `fraction`, drawn by the dataset's digest."""
+    """A sample of a shard's documents to embed again.
+
+    Each document is drawn with probability `fraction`; the dataset's digest seeds the draw.
+    """
 
     root: str
     options: Options
@@ -58,15 +61,16 @@ class Sample:
     fraction: float
     dataset_digest: str
     vector_digest: str
-    config: str  # the caller's, as JSON: what a dataset says of its own is not followed
+    config: str  # the caller's, as JSON: the dataset's own config is not trusted
 
 
 @dataclass(frozen=True, slots=True)
 class Compared:
-    """What came of a sample.
+    """The result of comparing a sample.
 
-    rows: compared.  unchecked: drawn, but their source is gone or has changed.
-    nearness: the least cosine (of bits the least share that is equal); infinite where none was compared.
+    rows: how many rows were compared.
+    unchecked: how many were drawn, but their source is gone or has changed.
+    nearness: the least cosine (of bits the least share that is equal); infinite if no row was compared.
     """
 
     findings: tuple[Finding, ...]
@@ -76,10 +80,10 @@ class Compared:
 
 
 def resolve(config: Config, vector_digest: str) -> Checkpoint:
-    """The checkpoint that made a dataset; needs no torch.
+    """Returns the checkpoint that made a dataset, without torch.
 
     Raises:
-        ModelError: it is no longer there, or another has its name.
+        ModelError: the checkpoint is no longer there, or another one has its name.
     """
     model = config.model
     found = checkpoint.resolve(model.name, model.revision, allow_pickle=model.allow_pickle)
@@ -91,7 +95,7 @@ def resolve(config: Config, vector_digest: str) -> Checkpoint:
 
 
 def reembed_shard(sample: Sample) -> Compared:
-    """Embed the drawn documents of a shard again.
+    """Embeds the drawn documents of a shard again, and compares.
 
     Raises:
         ModelError: the model that made the dataset is no longer there.
@@ -119,9 +123,9 @@ def reembed_shard(sample: Sample) -> Compared:
 
 @dataclass(frozen=True, slots=True)
 class _Drawn:
-    """N rows, and D documents from their source: `text` and `text_hash`.
+    """N drawn rows, and `text` and `text_hash` of their D documents, from the source.
 
-    document: (N,) which document each row is of.
+    document: (N,) the number of each row's document.
     """
 
     rows: pa.Table
@@ -129,7 +133,7 @@ class _Drawn:
     documents: pa.Table
 
     def without(self, bad: Ints) -> "_Drawn":
-        """The same without some documents."""
+        """Returns the same without some documents."""
         good_D = np.ones(self.documents.num_rows, np.bool_)
         good_D[bad] = False
         good_N = good_D[self.document]
@@ -139,7 +143,7 @@ class _Drawn:
 
 
 def _draw(sample: Sample, shard: pa.Table) -> pa.Table:
-    """All rows of some documents."""
+    """Draws some documents, and returns all their rows."""
     seed = blake2b(f"{sample.dataset_digest} {sample.split_id}".encode(), digest_size=8).digest()
     ours = [name for name in shard.column_names if name in reserved_names()]
     document_N = document_numbers(shard)
@@ -148,7 +152,7 @@ def _draw(sample: Sample, shard: pa.Table) -> pa.Table:
 
 
 def _with_texts(sample: Sample, rows: pa.Table) -> _Drawn:
-    """The rows whose source is as it was, with their documents; each piece is read once."""
+    """Reads the documents of the rows, each piece once; leaves out rows whose source is gone or changed."""
     config = Config.model_validate_json(sample.config)
     ranges = [
         {"source": piece.source, "file": piece.file, "first": piece.start, "last": piece.stop}
@@ -170,7 +174,7 @@ def _with_texts(sample: Sample, rows: pa.Table) -> _Drawn:
 
 
 def _compared(sample: Sample, drawn: _Drawn) -> tuple[list[Problem], float]:
-    """What differs when the documents are embedded again; and how near the vectors are at least."""
+    """Embeds the documents again; returns what differs, and the nearness of the least near vector."""
     model = _model(sample.config, sample.vector_digest)
     fresh = model.embed(drawn.documents.column("text").combine_chunks())
     # Row by row, in the same order: a row for each document, or for each of its windows.
@@ -197,10 +201,11 @@ def _compared(sample: Sample, drawn: _Drawn) -> tuple[list[Problem], float]:
 
 @dataclass(frozen=True, slots=True)
 class _Fresh:
-    """W rows as they should be, in the order of their documents.
+    """The W rows that the documents should have, in the order of the documents.
 
-    document: (W,) which document each is of.  tokens: (W,) ids of each.  vectors: (W, D).
-    windows: of a dataset with a row for each, `chunk`, `char_start` and `char_stop` by name; else empty.
+    document: (W,) the number of each row's document.  tokens: (W,) token ids of each.  vectors: (W, D).
+    windows: `chunk`, `char_start` and `char_stop` by name if the dataset has a row for each window; else
+        empty.
     """
 
     document: Ints
@@ -210,7 +215,7 @@ class _Fresh:
 
 
 def _cut_otherwise(drawn: _Drawn, fresh: _Fresh) -> Ints:
-    """The documents whose rows are not the windows that their text has: others, fewer, or more."""
+    """Returns the documents whose rows are not the windows of their text: others, fewer, or more."""
     size = drawn.documents.num_rows
     bad_D = np.bincount(drawn.document, minlength=size) != np.bincount(fresh.document, minlength=size)
     as_many_N, as_many_W = ~bad_D[drawn.document], ~bad_D[fresh.document]
@@ -224,18 +229,18 @@ class _Model:
     """The model that made a dataset, on this node."""
 
     def __init__(self, config: Config, vector_digest: str) -> None:
-        # torch only where it is asked for: every other check starts without it.
+        # Imports torch only here: every other check starts without it.
         from pipeline.model.encoder import Encoder  # noqa: PLC0415
 
         found = resolve(config, vector_digest)
         self.recipe = EmbeddingSpec.of(found, config.model)
         self.tokenizer = Tokenizer(found, self.recipe.max_tokens)
-        # A sample needs no GPU; what one did in bfloat16 is near to this, if not as near.
+        # A sample needs no GPU. Vectors that a GPU made in bfloat16 are near to these, only less so.
         self.encoder = Encoder(found, device="cpu", dtype="float32", recipe=self.recipe)
         self.least_cosine = LEAST_COSINE[config.dtype]
 
     def embed(self, texts: pa.Array) -> _Fresh:
-        """What the rows of these documents should be; vectors as they are before they are stored."""
+        """Computes the rows that these documents should have, with vectors as they are before storage."""
         recipe = self.recipe
         (tokens, parts), cut_N = tokenize_all(texts, lambda some: tokenized(some, self.tokenizer, recipe))
         numbers = np.flatnonzero(cut_N)
@@ -251,10 +256,10 @@ class _Model:
         return _Fresh(numbers, tokens_N, means_ND, {})
 
     def unlike(self, rows: pa.Table, fresh_ND: Vectors) -> tuple[npt.NDArray[np.bool_], Vectors]:
-        """(N,) which stored vectors are not their texts'; and (N,) how near each is.
+        """Returns (N,) which stored vectors are not their texts', and (N,) how near each is.
 
-        By distance, for vectors that are not of length 1 too: at length 1 a cosine of c is a distance of
-        sqrt(2 - 2c). What quantization can have moved comes on top.
+        Compares distances, so that it holds for vectors of any length: at length 1 a cosine of c is a
+        distance of sqrt(2 - 2c). The largest error of quantization is added to the bound.
         """
         dimension = fresh_ND.shape[1]
         stored_ND = embedding.load(rows, dimension)
@@ -270,5 +275,5 @@ class _Model:
 
 @functools.lru_cache(1)
 def _model(config: str, vector_digest: str) -> _Model:
-    """One a process: it takes seconds to load."""
+    """Loads the model once per process, since that takes seconds."""
     return _Model(Config.model_validate_json(config), vector_digest)

@@ -1,7 +1,7 @@
-"""One shard against what it should be: read whole, judged, and told of in a few words.
+"""Checks one shard: reads it completely, compares it with plan and records, and returns findings.
 
-Never raises for damage: what a file's bytes make a library raise is a finding that names the file. Failures
-of storage pass through. Cost: the shard, compressed and not, in memory; what comes back is small, however
+Never raises for damage: whatever a library raises for a file's bytes becomes a finding that names the file.
+Failures of storage pass through. Cost: the shard, compressed and not, in memory; the result is small, however
 much is wrong.
 
 Shapes: N rows, K rejects, M rows of either, D dimensions.
@@ -34,13 +34,13 @@ from pipeline.storage import ObjectInfo
 NORM_SLACK = 1e-3
 """How far from 1 the length of a normalized vector may be; bfloat16 is rounded before it is scaled."""
 COUNTED = ("split_id", "rows", "rejects", "tokens", "truncated", "pieces")
-"""What a record says that a shard's rows and rejects say too."""
+"""The fields of a record that can be computed from a shard's rows and rejects."""
 HASH_BYTES = 16
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """Something that is wrong: by which check, with which file of the dataset, and what."""
+    """One thing that is wrong: the check that found it, the file of the dataset, and what is wrong."""
 
     check: str
     where: str
@@ -52,7 +52,7 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Shard:
-    """A shard to be audited: where, what was planned for it, and the manifest's row, where there is one."""
+    """A shard to audit: its place, what was planned for it, and its row of the manifest, if there is one."""
 
     root: str
     options: Options
@@ -64,7 +64,7 @@ class Shard:
 
 @dataclass(frozen=True, slots=True)
 class ShardAudit:
-    """What was found in a shard; and what it really holds, by the names of its record: None if unreadable."""
+    """The findings about a shard, and its actual contents by the names of a record; None if unreadable."""
 
     split_id: str
     findings: tuple[Finding, ...]
@@ -72,11 +72,11 @@ class ShardAudit:
 
 
 Problem = tuple[str, str]
-"""A check, and what it has found."""
+"""A check, and what it found."""
 
 
 def audit_shard(shard: Shard) -> ShardAudit:
-    """Read and judge one shard and its rejects.
+    """Reads and checks one shard and its rejects.
 
     Raises:
         StorageError: storage failed.
@@ -92,7 +92,7 @@ def audit_shard(shard: Shard) -> ShardAudit:
         troubles = [("checksums", f"can't be read: {brief(error)}")]
     except StorageError:
         raise
-    except Exception as error:  # the boundary: damaged bytes make Arrow, NumPy and JSON raise what they like
+    except Exception as error:  # the boundary: damaged bytes make Arrow, NumPy and JSON raise anything
         troubles = [("checksums", f"can't be read: {brief(error)}")]
     findings = tuple(Finding(check, dataset.layout.name(path), what) for check, what in troubles)
     return ShardAudit(shard.split_id, findings, contents)
@@ -102,9 +102,9 @@ def _audit(dataset: Dataset, shard: Shard, data: bytes) -> tuple[list[Problem], 
     path, wanted = dataset.layout.shard(shard.split_id), shard.expected.columns
     parquet = parsing.opened(data, path, page_checksum_verification=True)
     if not parquet.schema_arrow.equals(wanted, check_metadata=False):
-        # Of other columns nothing further can be asked.
+        # The other checks need these columns.
         return [("schema", parsing.difference(parquet.schema_arrow, wanted))], None
-    rows = parquet.read().combine_chunks()  # once: each check would copy all vectors to do it
+    rows = parquet.read().combine_chunks()  # once, or each check would copy all vectors
     rows.validate(full=True)
     footer, troubles = _footer(dataset, shard, rows)
     record = footer or shard.recorded or {}
@@ -130,7 +130,7 @@ def _audit(dataset: Dataset, shard: Shard, data: bytes) -> tuple[list[Problem], 
 
 
 def _footer(dataset: Dataset, shard: Shard, rows: pa.Table) -> tuple[dict[str, Any] | None, list[Problem]]:
-    """The record in the shard's footer."""
+    """Reads the record in the shard's footer."""
     info = ObjectInfo(dataset.layout.shard(shard.split_id), 0, "")
     try:
         return asdict(ShardRecord.from_footer(rows.schema.metadata, info)), []
@@ -139,7 +139,7 @@ def _footer(dataset: Dataset, shard: Shard, rows: pa.Table) -> tuple[dict[str, A
 
 
 def _rejects(dataset: Dataset, split_id: str, record: Mapping[str, Any]) -> tuple[pa.Table, list[Problem]]:
-    """The rejects that a shard's record names; none where they can't be read."""
+    """Reads the rejects that a shard's record names; returns none if they can't be read."""
     name, count = record.get("rejects_file"), record.get("rejects", 0)
     none = schema.REJECTS.empty_table()
     if name is None:
@@ -161,7 +161,7 @@ def _rejects(dataset: Dataset, split_id: str, record: Mapping[str, Any]) -> tupl
         return none, [("rejects", f"rejects/{name} can't be read: {brief(error)}")]
     troubles = []
     if dataset.layout.rejects(split_id, blake2b(data, digest_size=8).hexdigest()).rsplit("/", 1)[-1] != name:
-        troubles.append(("rejects", f"rejects/{name} is not what its name digests"))
+        troubles.append(("rejects", f"rejects/{name} does not match the digest in its name"))
     if found.num_rows != count:
         troubles.append(("rejects", f"rejects/{name} has {found.num_rows} rows, its shard's record {count}"))
     nameless_K = pc.equal(pc.utf8_length(found["reason"]), 0)
@@ -170,10 +170,10 @@ def _rejects(dataset: Dataset, split_id: str, record: Mapping[str, Any]) -> tupl
 
 
 def _ranges(pieces: Sequence[Piece], record: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The range of each piece: the planned one; of bytes what was consumed of it, at the ends of lines.
+    """Returns the range of each piece: as planned, or for bytes as consumed, which ends at ends of lines.
 
-    Consumed bytes stand in the record alone. They must tile the file (`reconcile`), so no record can
-    make them suit rows that were lost or doubled at a border.
+    Only the record has the consumed bytes. They must cover the file without gap or overlap (`reconcile`), so
+    a record can't hide rows that were lost or doubled at a border.
     """
     told = record.get("pieces") or ()
     consumed = {(piece["source"], piece["file"], index): piece for index, piece in enumerate(told)}
@@ -183,14 +183,14 @@ def _ranges(pieces: Sequence[Piece], record: Mapping[str, Any]) -> list[dict[str
         place |= {"source": piece.source, "file": piece.file}
         if piece.unit != "bytes" or "start" not in place:
             place |= {"start": piece.start, "stop": piece.stop}
-        # Lines that start in what was planned: no other split may own them.
+        # The lines that start in the planned range: no other split may own them.
         first, last = max(piece.start, place["start"]), min(piece.stop, place["stop"])
         ranges.append(place | {"first": first, "last": last})
     return ranges
 
 
 def range_of(rows: pa.Table, ranges: Sequence[Mapping[str, Any]]) -> Ints:
-    """(M,) for each row of a shard, or of its rejects, the range that it lies in; -1 where it is in none.
+    """Returns (M,) the range that each row of a shard, or of its rejects, lies in; -1 if it lies in none.
 
     Ranges have `source`, `file`, and own the rows from `first` to before `last`.
     """
@@ -200,7 +200,7 @@ def range_of(rows: pa.Table, ranges: Sequence[Mapping[str, Any]]) -> Ints:
     file_M = pc.index_in(rows["source_file"].combine_chunks(), names).fill_null(-1).to_numpy()
     first_R, last_R = (np.array([place[name] for place in ranges], np.int64) for name in ("first", "last"))
     row_M = rows["source_row"].to_numpy()
-    # Ranges and rows in one order, a range before the rows that start with it: its rows follow it.
+    # Sorts ranges and rows together, a range before a row with the same start, so that its rows follow it.
     is_row = np.repeat([0, 1], [len(files), len(row_M)])
     order = np.lexsort((is_row, np.r_[first_R, row_M], np.r_[file_R, file_M]))
     before = np.maximum.accumulate(np.where(is_row[order] == 0, np.arange(len(order)), -1))
@@ -215,7 +215,7 @@ def range_of(rows: pa.Table, ranges: Sequence[Mapping[str, Any]]) -> Ints:
 def _counted(
     ranges: Sequence[Mapping[str, Any]], documents: pa.Table, rejects: pa.Table
 ) -> list[dict[str, Any]]:
-    """The ranges as a record has them (`schema.PIECE`), with the rows that are there."""
+    """Returns the ranges in the form of a record (`schema.PIECE`), with the actual counts of rows."""
     counts = {}
     for name, table in (("rows", documents), ("rejects", rejects)):
         range_M = range_of(table, ranges)
@@ -230,7 +230,7 @@ def _counted(
 def _records(
     contents: Mapping[str, Any], footer: Mapping[str, Any] | None, manifest: Mapping[str, Any] | None
 ) -> Iterator[Problem]:
-    """What footer and manifest say of the shard, beside what it holds."""
+    """Compares what footer and manifest say about the shard with what it holds."""
     for teller, record in (("its footer", footer), ("manifest.parquet", manifest)):
         if record is None:
             continue
@@ -239,13 +239,13 @@ def _records(
                 told, held = _unlike(record[name], contents[name])
                 yield "manifest", f"{teller} says {name} {told}, the shard has {held}"
         if record["content_digest"] != contents["content_digest"]:
-            yield "checksums", f"its vectors, places and hashes have not the digest that {teller} says"
+            yield "checksums", f"its vectors, places and hashes do not have the digest that {teller} says"
     if footer and manifest and footer["rejects_file"] != manifest["rejects_file"]:
         yield "manifest", "manifest.parquet and its footer name different files of rejects"
 
 
 def _unlike(told: Any, held: Any) -> tuple[Any, Any]:
-    """Two values that differ; of two lists of pieces the first that do."""
+    """Returns two values that differ; for two lists of pieces, the first pieces that differ."""
     if not isinstance(held, list):
         return told, held
     if len(told) != len(held):
@@ -260,10 +260,10 @@ def _piece(piece: Mapping[str, Any]) -> str:
 
 
 def _duplicates(rows: pa.Table, rejects: pa.Table, ranges: Sequence[Mapping[str, Any]]) -> Iterator[Problem]:
-    """Whether each row is there once, and each where it belongs.
+    """Checks that each row exists once, and lies in the split's own ranges.
 
-    Ranges of different splits have nothing in common (`verify` looks at the plan), and every row lies in
-    its own split's: so a row that is there once in its shard is there once in the dataset.
+    Ranges of different splits do not overlap (`verify` checks the plan), and every row lies in a range of its
+    own split. So a row that exists once in its shard exists once in the dataset.
     """
     place = ["source_file", "source_row"]
     key = [*place, "chunk"] if "chunk" in rows.column_names else place
@@ -287,7 +287,7 @@ def _doubled(rows: pa.Table, key: list[str], what: str) -> Iterator[Problem]:
 
 
 def _vectors(rows: pa.Table, expected: Expected) -> Iterator[Problem]:
-    """Whether vectors are vectors: finite, and of length 1 where they should be."""
+    """Checks that vectors are finite, and of length 1 if they should be."""
     if expected.vector == "binary":
         width = math.ceil(expected.dimension / 8)
         other_N = pc.not_equal(pc.binary_length(rows["embedding"]), width).to_numpy()
@@ -297,14 +297,14 @@ def _vectors(rows: pa.Table, expected: Expected) -> Iterator[Problem]:
     finite_N = np.asarray(np.isfinite(vectors_ND).all(axis=1))
     yield from some("vectors", ~finite_N, rows, "hold NaN or infinity")
     if expected.normalized:
-        length_N = np.sqrt(np.einsum("nd,nd->n", vectors_ND, vectors_ND))  # norm() takes their size again
+        length_N = np.sqrt(np.einsum("nd,nd->n", vectors_ND, vectors_ND))  # norm() would copy them
         wrong_N = finite_N & (np.abs(length_N - 1) > NORM_SLACK + quantization(rows, expected.dimension))
         example = f" ({length_N[wrong_N][0]:.4g})" if wrong_N.any() else ""
         yield from some("vectors", wrong_N, rows, f"have vectors that are not of length 1{example}")
 
 
 def quantization(rows: pa.Table, dimension: int) -> npt.NDArray[np.float32]:
-    """(N,) how far storing as int8 can have moved each vector: each value by half a scale; else 0."""
+    """Returns (N,) how far storing as int8 can have moved each vector: each value by half a scale; else 0."""
     if "embedding_scale" not in rows.column_names:
         return np.zeros(rows.num_rows, np.float32)
     scale_N: npt.NDArray[np.float32] = rows["embedding_scale"].to_numpy()
@@ -312,7 +312,7 @@ def quantization(rows: pa.Table, dimension: int) -> npt.NDArray[np.float32]:
 
 
 def _others(rows: pa.Table, expected: Expected) -> Iterator[Problem]:
-    """Our other columns: what no text can have."""
+    """Checks our other columns for values that no text can have."""
     tokens_N = rows["n_tokens"].to_numpy()
     most = expected.max_tokens or np.iinfo(np.int32).max
     within = f"1 to {most}" if expected.max_tokens else "1 or more"
@@ -327,7 +327,7 @@ def _others(rows: pa.Table, expected: Expected) -> Iterator[Problem]:
 
 
 def some(check: str, wrong_M: npt.NDArray[np.bool_], rows: pa.Table, what: str) -> Iterator[Problem]:
-    """One trouble for all rows that have it, which names the first."""
+    """Yields one problem for all rows that have it; it names the first of them."""
     if wrong_M.any():
         first = int(np.flatnonzero(wrong_M)[0])
         place = f"{rows['source_file'][first]}#{rows['source_row'][first]}"

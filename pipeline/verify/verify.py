@@ -1,9 +1,9 @@
-"""An audit of a dataset, from its folder or URL alone: does it hold what it says, and all that was planned?
+"""Audits a dataset from its folder or URL: does it hold what it says, and all that was planned?
 
-Believes no record, and follows none: sources and model are looked at where the caller's own config says that
-they are, and never where the dataset does. Whoever wrote that could have them ask any server, with the
-caller's credentials. `shard_audit` reads each shard whole; what it holds is compared with footer, manifest,
-summary and plan. Starts without torch (but for `deep`), and without Ray where shards are few. Writes nothing.
+Trusts no record. Sources and model are read from where the caller's own config says, never from where the
+dataset says: its author could make us contact any server with the caller's credentials. `shard_audit` reads
+each shard completely; its contents are compared with footer, manifest, summary and plan. Starts without
+torch (except for `deep`), and without Ray if there are few shards. Writes nothing.
 
 Cost: the dataset is read once; O(shards) memory here, one shard in each thread or task.
 """
@@ -42,10 +42,10 @@ CHECKS = (
     "vectors", "rejects", "source", "deep",
 )  # fmt: skip
 MANY_SHARDS = 200
-"""Above, shards are spread over Ray, which takes seconds to start."""
+"""Above this number shards are spread over Ray, which takes seconds to start."""
 SOURCE_PATH = re.compile(r"source\.[^.]+\.path:")
 THREADS = 2
-"""Without Ray: each takes some six times the bytes of a shard (1.2 GB for 65,536 rows of 768 floats)."""
+"""Threads without Ray. Each takes about six times a shard's bytes (1.2 GB for 65,536 rows of 768 floats)."""
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -53,7 +53,7 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class Check:
-    """What one check found, with figures; `skipped` says why where it could not be done."""
+    """The findings and figures of one check; `skipped` says why it could not be done, if so."""
 
     name: str
     findings: tuple[Finding, ...]
@@ -62,7 +62,7 @@ class Check:
 
     @property
     def result(self) -> str:
-        """In a word or two."""
+        """Returns the result in a word or two."""
         if self.findings:
             return f"{len(self.findings)} finding{'s' if len(self.findings) > 1 else ''}"
         return "not checked" if self.skipped else "ok"
@@ -70,7 +70,7 @@ class Check:
 
 @dataclass(frozen=True)
 class Report:
-    """All checks of a dataset; and notes: what is no fault of it, and worth knowing."""
+    """All checks of a dataset, and notes: facts worth knowing that are not faults of the dataset."""
 
     dataset: str
     checks: tuple[Check, ...]
@@ -78,21 +78,21 @@ class Report:
 
     @property
     def findings(self) -> list[Finding]:
-        """Of all checks."""
+        """Returns the findings of all checks."""
         return [finding for check in self.checks for finding in check.findings]
 
 
 def verify(path: str, deep: float = 0.0, config: Config | None = None) -> Report:
-    """Audit a dataset.
+    """Audits a dataset.
 
     Args:
-        deep: the fraction of rows to embed once more.
-        config: the caller's, which made the dataset; without it neither sources nor model are looked at.
+        deep: the fraction of rows to embed again.
+        config: the caller's, which made the dataset; without it neither sources nor model are read.
 
     Raises:
-        ConfigError: rows are to be embedded, and there is no config; or another config made the dataset.
-        MissingError: there is no dataset.
-        OtherDatasetError: it is of another version of the format.
+        ConfigError: rows are to be embedded without a config; or another config made the dataset.
+        MissingError: the dataset does not exist.
+        OtherDatasetError: the dataset has another version of the format.
         ModelError: rows are to be embedded, and the model is no longer there.
         StorageError: storage failed.
     """
@@ -105,16 +105,16 @@ def verify(path: str, deep: float = 0.0, config: Config | None = None) -> Report
 
 
 def _options(path: str, config: Config) -> Options:
-    """How the caller's config reaches its output, if the dataset lies in such a storage."""
+    """Returns the caller's options of the output, if the dataset lies in the same kind of storage."""
     alike = protocol_of(path) == protocol_of(config.output.path)
     return config.output.options if alike else Options()
 
 
 def root(path: str) -> str:
-    """The folder or URL of a dataset as the command line names it, to be found from any node.
+    """Returns the folder or URL of a dataset that the command line names, as any node can find it.
 
     Raises:
-        ConfigError: it can't be one.
+        ConfigError: the path can't be a dataset's.
     """
     try:
         check_url(path)
@@ -128,7 +128,7 @@ def root(path: str) -> str:
 
 @dataclass
 class _Audit:
-    """One audit under way. Each `_check` method does one check, or looks at one thing for several."""
+    """One audit in progress. Each `_check` method does one check, or one part of several checks."""
 
     evidence: Metadata
     deep: float
@@ -139,7 +139,7 @@ class _Audit:
     notes: list[str] = field(default_factory=list)
 
     def report(self) -> Report:
-        """Do it."""
+        """Runs all checks that are possible, and returns the report."""
         plan, expected = self.evidence.plan if self.evidence.content else None, self.evidence.expected
         if not self.deep:
             self.skipped["deep"] = "only with --deep"
@@ -153,7 +153,7 @@ class _Audit:
     def _check_all(self, plan: Plan, expected: Expected) -> None:
         if self.config:
             self._refuse_other(self.config)
-        if self.config and self.deep:  # that it can be done is better known before hours of reading
+        if self.config and self.deep:  # fails now, not after hours of reading
             reembed.resolve(self.config, self.evidence.identity.vector_digest)
         self._check_identity(plan)
         self._check_complete()
@@ -166,7 +166,7 @@ class _Audit:
             self._check_deep(plan, expected, unsound, self.config)
 
     def _refuse_other(self, config: Config) -> None:
-        """Refuse a config of another dataset; where the sources lie may differ."""
+        """Refuses a config of another dataset; only the paths of the sources may differ."""
         theirs = Identity({}, self.evidence.identity.dataset_fields)
         found = Identity({}, fields_of(config)).differences(theirs)
         differing = [each for each in found if not SOURCE_PATH.match(each)]
@@ -183,14 +183,14 @@ class _Audit:
         return self.evidence.dataset.layout.root
 
     def _shard_name(self, split: str) -> str:
-        return f"data/part-{split}.parquet"  # it is shown, not opened: it need not be a name of ours
+        return f"data/part-{split}.parquet"  # shown, not opened: it may be a foreign name
 
     def _check_identity(self, plan: Plan) -> None:
-        """dataset.json, plan and summary are of one dataset, and are what their digests say."""
+        """Checks that dataset.json, plan and summary belong to one dataset and match their digests."""
         evidence, identity = self.evidence, self.evidence.identity
         for name in ("vector_digest", "dataset_digest"):
             if evidence.content.get(name) != getattr(identity, name):
-                evidence.add("identity", "dataset.json", f"its {name} is not that of its fields")
+                evidence.add("identity", "dataset.json", f"its {name} does not match its fields")
         if identity.dataset_digest != plan.dataset_digest:
             ours, theirs = identity.dataset_digest[:12], plan.dataset_digest[:12]
             what = f"is stale: its dataset_digest is {ours}…, that of plan.parquet {theirs}…"
@@ -199,7 +199,7 @@ class _Audit:
             evidence.add("identity", "summary.json", "is of another dataset than plan.parquet")
         forged = [split for split, pieces in plan.splits() if split_id(plan.dataset_digest, pieces) != split]
         if forged:
-            what = f"{len(forged)} splits are not what their ids digest, {forged[0]} the first"
+            what = f"{len(forged)} splits do not match their ids, {forged[0]} the first"
             evidence.add("identity", "plan.parquet", what)
 
     def _check_complete(self) -> None:
@@ -211,16 +211,16 @@ class _Audit:
             evidence.add("complete", "data/_SUCCESS", what)
             self.skipped["manifest"] = "a run writes it when it is done"
         elif evidence.manifest is None:
-            self.skipped["manifest"] = "there is none to be read"
+            self.skipped["manifest"] = "manifest.parquet can't be read"
 
     def _check_shards(self, plan: Plan) -> None:
-        """Shards, plan and manifest know the same splits."""
+        """Checks that shards, plan and manifest have the same splits."""
         evidence, planned = self.evidence, self.evidence.planned
         for split in sorted(evidence.there - planned):
             evidence.add("shards", self._shard_name(split), "is foreign: the plan does not know it")
         for split in sorted(evidence.recorded.keys() - planned):
             evidence.add("shards", "manifest.parquet", f"has split {split}, which the plan does not know")
-        # Of an unfinished run shards are missing by nature; of failed files, where the config allows them.
+        # An unfinished run always lacks shards; a finished one may lack those of failed files.
         missing = planned - evidence.there if evidence.finished else set()
         failed = set(evidence.summary.get("failed_files", ()))
         for split, pieces in plan.splits() if missing else ():
@@ -231,7 +231,7 @@ class _Audit:
         self.figures["shards"] = {"planned": len(planned), "there": len(evidence.there)}
 
     def _check_manifest(self) -> None:
-        """The manifest has each shard once, and the summary is its sum."""
+        """Checks that the manifest has each shard once, and that the summary is its sum."""
         evidence, manifest = self.evidence, self.evidence.manifest
         if manifest is None:
             return
@@ -248,7 +248,7 @@ class _Audit:
         self.figures["manifest"] = {name: sums[name] for name in ("rows", "rejects", "tokens", "truncated")}
 
     def _check_ranges(self, plan: Plan) -> None:
-        """No two splits own the same rows: then rows that are in their own split's ranges meet no others."""
+        """Checks that no two splits own the same rows; then rows in their own split's ranges are unique."""
         cut = plan.pieces.filter(pc.is_valid(plan.pieces["split_id"]))
         ranges = pa.table({"file": source_files(cut), "start": cut["start"], "stop": cut["stop"]})
         ranges = ranges.sort_by([(name, "ascending") for name in ranges.column_names]).combine_chunks()
@@ -259,7 +259,7 @@ class _Audit:
             self.evidence.add("duplicates", "plan.parquet", what)
 
     def _check_contents(self, plan: Plan, expected: Expected) -> set[str]:
-        """Each shard by itself, and what all of them add up to; the splits that something was found in."""
+        """Checks each shard, and the sums over all; returns the splits that have findings."""
         evidence = self.evidence
         telemetry.event("reading", shards=len(evidence.there & evidence.planned))
         pieces, totals, unsound = {}, Counter[str](), set()
@@ -287,7 +287,7 @@ class _Audit:
                 yield Shard(self._root, self.options, split, pieces, self.evidence.record(split), expected)
 
     def _check_reconciliation(self, plan: Plan, pieces: Mapping[str, list[dict[str, Any]]]) -> None:
-        """Each planned row of the shards that could be read is embedded or rejected, by what is in them."""
+        """Checks that each planned row of the readable shards is embedded or rejected in them."""
         held = pa.chunked_array([pa.array(pieces.values(), pa.list_(schema.PIECE))])
         for file, what in unaccounted(plan.pieces, held, set(pieces)):
             self.evidence.add("reconciliation", file, what)
@@ -295,7 +295,7 @@ class _Audit:
         self.figures["reconciliation"] = {"files": len(plan.versions()), "documents": documents}
 
     def _check_source(self, plan: Plan) -> None:
-        """Whether the sources are still as planned; no fault of the dataset if not."""
+        """Checks whether the sources are still as planned; if not, that is a note, not a finding."""
         if self.config is None:
             self.skipped["source"] = "only with --config FILE: where a dataset says they lie is not followed"
             return
@@ -308,7 +308,7 @@ class _Audit:
         self.figures["source"] = {"files": len(plan.versions()), "no longer as planned": len(moved)}
 
     def _check_deep(self, plan: Plan, expected: Expected, unsound: set[str], config: Config) -> None:
-        """Drawn rows of the shards that nothing speaks against, embedded once more."""
+        """Embeds drawn rows of the shards without findings again."""
         telemetry.event("embedding again", fraction=self.deep)
         rows, unchecked, nearness = 0, 0, math.inf
         samples = self._samples(plan, unsound, config)
@@ -335,7 +335,7 @@ class _Audit:
 def _each(
     function: Callable[[Item], Result], items: Iterable[Item], count: int, threads: int
 ) -> Iterator[Result]:
-    """What a function makes of each item: on Ray where there is a cluster or much to do, else in threads."""
+    """Yields a function's result for each item: on Ray with a cluster or many items, else in threads."""
     if os.environ.get("RAY_ADDRESS") or count > MANY_SHARDS:
         # Ray takes a second to import and six to start.
         from pipeline.embed.on_ray import spread  # noqa: PLC0415

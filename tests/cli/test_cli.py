@@ -1,4 +1,4 @@
-"""The command line: what it prints, and what it ends with."""
+"""Checks what the command line prints, and its exit codes."""
 
 import json
 import shlex
@@ -161,7 +161,7 @@ def test_every_command_has_examples() -> None:
 
 
 def test_bash_completes_commands_and_options() -> None:
-    """As in the docs, by sourcing what `completion bash` prints; what bash would offer is what it sets."""
+    """Sources the output of `completion bash` as in the docs, and reads what bash would offer."""
     ask = (
         "source <({python} -m pipeline completion bash) && COMP_WORDS=({words}) COMP_CWORD={last}"
         " && _shtab_albert_embed albert-embed {typed} {before}; echo ${{COMPREPLY[@]}}"
@@ -193,7 +193,7 @@ def test_zsh_gets_a_script_of_its_own(capsys: pytest.CaptureFixture[str]) -> Non
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["plan", "x.yaml", "--run-date", "yesterday"], "'yesterday' is no date such as 2026-11-25"),
+        (["plan", "x.yaml", "--run-date", "yesterday"], "'yesterday' is not a date such as 2026-11-25"),
         (["verify", "x", "--deep", "2"], "2 is not between 0 and 1"),
         (["completion", "fish"], "invalid choice: 'fish'"),
     ],
@@ -207,7 +207,7 @@ def test_arguments_that_mean_nothing_are_exit_code_2(
 
 
 def test_the_plan_for_a_person(job: Job, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Names to the right, texts beside them, nothing that steers a terminal where there is none."""
+    """Checks that names are aligned to the right, and that without a terminal nothing controls one."""
     values = job(cost={"tokens_per_second": 10.0, "price_per_hour": 36.0, "currency": "EUR"})
     values["source"]["docs"].pop("id_column")
     assert cli.main(["plan", str(write_config(tmp_path / "job.yaml", values))]) == ExitCode.DONE
@@ -239,7 +239,7 @@ def test_lines_are_aligned_wrapped_and_steer_nothing(capsys: pytest.CaptureFixtu
 def test_a_panic_in_rust_has_its_last_line_too(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The tokenizers library's own, which is no `Exception`."""
+    """Provokes a panic of the tokenizers library; it is not an `Exception`."""
 
     def panicking(_: object) -> None:
         backend = Backend(models.WordLevel({"a": 0}, "a"))
@@ -249,7 +249,7 @@ def test_a_panic_in_rust_has_its_last_line_too(
     monkeypatch.setitem(COMMANDS, "completion", replace(COMMANDS["completion"], run=panicking))
     assert cli.main(["completion", "bash"]) == ExitCode.BUG
     last = capsys.readouterr().err.splitlines()[-1]
-    assert last.startswith("exit 1: a bug of ours: PanicException(")
+    assert last.startswith("exit 1: a bug in this program: PanicException(")
 
 
 def test_a_plan_estimates_around_texts_that_can_not_be_tokenized(

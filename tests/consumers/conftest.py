@@ -1,4 +1,4 @@
-"""Datasets as jobs leave them, side by side in one folder, and a Spark that works there."""
+"""Provides datasets as jobs leave them, side by side in one folder, and a Spark that works there."""
 
 import datetime
 from collections.abc import Iterator
@@ -20,7 +20,7 @@ DEMO = Path(__file__).parents[2] / "configs" / "demo.yaml"
 
 
 def embed(folder: Path, *overrides: str, job: Path = Path("job.yaml"), night: int = 25) -> None:
-    """Run a job as somebody does who works in a folder."""
+    """Runs a job with a folder as the working directory."""
     with chdir(folder), pytest.MonkeyPatch.context() as patch:
         use_no_ray(patch)
         loaded = load_config(str(job), overrides, datetime.date(2026, 11, night))
@@ -30,7 +30,7 @@ def embed(folder: Path, *overrides: str, job: Path = Path("job.yaml"), night: in
 
 @pytest.fixture(scope="session")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where the page's sections are run: the articles, two nights of a series, other datasets."""
+    """The folder in which the page's sections run: the articles, two nights of a series, other datasets."""
     folder = tmp_path_factory.mktemp("consumers")
     (folder / "job.yaml").write_text(page.job())
     shards = "output.rows_per_shard=10"
@@ -46,7 +46,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def demo(folder: Path) -> Path:
-    """The same folder, where the demo's job has embedded docstrings, too."""
+    """The same folder, in which the demo's job has embedded docstrings, too."""
     corpora.write_docstrings(folder / ".demo" / "source")
     embed(folder, "output.rows_per_shard=500", job=DEMO)
     return folder
@@ -54,7 +54,7 @@ def demo(folder: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def spark(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """The session that `getOrCreate` finds; relative paths are those of its Java's folder."""
+    """The session that `getOrCreate` finds; relative paths start at the folder of its Java."""
     from pyspark.sql import SparkSession
 
     java_home = java.home(tmp_path_factory.mktemp("java"))
@@ -81,7 +81,7 @@ def spark(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[An
 def bucket(
     folder: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[None]:
-    """The page's bucket on a server of its own, and in it a copy of the series."""
+    """The page's bucket, with a copy of the series, on a server of its own."""
     with running_server(tmp_path_factory.mktemp("seaweed")) as url:
         for name, value in environment(url).items():
             monkeypatch.setenv(name, value)
@@ -93,7 +93,7 @@ def bucket(
 
 @pytest.fixture
 def httpfs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """DuckDB's S3 client as `INSTALL httpfs` would leave it, from PyPI."""
+    """Installs DuckDB's S3 client from PyPI, as `INSTALL httpfs` would leave it."""
     import duckdb
     import duckdb_extension_httpfs
 

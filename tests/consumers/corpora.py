@@ -1,4 +1,4 @@
-"""What the datasets of docs/reading.md are made of: articles, and docstrings of known packages."""
+"""Makes the corpora of docs/reading.md: articles, and docstrings of known packages."""
 
 import datetime
 import itertools
@@ -35,7 +35,7 @@ SCHEMA = pa.schema(
 
 
 def articles() -> list[dict[str, Any]]:
-    """60 articles of one to four sentences; letters beyond 16 bits in some, ten without a body."""
+    """Returns 60 articles of one to four sentences; some have letters beyond 16 bits, ten have no body."""
     start = datetime.datetime(2026, 11, 1, 12, 30)
     pairs = itertools.islice(itertools.cycle(itertools.product(THINGS, REMARKS)), 60)
     return [
@@ -52,7 +52,7 @@ def articles() -> list[dict[str, Any]]:
 
 
 def write_articles(folder: Path, count: int = 60) -> None:
-    """The first of them, as Parquet files of twenty."""
+    """Writes the first `count` articles as Parquet files of twenty."""
     folder.mkdir(exist_ok=True)
     rows = articles()[:count]
     for start in range(0, count, 20):
@@ -62,7 +62,7 @@ def write_articles(folder: Path, count: int = 60) -> None:
 
 
 def write_docstrings(folder: Path) -> None:
-    """Those of `PACKAGES`: the part of the demo's corpus that the page's classifier asks for."""
+    """Writes the docstrings of `PACKAGES`, the part of the demo's corpus that the page's classifier needs."""
     folder.mkdir(parents=True)
     library = Path(sysconfig.get_path("stdlib"))
     rows = [row for row in docstrings(library) if row["module"].split(".")[0] in PACKAGES]

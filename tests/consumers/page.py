@@ -1,4 +1,4 @@
-"""The code on docs/reading.md, run as a reader would who copies a section from its start to its end."""
+"""Runs the code of docs/reading.md as a reader would who copies a section from its start to its end."""
 
 import re
 from collections import defaultdict
@@ -13,13 +13,13 @@ TEXT = (Path(__file__).parents[2] / "docs" / "reading.md").read_text()
 
 
 def job() -> str:
-    """The one config that the page shows."""
+    """Returns the only config that the page shows."""
     (text,) = re.findall(r"```yaml\n(.*?)```", TEXT, re.S)
     return str(text)
 
 
 def sections() -> dict[str, list[tuple[str, str]]]:
-    """By heading, its blocks in order: the language, and what stands there."""
+    """Returns for each heading its blocks in order: the language and the content."""
     found = defaultdict(list)
     for section in TEXT.split("\n## ")[1:]:
         heading = section.partition("\n")[0]
@@ -29,9 +29,9 @@ def sections() -> dict[str, list[tuple[str, str]]]:
 
 
 def run(heading: str, folder: Path) -> dict[str, Any]:
-    """Run a section in a folder: what its Python has named, and as `answers` the rows of each SQL block.
+    """Runs a section in a folder; returns its Python variables, and as `answers` the rows of each SQL block.
 
-    A block of text is what the Python before it must have printed.
+    The Python before a block of text must have printed that text.
     """
     names: dict[str, Any] = {"answers": []}
     said = StringIO()

@@ -1,4 +1,4 @@
-"""docs/reading.md: its code does, in every engine that it names, what it says that it does."""
+"""Checks that the code of docs/reading.md does what the page says, in every engine that it names."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -22,29 +22,29 @@ from tests.consumers import corpora, page
 
 Pairs = Iterable[tuple[int, float]]
 NEW = "embeddings/2026-11-25"
-"""The dataset that LATEST.json names; the one beside it has a third of the articles."""
+"""The dataset that LATEST.json names; the other one has a third of the articles."""
 
 
 @pytest.fixture(scope="module")
 def rows(folder: Path) -> dict[int, dict[str, Any]]:
-    """Every row of the newer dataset by its article, a file at a time."""
+    """The rows of the newer dataset by their articles, read file by file."""
     shards = (folder / NEW / "data").glob("*.parquet")
     return {row["article_id"]: row for shard in shards for row in pq.ParquetFile(shard).read().to_pylist()}
 
 
 def cosines(rows: Mapping[int, dict[str, Any]]) -> dict[int, float]:
-    """Of each article to article 7."""
+    """Returns the cosine of each article to article 7."""
     query = np.array(rows[7]["embedding"])
     return {key: float(np.array(row["embedding"]) @ query) for key, row in rows.items()}
 
 
 def assert_nearest(found: Pairs, rows: Mapping[int, dict[str, Any]]) -> None:
-    """The five nearest to article 7 with their cosines, nearest first, whatever the order of equal ones."""
+    """Checks for the five nearest to article 7 with cosines, nearest first; equal ones in any order."""
     found, true = list(found), cosines(rows)
     assert len({key for key, _ in found}) == 5
     np.testing.assert_allclose([cosine for _, cosine in found], [true[key] for key, _ in found], atol=1e-5)
     np.testing.assert_allclose([cosine for _, cosine in found], sorted(true.values())[:-6:-1], atol=1e-5)
-    assert {key for key, _ in found} - set(range(20))  # which are all that the night before has
+    assert {key for key, _ in found} - set(range(20))  # the night before has only those
 
 
 def of(table: Iterable[Mapping[str, Any]]) -> Pairs:
@@ -52,7 +52,7 @@ def of(table: Iterable[Mapping[str, Any]]) -> Pairs:
 
 
 def body(article: int) -> str:
-    """What somebody wrote."""
+    """Returns the text of an article."""
     return str(corpora.articles()[article]["body"])
 
 
@@ -69,7 +69,7 @@ def records(root: Path) -> list[dict[str, Any]]:
 
 
 def test_spark(folder: Path, spark: Any, rows: dict[int, dict[str, Any]]) -> None:
-    """Among it: what it prints as the schema stands on the page."""
+    """Checks also that the schema that it prints is the page's."""
     names = page.run("Spark", folder)
     assert_nearest(of(names["rows"]), rows)
     for row in names["rows"]:
@@ -147,7 +147,7 @@ def test_a_question(folder: Path) -> None:
 
 
 def test_windows(folder: Path, spark: Any) -> None:
-    """Both engines cut what Python cuts, past letters beyond 16 bits, and find the same windows best."""
+    """Both engines cut as Python does, even after letters beyond 16 bits, and rank the same windows first."""
     names = page.run("Windows of long texts", folder)
     windows = read_dataset(folder / "chunks").to_pylist()
     query = next(row["embedding"] for row in windows if (row["article_id"], row["chunk"]) == (7, 0))
@@ -168,7 +168,7 @@ def test_windows(folder: Path, spark: Any) -> None:
 
 
 def test_int8(folder: Path, spark: Any, rows: dict[int, dict[str, Any]]) -> None:
-    """Every engine has the same floats back, each within half a scale of the float32 dataset's."""
+    """Every engine restores the same floats, each within half a scale of the float32 dataset's."""
     names = page.run("Vectors of int8", folder)
     small = pl.read_parquet(f"{folder}/int8/data/*.parquet")
     halves = dict(zip(small["article_id"], small["embedding_scale"] / 2, strict=True))
@@ -198,7 +198,7 @@ def test_object_storage(bucket: None, httpfs: None, folder: Path, rows: dict[int
 
 
 def test_a_classifier_knows_packages_by_their_docstrings(demo: Path) -> None:
-    """Far above the baseline, as the page says; and no better than it, once vectors are another's."""
+    """The classifier is far above the baseline, as the page says, and not with the vectors of other texts."""
     names = page.run("What embeddings are for: a classifier", demo)
     table = re.findall(r"^\| .* \| (0\.\d{3}) \| (0\.\d{3}) \|$", page.TEXT, re.M)
     told_baseline, told = np.array(table, float)
@@ -214,7 +214,7 @@ def test_a_classifier_knows_packages_by_their_docstrings(demo: Path) -> None:
 
 
 def test_whoever_opens_the_root_gets_no_vectors(folder: Path, spark: Any) -> None:
-    """DuckDB reads manifest and plan without a word, the others say that something is wrong."""
+    """DuckDB reads manifest and plan without a message; the others report an error."""
     root = str(folder / NEW)
     columns = duckdb.sql(f"FROM '{root}/*.parquet'").columns
     assert "split_id" in columns

@@ -148,7 +148,7 @@ def test_search_where_nothing_is_or_another_config_was(
 ) -> None:
     path = str(write_config(tmp_path / "job.yaml", job()))
     assert cli.main(["search", path, "x"]) == ExitCode.CONFIG
-    assert "there is no dataset here" in capsys.readouterr().err
+    assert "no dataset here" in capsys.readouterr().err
     embed(job())
     other = ["search", path, "x", "--set", "model.max_tokens=64"]
     assert cli.main(other) == OtherDatasetError.exit_code

@@ -1,4 +1,4 @@
-"""What a run would do and cost: counted, sampled, estimated; and what stands out."""
+"""Checks the forecast of a run: its counts, its sample, its estimates, and its warnings."""
 
 import gzip
 import itertools
@@ -46,7 +46,7 @@ def tokens_of(corpus: list[str], max_tokens: int = 512) -> int:
 
 
 def stratum(**more: Any) -> Stratum:
-    """One of which all 4 rows were seen."""
+    """Makes a stratum of which all 4 rows were sampled."""
     nothing = {"source": "docs", "unit": "rows", "size": 4, "covered": 4, "texts": 4}
     rows = {"lengths": np.array([1, 2, 3, 4]), "truncated": np.zeros(4, np.bool_)}
     return Stratum(**(nothing | rows | more))
@@ -80,7 +80,7 @@ def test_a_small_corpus_is_taken_whole(job: Job) -> None:
 
 
 def test_the_sample_is_bounded_and_spread_over_a_large_corpus(job: Job, corpus: Path) -> None:
-    """Half of the rows are long ones, in the last file; few are seen, and the estimate is near."""
+    """Half of the rows are long, in the last file; few are sampled, and the estimate is near."""
     short, long = ["a few words"] * 3000, ["some words more than that and than that " * 5] * 3000
     for name, rows in (("0", short[:1000]), ("1", short[1000:]), ("2", long)):
         table = pa.table({"key": list(range(len(rows))), "text": rows, "topic": ["t"] * len(rows)})
@@ -139,7 +139,7 @@ def test_lines_that_are_not_counted_are_estimated(job: Job, tmp_path: Path) -> N
 
 
 def test_sources_are_mixed_by_what_they_hold(job: Job, tmp_path: Path) -> None:
-    """Parquet, counted; lines, estimated; and a stream, of which only the start is read."""
+    """The sources are Parquet (counted), lines (estimated), and a stream that is only read at its start."""
     (tmp_path / "lines.txt").write_text("one line\n" * 50)
     (tmp_path / "lines.jsonl.gz").write_bytes(gzip.compress(b'{"text": "an object"}\n' * 5000))
     sources = job()["source"] | {
@@ -159,7 +159,7 @@ def test_sources_are_mixed_by_what_they_hold(job: Job, tmp_path: Path) -> None:
 def test_no_stretch_is_begun_once_enough_was_read(
     job: Job, corpus: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One of each source is read in any case."""
+    """One stretch of each source is always read."""
     monkeypatch.setattr(sampling, "MAX_READ", 0)
     sources = job()["source"] | {"again": {"path": f"{corpus}/*.parquet", "id_column": "key"}}
     found = of(job(source=sources))
@@ -190,7 +190,7 @@ def test_an_estimate_with_a_hole_is_none(job: Job) -> None:
 
 
 def test_truncated_texts_are_cut_counted_and_a_caution(job: Job) -> None:
-    """Of each seven texts one is of 12 tokens at most, and all others of more."""
+    """One of seven texts has at most 12 tokens; all others have more."""
     found = of(job(model={"max_tokens": 12}))
     assert found.lengths is not None
     rows = Tokenizer(checkpoint.resolve(str(PACKAGED)), 12).encode(pa.array(texts(60))).truncated
@@ -243,7 +243,7 @@ def test_time_and_price_are_by_the_rate_of_the_config(job: Job) -> None:
 
 
 def test_without_a_rate_a_cpu_is_guessed_and_a_gpu_is_not(job: Job) -> None:
-    """The model has 2 layers of 2 * (4 * 16 * 16 + 2 * 16 * 32) operations a token."""
+    """The model has 2 layers of 2 * (4 * 16 * 16 + 2 * 16 * 32) operations per token."""
     cpu, gpu = of(job()), of(job(compute={"device": "cuda"}))
     assert (cpu.rate.by, cpu.rate.tokens_per_second) == ("guess", 1e11 / 8192)
     assert (gpu.rate.by, gpu.rate.tokens_per_second, gpu.hours, gpu.price) == ("none", None, None, None)
@@ -281,7 +281,7 @@ def test_nothing_is_left_of_a_complete_dataset(job: Job) -> None:
 def test_of_a_base_shards_are_copied_unchanged_files_taken_and_changed_ones_counted_as_new(
     job: Job, tmp_path: Path, corpus: Path
 ) -> None:
-    """Two splits a file. Of file 0 a shard may be mended by another try; file 1 changes, file 2 stays."""
+    """Each file has two splits. Rejects of file 0 may succeed if retried; file 1 changes, file 2 stays."""
     base, made = records.planned(job(output={"path": str(tmp_path / "base")}))
     shards = [
         records.record(
@@ -311,7 +311,7 @@ def test_a_base_of_other_vectors_spares_nothing(job: Job, tmp_path: Path) -> Non
 
 
 def scans(stored: list[int], splits_of_a_scan: int = 1) -> pa.Table:
-    """Pieces of a plan: a split each, so many to a scan."""
+    """Makes pieces of a plan: one for each split, and a number of splits for each scan."""
     count = len(stored)
     numbers = list(range(count))
     return pa.table(

@@ -1,4 +1,4 @@
-"""How a dataset stands, by what lies in it alone: figures by hand, nothing claimed that can't be known."""
+"""Checks the state of a dataset, derived from its files alone, against figures computed by hand."""
 
 import datetime
 import json
@@ -26,13 +26,13 @@ def at(minutes: float) -> datetime.datetime:
 
 
 def touched(dataset: Dataset, moment: datetime.datetime) -> None:
-    """As if nothing in the dataset had changed since."""
+    """Sets the times of all files, as if nothing in the dataset had changed since."""
     for path in Path(dataset.layout.root).rglob("*"):
         os.utime(path, (moment.timestamp(), moment.timestamp()))
 
 
 def half_done(job: Job, **last: Any) -> Dataset:
-    """Three of six splits: one of an older attempt, two of the newest, 2 and 4 minutes after noon."""
+    """Makes three of six splits: one by an older attempt, two by the newest, 2 and 4 minutes after noon."""
     dataset, made = records.planned(job())
     ids = made.split_ids.to_pylist()
     records.attempted(dataset, "a0", code=4, reason="stopped", ended="2026-11-25T11:00:00+00:00")
@@ -66,7 +66,7 @@ def test_a_plan_without_an_attempt(job: Job) -> None:
 
 
 def test_a_run_that_goes_on(job: Job) -> None:
-    """In 4 minutes 2 splits of 7 rows: 3 more take 6 minutes."""
+    """The run took 4 minutes for 2 splits of 7 rows, so 3 more take 6 minutes."""
     found = standing(half_done(job), at(5))
     assert (found.state, found.done, found.pending) == ("running", 3, 3)
     assert found.figures == {"rows": 24, "rejects": 6, "tokens": 200}
@@ -78,7 +78,7 @@ def test_a_run_that_goes_on(job: Job) -> None:
 
 
 def test_only_the_last_minutes_count_for_the_rate(job: Job) -> None:
-    """The newest shard is of minute 34: of the ten minutes before there is it alone."""
+    """The newest shard is from minute 34, and the only one of the ten minutes before."""
     dataset = half_done(job)
     split = records.planned(job())[1].split_ids[3].as_py()
     late = records.record(split, rows=30, attempt="a1", written_at=at(34).timestamp())
@@ -91,7 +91,7 @@ def test_only_the_last_minutes_count_for_the_rate(job: Job) -> None:
 
 
 def test_a_writer_whose_clock_is_behind_has_no_rate(job: Job) -> None:
-    """Its shards are older than the attempt that made them."""
+    """The shards are older than the attempt that made them."""
     dataset, made = records.planned(job())
     records.attempted(dataset, "a1")
     early = records.record(made.split_ids[0].as_py(), rows=10, attempt="a1", written_at=at(-1).timestamp())
@@ -177,10 +177,10 @@ def test_a_folder_that_is_no_dataset_and_what_a_dataset_has_no_use_for(
     job: Job, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert cli.main(["status", str(tmp_path)]) == ExitCode.CONFIG
-    assert "there is no dataset here; name the folder that has dataset.json" in capsys.readouterr().err
+    assert "no dataset here; name the folder that has dataset.json" in capsys.readouterr().err
     half_done(job)
     assert cli.main(["status", f"{tmp_path}/out", "--set", "model.max_tokens=3"]) == ExitCode.CONFIG
-    assert "means nothing to a dataset" in capsys.readouterr().err
+    assert "do not apply to a dataset" in capsys.readouterr().err
 
 
 def test_names_from_a_dataset_do_not_steer_the_terminal(

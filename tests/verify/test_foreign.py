@@ -1,4 +1,4 @@
-"""A dataset of a stranger: what it names is not contacted, and what its files hold costs a line."""
+"""Checks datasets of strangers: what they name is not contacted, and bad files cost one line each."""
 
 import json
 import os
@@ -24,13 +24,13 @@ Job = Callable[..., dict[str, Any]]
 
 @pytest.fixture
 def planted(job: Job, tmp_path: Path) -> Planted:
-    """A dataset of 60 rows; nothing of it is damaged."""
+    """A dataset of 60 rows without damage."""
     ended(job())
     return Planted(tmp_path / "out")
 
 
 def reconfigure(planted: Planted, change: Callable[[dict[str, Any]], None]) -> None:
-    """What the dataset says of its config, which no digest covers."""
+    """Changes the config in dataset.json, which no digest covers."""
     path = planted.root / "dataset.json"
     content = json.loads(path.read_text())
     change(content["config"])
@@ -43,7 +43,7 @@ def test_what_a_dataset_names_is_looked_at_only_where_the_caller_says_so(
     job: Job,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """By default nothing but the dataset is opened: not even a file on this machine."""
+    """Checks that by default only the dataset is opened, and no other file, not even a local one."""
     opened: list[str] = []
     telemetry.observers.append(lambda _, path: opened.append(path))
     try:
@@ -63,7 +63,7 @@ def test_what_a_dataset_names_is_looked_at_only_where_the_caller_says_so(
 
     for arguments, said in (
         (["--deep", "1"], "exit 2: --deep: needs the sources and the model; name the config"),
-        (["--set", "model.max_tokens=9"], "exit 2: --set, --run-date: means nothing to a dataset"),
+        (["--set", "model.max_tokens=9"], "exit 2: --set, --run-date: do not apply to a dataset"),
         (
             ["--config", written, "--set", "output.rows_per_shard=11"],
             "exit 2: --config: did not make this dataset (got output.rows_per_shard: 10 there, 11 here)",
@@ -74,7 +74,7 @@ def test_what_a_dataset_names_is_looked_at_only_where_the_caller_says_so(
 
 
 class Asked(BaseHTTPRequestHandler):
-    """Answers nothing, and remembers what it was asked."""
+    """A server that answers 404 and records the requests."""
 
     seen: ClassVar[list[str]] = []
 
@@ -85,12 +85,12 @@ class Asked(BaseHTTPRequestHandler):
     do_HEAD = do_POST = do_PUT = do_GET  # noqa: N815
 
     def log_message(self, *_: Any) -> None:
-        """No word to the tests' output."""
+        """Keeps the requests out of the tests' output."""
 
 
 @pytest.fixture
 def server() -> Iterator[str]:
-    """The address of a server of somebody else's."""
+    """The address of a foreign server."""
     Asked.seen.clear()
     listening = ThreadingHTTPServer(("127.0.0.1", 0), Asked)
     threading.Thread(target=listening.serve_forever, daemon=True).start()
@@ -100,7 +100,7 @@ def server() -> Iterator[str]:
 
 @pytest.mark.parametrize("path", ["hf://datasets/some/corpus/a.parquet", "s3://bucket/a.parquet"])
 def test_a_server_that_a_dataset_names_is_asked_nothing(planted: Planted, server: str, path: str) -> None:
-    """Asked, it would be sent the caller's credentials."""
+    """A request to the server would carry the caller's credentials."""
 
     def aim(told: dict[str, Any]) -> None:
         told["source"]["docs"] |= {"path": path, "options": {"endpoint_url": server}}
@@ -171,7 +171,7 @@ def test_a_record_of_absurd_times_is_shown(planted: Planted, moment: float) -> N
 def test_a_pipe_in_the_place_of_a_file_keeps_nobody_waiting(
     planted: Planted, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Nor does a device that never ends."""
+    """A device that never ends does not block either."""
     shard = planted.shards[0]
     shard.unlink()
     os.mkfifo(shard)
@@ -179,7 +179,7 @@ def test_a_pipe_in_the_place_of_a_file_keeps_nobody_waiting(
     (planted.root / "summary.json").symlink_to("/dev/zero")
     assert cli.main(["verify", str(planted.root)]) == ExitCode.INCOMPLETE
     shown = capsys.readouterr().out
-    assert f"{shard.name}: is missing" in shown  # a listing passes over what is no file
+    assert f"{shard.name}: is missing" in shown  # a listing skips what is not a file
     assert "summary.json: can't be read: not a regular file" in shown
     (planted.root / "plan.parquet").unlink()
     os.mkfifo(planted.root / "plan.parquet")

@@ -1,4 +1,4 @@
-"""The audit of a dataset: sound ones pass, and each kind of damage is found by the check that is for it."""
+"""Checks the audit: sound datasets pass, and each kind of damage is found by the check that is for it."""
 
 import dataclasses
 import functools
@@ -35,7 +35,7 @@ LINES = "first line\r\n\n" + "".join(f"line {number} of many, naïve\n" for numb
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Parquet with a list column, two rows without a text, a long text; and lines, one of them blank."""
+    """Parquet with a list column, two rows without a text and a long text; and lines, one of them blank."""
     root = tmp_path_factory.mktemp("source")
     for number in range(2):
         documents: list[str | None] = [*texts(20, number * 20)]
@@ -53,7 +53,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def values(source: Path, tiny: Path) -> Callable[..., dict[str, Any]]:
-    """A job over both sources; fields of its model may be given."""
+    """Makes jobs over both sources; fields of the model may be given."""
 
     def make(output: Path, **model: Any) -> dict[str, Any]:
         docs = {"path": f"{source}/*.parquet", "id_column": "key", "carry": ["tags"]}
@@ -70,7 +70,7 @@ def values(source: Path, tiny: Path) -> Callable[..., dict[str, Any]]:
 def made(
     values: Callable[..., dict[str, Any]], tmp_path_factory: pytest.TempPathFactory
 ) -> Callable[..., Path]:
-    """Datasets by the model that is asked for, each embedded once for all tests."""
+    """Makes a dataset for the fields of a model; each is embedded once for all tests."""
 
     @functools.cache
     def make(**model: Any) -> Path:
@@ -85,7 +85,7 @@ def made(
 
 @pytest.fixture
 def copy(made: Callable[..., Path], tmp_path: Path) -> Callable[..., Planted]:
-    """A copy of such a dataset, to be damaged."""
+    """Copies such a dataset, to be damaged."""
     return lambda **model: Planted(Path(shutil.copytree(made(**model), tmp_path / "copy")))
 
 
@@ -95,7 +95,7 @@ def planted(copy: Callable[..., Planted]) -> Planted:
 
 
 def own(root: Path) -> sections.Config:
-    """The config that made a dataset, as its owner has it."""
+    """Returns the config that made a dataset, as its owner has it."""
     return parse_config(json.loads((root / "dataset.json").read_text())["config"])
 
 
@@ -130,7 +130,7 @@ def test_a_sound_dataset_has_no_finding(made: Callable[..., Path], model: dict[s
     assert figures(report, "deep")["rows compared"] == rows
 
 
-# Each plants one damage, and says what must be found: the check, and words of the finding.
+# Each function plants one damage, and returns what must be found: the check, and words of the finding.
 
 
 def missing_shard(planted: Planted) -> str:
@@ -139,7 +139,7 @@ def missing_shard(planted: Planted) -> str:
 
 
 def doubled_row(planted: Planted) -> str:
-    """In the place of another, so that all counts are right."""
+    """Doubles a row in the place of another, so that all counts are right."""
     order = pa.array([0, 1, 2, 2, *range(4, 10)])
     planted.rewrite(planted.shards[0], lambda table: table.take(order))
     name = planted.shards[0].name
@@ -196,14 +196,14 @@ def wrong_sum(planted: Planted) -> str:
 
 
 def rejected_and_embedded(planted: Planted) -> str:
-    """In the place of the row that was rejected, so that all counts are right."""
+    """Puts a rejected row in the place of an embedded one, so that all counts are right."""
     shard = planted.with_rejects()
     planted.rewrite_rejects(shard, lambda table: replaced(table, "source_row", 0, 4))
     return f"duplicates: data/{shard.name}: 1 rows are both embedded and rejected, docs/1.parquet#4 the first"
 
 
 def stale_identity(planted: Planted) -> str:
-    """Another config's, sound by itself."""
+    """Puts in the identity of another config, which is consistent by itself."""
     path = planted.root / "dataset.json"
     content = json.loads(path.read_text())
     content["dataset_fields"]["output.rows_per_shard"] = 11
@@ -250,7 +250,7 @@ def changed_vector(planted: Planted) -> str:
     planted.rewrite(
         planted.shards[0], lambda table: replaced(table, "embedding", 0, [0.25] * 16), content_digest=digest
     )
-    return f"checksums: data/{planted.shards[0].name}: its vectors, places and hashes have not the digest"
+    return f"checksums: data/{planted.shards[0].name}: its vectors, places and hashes do not have the digest"
 
 
 def other_schema(planted: Planted) -> str:
@@ -280,7 +280,7 @@ def changed_rejects(planted: Planted) -> str:
     shard = planted.with_rejects()
     path = planted.root / "rejects" / planted.record(shard)["rejects_file"]
     pq.write_table(replaced(pq.read_table(path), "text", 0, "another"), path)
-    return f"rejects: data/{shard.name}: rejects/{path.name} is not what its name digests"
+    return f"rejects: data/{shard.name}: rejects/{path.name} does not match the digest in its name"
 
 
 def forged_plan(planted: Planted) -> str:
@@ -288,7 +288,7 @@ def forged_plan(planted: Planted) -> str:
     table = pq.read_table(path)
     changed = replaced(table, "version", 0, "1-1").replace_schema_metadata(table.schema.metadata)
     pq.write_table(changed, path)
-    return "identity: plan.parquet: 1 splits are not what their ids digest"
+    return "identity: plan.parquet: 1 splits do not match their ids"
 
 
 @pytest.mark.parametrize(
@@ -310,7 +310,7 @@ def test_damage_is_found_and_named(planted: Planted, plant: Callable[[Planted], 
 
 
 SEEN_BY_OTHERS = {no_rejects, row_of_another_split}
-"""Damage that no consistent records can hide from other checks: rows are gone from the count."""
+"""Damage that consistent records can't hide from other checks, since the count lacks rows."""
 
 
 def test_damage_of_int8(copy: Callable[..., Planted]) -> None:
@@ -360,7 +360,7 @@ def test_a_damaged_file_is_a_finding_that_names_it(planted: Planted, name: str, 
 
 
 def test_any_byte_of_a_shard_may_be_flipped_without_a_crash(planted: Planted) -> None:
-    """And what can be seen in its rows is seen: where no finding is, the rows are the same."""
+    """Checks also that visible damage is found: without a finding, the rows are the same."""
     shard = planted.shards[0]
     data, rows = shard.read_bytes(), pq.read_table(shard)
     for place in np.random.default_rng(0).integers(0, len(data), 60).tolist():
@@ -372,7 +372,7 @@ def test_any_byte_of_a_shard_may_be_flipped_without_a_crash(planted: Planted) ->
 
 
 def test_only_deep_finds_a_vector_of_another_text(planted: Planted) -> None:
-    """Valid by itself, and with digests that agree: only its text tells."""
+    """The vector is valid and all digests agree, so only its text tells."""
 
     def swap(table: pa.Table) -> pa.Table:
         first, second = table.column("embedding").to_pylist()[:2]
@@ -388,7 +388,7 @@ def test_only_deep_finds_a_vector_of_another_text(planted: Planted) -> None:
 
 
 def test_deep_sees_windows_that_are_not_those_of_the_text(copy: Callable[..., Planted]) -> None:
-    """The last one of a text is gone, or another range: without the text nothing tells."""
+    """A text's last window is gone or has another range, which only the text tells."""
     planted = copy(**CHUNKS)
     shard = next(path for path in planted.shards if 2 in pq.read_table(path).column("chunk").to_pylist())
     rows = pq.read_table(shard)
@@ -438,7 +438,7 @@ def test_a_sample_is_drawn_the_same_for_the_same_dataset(planted: Planted) -> No
 
 
 def reconfigure(planted: Planted, change: Callable[[dict[str, Any]], None]) -> None:
-    """As if the dataset had been made from a source or a model that lies elsewhere; `own` says so, too."""
+    """Changes the config as if the source or the model lay elsewhere; `own` returns the change, too."""
     path = planted.root / "dataset.json"
     content = json.loads(path.read_text())
     change(content["config"])
@@ -504,7 +504,7 @@ def test_failed_files_that_were_allowed_are_no_findings(
 
 @pytest.mark.usefixtures("ray_cluster")
 def test_many_shards_are_spread_over_ray(planted: Planted, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same report; the limit is lowered here, for 200 shards take a minute to make."""
+    """Checks that the report is the same. The limit is lowered, since 200 shards take a minute to make."""
     nan(planted)
     missing_shard(planted)
     told = own(planted.root)
@@ -516,7 +516,7 @@ def test_many_shards_are_spread_over_ray(planted: Planted, monkeypatch: pytest.M
 
 
 def _rounded(report: verify.Report) -> verify.Report:
-    """Without the last digits of a cosine: workers may run with another number of threads."""
+    """Drops the last digits of a cosine: workers may run with another number of threads."""
 
     def rounded(check: verify.Check) -> verify.Check:
         figures = {
@@ -543,7 +543,7 @@ def test_what_a_spread_function_raises_arrives_as_it_was() -> None:
 
 @pytest.fixture
 def command(capsys: pytest.CaptureFixture[str]) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """The command here, or another entry point as a process."""
+    """Runs the command in this process, or another entry point in its own."""
 
     def run(*arguments: str, entry: str = "") -> subprocess.CompletedProcess[str]:
         if not entry:
@@ -592,7 +592,7 @@ def test_where_there_is_no_dataset(
     ended = command(str(tmp_path / "nowhere"))
     assert ended.returncode == 2
     assert ended.stderr == (
-        f"exit 2: {tmp_path}/nowhere: there is no dataset here; name the folder that holds dataset.json\n"
+        f"exit 2: {tmp_path}/nowhere: no dataset here; name the folder that holds dataset.json\n"
     )
     assert command("ftp://x/y").stderr.startswith("exit 2: dataset: ftp: is not supported here")
 
@@ -625,7 +625,7 @@ def test_it_starts_without_torch_and_ray(planted: Planted) -> None:
 
 
 def test_missing_between_listing_and_reading(planted: Planted) -> None:
-    """A finding, not an error: the dataset is there, a shard is not."""
+    """A missing shard is a finding, not an error."""
     from pipeline.config.location import Options
     from pipeline.dataset.expected import Expected
     from pipeline.plan.plan import Plan

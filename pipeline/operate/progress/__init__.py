@@ -1,6 +1,7 @@
-"""What a person sees while a run goes on: a live display on a terminal, a line now and then in a log.
+"""Shows the progress of a run: a live display on a terminal, or a line now and then in a log.
 
-`counts` and `stages` know what there is to say, `log_line` and `display` how; `progress` when and where.
+`counts` and `stages` compute the figures, `log_line` and `display` format them, and `progress` decides when
+and where they appear.
 """
 
 from pipeline.operate.progress.counts import RunTotal

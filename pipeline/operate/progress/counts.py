@@ -1,7 +1,7 @@
-"""How far a run is, how fast, and how long it will take.
+"""Computes how far a run is, how fast it is, and how long it will take.
 
-Rates are of work: their clock starts as long before the first arrival as its own steps took, so neither Ray's
-start nor the loading of models counts; and what was there before, or was copied, is no work.
+Rates count work alone. Their clock starts before the first arrival, by as long as its own steps took, so that
+neither Ray's start nor the loading of models counts. Copied shards and those from before do not count.
 """
 
 import time
@@ -18,17 +18,17 @@ from pipeline.plan.plan import Plan, extent
 from pipeline.telemetry.liveness import StagesStatus
 
 WINDOW_ARRIVALS = 8
-"""A rate of now is of the window's seconds, and of so many arrivals at least: large splits come rarely."""
+"""The least number of arrivals that a present rate is computed from, since large splits arrive rarely."""
 STEPS = ("read", "tokenize", "encode", "write")
-"""What a shard record tells the seconds of."""
+"""The steps whose seconds a shard record has."""
 
 
 @dataclass(frozen=True, slots=True)
 class RunTotal:
-    """What there is to do, and what of it was there before this run.
+    """The work of a dataset, and how much of it was done before this run.
 
-    amount: of all splits in `unit`: "rows" or "bytes" of the source where all its files are counted in one of
-        them, else "splits".
+    amount: of all splits in `unit`: "rows" or "bytes" of the source if all its files are counted in the same
+        unit, else "splits".
     """
 
     splits: int
@@ -48,13 +48,13 @@ class RunTotal:
 
     @property
     def mean(self) -> float:
-        """The amount of a split."""
+        """Returns the mean amount of a split."""
         return self.amount / self.splits if self.splits else 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class Rate:
-    """A second: in the window, and since work began."""
+    """Counts per second: in the window, and since work began."""
 
     now: float
     overall: float
@@ -62,12 +62,13 @@ class Rate:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """All that there is to say at a moment.
+    """All figures of a run at a moment.
 
-    done: splits, those from before and those taken over among them.  taken_over: those whose shards this run
-    did not make: copies, and a rival's.  rows, tokens, rejects: of what arrived in this run.
-    eta: seconds; None where nothing can be said.  stages: empty before any is asked for.
-    split_seconds: what a split takes, by the steps of a record, as far as known.
+    done: splits, including those from before and those taken over.
+    taken_over: splits whose shards this run did not make: copies, and a rival's.
+    rows, tokens, rejects: of the splits that arrived in this run.
+    eta: seconds; None if not known yet.  stages: empty until the first status arrives.
+    split_seconds: the seconds that a split takes, by the steps of a record, as far as known.
     """
 
     total: RunTotal
@@ -87,7 +88,7 @@ class Snapshot:
 
     @property
     def fraction(self) -> float:
-        """How much of all is done, 0 to 1."""
+        """Returns the fraction of the work that is done, 0 to 1."""
         return min(1.0, self.amount / self.total.amount) if self.total.amount else 1.0
 
 
@@ -101,11 +102,11 @@ class _Arrival:
 
 
 class Figures:
-    """Counts what arrives.
+    """The counts of what has arrived.
 
     Args:
-        attempt: of this run; records of others were not made by it.
-        clock: seconds, of any origin.
+        attempt: this run's; it did not make records of other attempts.
+        clock: returns seconds since any origin.
     """
 
     def __init__(self, total: RunTotal, attempt: str, clock: Callable[[], float] = time.monotonic) -> None:
@@ -117,7 +118,7 @@ class Figures:
         self._stages = Stages()
 
     def add(self, arrived: ShardRecord | Failure) -> None:
-        """Take in what became of one split."""
+        """Counts the result of one split."""
         if isinstance(arrived, Failure):
             self.failed += 1
             self._failed_amount += self.total.mean
@@ -136,16 +137,16 @@ class Figures:
         self._work.arrive(_Arrival(self._clock(), amount, arrived.rows, arrived.tokens, steps))
 
     def stand(self, standing: StagesStatus) -> None:
-        """Take in how the stages stand."""
+        """Takes in the status of the stages."""
         self._stages.stand(standing)
 
     def sums(self) -> dict[str, float]:
-        """What the run itself did, for its summary."""
+        """Returns what the run itself did, for its summary."""
         seconds = round(self._clock() - self._started, 3)
         return {"splits": self.done, "rows": self.rows, "tokens": self.tokens, "seconds": seconds}
 
     def moment(self) -> Snapshot:
-        """What there is to say now."""
+        """Returns the present figures."""
         total, work = self.total, self._work
         now = work.last if self._finished() else self._clock()
         return Snapshot(
@@ -179,7 +180,7 @@ class Figures:
 
 
 class _Work:
-    """What this run did itself, and when."""
+    """The work that this run did itself, and its times."""
 
     def __init__(self) -> None:
         self.rows = self.tokens = 0
@@ -193,12 +194,12 @@ class _Work:
         self.tokens += arrival.tokens
         self.last = arrival.time
         self._window.append(arrival)
-        # The window begins with the arrival before the first that it needs.
+        # The window begins at the arrival before the first one in it.
         while len(self._window) > WINDOW_ARRIVALS and self._window[0].time < arrival.time - WINDOW_SECONDS:
             self._window_began = self._window.popleft().time
 
     def rate(self, now: float, what: str) -> float:
-        """So much a second, of the window; it falls only where the next arrival is late."""
+        """Returns the rate per second in the window. It falls only when the next arrival is late."""
         if not self._window:
             return 0.0
         gap, since = self._gap(now)
@@ -206,18 +207,18 @@ class _Work:
         return _per(sum(getattr(each, what) for each in self._window), seconds)
 
     def seconds_for(self, amount: float, now: float) -> float | None:
-        """How long an amount will take; what was done since the last arrival is on its way."""
+        """Returns the seconds that an amount will take; work since the last arrival counts as done."""
         rate = self.rate(now, "amount")
         return max(0.0, amount / rate - min(self._gap(now))) if rate else None
 
     def split_seconds(self) -> dict[str, float]:
-        """What the steps of a split took in the window, on average."""
+        """Returns the mean seconds of a split's steps in the window."""
         steps = [each.steps for each in self._window if each.steps]
         means = (sum(column) / len(steps) for column in zip(*steps, strict=True))
         return dict(zip(STEPS, means, strict=False))
 
     def _gap(self, now: float) -> tuple[float, float]:
-        """Seconds between two arrivals of the window, on average; and since the last."""
+        """Returns the mean seconds between two arrivals in the window, and those since the last arrival."""
         return (self.last - self._window_began) / len(self._window), now - self.last
 
 

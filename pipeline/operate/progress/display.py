@@ -1,4 +1,4 @@
-"""The live display: figures as tables and bars, for terminals from 60 columns on."""
+"""Draws the live display: figures as tables and bars, for terminals of 60 columns or more."""
 
 from rich.console import Group, RenderableType
 from rich.progress_bar import ProgressBar
@@ -11,20 +11,20 @@ from pipeline.operate.progress.counts import Rate, Snapshot
 from pipeline.operate.progress.stages import BUSY
 
 ROOMY, WIDE = 78, 104
-"""Columns from which on there are bars of the stages, and what a split takes of each."""
+"""Columns from which on the stages have bars, and from which on they show the seconds of a split."""
 WIDEST = 130
 NAMES = {"read": "read, tokenise", "encode": "encode", "write": "write"}
 
 
 def display(moment: Snapshot, width: int) -> RenderableType:
-    """All that there is to say at a moment, on so many columns."""
+    """Returns the display of a moment, `width` columns wide."""
     width = min(width, WIDEST)
-    # An empty line keeps it apart from the log above.
+    # An empty line separates it from the log above.
     return Group("", _whole(moment, width), _speeds(moment), _notes(moment, width), _stages(moment, width))
 
 
 def _whole(moment: Snapshot, width: int) -> RenderableType:
-    """The bar of all splits."""
+    """Returns the bar of all splits."""
     source = log_line.source_done(moment) if width >= ROOMY else ""
     splits = f"{moment.done:,}/{moment.total.splits:,} splits"
     parts = [log_line.percent(moment), splits, source, f"ETA {clock(moment.eta)}"]
@@ -49,7 +49,7 @@ def _rate(rate: Rate) -> tuple[str, str]:
 
 
 def _notes(moment: Snapshot, width: int) -> RenderableType:
-    """What went wrong, in colour where something did, and what was not of this run."""
+    """Returns the counts of rejects and failures, coloured if not zero, and of splits that others made."""
     notes = Text(overflow="ellipsis", no_wrap=True)
     notes.append(f"{moment.rejects:,} rejects", "yellow" if moment.rejects else "")
     notes.append(f"   {plural(moment.failed, 'failed split')}", "bold red" if moment.failed else "")
@@ -70,7 +70,7 @@ def _stages(moment: Snapshot, width: int) -> RenderableType:
         busy = line.busy or 0.0
         bar = [_bar(busy, 16, "green" if busy >= BUSY else "cyan")] if roomy else []
         takes = [Text(_takes(moment, line.stage), "dim")] if wide else []
-        # What the encoder waits for is what costs.
+        # Waiting matters most in the encoder, the expensive stage.
         waits = Text(line.waits, "yellow" if line.stage == "encode" else "")
         share = "" if line.busy is None else f"{log_line.share(busy)} busy"
         table.add_row(NAMES[line.stage], f"{line.at_work} at work", *bar, share, *takes, waits)
@@ -82,7 +82,7 @@ def _bar(share: float, width: int, style: str) -> ProgressBar:
 
 
 def _takes(moment: Snapshot, stage: str) -> str:
-    """What a split takes of a stage."""
+    """Returns the seconds that a split takes in a stage."""
     steps = {"read": ("read", "tokenize")}.get(stage, (stage,))
     if not moment.split_seconds:
         return ""

@@ -1,4 +1,4 @@
-"""Where a run stands, in one line of a log; and how often to say it."""
+"""Formats the progress of a run as one log line, and decides how often to log it."""
 
 from pipeline.humanize import clock, size_of
 from pipeline.operate.progress.counts import Snapshot
@@ -8,12 +8,12 @@ SHARE = 0.1
 
 
 def pause(seconds: float) -> float:
-    """How long to wait for the next line of a run that has gone on for so long."""
+    """Returns the seconds until the next line, for a run of this age."""
     return min(MAX_SECONDS, max(FIRST_SECONDS, seconds * SHARE))
 
 
 def standing(moment: Snapshot) -> str:
-    """All figures of a moment, as far as there are any."""
+    """Formats all figures of a moment, as far as they are known."""
     rows, tokens = moment.row_rate, moment.token_rate
     said = [percent(moment), done(moment)]
     if rows.overall:
@@ -24,7 +24,7 @@ def standing(moment: Snapshot) -> str:
 
 
 def ended(moment: Snapshot) -> str:
-    """What a run has come to, by rates of all of it."""
+    """Formats the result of a run, with its overall rates."""
     said = [
         done(moment), f"{moment.row_rate.overall:,.0f} rows/s", f"{moment.token_rate.overall:,.0f} tokens/s",
         f"{moment.rejects:,} rejects", f"{moment.failed:,} failed", f"in {clock(moment.seconds)}",
@@ -33,19 +33,19 @@ def ended(moment: Snapshot) -> str:
 
 
 def percent(moment: Snapshot) -> str:
-    """Rounded down: what is not done is never 100 %."""
+    """Formats the fraction that is done, rounded down: an unfinished run never shows 100 %."""
     return f"{int(moment.fraction * 100)}%"
 
 
 def done(moment: Snapshot) -> str:
-    """How many splits of how many, and how much of the source, where that can be told."""
+    """Formats how many splits are done, and how much of the source if that is known."""
     splits = f"{moment.done:,}/{moment.total.splits:,} splits"
     source = source_done(moment)
     return f"{splits}  {source}" if source else splits
 
 
 def source_done(moment: Snapshot) -> str:
-    """`3,904/7,552 rows` or `1.2/3.4 GB`."""
+    """Formats how much of the source is done: `3,904/7,552 rows` or `1.2/3.4 GB`."""
     total = moment.total
     if total.unit == "rows":
         return f"{moment.amount:,.0f}/{total.amount:,} rows"
@@ -55,7 +55,7 @@ def source_done(moment: Snapshot) -> str:
 
 
 def stages(moment: Snapshot) -> str:
-    """How busy the stages are, and what the encoder waits for: it is the one that costs."""
+    """Formats how busy the stages are, and what the encoder, the expensive one, waits for."""
     if not moment.stages:
         return "ending" if moment.eta == 0 else "starting"
     said = []

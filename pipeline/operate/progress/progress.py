@@ -1,4 +1,4 @@
-"""When and where figures are shown: a thread draws or says them until the run ends, however it ends."""
+"""Shows the figures of a run: a thread draws or logs them until the run ends, however it ends."""
 
 import os
 import threading
@@ -23,15 +23,15 @@ from pipeline.telemetry.liveness import StagesStatus
 DRAW_SECONDS = 0.5
 SHOW_CURSOR = "\x1b[?25h"
 SIZE = ConsoleDimensions(80, 24)
-"""Of a terminal that does not tell."""
+"""The assumed size of a terminal that does not report its own."""
 
 
 class Progress:
     """Counts what arrives, and shows it until it is closed.
 
     Args:
-        attempt: of this run.
-        quiet: show nothing.
+        attempt: this run's.
+        quiet: true to show nothing.
     """
 
     def __init__(self, total: RunTotal, attempt: str, quiet: bool = False) -> None:
@@ -64,12 +64,12 @@ class Progress:
             telemetry.event(log_line.ended(self._moment()))
 
     def add(self, arrived: ShardRecord | Failure) -> None:
-        """Take in what became of one split."""
+        """Counts the result of one split."""
         with self._lock:
             self.figures.add(arrived)
 
     def stand(self, standing: StagesStatus) -> None:
-        """Take in how the stages stand."""
+        """Takes in the status of the stages."""
         with self._lock:
             self.figures.stand(standing)
 
@@ -89,7 +89,7 @@ class Progress:
 
 
 class Screen:
-    """The live display on the terminal behind standard error; what else is said meanwhile stands above it."""
+    """The live display on the terminal behind standard error; other lines are printed above it."""
 
     def __init__(self) -> None:
         self.console = Console(
@@ -108,23 +108,23 @@ class Screen:
 
     @staticmethod
     def possible() -> bool:
-        """Whether there is a terminal that can move its cursor."""
+        """Tells whether standard error is a terminal that can move its cursor."""
         return console.stream.isatty() and os.environ.get("TERM", "dumb") not in ("dumb", "unknown")
 
     def start(self) -> None:
-        """Take the lower end of the terminal."""
+        """Starts the display at the lower end of the terminal."""
         self._live.start()
         self._said_above.enter_context(console.route_through(self._put_above))
 
     def draw(self, moment: Snapshot) -> None:
-        """Show a moment."""
+        """Draws a moment."""
         with self._lock:
             self._fit()
-            # One column stays free: a full line would wrap.
+            # Leaves one column free, since a full line would wrap.
             self._show(display(moment, self.console.width - 1))
 
     def stop(self) -> None:
-        """Clear the display, and leave the terminal as it was."""
+        """Clears the display, and leaves the terminal as it was."""
         with self._lock, suppress(OSError):  # a terminal that is gone must not end the run
             try:
                 self._show(Text())
@@ -146,7 +146,7 @@ class Screen:
         self._widths = [Segment.get_line_length(line) for line in drawn]
 
     def _fit(self) -> None:
-        """Take the terminal's present size; where it is narrower than before, it has wrapped our lines."""
+        """Adopts the terminal's present size, and erases our lines that a narrower terminal has wrapped."""
         size = _terminal_size()
         wrapped = sum(-(-width // size.width) - 1 for width in self._widths if width)
         if wrapped:
@@ -158,7 +158,7 @@ class Screen:
 
 
 def _terminal_size() -> ConsoleDimensions:
-    """Of the terminal that we write to: descriptors 0 to 2, where others look, may lead elsewhere."""
+    """Returns the size of the terminal that we write to; descriptors 0 to 2 may lead to another."""
     try:
         size = os.get_terminal_size(console.stream.fileno())
     except OSError:

@@ -1,4 +1,4 @@
-"""What each stage is at, how busy it is, and what it waits for; by how the run's `Watch` saw them stand."""
+"""Derives from the status of the run's `Watch` how busy each stage is, and what it waits for."""
 
 from collections import deque
 from collections.abc import Mapping
@@ -9,9 +9,9 @@ from pipeline.telemetry.liveness import NO_ACTIVITY, StagesStatus, StageStatus
 STAGES = ("read", "encode", "write")
 WINDOW_SECONDS = 30.0
 BUSY = 0.9
-"""A stage that is at work so much of the time waits for nothing."""
+"""The share of time at work from which on a stage waits for nothing."""
 IDLE = 0.5
-"""One that is at work less than this, and more than all others, waits for Ray to bring it splits."""
+"""A stage that is busier than all others, but less than this, waits for Ray to bring it splits."""
 WAITS_FOR = {
     "read": "waits for the readers",
     "encode": "waits for the encoder",
@@ -23,9 +23,9 @@ WAITS_FOR = {
 class StageLine:
     """One stage at a moment.
 
-    busy: share of its processes' time in the window, from the first split on; None where it is not known yet.
-        A replica counts once it has had a split; of readers and writers, as many as were at work at once.
-    waits: what for, or why nothing is to be done; empty where it is at full work.
+    busy: share of its processes' time in the window, from the first split on; None if not known yet. A
+        replica counts once it has had a split; readers and writers count as many as were at work at once.
+    waits: what it waits for, or why it has nothing to do; empty while it is fully at work.
     """
 
     stage: str
@@ -36,21 +36,21 @@ class StageLine:
 
 
 class Stages:
-    """The looks of the last seconds."""
+    """The statuses of the last seconds."""
 
     def __init__(self) -> None:
         self._looks: deque[StagesStatus] = deque()
 
     def stand(self, standing: StagesStatus) -> None:
-        """Take in a look."""
+        """Takes in a status."""
         if self._looks and standing.age < self._looks[-1].age:
-            self._looks.clear()  # the watch was lost, and counts anew
+            self._looks.clear()  # the watch was lost, and another one counts from zero
         self._looks.append(standing)
         while len(self._looks) > 2 and standing.age - self._looks[1].age >= WINDOW_SECONDS:
             self._looks.popleft()
 
     def lines(self, pending: int, failed: int) -> tuple[StageLine, ...]:
-        """A line for each stage, of a run with so many splits to do, of which so many failed."""
+        """Returns a line for each stage of a run with `pending` splits to do, of which `failed` failed."""
         if not self._looks:
             return ()
         busy = {stage: self._busy(stage) for stage in STAGES}
@@ -89,7 +89,7 @@ def _waits(stage: str, now: Mapping[str, StageStatus], busy: Mapping[str, float 
     share = busy[stage]
     if share is None or share >= BUSY:
         return ""
-    # Work flows through all stages: who has time waits for the one that has the least.
+    # Work flows through all stages: one that has time waits for the busiest one.
     others = {other: busy[other] or 0.0 for other in STAGES if other != stage}
     slowest = max(others, key=lambda other: others[other])
     if others[slowest] > share:

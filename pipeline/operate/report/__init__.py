@@ -1,7 +1,7 @@
-"""`report.html`: what a run did, on one page that can be sent to a colleague.
+"""Makes `report.html`: what a run did, on one page that can be sent to a colleague.
 
-Everything is O(shards) from plan and shard records, and a bounded sample of rows (`sample`, `texts`); no pass
-over the data. Whatever goes wrong here never fails a run. Starts without Ray and torch.
+Everything comes from plan and shard records in O(shards), and from a bounded sample of rows (`sample`,
+`texts`), without a pass over the data. No error here fails a run. Starts without Ray and torch.
 """
 
 import datetime
@@ -15,9 +15,9 @@ __all__ = ["Subject", "attempted", "page"]
 
 
 def attempted(subject: Subject) -> bytes | None:
-    """The page; None, and an event that says why, where it can't be made."""
+    """Returns the page; if it can't be made, logs the reason as an event and returns None."""
     try:
         return page(subject, datetime.datetime.now(datetime.UTC))
-    except Exception as error:  # the boundary: a run is not to fail for want of its report
+    except Exception as error:  # the boundary: a run must not fail because of its report
         telemetry.event("report not made", reason=one_line(error))
         return None

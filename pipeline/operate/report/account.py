@@ -1,4 +1,4 @@
-"""What became of a dataset: the figures that everybody asks for first, its rows, its attempts, its origin."""
+"""Writes the sections about a dataset's key figures, its rows, its attempts and its config."""
 
 import datetime
 from collections.abc import Mapping, Sequence
@@ -21,7 +21,7 @@ LONGEST_CONFIG = 50_000
 
 
 def headline(subject: Subject) -> Markup:
-    """What and how it went, and the figures that everybody asks for first."""
+    """Returns the dataset's name, its state, and the figures that everybody asks for first."""
     summary, flow = subject.summary, subject.throughput
     word, kind = _verdict(subject)
     figures_ = [
@@ -49,7 +49,7 @@ def headline(subject: Subject) -> Markup:
 
 
 def _verdict(subject: Subject) -> tuple[str, str]:
-    """How the dataset stands, in a word or two, and its class."""
+    """Returns the state of the dataset in a word or two, and its CSS class."""
     if not subject.summary["complete"]:
         done = subject.summary["shards"] < subject.summary["splits"]
         return ("Unfinished" if done and subject.code is ExitCode.RETRYABLE else "Not complete"), "bad"
@@ -69,7 +69,7 @@ def _large(number: int) -> str:
 
 
 def reconciliation(subject: Subject) -> Markup:
-    """Per source: is every row accounted for?"""
+    """Returns the section that accounts for every row of each source."""
     names = list(subject.config.source)
     counted = figures.by_source(subject.plan, subject.records, subject.failed_files, names)
     embedded, rejected = (sum(getattr(each, name) for each in counted) for name in ("embedded", "rejected"))
@@ -108,7 +108,7 @@ def _failed_files(failed: Mapping[str, str]) -> Markup:
 
 
 def attempts(subject: Subject) -> Markup:
-    """Who was at work when, and how it ended."""
+    """Returns the section of the attempts: when each worked, where, and how it ended."""
     made = _by_attempt(subject)
     shown = subject.attempts[-MAX_ATTEMPTS:]
     lines = [
@@ -129,7 +129,7 @@ def attempts(subject: Subject) -> Markup:
 
 
 def _by_attempt(subject: Subject) -> dict[str, tuple[int, int]]:
-    """Shards and rows that each attempt made."""
+    """Returns the numbers of shards and rows that each attempt made."""
     sums = subject.made.group_by("attempt").aggregate([([], "count_all"), ("rows", "sum")])
     columns = (sums[name].to_pylist() for name in ("attempt", "count_all", "rows_sum"))
     return {name: (shards_, rows) for name, shards_, rows in zip(*columns, strict=True)}
@@ -142,7 +142,7 @@ def _ended(attempt: Mapping[str, Any]) -> str:
 
 
 def made_with(subject: Subject) -> Markup:
-    """The config, and what else tells this dataset from others."""
+    """Returns the section of the config, the digests and the versions."""
     values = subject.config.model_dump(mode="json")
     written = yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
     known = subject.identity

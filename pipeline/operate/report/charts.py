@@ -1,6 +1,6 @@
-"""Charts as inline SVG: columns, bars and dots, each with axes, units, and words for who can't see it.
+"""Draws charts as inline SVG: columns, bars and dots, with axes, units, and texts for screen readers.
 
-A chart is drawn twice, wide and narrow, and the page shows the one that fits: text keeps its size on a phone.
+A chart is drawn twice, wide and narrow. The page shows the one that fits, so text keeps its size on a phone.
 Lengths are CSS pixels.
 """
 
@@ -16,21 +16,21 @@ from pipeline.operate.report.markup import element, join
 WIDE, HALF, NARROW = 960, 460, 340
 HEIGHT = 240
 LETTER, NAME_LETTER = 7.2, 7.6
-"""About the width of a letter at an axis, and of one of a bar's name."""
+"""The approximate widths of a letter at an axis and of one in a bar's name."""
 TOP, BOTTOM, RIGHT = 26, 42, 12
 ROW = 34
-"""Height of a bar and the space below it."""
+"""The height of a bar and the space below it."""
 DOTS = (720, 580)
 EDGES = (84, 706, 38, 518)
-"""Left, right, top and bottom of the plane with the dots: room for letters that are twice as large."""
+"""Left, right, top and bottom of the plane with the dots; they leave room for letters twice as large."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Columns:
-    """Columns side by side, one for each stretch between two edges.
+    """Columns side by side, one between each two neighbouring edges.
 
-    label: what the whole shows.  told: what each column shows.
-    marks: lines across, at a place of the axis, with their names.  whole: heights count something.
+    label: the description of the chart.  told: the description of each column.
+    marks: vertical lines at places of the axis, with their names.  whole: true if the heights are counts.
     """
 
     label: str
@@ -44,7 +44,7 @@ class Columns:
     whole: bool = True
 
     def draw(self, width: int) -> Markup:
-        """As one SVG."""
+        """Draws the chart as one SVG."""
         y_ticks = self._levels()
         top = y_ticks[-1][0]
         left = 14 + LETTER * max(len(name) for _, name in y_ticks)
@@ -62,7 +62,7 @@ class Columns:
         )
 
     def _levels(self) -> list[Tick]:
-        """Round values, the last of them not below the highest column."""
+        """Returns round values, the last of them not below the highest column."""
         most, least = max(self.heights), 1.0 if self.whole else 0.0
         step = max(round_step(most / 4), least)
         return ticks(step * max(math.ceil(most / step - 1e-9), 1), 4, least=step)
@@ -72,7 +72,7 @@ class Columns:
         gap = min(2.0, (right - left) / 5)
         height = up(0) - up(self.heights[number])
         if self.heights[number]:
-            height = max(height, 1.0)  # what is there is seen
+            height = max(height, 1.0)  # a small column stays visible
         return element(
             "rect",
             class_="mark",
@@ -86,7 +86,7 @@ class Columns:
 
 @dataclass(frozen=True, slots=True)
 class Bar:
-    """One line of a bar chart: its name, how long it is, what stands behind it, and its colour's class."""
+    """One line of a bar chart: its name, its length, the text behind it, and the class of its colour."""
 
     name: str
     value: float
@@ -96,9 +96,9 @@ class Bar:
 
 @dataclass(frozen=True, kw_only=True)
 class Bars:
-    """Lying bars, one below the other, each with its name and what it says.
+    """Horizontal bars, one below the other, each with its name and its text.
 
-    label: what they show; what each says is added to it.
+    label: the description of the chart; the bars' names and texts are added to it.
     """
 
     label: str
@@ -106,7 +106,7 @@ class Bars:
     bars: Sequence[Bar]
 
     def draw(self, width: int) -> Markup:
-        """As one SVG; long names stand above their bars, others before them."""
+        """Draws the chart as one SVG; long names stand above their bars, others before them."""
         names = 12 + NAME_LETTER * max(len(bar.name) for bar in self.bars)
         behind = 10 + NAME_LETTER * max(len(bar.told) for bar in self.bars)
         above = 18 if names > 0.4 * width else 0
@@ -148,7 +148,7 @@ class Bars:
 
 @dataclass(frozen=True, slots=True)
 class Dot:
-    """A point, the number of its colour (-1: none of its own), what it is, and where it is from."""
+    """A point, the number of its colour (-1: none of its own), its text, and the row that it stands for."""
 
     x: float
     y: float
@@ -159,7 +159,7 @@ class Dot:
 
 @dataclass(frozen=True, kw_only=True)
 class Dots:
-    """Points on a plane, coloured."""
+    """Coloured points on a plane."""
 
     label: str
     x_title: str
@@ -167,7 +167,7 @@ class Dots:
     dots: Sequence[Dot]
 
     def draw(self) -> Markup:
-        """As one SVG, for every width: only its letters and dots change their size (page.css)."""
+        """Draws one SVG for every width: only its letters and dots change their size (page.css)."""
         left, right, top, bottom = EDGES
         across = _around([dot.x for dot in self.dots], left, right)
         up = _around([dot.y for dot in self.dots], bottom, top)
@@ -183,7 +183,7 @@ class Dots:
             *(_level(up(value), name, left, right) for value, name in up.round_ones()),
             element("text", self.y_title, class_="unit", x=0, y=22),
             element("text", self.x_title, class_="unit", x=right, y=DOTS[1] - 6, text_anchor="end"),
-            # Those without a colour first: they lie below the others.
+            # Draws those without a colour first, so that they lie below the others.
             *(element("g", *by_colour[colour], class_=f"c{colour}") for colour in sorted(by_colour)),
             class_="dots",
         )
@@ -191,7 +191,7 @@ class Dots:
 
 @dataclass(frozen=True, slots=True)
 class _Scale:
-    """From values to pixels."""
+    """A linear map from values to pixels."""
 
     low: float
     high: float
@@ -202,14 +202,14 @@ class _Scale:
         return self.start + (value - self.low) / (self.high - self.low) * (self.stop - self.start)
 
     def round_ones(self) -> list[Tick]:
-        """Round values on both sides of zero."""
+        """Returns round values on both sides of zero."""
         most = max(abs(self.low), abs(self.high))
         both = [(sign * value, f"{sign * value:.3g}") for value, _ in ticks(most, 4) for sign in (1, -1)]
         return [(value, name) for value, name in both if self.low <= value <= self.high and name != "-0"]
 
 
 def both(chart: Columns | Bars, wide: int = WIDE) -> Markup:
-    """A chart for wide and for narrow windows."""
+    """Draws a chart for wide and for narrow windows."""
     return join(
         element("div", chart.draw(wide), class_="wide"), element("div", chart.draw(NARROW), class_="narrow")
     )
@@ -222,7 +222,7 @@ def _svg(label: str, size: tuple[int, float], *content: Markup, class_: str | No
 
 
 def _around(values: Sequence[float], start: float, stop: float) -> _Scale:
-    """A scale with some room on both sides of the values."""
+    """Returns a scale with some room on both sides of the values."""
     low, high = min(values), max(values)
     room = 0.04 * (high - low) or 1.0
     return _Scale(low - room, high + room, start, stop)
@@ -248,14 +248,14 @@ def _name(name: str, x: float, y: float, anchor: str = "start") -> Markup:
 
 
 def _foot(x: float, name: str, width: int, y: float = HEIGHT - BOTTOM + 17) -> Markup:
-    """A name below a tick, and inside the chart."""
+    """Draws a name below a tick, inside the chart."""
     half = LETTER * len(name) / 2
     x = min(max(x, half), width - half)
     return element("text", name, x=_number(x), y=_number(y), text_anchor="middle")
 
 
 def _mark(x: float, name: str, width: int) -> Markup:
-    """A line across, named on the side where there is room."""
+    """Draws a vertical line, named on the side that has room."""
     before = x > 0.6 * width
     line = element("line", class_="limit", x1=_number(x), x2=_number(x), y1=TOP - 8, y2=HEIGHT - BOTTOM)
     place = {"x": _number(x - 5 if before else x + 5), "y": TOP - 1, "class_": "limit"}
@@ -263,7 +263,7 @@ def _mark(x: float, name: str, width: int) -> Markup:
 
 
 def _thinned(marks: Iterable[Tick], scale: _Scale) -> list[Tick]:
-    """Those ticks whose names do not run into the one before."""
+    """Returns the ticks whose names do not overlap the previous one."""
     kept: list[Tick] = []
     end = float("-inf")
     for at, name in marks:
@@ -275,5 +275,5 @@ def _thinned(marks: Iterable[Tick], scale: _Scale) -> list[Tick]:
 
 
 def _number(value: float) -> str:
-    """A coordinate, to a tenth of a pixel."""
+    """Formats a coordinate, to a tenth of a pixel."""
     return f"{value:.1f}".removesuffix(".0")

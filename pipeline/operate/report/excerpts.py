@@ -1,6 +1,6 @@
-"""What is shown of the rows themselves: some of the rejected ones, and a map of some vectors.
+"""Writes the sections about the rows themselves: some of the rejected ones, and a map of some vectors.
 
-Nothing here may fail a report: what can't be read is told of in its place.
+No error here may fail a report: the page says in place of a section that it could not be read.
 """
 
 from collections.abc import Sequence
@@ -20,11 +20,11 @@ from pipeline.operate.report.subject import Subject
 from pipeline.operate.report.texts import LONGEST
 
 TEXT_BYTES = 800_000
-"""Of all texts in the map, so that the page stays below 2 MB whatever they hold."""
+"""Bytes of all texts in the map, so that the page stays below 2 MB whatever they hold."""
 
 
 def rejects(subject: Subject) -> Markup:
-    """What was rejected, and why."""
+    """Returns the section of the rejected rows and their reasons."""
     reasons = subject.summary["reject_reasons"]
     if not reasons:
         return NOTHING
@@ -34,13 +34,13 @@ def rejects(subject: Subject) -> Markup:
     transient = subject.summary["transient"]
     sentence = (
         f"{plural(whole, 'row')}, {share(whole, subject.summary['documents'])} of the source; "
-        f"{count(transient)} may be mended by another try (retry-rejects)."
+        f"{count(transient)} may succeed in another try (retry-rejects)."
     )
     return section("Rejected rows", sentence, both(chart, HALF), _examples(subject))
 
 
 def _examples(subject: Subject) -> Markup:
-    """Some rejects, with the start of their texts where these were kept and may be shown."""
+    """Returns some rejects, with the start of their texts if these were kept and may be shown."""
     try:
         found = sample.rejected(subject.dataset, subject.records)
     except Exception as error:  # the boundary: a report without examples is better than none
@@ -62,7 +62,7 @@ def _start(text: str | None) -> object:
 
 
 def map_(subject: Subject) -> Markup:
-    """Some of the vectors, on a plane."""
+    """Returns the section with some of the vectors on a plane."""
     title = "A map of the vectors"
     try:
         drawn = sample.drawn(subject.config, subject.dataset, subject.plan, subject.records)
@@ -109,7 +109,7 @@ def _dots(drawn: Sample, projected: Projection, coloured: Colours) -> Dots:
 
 
 def _fitting(texts: Sequence[str | None]) -> Sequence[str | None]:
-    """Texts, shortened until all of them together are no more than the page may hold."""
+    """Shortens texts until all of them together fit into the page."""
     width = max((len(text) for text in texts if text), default=0)
     while sum(len(markup(text).encode()) for text in texts if text) > TEXT_BYTES:
         width = width * 2 // 3

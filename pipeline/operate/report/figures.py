@@ -1,4 +1,4 @@
-"""The figures of a report, from plan and shard records alone: a few numbers each, however many the shards.
+"""Computes the figures of a report from plan and shard records: a few numbers each, for any number of shards.
 
 Cost: O(shards) in Arrow and NumPy.
 
@@ -25,15 +25,15 @@ STAGES = {
     "read": "read_seconds", "tokenize": "tokenize_seconds", "encode": "encode_seconds",
     "write": "write_seconds", "wait for a split": "idle_seconds",
 }  # fmt: skip
-"""What the seconds of a record are called, in the order of the flow; the last is a replica's idleness."""
+"""The names of a record's seconds, in the order of the flow; the last is the time that a replica is idle."""
 MAX_BINS = 60
 SHORTEST = 1e-3
-"""Seconds that a shard takes at least, so that all of its rows fall somewhere."""
+"""The least seconds of a shard, so that all of its rows fall into a bin."""
 
 
 @dataclass(frozen=True, slots=True)
 class SourceCounts:
-    """What became of one source's rows; `planned` is None where only reading tells how many there are."""
+    """The counts of one source's rows; `planned` is None if only reading tells how many there are."""
 
     name: str
     files: int
@@ -45,9 +45,10 @@ class SourceCounts:
 
 @dataclass(frozen=True, slots=True)
 class Throughput:
-    """Rows a second over the time at work: pauses between attempts are cut out.
+    """Rows per second over the time at work, from which pauses between attempts are cut out.
 
-    edges: of bins, in seconds at work.  rates: of each bin.  starts: where each attempt with shards began.
+    edges: those of bins, in seconds at work.  rates: the rate of each bin.
+    starts: the start of each attempt that made shards, in seconds at work.
     began, ended: seconds since 1970.
     """
 
@@ -60,13 +61,13 @@ class Throughput:
 
     @property
     def seconds(self) -> float:
-        """At work."""
+        """Returns the seconds at work."""
         return float(self.edges[-1])
 
 
 @dataclass(frozen=True, slots=True)
 class Histogram:
-    """How many values lie in [edge, next edge)."""
+    """The numbers of values in [edge, next edge)."""
 
     edges: Floats
     counts: Ints
@@ -75,7 +76,7 @@ class Histogram:
 def by_source(
     plan: Plan, records: pa.Table, failed: Iterable[str], names: Sequence[str]
 ) -> list[SourceCounts]:
-    """What became of the rows of each named source.
+    """Counts the rows of each named source by what became of them.
 
     Args:
         failed: the failed files, as `<source>/<file>`.
@@ -105,19 +106,19 @@ def by_source(
 
 
 def token_lengths(records: pa.Table) -> Ints:
-    """Rows by the bucket of `schema.TOKEN_BUCKETS` that their tokens fall into."""
+    """Counts rows by the bucket of `schema.TOKEN_BUCKETS` that their number of tokens falls into."""
     histograms = records["token_histogram"]
     bucket = flat_indices(np.zeros(len(histograms), np.int64), _lengths(histograms))
     return np.bincount(bucket, pc.list_flatten(histograms).to_numpy(), 1).astype(np.int64)
 
 
 def median_bucket(rows_B: Ints) -> int:
-    """The upper bound of the bucket in which half of the rows are reached."""
+    """Returns the upper bound of the bucket that holds the median row."""
     return schema.TOKEN_BUCKETS[int(np.searchsorted(np.cumsum(rows_B), rows_B.sum() / 2))]
 
 
 def throughput(made: pa.Table, attempts: Sequence[Mapping[str, Any]]) -> Throughput | None:
-    """Rows a second over time; None where these attempts made no shard.
+    """Returns rows per second over time; None if these attempts made no shard.
 
     The rows of a shard count evenly over the seconds in which a replica encoded it, up to `written_at`.
     """
@@ -148,7 +149,7 @@ def throughput(made: pa.Table, attempts: Sequence[Mapping[str, Any]]) -> Through
 
 
 def _windows(first_S: Floats, stop_S: Floats) -> tuple[Floats, Floats]:
-    """When anybody was at work: an attempt is, from its start to its last shard."""
+    """Returns the windows of work: an attempt is at work from its start to its last shard."""
     attempts = pa.table({"first": first_S, "stop": stop_S}).group_by("first").aggregate([("stop", "max")])
     attempts = attempts.sort_by("first")
     first_W, stop_W = attempts["first"].to_numpy(), np.maximum.accumulate(attempts["stop_max"].to_numpy())
@@ -158,7 +159,7 @@ def _windows(first_S: Floats, stop_S: Floats) -> tuple[Floats, Floats]:
 
 
 def _at_work(times: Floats, start_W: Floats, stop_W: Floats) -> Floats:
-    """Times as seconds at work: all windows one behind the other."""
+    """Converts times into seconds at work, with all windows one behind the other."""
     lasted_W = stop_W - start_W
     window = np.clip(np.searchsorted(start_W, times, "right") - 1, 0, None)
     within = np.minimum(times - start_W[window], lasted_W[window])
@@ -166,12 +167,12 @@ def _at_work(times: Floats, start_W: Floats, stop_W: Floats) -> Floats:
 
 
 def _part(edge: float, from_S: Floats, to_S: Floats) -> Floats:
-    """How much of each shard was done at a time."""
+    """Returns the fraction of each shard that was done at a time."""
     return np.asarray(np.clip((edge - from_S) / np.maximum(to_S - from_S, 1e-9), 0, 1))
 
 
 def histogram(values: npt.NDArray[Any], bins: int = 24) -> Histogram:
-    """Of whole numbers from 0 on, in at most `bins` + 1 bins that are round; fewer where all are near one."""
+    """Counts whole numbers from 0 on in at most `bins` + 1 round bins; fewer if all are close together."""
     if not len(values):
         return Histogram(np.array([0.0, 1.0]), np.zeros(1, np.int64))
     step = max(round_step((int(values.max()) + 1) / bins), 1.0)

@@ -1,4 +1,4 @@
-"""How the work went, in charts: each from a few figures, however many shards there are."""
+"""Writes the sections about the work, with charts: each from a few figures, for any number of shards."""
 
 import bisect
 from collections.abc import Callable, Sequence
@@ -17,11 +17,11 @@ from pipeline.operate.report.subject import Subject
 from pipeline.sanitize import first_line
 
 MAX_MARKS = 10
-"""Attempts whose start is marked; of more none is."""
+"""Attempts whose starts are marked; if there are more, none is marked."""
 
 
 def over_time(subject: Subject) -> Markup:
-    """Rows a second."""
+    """Returns the section of rows per second."""
     flow = subject.throughput
     if flow is None:
         return NOTHING
@@ -49,7 +49,7 @@ def over_time(subject: Subject) -> Markup:
 
 
 def stages(subject: Subject) -> Markup:
-    """Where the time went."""
+    """Returns the section of the seconds that each stage took."""
     seconds = {name: schema.total(subject.made, field) for name, field in figures.STAGES.items()}
     whole = sum(seconds.values())
     if not whole:
@@ -61,12 +61,12 @@ def stages(subject: Subject) -> Markup:
     ]
     chart = Bars(label="Seconds by stage", x_title="seconds of all processes", bars=bars)
     busy = share(seconds["encode"], seconds["encode"] + seconds[idle])
-    sentence = f"Replicas encoded {busy} of their time; the rest they waited for a split."
+    sentence = f"Replicas encoded {busy} of their time; for the rest they waited for a split."
     return section("Where the time went", sentence, both(chart, HALF))
 
 
 def work(subject: Subject) -> Markup:
-    """Tokens: what repeats saved, and what padding cost."""
+    """Returns the section of the tokens that repeats saved and padding cost."""
     tokens, computed, padded = (
         schema.total(subject.made, name) for name in ("tokens", "computed_tokens", "padded_tokens")
     )
@@ -87,7 +87,7 @@ def work(subject: Subject) -> Markup:
 
 
 def lengths(subject: Subject) -> Markup:
-    """How many tokens the rows have, and what was cut off."""
+    """Returns the section of the rows' lengths in tokens, and of the rows that were cut off."""
     rows = figures.token_lengths(subject.records)
     most, limit = int(rows.sum()), subject.identity.get("model.max_tokens")
     if not most:
@@ -121,7 +121,7 @@ def lengths(subject: Subject) -> Markup:
 
 
 def _bucket_place(tokens: int) -> tuple[float, int]:
-    """Where a number of tokens stands at an axis on which every bucket is as wide, and the next edge."""
+    """Returns the place of a number of tokens on an axis of equally wide buckets, and the next edge."""
     buckets = schema.TOKEN_BUCKETS
     at = min(bisect.bisect_left(buckets, tokens), len(buckets) - 1)
     below = buckets[at - 1] if at else 0
@@ -135,7 +135,7 @@ def _range(bucket: int) -> str:
 
 
 def shards(subject: Subject) -> Markup:
-    """How large the shards are."""
+    """Returns the section of the sizes of the shards."""
     records = subject.records
     if not records.num_rows:
         return NOTHING
@@ -152,7 +152,7 @@ def shards(subject: Subject) -> Markup:
 
 
 def _sizes(records: pa.Table, column: str, title: str, told: Callable[[float], str]) -> Markup:
-    """A histogram of one figure of the shards."""
+    """Returns a histogram of one figure of the shards."""
     found = figures.histogram(records[column].to_numpy())
     edges, counts = found.edges.tolist(), found.counts.tolist()
     chart = Columns(
@@ -171,7 +171,7 @@ def _sizes(records: pa.Table, column: str, title: str, told: Callable[[float], s
 
 
 def origins(subject: Subject) -> Markup:
-    """What a base saved."""
+    """Returns the section of the rows and the time that a base saved."""
     summary = subject.summary
     if not summary.get("base"):
         return NOTHING
@@ -192,6 +192,6 @@ def origins(subject: Subject) -> Markup:
 
 
 def _every(edges: Sequence[float], about: int) -> list[float]:
-    """Some of the edges, evenly spaced."""
+    """Returns about so many of the edges, evenly spaced."""
     step = max(1, round((len(edges) - 1) / about))
     return list(edges[::step])

@@ -1,5 +1,5 @@
 "use strict";
-// What the marks of the charts say, by a mouse or a finger: texts are only ever put in as text.
+// Shows the texts of the charts' marks under a mouse or a finger. Texts are only inserted as text.
 (() => {
   const tip = document.getElementById("tip");
   const [told, place] = tip.children;
@@ -39,7 +39,7 @@
     return button ? button.querySelector(".value").textContent : "";
   }
 
-  // Dots are small and many: the nearest one counts, further away under a finger.
+  // There are many small dots: takes the nearest one, for a finger from further away.
   function nearest(event) {
     const box = map.getBoundingClientRect();
     const scale = map.viewBox.baseVal.width / box.width;

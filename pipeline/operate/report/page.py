@@ -1,7 +1,7 @@
-"""The whole page: one file that asks nobody for anything, and lets nobody in.
+"""Assembles the page: one file that contacts no server, and runs no foreign content.
 
-Styles and script are inline and named by their hashes in the content security policy; nothing else may run,
-load or be sent. The script only shows what the marks of the charts say; without it nothing else is missing.
+Styles and script are inline, and the content security policy has their hashes; nothing else may run, load or
+be sent. The script only shows the texts of the charts' marks; without it nothing else is missing.
 """
 
 import base64
@@ -21,7 +21,7 @@ STYLE, SCRIPT = ((_FOLDER / name).read_text(encoding="utf-8") for name in ("page
 
 
 def page(subject: Subject, now: datetime.datetime) -> bytes:
-    """The report as one HTML file, UTF-8."""
+    """Returns the report as one HTML file in UTF-8."""
     body = join(
         account.headline(subject),
         account.reconciliation(subject),
@@ -58,7 +58,7 @@ def _document(title: str, body: Markup) -> Markup:
 
 
 def _policy() -> Markup:
-    """Nothing may load or run but our own style and script, as they are."""
+    """Returns a policy by which nothing may load or run except our own style and script, unchanged."""
     rules = (
         "default-src 'none'",
         f"style-src '{_hash(STYLE)}'",

@@ -1,4 +1,4 @@
-"""What sections of the page are built of: headings, sentences, tables."""
+"""Builds the parts of the page's sections: headings, sentences, tables."""
 
 from collections.abc import Sequence
 
@@ -8,22 +8,22 @@ from pipeline.humanize import count
 from pipeline.operate.report.markup import element, join
 
 NOTHING = Markup("")
-"""Of a section that has nothing to tell."""
+"""The content of a section that has nothing to show."""
 NOT_KNOWN = "\N{EN DASH}"
 MAX_LINES = 50
-"""Of a table; what is more is counted."""
+"""Rows of a table that are shown; the others are counted."""
 LONGEST_PLACE = 80
 LONGEST_REASON = 300
 
 
 def section(title: str, sentence: str, *content: Markup) -> Markup:
-    """A heading, what there is to see in a sentence or two, and the rest."""
+    """Builds a section: a heading, an explanation of a sentence or two, and the content."""
     about = element("p", sentence, class_="about") if sentence else NOTHING
     return element("section", element("h2", title), about, *content)
 
 
 def table(heads: Sequence[str], rows: Sequence[Sequence[object]], numbers: Sequence[str] = ()) -> Markup:
-    """A table. Each cell knows its head: on a phone, where a row becomes a block, it stands beside it.
+    """Builds a table. Each cell has its head, to show it on a phone, where a row becomes a block.
 
     Args:
         numbers: heads of the columns that hold numbers.

@@ -1,4 +1,4 @@
-"""Vectors as points on a plane, and what colours them. Pure NumPy.
+"""Projects vectors to points on a plane, and chooses their colours. Pure NumPy.
 
 Shapes: N rows, D dimensions, P principal components.
 """
@@ -16,15 +16,15 @@ from pipeline.ragged import Ints
 NAMED = 8
 """Values that have a colour of their own."""
 FEW = range(2, 13)
-"""So many distinct values make a column that parts the rows well."""
+"""Numbers of distinct values with which a column divides the rows well."""
 LEAST_NAMED = 0.1
-"""Of the rows, what the named values of any other column must be."""
+"""The least fraction of rows that the named values of any other column must have."""
 OTHER = "other"
 
 
 @dataclass(frozen=True, slots=True)
 class Projection:
-    """(N, 2) points, and the part of the variance that each of the two axes has."""
+    """The (N, 2) points, and the fraction of the variance on each of the two axes."""
 
     points: npt.NDArray[np.float64]
     explained: tuple[float, float]
@@ -32,9 +32,9 @@ class Projection:
 
 @dataclass(frozen=True, slots=True)
 class Colours:
-    """What colours the points: a column, its named values, and the place of each row's among them.
+    """The colours of the points: a column, its named values, and the number of each row's value.
 
-    of_rows: -1 for a value without a name.
+    of_rows: the numbers; -1 for a value without a name.
     """
 
     column: str
@@ -43,7 +43,7 @@ class Colours:
 
 
 def project(vectors_ND: Vectors) -> Projection | None:
-    """The two principal components of some vectors; None where fewer than three, or all alike.
+    """Returns the first two principal components; None for fewer than three vectors, or equal ones.
 
     Each axis points to where its greatest weight is positive, so that the same vectors give the same picture.
     """
@@ -61,11 +61,11 @@ def project(vectors_ND: Vectors) -> Projection | None:
 
 
 def colours(columns: Mapping[str, Sequence[object]], sources: Sequence[str]) -> Colours:
-    """What to colour rows by: a column of few values; else their sources; else what has frequent values.
+    """Chooses what to colour rows by: a column of few values, else the sources, else frequent values.
 
     Args:
-        columns: carried columns, in the order of the config; of equal ones the first is taken.
-        sources: of each row.
+        columns: carried columns, in the order of the config; of equally good ones the first is taken.
+        sources: the source of each row.
     """
     counted = {name: Counter(map(_told, values)) for name, values in columns.items()}
     for name, values in counted.items():
@@ -88,7 +88,7 @@ def _coloured(column: str, values: Sequence[object], counted: Counter[str]) -> C
 
 
 def _frequent(values: Counter[str]) -> list[tuple[str, int]]:
-    """The most frequent values, equal ones by name; of many, none that is there only once."""
+    """Returns the most frequent values, by name if equal; if there are many, none that occurs only once."""
     ranked = sorted(values.items(), key=lambda item: (-item[1], item[0]))[:NAMED]
     return [(name, rows) for name, rows in ranked if rows > 1 or len(values) <= NAMED]
 

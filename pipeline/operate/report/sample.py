@@ -1,7 +1,7 @@
-"""What a report shows of the rows themselves: a bounded sample of vectors, texts and rejects.
+"""Reads the rows that a report shows: a bounded sample of vectors, texts and rejects.
 
-Of at most `MAX_SHARDS` shards the first `SHARD_BYTES` are read, and of the rejects `MAX_REJECT_FILES`
-files, however large the dataset is; what the texts cost, `texts` says.
+Reads the first `SHARD_BYTES` of at most `MAX_SHARDS` shards, and at most `MAX_REJECT_FILES` files of rejects,
+however large the dataset is. The module `texts` says what the texts cost.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -28,7 +28,7 @@ MAX_SHARDS = 16
 SHARD_BYTES = 8 << 20
 MAX_REJECT_FILES = 8
 EXAMPLES = 3
-"""Rejects that are shown, for each reason."""
+"""Rejects that are shown for each reason."""
 LONGEST_VALUE = 40
 """Characters of a carried value."""
 BATCH_ROWS = 256
@@ -39,9 +39,9 @@ OURS = ("embedding", "embedding_scale", "source_file", "source_row", "char_start
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """Some rows: their vectors, where they are from, what was carried, and their texts where there are any.
+    """Some rows: their vectors, their places, their carried columns, and their texts if known.
 
-    shards: of how many.
+    shards: the number of shards that they are from.
     """
 
     vectors: Vectors
@@ -52,18 +52,18 @@ class Sample:
 
     @property
     def sources(self) -> list[str]:
-        """Of each row."""
+        """Returns the source of each row."""
         return [file.partition("/")[0] for file in self.rows["source_file"].to_pylist()]
 
     @property
     def places(self) -> list[str]:
-        """Of each row, `<source>/<file>#<row>`."""
+        """Returns the place of each row, `<source>/<file>#<row>`."""
         files, rows = (self.rows[name].to_pylist() for name in ("source_file", "source_row"))
         return [f"{file}#{row}" for file, row in zip(files, rows, strict=True)]
 
 
 def drawn(config: Config, dataset: Dataset, plan: Plan, records: pa.Table) -> Sample | None:
-    """Some rows, spread over the shards; None where there are none, or none are wanted.
+    """Draws some rows, spread over the shards; None if there are none, or none are wanted.
 
     Raises:
         StorageError: storage failed.
@@ -78,7 +78,7 @@ def drawn(config: Config, dataset: Dataset, plan: Plan, records: pa.Table) -> Sa
         parts = list(pool.map(lambda record, rows: _rows(dataset, record, rows, expected), chosen, wanted))
     rows = pa.concat_tables(parts).slice(0, config.report.samples)
     kind = rows.schema.field("embedding").type
-    # Bits beyond the last dimension are all zero, and so of no weight.
+    # Bits beyond the last dimension are all zero, so they do not matter.
     dimension = 8 * len(rows["embedding"][0].as_py()) if pa.types.is_binary(kind) else kind.list_size
     ours = [name for name in OURS if name in rows.column_names and not name.startswith("embedding")]
     return Sample(
@@ -91,7 +91,7 @@ def drawn(config: Config, dataset: Dataset, plan: Plan, records: pa.Table) -> Sa
 
 
 def _expected(dataset: Dataset, plan: Plan) -> pa.Schema:
-    """The columns of every shard."""
+    """Returns the columns of every shard."""
     identity = dataset.identity()
     if identity is None:
         raise MissingError("is missing", dataset.layout.identity, hint="put back the one that the run wrote")
@@ -99,7 +99,7 @@ def _expected(dataset: Dataset, plan: Plan) -> pa.Schema:
 
 
 def rejected(dataset: Dataset, records: pa.Table) -> list[dict[str, Any]]:
-    """Some rejects of each reason, as rows of `schema.REJECTS`.
+    """Returns some rejects of each reason, as rows of `schema.REJECTS`.
 
     Raises:
         StorageError: storage failed.
@@ -121,7 +121,7 @@ def _rejects(dataset: Dataset, name: str) -> pa.Table:
 
 
 def _reject_files(records: pa.Table) -> Iterator[str]:
-    """Of each reason the file of the first shard that has it."""
+    """Yields for each reason the file of the first shard that has it."""
     shards = pc.list_parent_indices(records["reasons"].combine_chunks())
     reasons = schema.structs(records["reasons"], schema.REASON)["reason"]
     files = [
@@ -132,24 +132,24 @@ def _reject_files(records: pa.Table) -> Iterator[str]:
 
 
 def _chosen(records: pa.Table) -> list[dict[str, Any]]:
-    """At most `MAX_SHARDS` records, evenly spaced."""
+    """Returns at most `MAX_SHARDS` records, evenly spaced."""
     at = np.unique(np.linspace(0, records.num_rows - 1, MAX_SHARDS).astype(np.int64))
     chosen = records.select(["split_id", "rows", "file_bytes"]).take(at if records.num_rows else [])
     return list(chosen.to_pylist())
 
 
 def _rows(dataset: Dataset, record: Mapping[str, Any], wanted: int, expected: pa.Schema) -> pa.Table:
-    """Rows of one shard, evenly spaced in its first `SHARD_BYTES`; what is not cheap to show is left out.
+    """Reads rows of one shard, evenly spaced in its first `SHARD_BYTES`, with the columns cheap to show.
 
     Raises:
-        DamagedError: it has other columns than the dataset's shards.
+        DamagedError: the shard has other columns than it should.
     """
     cheap = _cheap(expected)
     most = max(wanted, SHARD_BYTES * record["rows"] // max(record["file_bytes"], 1))
     taken, seen = [], 0
     path = dataset.layout.shard(record["split_id"])
     with dataset.storage.open(path) as file:
-        # Buffered: what follows the last batch is not read.
+        # Buffered, so that nothing after the last batch is read.
         shard = parsing.opened(file, path, buffer_size=BUFFER_BYTES, pre_buffer=False)
         parsing.refuse_other(shard, expected, path)
         for batch in shard.iter_batches(BATCH_ROWS, columns=cheap):
@@ -162,7 +162,7 @@ def _rows(dataset: Dataset, record: Mapping[str, Any], wanted: int, expected: pa
 
 
 def _cheap(columns: pa.Schema) -> list[str]:
-    """Ours that a sample needs, and carried columns whose values can be told in a few characters."""
+    """Returns our columns that a sample needs, and carried ones whose values fit into a few characters."""
     kinds = (
         pa.types.is_string, pa.types.is_boolean, pa.types.is_integer, pa.types.is_date, pa.types.is_decimal,
     )  # fmt: skip
@@ -172,7 +172,7 @@ def _cheap(columns: pa.Schema) -> list[str]:
 
 
 def _carried(config: Config, rows: pa.Table) -> list[str]:
-    """Carried columns that rows may be coloured by: neither ids nor texts."""
+    """Returns the carried columns that rows may be coloured by: neither ids nor texts."""
     sources = config.source.values()
     names = dict.fromkeys(name for source in sources for name in source.columns)
     others = {

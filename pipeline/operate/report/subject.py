@@ -1,4 +1,4 @@
-"""What a report is about: a dataset as a run left it."""
+"""Defines the subject of a report: a dataset as a run left it."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,9 +18,9 @@ from pipeline.plan.plan import Plan
 
 @dataclass(frozen=True)
 class Subject:
-    """A dataset, and how it stands: exit code, reason and summary of its last run, the record of each shard.
+    """A dataset and its state: exit code, reason and summary of its last run, and the record of each shard.
 
-    Whatever else is asked for is read on first use.
+    Everything else is read on first use.
     """
 
     config: Config
@@ -33,24 +33,24 @@ class Subject:
 
     @cached_property
     def attempts(self) -> Sequence[Mapping[str, Any]]:
-        """All attempts, oldest first; the one that is just ending has ended as we were told."""
+        """Returns all attempts, oldest first; the one that is just ending has the given code and reason."""
         run = self.summary["run"].get("attempt")
         now = {"code": int(self.code), "reason": self.reason}
         return [now | each if each["attempt"] == run else each for each in self.dataset.attempts()]
 
     @cached_property
     def made(self) -> pa.Table:
-        """Records of the shards that attempts at this dataset made, and did not copy."""
+        """Returns the records of the shards that attempts at this dataset made, and did not copy."""
         return schema.made_by(self.records, [each["attempt"] for each in self.attempts])
 
     @cached_property
     def throughput(self) -> Throughput | None:
-        """Rows over time; None where no shard was made here."""
+        """Returns rows over time; None if no shard was made here."""
         return figures.throughput(self.made, self.attempts)
 
     @cached_property
     def identity(self) -> Mapping[str, Any]:
-        """Digests of the dataset, and the fields of its vectors."""
+        """Returns the dataset's digests and the fields of its vectors."""
         found = self.dataset.identity()
         if found is None:
             return {}
@@ -59,6 +59,6 @@ class Subject:
 
     @property
     def failed_files(self) -> Mapping[str, str]:
-        """With the reason of each."""
+        """Returns the failed files with their reasons."""
         failed: Mapping[str, str] = self.summary["failed_files"]
         return failed

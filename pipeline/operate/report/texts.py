@@ -1,6 +1,6 @@
-"""The texts of some rows, as far as they can be had for little: carried, or from sources that are as planned.
+"""Finds the texts of some rows at little cost: carried ones, or from sources that are as planned.
 
-Of the sources at most `MAX_PIECES` pieces of `SOURCE_BYTES` in all are read; a text that would cost more, or
+Reads at most `MAX_PIECES` pieces of the sources, and `SOURCE_BYTES` in all. A text that would cost more, or
 whose file is gone or has changed, is missing.
 """
 
@@ -29,7 +29,7 @@ THREADS = 4
 
 @dataclass(frozen=True, slots=True)
 class _Wanted:
-    """Rows of the sample that lie in one piece: where in the sample, and where in their file."""
+    """Rows of the sample that lie in one piece: their numbers in the sample, and in their file."""
 
     piece: Piece
     rows: Sequence[int]
@@ -37,12 +37,12 @@ class _Wanted:
 
     @property
     def stretch(self) -> Piece:
-        """The part of the piece that must be read."""
+        """Returns the part of the piece that must be read."""
         return replace(self.piece, start=min(self.places), stop=max(self.places) + 1)
 
 
 def texts(config: Config, plan: Plan, rows: pa.Table, splits: Sequence[str]) -> list[str | None]:
-    """The start of the text of each row of these splits; None where it is not to be had."""
+    """Returns the start of the text of each row of these splits; None if the text is not available."""
     if not config.report.texts:
         return [None] * rows.num_rows
     found = _carried(config, rows)
@@ -61,7 +61,7 @@ def texts(config: Config, plan: Plan, rows: pa.Table, splits: Sequence[str]) -> 
 
 
 def _carried(config: Config, rows: pa.Table) -> list[str | None]:
-    """Texts of sources that carry them."""
+    """Returns the texts of sources that carry them."""
     columns = {
         key: name
         for key, source in config.source.items()
@@ -75,7 +75,7 @@ def _carried(config: Config, rows: pa.Table) -> list[str | None]:
 def _wanted(
     config: Config, plan: Plan, rows: pa.Table, splits: Sequence[str], found: Sequence[str | None]
 ) -> Iterator[_Wanted]:
-    """The pieces to read for rows whose text was not found, as long as they cost little."""
+    """Yields the pieces to read for rows whose text was not found, as far as they cost little."""
     numbers, left = rows["source_row"].to_pylist(), SOURCE_BYTES
     missing: dict[str, list[int]] = {}
     for row, file in enumerate(rows["source_file"].to_pylist()):
@@ -98,6 +98,6 @@ def _holds(piece: Piece, place: int) -> bool:
 def _read(config: Config, wanted: _Wanted) -> list[str | None]:
     try:
         return list(lookup.documents(config, wanted.stretch, wanted.places)["text"].to_pylist())
-    except Exception as error:  # the boundary: a source may be gone, changed or damaged, at no cost to us
+    except Exception as error:  # the boundary: a source that is gone or damaged must not fail the report
         telemetry.event("texts not shown", file=wanted.piece.source_file, reason=one_line(error))
         return [None] * len(wanted.rows)

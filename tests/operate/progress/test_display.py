@@ -1,4 +1,4 @@
-"""A real job in a real terminal and in a pipe: what people see of it, that Ray is silent, and how it ends."""
+"""Runs a real job in a real terminal and in a pipe; checks what people see, and that Ray is silent."""
 
 import fcntl
 import json
@@ -30,7 +30,7 @@ PACED = {
     "RAY_JOB_CONFIG_JSON_ENV_VAR": json.dumps({"runtime_env": json.loads(runtime(PACE="0.1"))}),
     "PYTHONPATH": str(ROOT),
 }
-"""How `ray job submit` hands a runtime environment to the driver."""
+"""The variable in which `ray job submit` passes a runtime environment to the driver."""
 MESSAGES = re.compile(r"Ray's own messages: (\S+)")
 
 
@@ -42,9 +42,9 @@ def command(job: Job, tmp_path: Path) -> list[str]:
 
 
 class Seen:
-    """What a command wrote to its terminal, and how the screen stood after each part of it.
+    """The output of a command to its terminal, and the screen after each part of it.
 
-    Each of its splits takes a while: on a fast machine sixty of a row are done between two looks.
+    Each split is slowed down: a fast machine does sixty splits of one row between two drawings.
     """
 
     def __init__(self, command: list[str]) -> None:
@@ -64,7 +64,7 @@ class Seen:
         self._slave = slave
 
     def follow(self, until: Callable[[], bool] | None = None) -> None:
-        """Read until the command ends, or something is so."""
+        """Reads until the command ends, or a condition holds."""
         os.set_blocking(self.master, False)
         while not (until and until()):
             ended = self.process.poll() is not None
@@ -80,7 +80,7 @@ class Seen:
             self.screens.append("\n".join(line.rstrip() for line in self.screen.display).rstrip())
 
     def assert_left_as_it_was(self) -> None:
-        """The cursor is there again, and the terminal behaves as before."""
+        """Checks that the cursor is visible again, and the terminal behaves as before."""
         assert not self.screen.cursor.hidden
         assert self.raw.rindex(b"\x1b[?25h") > self.raw.rindex(b"\x1b[?25l")
         assert termios.tcgetattr(self._slave) == self.modes
@@ -101,7 +101,7 @@ def test_in_a_terminal_a_run_is_one_display_and_then_its_outcome(command: list[s
     at_work = [screen for screen in seen.screens if re.search(r"encode +\d at work", screen)]
     assert at_work
     for screen in at_work:
-        assert screen.count("ETA ") == screen.count("tokens  ") == 1, screen  # no torn rest of another
+        assert screen.count("ETA ") == screen.count("tokens  ") == 1, screen  # no remains of another one
         assert screen.index("starting splits=60") < screen.index("tokens  ")
     assert any(re.search(r"encode +\d at work .*\d% busy", screen) for screen in at_work)
 
@@ -112,7 +112,7 @@ def test_in_a_terminal_a_run_is_one_display_and_then_its_outcome(command: list[s
     assert " reason  complete" in seen.screens[-1]
     file = MESSAGES.search(events[0])
     assert file
-    assert "core_worker" in Path(file[1]).read_text()  # of the display's own making none of it is
+    assert "core_worker" in Path(file[1]).read_text()  # the display itself writes no such message
     seen.assert_left_as_it_was()
     seen.close()
 
@@ -152,7 +152,7 @@ def test_a_quiet_run_says_nothing_but_how_it_ended(command: list[str], corpus: P
 
 @pytest.mark.timeout(600)
 def test_after_a_fault_the_log_of_a_job_is_ours(job: Job, corpus: Path, tmp_path: Path) -> None:
-    """A process is killed three times; the nodes' word of it is in the file, and not in the job's log."""
+    """A process is killed three times; the nodes' messages about it are in the file, not in the job's log."""
     put(corpus, 13, KILL)
     with cluster(tmp_path / "ray.log") as ray:
         said = submit(ray, write_config(tmp_path / "job.yaml", job()))

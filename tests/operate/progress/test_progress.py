@@ -1,4 +1,4 @@
-"""What a run says of itself while it goes on: figures by a clock that stands still, displays, log lines."""
+"""Checks the progress of a run, with a clock that stands still: figures, displays, log lines."""
 
 import os
 import re
@@ -32,7 +32,7 @@ FAILURE = Failure("f", ("docs/f",), "read", 3, "broken")
 
 
 def record(rows: int = 10, attempt: str = OURS, **fields: Any) -> ShardRecord:
-    """A shard of so many rows of ten tokens, which took ten seconds: 1 + 0 + 8 + 1."""
+    """Makes the record of a shard with rows of ten tokens, which took ten seconds: 1 + 0 + 8 + 1."""
     values = {"rows": rows, "tokens": rows * 10, "attempt": attempt, "pieces": [records.piece("a", rows)]}
     values |= {"read_seconds": READ_SECONDS, "encode_seconds": ENCODE_SECONDS, "write_seconds": 1.0}
     return records.record("s", **(values | fields))
@@ -43,7 +43,7 @@ def total(splits: int = 10, before: int = 0, rows: int = 10) -> RunTotal:
 
 
 def standing(age: float, **stages: tuple[int, int, int, float, int]) -> StagesStatus:
-    """Of stages that began when the watch did."""
+    """Makes the status of stages that began when the watch did."""
     return StagesStatus(age, 0.0, {name: StageStatus(age, *figures) for name, figures in stages.items()})
 
 
@@ -83,7 +83,7 @@ def test_splits_that_come_rarely_have_a_rate_all_the_same(clock: Clock) -> None:
     figures = Figures(total(100), OURS, clock)
     arrive(figures, clock, 20, every=100)
     assert figures.moment().row_rate.now == pytest.approx(0.1)
-    clock.now += 60  # nothing came, and nothing is late: the time left goes down with the clock
+    clock.now += 60  # nothing arrived, and nothing is late: the time left goes down with the clock
     moment = figures.moment()
     assert (moment.row_rate.now, moment.eta) == (pytest.approx(0.1), pytest.approx(8000 - 60))
     clock.now += 940  # it is late by now, and the rate falls
@@ -116,7 +116,7 @@ def test_copies_are_no_speed_either(clock: Clock) -> None:
 
 
 def test_larger_splits_take_longer(clock: Clock) -> None:
-    """By rows of the source, not by splits: nine small ones are done, and a large one is left."""
+    """The time left counts rows, not splits: nine small splits are done, and a large one is left."""
     figures = Figures(RunTotal(10, 0, "rows", 1090, 0), OURS, clock)
     arrive(figures, clock, 9, every=10)
     moment = figures.moment()
@@ -164,7 +164,7 @@ def test_an_arrival_without_any_time(clock: Clock) -> None:
 
 
 def plan(*pieces: tuple[str | None, str, int, int]) -> Plan:
-    """A plan of pieces: split id, unit, range."""
+    """Makes a plan of pieces, given by split id, unit and range."""
     rows = [
         {"split": 0, "split_id": split, "source": "docs", "file": "f", "version": "", "size": 9,
          "unit": unit, "start": start, "stop": stop}
@@ -197,7 +197,7 @@ def test_a_stage_that_has_time_waits_for_the_busiest() -> None:
         (19.0, 2.0, 0.1, "waits for the readers"),
         (1.0, 2.0, 9.5, "waits for the writers"),
         (0.1, 2.0, 0.1, "waits for Ray"),
-        (0.1, 8.0, 0.1, ""),  # what is lost between two splits is no one's fault
+        (0.1, 8.0, 0.1, ""),  # time lost between two splits has no cause to name
     ],
 )
 def test_what_an_idle_replica_waits_for(read: float, encode: float, write: float, encode_waits: str) -> None:
@@ -222,7 +222,7 @@ def test_replicas_that_start_are_waited_for() -> None:
 
 
 def test_a_replica_that_starves_is_counted() -> None:
-    """Four replicas have had a split, one at a time: they are busy a quarter of their time."""
+    """Four replicas have had a split, one at a time, so they are busy a quarter of their time."""
     stages = Stages()
     stages.stand(standing(0, encode=(1, 1, 4, 0.0, 4)))
     stages.stand(standing(10, encode=(1, 1, 4, 10.0, 8)))
@@ -263,7 +263,7 @@ def test_only_the_last_looks_count() -> None:
 
 @pytest.fixture
 def moment(clock: Clock) -> Snapshot:
-    """The midst of a run that was begun by another."""
+    """A moment in a run that another run began."""
     figures = Figures(total(1180, before=120, rows=64), OURS, clock)
     for _ in range(490):
         clock.now += 0.5
@@ -332,7 +332,7 @@ def test_lines_become_rarer() -> None:
 
 
 class Terminal:
-    """A terminal behind standard error, and what is to be seen on it."""
+    """A terminal behind standard error, and its visible content."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, columns: int = 80) -> None:
         self.master, slave = os.openpty()
@@ -352,7 +352,7 @@ class Terminal:
         fcntl.ioctl(self.master, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
 
     def seen(self) -> list[str]:
-        """Its lines that are not empty."""
+        """Returns the lines that are not empty."""
         self.stream.flush()
         os.set_blocking(self.master, False)
         try:
@@ -478,14 +478,14 @@ def test_descriptors_come_back_after_an_error(tmp_path: Path, capfd: Any) -> Non
 
 
 def python(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """A process whose standard error is descriptor 2, as it is outside of tests."""
+    """Runs code in a process whose standard error is descriptor 2, as outside of tests."""
     return subprocess.run(
         [sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False
     )
 
 
 def test_who_is_interrupted_while_descriptors_are_put_back_can_still_speak(tmp_path: Path) -> None:
-    """The second of two copies back is where the signal comes."""
+    """The signal comes at the second of two descriptors that are copied back."""
     file = tmp_path / "theirs"
     file.touch()
     code = """

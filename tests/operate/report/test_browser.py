@@ -1,4 +1,4 @@
-"""The report in a real browser: it is drawn, it fits a phone, it asks for nothing, it tells when touched."""
+"""Opens the report in a real browser: it is drawn, fits a phone, loads nothing, and shows texts on touch."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,7 +27,7 @@ Object.fromEntries([...document.querySelectorAll("section")].map(section => [
   }).length,
 ]))
 """
-"""The marks of each section that take up room."""
+"""Counts the marks of each section that have a size."""
 WIDER = """
 [...document.querySelectorAll("body *")].filter(each => {
   const box = each.getBoundingClientRect();
@@ -41,7 +41,7 @@ CUT = """
     || box.top < whole.top - 1 || box.bottom > whole.bottom + 1);
 }).map(text => text.textContent)
 """
-"""Texts of charts that are cut off at an edge."""
+"""Finds texts of charts that are cut off at an edge."""
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +80,7 @@ def test_the_page_asks_for_nothing_and_has_nothing_to_complain_of(tab: Tab, page
     tab.ask("new Promise(done => setTimeout(done, 500))")
     assert {url for url in tab.requests if not url.startswith("data:")} == {page}
     assert tab.complaints == []
-    # And were it to ask, it would not be let out.
+    # If it tried to load something, the policy would refuse.
     tab.ask("fetch('https://example.com/').catch(() => 0)")
     assert any("Content Security Policy" in complaint for complaint in tab.complaints)
 
@@ -105,7 +105,7 @@ TALLEST = """
 
 
 def middle(tab: Tab, which: str) -> tuple[float, float]:
-    """Where the middle of an element is, once it is scrolled to and the page knows of it."""
+    """Returns the middle of an element, after scrolling to it until the page has noticed."""
     x, y = tab.ask(MIDDLE.replace("WHICH", which))
     return x, y
 

@@ -1,4 +1,4 @@
-"""The figures of a report are those of the records, and its colours can be told apart."""
+"""Checks that the report's figures are those of the records, and that its colours are distinguishable."""
 
 import re
 from typing import Any
@@ -18,7 +18,7 @@ from tests.reports import NOON, records
 
 
 def attempts(**starts: float) -> list[dict[str, Any]]:
-    """By name, when each started: seconds after noon."""
+    """Makes attempts by name; each starts at the given seconds after noon."""
     return [
         {"attempt": name, "started": f"2026-11-25T12:{int(after // 60):02}:{int(after % 60):02}+00:00"}
         for name, after in starts.items()
@@ -46,7 +46,7 @@ def test_rows_a_second_of_one_shard_after_another() -> None:
 
 
 def test_a_pause_between_attempts_is_no_time_at_work() -> None:
-    """Two attempts of two seconds, ten minutes apart; a third that runs beside the second made nothing."""
+    """Two attempts of two seconds are ten minutes apart; a third beside the second made nothing."""
     made = records(
         {"attempt": "a", "encode_seconds": 2.0, "written_at": NOON + 2},
         {"attempt": "b", "rows": 40, "encode_seconds": 1.0, "written_at": NOON + 602},
@@ -94,7 +94,7 @@ def test_sizes_never_need_many_bins(most: int) -> None:
 
 
 def planned(*rows: tuple[str, str, str | None, int | None, int | None]) -> Plan:
-    """Pieces by source, file, unit, start and stop."""
+    """Makes a plan of pieces, given by source, file, unit, start and stop."""
     table = pa.Table.from_pylist(
         [
             {
@@ -185,7 +185,7 @@ def linear(colour: str) -> np.ndarray:
 
 
 def lab(light: np.ndarray) -> np.ndarray:
-    """CIE L*a*b* of linear sRGB."""
+    """Converts linear sRGB to CIE L*a*b*."""
     to_xyz = [[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]]
     xyz = np.clip(light, 0, 1) @ np.array(to_xyz).T / [0.95047, 1, 1.08883]
     x, y, z = np.where(xyz > 0.008856, np.cbrt(xyz), 7.787 * xyz + 16 / 116).T
@@ -210,7 +210,7 @@ EYES = {
         [0.004733, 0.691367, 0.3039],
     ],
 }
-"""What eyes see that have all cones, or lack one (Machado, Oliveira and Fernandes, 2009)."""
+"""The colours that eyes see with all cones, or without one (Machado, Oliveira and Fernandes, 2009)."""
 
 
 @pytest.mark.parametrize("mode", [0, 1], ids=["light", "dark"])

@@ -1,4 +1,4 @@
-"""The report on a page: it tells all of a job, no text of others gets to act, and it never fails a run."""
+"""Checks the report: it shows all of a job, foreign texts can't run as code, and it never fails a run."""
 
 import base64
 import io
@@ -114,7 +114,7 @@ def test_who_wants_no_texts_in_the_page_has_none(
     data = (tmp_path / "out/report.html").read_text()
     assert ("secret" in data) == told
     assert len(Page(data.encode()).all("circle")) == dots
-    assert "docs/1.parquet#19" in data  # which rows were rejected is told in any case
+    assert "docs/1.parquet#19" in data  # the places of rejected rows are always shown
 
 
 def test_texts_of_a_source_that_is_gone_are_missing(job: Job, tmp_path: Path, corpus: Path) -> None:
@@ -164,7 +164,7 @@ def test_a_text_that_would_cost_much_is_left_out(
 
 
 def test_of_a_large_shard_only_the_beginning_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """20,000 rows of 256 floats, 20 MB: the first 2 MB hold some 2,000 of them."""
+    """The shard has 20,000 rows of 256 floats, 20 MB; its first 2 MB hold some 2,000 of them."""
     vectors = np.random.default_rng(0).normal(size=(20_000, 256)).astype(np.float32)
     columns = {
         "embedding": pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), 256),
@@ -177,7 +177,7 @@ def test_of_a_large_shard_only_the_beginning_is_read(tmp_path: Path, monkeypatch
     read: list[int] = []
 
     class Counted:
-        """A file that tells how much is read of it."""
+        """A file that counts how much of it is read."""
 
         def __init__(self, file: Any) -> None:
             self.file = file
@@ -205,7 +205,7 @@ def test_of_a_large_shard_only_the_beginning_is_read(tmp_path: Path, monkeypatch
 
 
 def many(count: int) -> pa.Table:
-    """The records of a job of many shards, alike but for their names and times."""
+    """Makes the records of a job of many shards that differ only in their names and times."""
     piece = {"source": "docs", "file": "f", "start": 0, "stop": 10, "rows": 9, "rejects": 1}
     reasons = [{"reason": "null", "rows": 1}]
     few = records(
@@ -233,7 +233,7 @@ def many(count: int) -> pa.Table:
 
 
 def subject(tmp_path: Path, table: pa.Table, files: int = 1, **changed: Any) -> report.Subject:
-    """A report's subject from records alone: no shard, no source is there."""
+    """Makes a report's subject from records alone, without shards and sources."""
     count = table.num_rows
     pieces = pa.table(
         {
@@ -275,7 +275,7 @@ def test_a_manifest_of_many_shards_makes_no_larger_page(tmp_path: Path) -> None:
     assert "200,000 shards" in page.text
     assert "null: 100,000 · 100.0 %" in data.decode()
     assert "100,000 rows, 5.0 % of the source" in page.text
-    assert "could not be read" in page.text  # for there is no shard, and no reject file
+    assert "could not be read" in page.text  # since neither shards nor reject files exist
 
 
 def test_many_failed_files_and_long_messages_are_cut(tmp_path: Path) -> None:
@@ -385,7 +385,7 @@ def test_a_rival_that_was_faster_has_its_report_looked_at_again(job: Job, tmp_pa
 def test_a_page_of_failures_does_not_stay_over_a_rivals_commit(
     job: Job, tmp_path: Path, corpus: Path
 ) -> None:
-    """A rival that allows failed files has written its report, and then `_SUCCESS`, while we made ours."""
+    """A rival that allows failed files wrote its report, and then `_SUCCESS`, while we made our report."""
     (corpus / "2.parquet").write_bytes(b"nonsense")
     wide = parse_config(job(quality={"allow_failed_files": True})).quality
     dataset, frozen, failures = embed(job())
@@ -407,7 +407,7 @@ def test_the_command_reports_of_an_unfinished_dataset(
 ) -> None:
     written, to = write_config(tmp_path / "job.yaml", job()), tmp_path / "mine.html"
     assert cli.main(["report", str(written), "--to", str(to)]) == ExitCode.CONFIG
-    assert "there is no dataset here" in capsys.readouterr().err
+    assert "no dataset here" in capsys.readouterr().err
     embed(job())
     for path in sorted((tmp_path / "out/data").iterdir())[:2]:
         path.unlink()
