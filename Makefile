@@ -43,11 +43,12 @@ test-full: $(READY)   ## after that: more on Ray, more kills, nights and stalls;
 test-slow: $(READY)   ## the full sizes: many kills, large files; hours
 	$(BIN)/python -m pytest -m slow --timeout 3600
 
-lint: $(READY)   ## ruff, mypy --strict, import-linter
+lint: $(READY)   ## ruff, mypy --strict, import-linter, and the English that a machine can check
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
+	$(BIN)/python -m docs.style
 
 PEERS := .venv-peers/.ready
 $(PEERS): benchmarks/peers.txt

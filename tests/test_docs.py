@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from docs import configuration
+from docs import configuration, style
 from jobs import docstrings
 from pipeline import cli
 from pipeline.config.load import load_config, parse_config
@@ -99,3 +99,14 @@ def test_links_lead_somewhere() -> None:
     for page in PAGES:
         for link in re.findall(r"\]\(([^)#:]+)\)", page.read_text()):
             assert (page.parent / link).exists(), f"{page.name}: {link}"
+
+
+def test_the_check_of_the_english_finds_what_it_is_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(style, "ROOT", tmp_path)
+    path = tmp_path / "page.py"
+    text = '"""Of two things."""\n\n\ndef good() -> str:\n    """Returns one."""\n    return "is {} file"\n'
+    path.write_text(text.format("no"))
+    assert list(style.headless(path)) == ["page.py:1: a docstring starts with 'Of'"]
+    assert list(style.words_in_code(path)) == ["page.py:6: says 'is no'"]
