@@ -137,7 +137,7 @@ def test_in_a_pipe_a_run_is_lines(command: list[str], tmp_path: Path) -> None:
     assert "\x1b" not in done.stdout + done.stderr
     assert [line for line in done.stderr.splitlines() if not OURS.match(line)] == []
     assert re.search(r"\d+%  \d+/60 splits  \d+/60 rows  .* ETA \S+  (starting|busy: read)", done.stderr)
-    assert re.search(r"60/60 splits  60/60 rows .* in \d+s\n", done.stderr)
+    assert re.search(r"60/60 splits  60/60 rows .* in (\d+m)?\d+s\n", done.stderr)
     assert done.stdout
     assert all(re.match(r" +[a-z]+  \S", line) for line in done.stdout.splitlines()), done.stdout
 
