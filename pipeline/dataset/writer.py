@@ -103,11 +103,18 @@ def content_digest(shard: pa.Table) -> str:
 
 
 def _content(stored: pa.Array) -> bytes | memoryview:
-    """Returns the values of a column as contiguous bytes."""
+    """Returns the values of a column as contiguous bytes.
+
+    Raises:
+        TypeError: the column has another type than an output may have. Of a string NumPy would give pointers.
+    """
     if pa.types.is_binary(stored.type):
         return b"".join(stored.to_pylist())
     values = stored.flatten() if pa.types.is_fixed_size_list(stored.type) else stored
-    return np.ascontiguousarray(values).data
+    array = np.ascontiguousarray(values)
+    if array.dtype.hasobject:
+        raise TypeError(f"an output can't be {stored.type}: see model.outputs")
+    return array.data
 
 
 def document_numbers(rows: pa.Table) -> Ints:

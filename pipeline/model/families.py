@@ -23,7 +23,8 @@ class Family(Protocol):
     FORWARD: `module:class` of its `Transformer`.
     DEFAULTS: the values of transformers for those that config.json leaves out.
     DIGESTED: the fields of config.json that decide the arithmetic, for the vector digest. They never
-        change, because older datasets have a digest of them; a new family adds `model_type`.
+        change, because older datasets have a digest of them; a new family adds `model_type`. `hidden_size`
+        is always among them: the dimension of a dataset is derived from it.
     LIMITS: the largest values of sizes that no weight has.
     PREFIX: the prefix of the weights' names in a checkpoint that was made for a task.
     HEADS: the names of a task's own weights, which a checkpoint may have beside those of `weights`.

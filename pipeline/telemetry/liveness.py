@@ -173,13 +173,13 @@ class Heartbeat(Protocol):
     """The receiver of a stage's reports about itself."""
 
     def enter(self, split_id: str, stage: str) -> int:
-        """See `Watch.enter`."""
+        """Reports to `LivenessTracker.enter`."""
 
     def leave(self, split_id: str, stage: str) -> None:
-        """See `Watch.leave`."""
+        """Reports to `LivenessTracker.leave`."""
 
     def beat(self, split_id: str, stage: str) -> None:
-        """See `Watch.beat`. A sign of life that does not arrive is lost."""
+        """Reports to `LivenessTracker.beat`. A sign of life that does not arrive is lost."""
 
 
 @contextmanager

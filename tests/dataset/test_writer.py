@@ -206,3 +206,10 @@ def test_storage_retries_of_the_reader_and_of_the_writer_are_counted(
     assert record.storage_retries == 5 + 2  # the reject file's, the shard's
     [info] = dataset.shards().values()
     assert dataset.footer(info).storage_retries == 5 + 1
+
+
+def test_an_output_of_texts_has_no_digest_rather_than_one_of_pointers() -> None:
+    """NumPy would give the addresses of strings, which differ from process to process."""
+    with pytest.raises(TypeError, match="an output can't be string"):
+        writer._content(pa.array(["one", "two"]))
+    assert bytes(writer._content(pa.array([b"one", b"two"]))) == b"onetwo"

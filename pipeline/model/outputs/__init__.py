@@ -1,7 +1,8 @@
 """Defines what is kept of a text: named outputs, one module each.
 
-An output gets the encoder's vectors and returns what it keeps of them (`of_vectors`). The writer asks it for
-the columns of a shard (`store`). A new column takes a new module and a line in `OUTPUTS`. Raise
+An output gets the encoder's vectors and returns what it keeps of them (`of_vectors`), so it is a function of
+a text's vector alone. The writer asks it for the columns of a shard (`store`): numbers, lists of numbers of a
+fixed size, or bytes. A new column takes a new module and a line in `OUTPUTS`. Raise `model.arithmetic` in
 `identity.OWN` with it, because a base without the column has nothing to reuse.
 
 Shapes: N rows, D dimensions.

@@ -1,4 +1,4 @@
-"""Derives from the status of the run's `Watch` how busy each stage is, and what it waits for."""
+"""Derives from the status of the run's `LivenessTracker` how busy each stage is, and what it waits for."""
 
 from collections import deque
 from collections.abc import Mapping

@@ -1,7 +1,7 @@
 """The source formats. Each is a module, whose `FORMAT` states its properties.
 
 A format has two functions: `survey` finds how a file can be cut; `read` yields the rows of pieces of one
-file, in one pass. A new format needs a module, a line here and one in the config.
+file, in one pass. A new format needs a module and a line here, and its options and name in `config.source`.
 """
 
 import re
