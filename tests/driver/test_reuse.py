@@ -182,8 +182,8 @@ def test_another_column_type_is_never_mixed_in(nightly: Job, tmp_path: Path, cor
 
 def test_a_base_that_is_none_is_refused(nightly: Job, tmp_path: Path) -> None:
     for base, message in (
-        ("2026-10-01", "no complete dataset"),
-        (f"{tmp_path}/nowhere", "no complete dataset"),
+        ("2026-10-01", "not a complete dataset"),
+        (f"{tmp_path}/nowhere", "not a complete dataset"),
     ):
         with pytest.raises(ConfigError, match=message):
             embed(nightly(reuse={"base": base}))
