@@ -33,6 +33,7 @@ from benchmarks.encoder import make_model
 from benchmarks.job import run
 from benchmarks.simulated import middle, steady
 from benchmarks.spread import spread
+from pipeline.embed.on_ray.graph import RayEncode
 from pipeline.model.checkpoint import resolve
 from pipeline.model.tokenizer.tokenizer import Tokenizer
 
@@ -40,6 +41,7 @@ BARE = """
 import os, sys, time
 from pathlib import Path
 import pyarrow.parquet as pq
+from pipeline.embed.on_ray.graph import RayEncode
 from pipeline.model.checkpoint import resolve
 from pipeline.model.encoder import Encoder
 from pipeline.model.tokenizer.tokenizer import Tokenizer
@@ -56,7 +58,8 @@ for tokens in splits[1:]:
 seconds, busy = time.perf_counter() - begun, time.process_time() - busy
 print(sum(int(tokens.lengths.sum()) for tokens in splits[1:]) / seconds, busy / seconds / os.cpu_count())
 """
-REPLICA = "ray::MapWorker(MapBatches(Encode))"
+REPLICA = f"ray::MapWorker(MapBatches({RayEncode.__name__}))"
+"""The title that Ray gives a replica's process."""
 LOOK_SECONDS = 0.5
 
 Measured = tuple[float, float]

@@ -149,7 +149,7 @@ def _of_rows(encoded: "Encoded", split: ReadSplit, normalize: bool) -> tuple[Vec
     if split.chunks is None:
         return encoded.vectors, encoded.too_large
     vectors_ND = vectors.mean_of_chunks(encoded.vectors, split.lengths, split.chunks, normalize)
-    return vectors_ND, _any_of_windows(encoded.too_large, split.chunks)
+    return vectors_ND, _any_of_chunks(encoded.too_large, split.chunks)
 
 
 def _encoded(
@@ -168,9 +168,9 @@ def _encoded(
     )
 
 
-def _any_of_windows(which_S: Bools, windows_N: npt.NDArray[np.int64]) -> Bools:
+def _any_of_chunks(which_S: Bools, chunks_N: npt.NDArray[np.int64]) -> Bools:
     """Tells for each row whether any of its chunks is in `which_S`, (N,)."""
-    if not len(windows_N):
+    if not len(chunks_N):
         return which_S
-    which_N: Bools = np.logical_or.reduceat(which_S, offsets_from_lengths(windows_N)[:-1])
+    which_N: Bools = np.logical_or.reduceat(which_S, offsets_from_lengths(chunks_N)[:-1])
     return which_N

@@ -51,13 +51,15 @@ def read_split(split_id: str, reading: Reading, job: Job) -> ReadSplit:
     parts = next(parts for of, parts in reading if of == split_id)
     reader.refuse_unseen(parts, job.without)
     documents = _joined(reader.usable(parts))
+    text_bytes = _text_bytes(documents.texts)
     reused = _reused(job, split_id, parts, documents.rows)
     new = _without(documents, reused.document)
+    del documents  # of several files it is a copy, which tokenizing need not keep in memory
     meter.has_read()
     tokenizer = job.tokenizer()
     meter.has_tokenizer(tokenizer)
     embedded = _tokenize(new, tokenizer, job)
-    told = {"attempt": job.attempt, "text_bytes": _text_bytes(documents.texts)}
+    told = {"attempt": job.attempt, "text_bytes": text_bytes}
     return _packed(split_id, parts, embedded, reused, told | meter.figures(tokenizer), job)
 
 

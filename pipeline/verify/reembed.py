@@ -244,15 +244,15 @@ class _Model:
         recipe = self.recipe
         (tokens, parts), cut_N = tokenize_all(texts, lambda some: tokenized(some, self.tokenizer, recipe))
         numbers = np.flatnonzero(cut_N)
-        lengths_W, vectors_WD = tokens.lengths, self.encoder.encode(tokens)
+        lengths_C, vectors_CD = tokens.lengths, self.encoder.encode(tokens)
         if parts is None:
-            return _Fresh(numbers, lengths_W, vectors_WD, {})
+            return _Fresh(numbers, lengths_C, vectors_CD, {})
         if recipe.chunked:
             window = {"chunk": parts.numbers, "char_start": parts.char_start, "char_stop": parts.char_stop}
-            return _Fresh(numbers[parts.text], lengths_W, vectors_WD, window)
-        tokens_N = np.bincount(parts.text, lengths_W, len(numbers)).astype(np.int64)
-        windows_N = np.bincount(parts.text, minlength=len(numbers))
-        means_ND = vectors.mean_of_chunks(vectors_WD, lengths_W, windows_N, recipe.normalize)
+            return _Fresh(numbers[parts.text], lengths_C, vectors_CD, window)
+        tokens_N = np.bincount(parts.text, lengths_C, len(numbers)).astype(np.int64)
+        chunks_N = np.bincount(parts.text, minlength=len(numbers))
+        means_ND = vectors.mean_of_chunks(vectors_CD, lengths_C, chunks_N, recipe.normalize)
         return _Fresh(numbers, tokens_N, means_ND, {})
 
     def unlike(self, rows: pa.Table, fresh_ND: Vectors) -> tuple[npt.NDArray[np.bool_], Vectors]:

@@ -365,7 +365,7 @@ def _fix(patch: pytest.MonkeyPatch, shared: Table) -> None:
     patch.setattr(
         latest_module, "datetime", SimpleNamespace(datetime=fixed, date=datetime.date, UTC=datetime.UTC)
     )
-    for name in ("request", "read", "event"):
+    for name in ("count_request", "count_read", "event"):
         patch.setattr(telemetry, name, lambda *_, **__: None)
     for module in (
         "pipeline.dataset.shard_records",
