@@ -34,7 +34,7 @@ $(READY): $(wildcard requirements*.lock) pyproject.toml
 demo: $(READY)   ## embed the docstrings of Python's standard library, start to finish
 	$(BIN)/python -m jobs.demo
 
-test: $(READY)   ## a test of everything: a quarter of an hour on two cores
+test: $(READY)   ## a test of everything: some twenty to forty minutes on two cores
 	$(BIN)/python -m pytest
 
 test-full: $(READY)   ## after that: more on Ray, more kills, nights and stalls; as long again
