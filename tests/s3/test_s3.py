@@ -127,7 +127,7 @@ def test_objects_of_all_sizes_are_read_whole_and_of_one_version(
         if first >= len(data):  # the whole object was read when it was opened
             assert file.read() == data
         else:
-            with pytest.raises(ReplacedError, match="another version"):
+            with pytest.raises(ReplacedError, match="is not the expected version"):
                 file.read()
 
 
