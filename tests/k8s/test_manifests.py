@@ -80,7 +80,10 @@ MISTAKES: dict[str, tuple[Mistake, str]] = {
         "Account x",
     ),
     "a config that is not there": (lambda m: m["RayJob"]["spec"].update(entrypoint=NO_CONFIG), "night.yaml"),
-    "a module that is not there": (lambda m: m["RayJob"]["spec"].update(entrypoint=NO_MODULE), "does not exist"),
+    "a module that is not there": (
+        lambda m: m["RayJob"]["spec"].update(entrypoint=NO_MODULE),
+        "does not exist",
+    ),
     "a config that is wrong": (
         lambda m: m["ConfigMap"]["data"].update({"nightly.yaml": BAD_CONFIG}),
         "colum",
