@@ -84,6 +84,12 @@ def first_few(lines: Sequence[str], most: int = 20, hint: str = "") -> list[str]
     return [*lines[:most], *more]
 
 
+def named(items: Sequence[str], separator: str = "; ", most: int = 3) -> str:
+    """Returns the first `most` items in one line, and how many more there are."""
+    more = f" and {len(items) - most} more" if len(items) > most else ""
+    return separator.join(items[:most]) + more
+
+
 def and_more(number: int) -> str:
     """Returns what follows the first of several: ` (and 3 more)`; empty if there are no more."""
     return f" (and {number} more)" if number > 0 else ""

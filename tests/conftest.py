@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +93,18 @@ def surveyed_here(monkeypatch: pytest.MonkeyPatch) -> None:
     from pipeline.source import survey
 
     monkeypatch.setattr(survey, "_processes_for", lambda *_: 0)
+
+
+@contextmanager
+def observed(observer: Callable[[str, str], None]) -> Iterator[None]:
+    """Calls an observer at each request to storage, within the context."""
+    from pipeline import telemetry
+
+    telemetry.observers.append(observer)
+    try:
+        yield
+    finally:
+        telemetry.observers.remove(observer)
 
 
 def texts(count: int, start: int = 0) -> list[str]:

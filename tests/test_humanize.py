@@ -64,3 +64,9 @@ def test_bytes_are_told_in_the_largest_unit(count: float, said: str) -> None:
 )
 def test_a_part_is_told_in_the_unit_of_the_whole(part: float, whole: float, said: str) -> None:
     assert humanize.size_of(part, whole) == said
+
+
+def test_the_first_of_many_are_named_in_a_line() -> None:
+    assert humanize.named(["a", "b"]) == "a; b"
+    assert humanize.named(["a", "b", "c"], ", ") == "a, b, c"
+    assert humanize.named(list("abcde")) == "a; b; c and 2 more"

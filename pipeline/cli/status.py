@@ -7,10 +7,11 @@ from pathlib import Path
 from pipeline.cli.arguments import config_of
 from pipeline.cli.command import Command
 from pipeline.cli.output import MAX_SHOWN, CommandResult, Lines, failed_lines, printable, show, show_lines
+from pipeline.dataset.attempts import Attempt
 from pipeline.dataset.dataset import Dataset
 from pipeline.errors import ConfigError, ExitCode
 from pipeline.humanize import duration, share
-from pipeline.operate.status import RECENT_MINUTES, Attempt, Standing, standing
+from pipeline.operate.status import RECENT_MINUTES, Standing, standing
 from pipeline.verify import verify
 
 

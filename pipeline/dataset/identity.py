@@ -16,7 +16,7 @@ from pipeline.errors import (
 )
 from pipeline.model import outputs
 from pipeline.model.checkpoint import Checkpoint
-from pipeline.model.embedding_spec import EmbeddingSpec
+from pipeline.model.embedding_spec import EmbeddingSpec, vector_dimension
 
 OPERATIONAL = re.compile(
     r"(compute|quality|report|reuse|cost|output\.(path|run_date|options)|source\.[^.]+\.options)(\.|$)"
@@ -68,9 +68,10 @@ class Identity:
     def dimension(self) -> int:
         """Returns the length of a vector."""
         model = self.vector_fields
-        pooled = model["model.config.hidden_size"] * len(model["model.pooling"].split("+"))
-        width = model["model.dense"][-1]["outputs"] if model["model.dense"] else pooled
-        return int(model["model.truncate_dim"] or width)
+        width = model["model.dense"][-1]["outputs"] if model["model.dense"] else None
+        modes = len(model["model.pooling"].split("+"))
+        hidden_size, kept = model["model.config.hidden_size"], model["model.truncate_dim"]
+        return int(vector_dimension(hidden_size, modes, width, kept))
 
     def shard_schema(self, columns: pa.Schema) -> pa.Schema:
         """Returns the schema of every shard; needs no checkpoint.

@@ -7,6 +7,7 @@ from pipeline import schema
 from pipeline.errors import (
     IncompleteError,
 )
+from pipeline.humanize import named
 from pipeline.plan.plan import source_files
 
 
@@ -24,11 +25,9 @@ def reconcile(planned: pa.Table, pieces: pa.ChunkedArray, present: set[str]) -> 
         IncompleteError: a file's rows do not add up; the first few are named.
     """
     if wrong := unaccounted(planned, pieces, present):
-        more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
-        got = "; ".join(f"{file}: {what}" for file, what in wrong[:3]) + more
         raise IncompleteError(
             "rows are unaccounted for",
-            got=got,
+            got=named([f"{file}: {what}" for file, what in wrong]),
             hint="`verify` names the shards, and docs/operations.md what to do with them",
         )
 

@@ -21,6 +21,7 @@ from safetensors import SafetensorError, safe_open
 
 from pipeline import parsing, telemetry
 from pipeline.errors import HubBusyError, ModelError
+from pipeline.humanize import named
 from pipeline.model.families import Family, family_of
 from pipeline.model.model_config import ModelConfig
 from pipeline.model.sentence_transformers import SETTINGS, Modules, read_modules
@@ -165,11 +166,10 @@ class Checkpoint:
         ]
         for what, which in (("missing", missing), ("unexpected", unexpected), ("of another shape", wrong)):
             if which:
-                more = f" and {len(which) - 3} more" if len(which) > 3 else ""
                 raise ModelError(
                     f"weights are {what}",
                     str(self.folder),
-                    ", ".join(which[:3]) + more,
+                    named(which, ", "),
                     hint="config.json and weights are not of one checkpoint: fetch both again",
                 )
         return names

@@ -14,6 +14,17 @@ from pipeline.model.sentence_transformers import Dense
 MAX_TOKENS = 512
 
 
+def vector_dimension(hidden_size: int, modes: int, dense_width: int | None, truncate_dim: int | None) -> int:
+    """Returns the length of a vector.
+
+    Args:
+        modes: number of pooling modes, whose vectors are concatenated.
+        dense_width: outputs of the last Dense layer; None without such layers.
+        truncate_dim: dimensions that are kept; None keeps all.
+    """
+    return truncate_dim or (hidden_size * modes if dense_width is None else dense_width)
+
+
 @dataclass(frozen=True, slots=True)
 class EmbeddingSpec:
     """The settings from text to stored vector, with all defaults resolved.
@@ -102,8 +113,8 @@ class EmbeddingSpec:
 
     def dimension(self, checkpoint: Checkpoint) -> int:
         """Returns the length of a vector."""
-        width = self.dense[-1].outputs if self.dense else self.pooled_dimension(checkpoint)
-        return self.truncate_dim or width
+        width = self.dense[-1].outputs if self.dense else None
+        return vector_dimension(checkpoint.size("hidden_size"), len(self.pooling), width, self.truncate_dim)
 
     @property
     def chunked(self) -> bool:

@@ -18,6 +18,7 @@ from pipeline.errors import (
     SeriesError,
     StoppedError,
 )
+from pipeline.humanize import named
 from pipeline.nightly import prune
 from pipeline.nightly.latest import DatasetFacts, Latest
 from pipeline.nightly.members import SeriesEntry, SeriesReader, complete
@@ -226,10 +227,7 @@ class Series(SeriesReader):
         found.pop("_SUCCESS", None)
         wrong = _differences(dict(zip(names, sizes, strict=True)), found)
         if wrong:
-            more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
-            raise SeriesError(
-                f"is damaged: {'; '.join(wrong[:3])}{more}", layout.data, hint="name another with --to"
-            )
+            raise SeriesError(f"is damaged: {named(wrong)}", layout.data, hint="name another with --to")
 
 
 def _reason_to_stay(latest: Latest, name: str, run_date: datetime.date, facts: DatasetFacts) -> str | None:

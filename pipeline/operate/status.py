@@ -16,14 +16,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline import schema
-from pipeline.dataset.attempts import failed_files
+from pipeline.dataset.attempts import Attempt, failed_files
 from pipeline.dataset.dataset import Dataset
 from pipeline.dataset.summary import reject_reasons
 
 QUIET_MINUTES = 5.0
 """Minutes without a sign of life after which a run is called silent; most splits take about a minute."""
 RECENT_MINUTES = 10.0
-Attempt = Mapping[str, Any]
 
 
 @dataclass(frozen=True)

@@ -3,8 +3,7 @@
 import json
 import os
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -14,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline import schema, telemetry
+from pipeline import schema
 from pipeline.config.load import parse_config
 from pipeline.config.sections import Config
 from pipeline.dataset.claim import BEING_REMOVED
@@ -31,6 +30,7 @@ from pipeline.model import checkpoint
 from pipeline.nightly import Series
 from pipeline.plan.plan import Plan
 from pipeline.verify import verify
+from tests.conftest import observed
 from tests.model_check.protocol import encoded
 from tests.splits import scan_row, written
 
@@ -72,15 +72,6 @@ class Night:
         return Failure(
             split_id, tuple(piece.source_file for piece in pieces), "read", 3, "it kills its process"
         )
-
-
-@contextmanager
-def observed(observer: Callable[[str, str], None]) -> Iterator[None]:
-    telemetry.observers.append(observer)
-    try:
-        yield
-    finally:
-        telemetry.observers.remove(observer)
 
 
 def test_a_rival_that_is_late_changes_nothing(job: JobValues, tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ from pipeline.dataset.record import parquet_bytes
 from pipeline.errors import ConfigError, ExitCode, PipelineError, SeriesError, StoppedError
 from pipeline.nightly import DatasetFacts, Latest, PruneDecision, Series
 from pipeline.nightly import series as series_module
-from tests.conftest import write_config
+from tests.conftest import observed, write_config
 from tests.dataset.test_writer import contents, write
 
 DAYS = [f"2026-11-2{day}" for day in range(1, 7)]
@@ -77,15 +77,6 @@ def everything(series: Series) -> dict[str, str]:
 
 def names_in(series: Series) -> list[str]:
     return [member.name for member in series.datasets()]
-
-
-@contextmanager
-def observed(observer: Callable[[str, str], None]) -> Iterator[None]:
-    telemetry.observers.append(observer)
-    try:
-        yield
-    finally:
-        telemetry.observers.remove(observer)
 
 
 @contextmanager
