@@ -11,15 +11,26 @@ import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import psutil
+from ray.autoscaler._private.fake_multi_node.node_provider import FAKE_HEAD_NODE_ID, FAKE_HEAD_NODE_TYPE
 
 from tests.s3.server import free_ports
 
 ROOT = Path(__file__).parents[1]
 RAY = Path(sys.executable).with_name("ray")
 STORE_BYTES = 200_000_000
+IDLE_SECONDS = 15
+"""Seconds after which an autoscaler removes an idle node."""
+
+
+class Group(NamedTuple):
+    """Nodes that an autoscaler may add: the most of them, and what each has."""
+
+    most: int
+    cpus: float
+    gpus: float = 0
 
 
 class Cluster:
@@ -40,18 +51,69 @@ class Cluster:
         self.metrics = 0  # the head's port of metrics
         self._given: list[int] = []
 
-    def start_head(self, cpus: float) -> None:
-        """Starts the head, and waits until it accepts jobs."""
+    def start_head(self, cpus: float, groups: Mapping[str, Group] | None = None) -> None:
+        """Starts the head, and waits until it accepts jobs.
+
+        Args:
+            groups: the nodes that Ray's autoscaler may add. They are processes of this machine, too, and
+                their GPUs are only numbers.
+        """
         gcs, dashboard, client = self._ports(3)
         self.gcs, self.url = f"127.0.0.1:{gcs}", f"http://127.0.0.1:{dashboard}"
+        options = [f"--autoscaling-config={self._autoscaling(groups)}"] if groups else []
         self._start(cpus, "--head", f"--port={gcs}", "--dashboard-host=127.0.0.1",
-                    f"--dashboard-port={dashboard}", f"--ray-client-server-port={client}")  # fmt: skip
+                    f"--dashboard-port={dashboard}", f"--ray-client-server-port={client}",
+                    *options)  # fmt: skip
         for _ in range(450):
             with suppress(OSError):
                 self._ask("/api/jobs/", {"entrypoint": "true"})
                 return
             time.sleep(0.2)
         raise TimeoutError(f"no Ray at {self.url}:\n{self.log.read_text()[-3000:]}")
+
+    def _autoscaling(self, groups: Mapping[str, Group]) -> Path:
+        """Writes the config of an autoscaler whose nodes are processes; returns its path."""
+        self.environment |= {
+            "RAY_FAKE_CLUSTER": "1", "RAY_enable_autoscaler_v2": "1", "AUTOSCALER_UPDATE_INTERVAL_S": "1",
+            "RAY_CLOUD_INSTANCE_ID": FAKE_HEAD_NODE_ID, "RAY_OVERRIDE_NODE_ID_FOR_TESTING": FAKE_HEAD_NODE_ID,
+        }  # fmt: skip
+        types = {
+            name: {
+                "resources": {"CPU": group.cpus, "GPU": group.gpus, "object_store_memory": STORE_BYTES},
+                "node_config": {}, "min_workers": 0, "max_workers": group.most,
+            }
+            for name, group in groups.items()
+        }  # fmt: skip
+        head = {"resources": {"CPU": 0}, "node_config": {}, "max_workers": 0}
+        config = {
+            "cluster_name": "processes",
+            "max_workers": sum(group.most for group in groups.values()),
+            "idle_timeout_minutes": IDLE_SECONDS / 60,
+            "provider": {
+                "type": "fake_multinode", "head_node_id": FAKE_HEAD_NODE_ID, "launch_multiple": True,
+                "gcs_address": self.gcs,
+            },
+            "available_node_types": types | {FAKE_HEAD_NODE_TYPE: head},
+            "head_node_type": FAKE_HEAD_NODE_TYPE,
+        }  # fmt: skip
+        path = self.log.with_suffix(".autoscaling.json")
+        path.write_text(json.dumps(config))
+        return path
+
+    def added(self) -> list[psutil.Process]:
+        """Finds the nodes that the autoscaler added."""
+        found = []
+        for child in _children(self.nodes[0]):
+            with suppress(psutil.NoSuchProcess):
+                if child.name() == "raylet" and child.environ().get("RAY_NODE_TYPE_NAME"):
+                    found.append(child)
+        return found
+
+    def lose(self, raylet: psutil.Process) -> None:
+        """Sends SIGKILL to a node that the autoscaler added, with all its processes."""
+        for child in [raylet, *raylet.children(recursive=True)]:
+            with suppress(psutil.NoSuchProcess):
+                child.kill()
 
     def add_worker(self, cpus: float, under: Sequence[str] = ()) -> subprocess.Popen[bytes]:
         """Starts a worker, and waits until it has joined.
@@ -172,11 +234,12 @@ def cluster(
     head_cpus: float = 2,
     workers: tuple[float, ...] = (),
     environment: Mapping[str, str] | None = None,
+    groups: Mapping[str, Group] | None = None,
 ) -> Iterator[Cluster]:
     """Starts a cluster; it ends with the context."""
     running = Cluster(log, token() | dict(environment or {}))
     try:
-        running.start_head(head_cpus)
+        running.start_head(head_cpus, groups)
         for cpus in workers:
             running.add_worker(cpus)
         yield running

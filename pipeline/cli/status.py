@@ -77,6 +77,9 @@ def _standing_lines(found: Standing) -> Lines:
                 f"over the {span} before that shard (at most {RECENT_MINUTES:.0f} min)"
             ),
         )
+    if found.replicas and found.state in ("running", "silent"):
+        placed, wanted = found.replicas["placed"], found.replicas["wanted"]
+        yield "replicas", f"{placed:,} of {wanted:,} have a place; the others wait for nodes"
     if found.eta_seconds is not None:
         at = _time(found.now + datetime.timedelta(seconds=found.eta_seconds))
         yield "left", f"about {duration(found.eta_seconds)}, until {at}, at this rate"

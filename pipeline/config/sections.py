@@ -90,7 +90,12 @@ class Compute(Section):
     """The resources. They may change on resume, except the device with `model.dtype: auto`."""
 
     device: Literal["cpu", "cuda"] = Field("cpu", description="Where the replicas run; one GPU each on cuda.")
-    min_replicas: int = Field(1, ge=1, description="Encoder replicas to start with.")
+    min_replicas: int = Field(
+        1,
+        ge=1,
+        description="Least encoder replicas: fewer that fit are an error. A run asks at once for as many as "
+        "the cluster may come to hold.",
+    )
     max_replicas: int | None = Field(
         None, ge=1, description="Most replicas. Default: as many as the cluster holds."
     )

@@ -19,8 +19,11 @@ FIELDS = {
     "code": int,
     "reason": str,
     "summary": dict,
+    "replicas": dict,
 }
 """The type of each field that is present."""
+PLACES = ("placed", "wanted")
+"""The numbers of replicas for which the cluster has a place, and which the attempt wanted, at some time."""
 
 
 def parse_attempt(data: bytes, where: str) -> dict[str, Any]:
@@ -37,6 +40,8 @@ def parse_attempt(data: bytes, where: str) -> dict[str, Any]:
         for name in ("started", "ended"):
             if name == "started" or name in told:
                 datetime.datetime.fromisoformat(told[name])
+        if "replicas" in told and not all(isinstance(told["replicas"][each], int) for each in PLACES):
+            raise TypeError(f"replicas is {told['replicas']!r}")
         return told | {"attempt": told["attempt"]}
 
 

@@ -4,6 +4,7 @@ import datetime
 import json
 import os
 import platform
+import time
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
@@ -28,19 +29,22 @@ from pipeline.operate import report
 from pipeline.operate.progress import Progress, RunTotal
 from pipeline.plan.plan import Plan
 from pipeline.sanitize import printable
-from pipeline.telemetry.liveness import StagesStatus
+from pipeline.telemetry.liveness import Replicas, StagesStatus
+
+NOTE_SECONDS = 60.0
+"""Seconds between two writes of an attempt's record while it waits for nodes."""
 
 
 def attempt(dataset: Dataset, frozen: Plan, job: Job, identity: Identity, quiet: bool) -> RunResult:
     """Processes the pending splits of a dataset and commits it; records the attempt beside the ledger."""
     about = {"versions": versions(), "device": job.config.compute.device}
-    with _recorded(dataset, job.attempt, about) as ended:
+    with _recorded(dataset, job.attempt, about) as record:
         # Only after the attempt is recorded: a prune looks for attempts after it has marked the removal.
         claim = dataset.held(frozen.dataset_digest)
         job = replace(job, claim=claim)
         present = dataset.shards()
         pending = frozen.pending(present)
-        failures, figures = _flow(dataset, frozen, pending, job, identity, quiet)
+        failures, figures = _flow(dataset, frozen, pending, job, identity, record, quiet)
         told = {"attempt": job.attempt, "versions": versions()} | figures
         # If no shard was missing, none has come since: so a million shards are listed only once.
         whole = None if len(pending.split_ids) else present
@@ -48,7 +52,7 @@ def attempt(dataset: Dataset, frozen: Plan, job: Job, identity: Identity, quiet:
         ending = commit(
             CommitRequest(dataset, frozen, failures, job.config.quality, told, tell, whole, claim)
         )
-        ended |= {"code": int(ending.code), "reason": ending.reason, "summary": ending.summary}
+        record.ended |= {"code": int(ending.code), "reason": ending.reason, "summary": ending.summary}
     return ending
 
 
@@ -64,18 +68,29 @@ def make_report(dataset: Dataset, frozen: Plan, config: Config) -> Report:
 
 
 def _flow(
-    dataset: Dataset, frozen: Plan, pending: Plan, job: Job, identity: Identity, quiet: bool
+    dataset: Dataset,
+    frozen: Plan,
+    pending: Plan,
+    job: Job,
+    identity: Identity,
+    record: "_Record",
+    quiet: bool,
 ) -> tuple[list[Failure], dict[str, Any]]:
     """Processes the pending splits; returns their failures, and the figures of the run."""
     failures: list[Failure] = []
     ledger = Ledger(dataset, job.attempt)
     progress = Progress(RunTotal.of(frozen, pending), job.attempt, quiet)
+
+    def tell(status: StagesStatus) -> None:
+        progress.stand(status)
+        record.note(status.replicas)
+
     if len(pending.split_ids):
         # This function ends Ray, because it learns why the run ends; a closed generator does not.
         with (
             progress,
             ExitStack() as ray,
-            closing(_arrivals(dataset, pending, job, identity, progress.stand, ray)) as arrivals,
+            closing(_arrivals(dataset, pending, job, identity, tell, ray)) as arrivals,
         ):
             try:
                 for arrived in arrivals:
@@ -133,39 +148,77 @@ def _match(dataset: Dataset, pending: Plan, job: Job, base: Base) -> None:
         store.put(done, b"")
 
 
+class _Record:
+    """The record of an attempt, beside the ledger, which `status` shows.
+
+    ended: how it ended, as far as that is known.
+
+    Args:
+        about: what the record says from the beginning.
+    """
+
+    def __init__(self, dataset: Dataset, attempt: str, about: Mapping[str, Any]) -> None:
+        self._storage, self._path = dataset.storage, dataset.layout.attempt(attempt)
+        self._started = {
+            "attempt": attempt,
+            "started": _moment(),
+            "host": platform.node(),
+            "pid": os.getpid(),
+        }
+        self._started |= about
+        self.ended: dict[str, Any] = {}
+        self._noted, self._lacked = -NOTE_SECONDS, False
+
+    def begin(self) -> None:
+        """Writes that the attempt has started."""
+        self._storage.put(self._path, _json(self._started))
+
+    def note(self, replicas: Replicas) -> None:
+        """Writes how many replicas wait for nodes, once a minute, and once that none waits any more."""
+        lacks = replicas.placed < replicas.wanted
+        if lacks == self._lacked and not (lacks and time.monotonic() - self._noted >= NOTE_SECONDS):
+            return
+        self._noted, self._lacked = time.monotonic(), lacks
+        said = {"placed": replicas.placed, "wanted": replicas.wanted, "at": _moment()}
+        self._write(self._started | {"replicas": said})
+
+    def end(self) -> None:
+        """Writes how the attempt ended."""
+        self._write(self._started | self.ended | {"ended": _moment()})
+
+    def _write(self, record: Mapping[str, Any]) -> None:
+        try:
+            self._storage.put(self._path, _json(record))
+        except StorageError as error:  # it must not end the run, or hide how it ended
+            telemetry.event("attempt not recorded", reason=str(error))
+
+
 @contextmanager
-def _recorded(dataset: Dataset, attempt: str, about: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """Records beside the ledger when an attempt started and how it ended; `status` shows it."""
-    path = dataset.layout.attempt(attempt)
-    record: dict[str, Any] = {
-        "attempt": attempt,
-        "started": now().isoformat(timespec="seconds"),
-        "host": platform.node(),
-        "pid": os.getpid(),
-        **about,
-    }
-    dataset.storage.put(path, _json(record))
+def _recorded(dataset: Dataset, attempt: str, about: Mapping[str, Any]) -> Iterator[_Record]:
+    """Records beside the ledger when an attempt started and how it ended."""
+    record = _Record(dataset, attempt, about)
+    record.begin()
     try:
         yield record
     except PipelineError as error:
-        record |= {"code": int(error.exit_code), "reason": str(error).splitlines()[0]}
+        record.ended |= {"code": int(error.exit_code), "reason": str(error).splitlines()[0]}
         raise
     except (KeyboardInterrupt, SystemExit):
-        record |= {"code": int(ExitCode.RETRYABLE), "reason": STOPPED}
+        record.ended |= {"code": int(ExitCode.RETRYABLE), "reason": STOPPED}
         raise
     except Exception as error:
-        record |= {"code": int(ExitCode.BUG), "reason": printable(repr(error))}
+        record.ended |= {"code": int(ExitCode.BUG), "reason": printable(repr(error))}
         raise
     finally:
-        record["ended"] = now().isoformat(timespec="seconds")
-        try:
-            dataset.storage.put(path, _json(record))
-        except StorageError as error:  # it must not hide how the run ended
-            telemetry.event("attempt not recorded", reason=str(error))
+        record.end()
 
 
 def now() -> datetime.datetime:
     return datetime.datetime.now(datetime.UTC)
+
+
+def _moment() -> str:
+    return now().isoformat(timespec="seconds")
 
 
 def _json(content: Mapping[str, Any]) -> bytes:

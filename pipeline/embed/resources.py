@@ -5,7 +5,7 @@ A job whose stages do not fit waits for ever, and Ray says nothing; so it is ref
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pipeline import telemetry
 from pipeline.config.sections import Compute
@@ -35,28 +35,49 @@ class Node:
 
 @dataclass(frozen=True)
 class Resources:
-    """The resources of a replica, and the least and the most replicas."""
+    """The resources of a replica, and the number of replicas.
+
+    replicas: the least and the most.  at_start: those that a run asks for at once.
+    """
 
     replica_cpus: float
     replica_gpus: float
     threads: int | None
     replicas: tuple[int, int]
+    at_start: int = 1
+
+    def for_splits(self, splits: int) -> "Resources":
+        """Returns the resources for so many splits: a replica without one would only wait for its node."""
+        least, most = (max(1, min(each, splits)) for each in self.replicas)
+        return replace(self, replicas=(least, most), at_start=min(self.at_start, most))
+
+    def room(self, nodes: Sequence[Node]) -> int:
+        """Returns how many replicas these nodes hold if they run nothing else."""
+        return sum(_places(node, self.replica_cpus, bool(self.replica_gpus)) for node in nodes)
 
 
-def size_stages(compute: Compute, nodes: Sequence[Node], payload_bytes: float = 0) -> Resources:
+def size_stages(
+    compute: Compute, nodes: Sequence[Node], payload_bytes: float = 0, to_come: Sequence[Node] = ()
+) -> Resources:
     """Returns the resources of the stages on these nodes.
 
     The number of replicas is limited. Otherwise those of a lost node, started again on the others, could take
     the last CPUs from readers and writers, and the job would hang.
 
+    A run asks at once for all replicas that may come to be, so that all their nodes start at the same time:
+    Ray would ask for one after the other. Where replicas fill a node, it asks only for those that fit now:
+    more of them would take each new node's CPUs before a reader gets any.
+
     Args:
-        nodes: all nodes that the cluster has or can scale to.
+        nodes: the nodes that the cluster has.
         payload_bytes: the size of the largest split between two stages.
+        to_come: the nodes that its autoscaler may add.
 
     Raises:
         ResourceError: one reader, one replica and one writer do not fit at the same time, or the object store
             does not hold the splits between them.
     """
+    there, nodes = nodes, [*nodes, *to_come]
     on_gpu = compute.device == "cuda"
     if on_gpu and not any(node.gpus >= 1 for node in nodes):
         cpus = sum(node.cpus for node in nodes)
@@ -78,7 +99,9 @@ def size_stages(compute: Compute, nodes: Sequence[Node], payload_bytes: float = 
     most = min(compute.max_replicas or room, room)
     _check_stores(need, nodes, payload_bytes, most)
     threads = compute.threads_per_replica or (None if on_gpu else need.threads(nodes))
-    return Resources(need.replica, float(on_gpu), threads, (compute.min_replicas, most))
+    at_start = most if need.leaves_room(nodes) else min(most, need.most(there))
+    replicas = (compute.min_replicas, most)
+    return Resources(need.replica, float(on_gpu), threads, replicas, max(compute.min_replicas, at_start))
 
 
 @dataclass(frozen=True)
@@ -91,8 +114,15 @@ class _Need:
 
     def places(self, node: Node) -> int:
         """Returns how many replicas a node holds if it runs nothing else."""
-        by_cpus = _units(node.cpus) // _units(self.replica)
-        return int(min(node.gpus, by_cpus) if self.on_gpu else by_cpus)
+        return _places(node, self.replica, self.on_gpu)
+
+    def leaves_room(self, nodes: Sequence[Node]) -> bool:
+        """Tells whether a reader and a writer fit on each node beside all replicas that it can hold."""
+        return all(
+            _units(node.cpus) - _units(self.replica) * places >= sum(map(_units, self.others))
+            for node in nodes
+            if (places := self.places(node))
+        )
 
     def threads(self, nodes: Sequence[Node]) -> int:
         """Returns the threads of a replica on CPUs: its share of a node full of replicas."""
@@ -103,7 +133,7 @@ class _Need:
         """Returns the most replicas with which no other task starves, even if the largest node is lost."""
         room = self._beside_others(nodes)
         left = sorted(nodes, key=lambda node: (self.places(node), node.cpus))[:-1]
-        if not any(node.cpus for node in left):
+        if not room or not any(node.cpus for node in left):
             return room
         after = self._beside_others(left)
         if not after:
@@ -125,6 +155,11 @@ class _Need:
             if min(left) >= 0:
                 return most
         return 0
+
+
+def _places(node: Node, cpus: float, on_gpu: bool) -> int:
+    by_cpus = _units(node.cpus) // _units(cpus)
+    return int(min(node.gpus, by_cpus) if on_gpu else by_cpus)
 
 
 def _units(cpus: float) -> int:

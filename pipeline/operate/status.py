@@ -72,6 +72,12 @@ class Standing:
         return self.splits - self.done
 
     @property
+    def replicas(self) -> Mapping[str, Any] | None:
+        """Returns how many replicas of the newest attempt have a place; None if none waits for a node."""
+        told = self.attempts[-1].get("replicas") if self.attempts else None
+        return told if told and told["placed"] < told["wanted"] else None
+
+    @property
     def silent_seconds(self) -> float | None:
         """Returns the seconds since the last sign of life, by this machine's clock."""
         return None if self.last_sign is None else max(0.0, (self.now - self.last_sign).total_seconds())

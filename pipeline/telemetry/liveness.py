@@ -60,6 +60,17 @@ NO_ACTIVITY = StageStatus(0.0, 0, 0, 0, 0.0, 0)
 
 
 @dataclass(frozen=True, slots=True)
+class Replicas:
+    """The replicas of a run.
+
+    placed: those for which the cluster has a place.  wanted: those that the run could use now.
+    """
+
+    placed: int = 0
+    wanted: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class StagesStatus:
     """The progress of all stages that have started, by their names.
 
@@ -69,6 +80,7 @@ class StagesStatus:
     age: float
     quiet: float
     stages: Mapping[str, StageStatus]
+    replicas: Replicas = Replicas()
 
 
 class LivenessTracker:
@@ -89,6 +101,7 @@ class LivenessTracker:
         self._busy: defaultdict[str, float] = defaultdict(float)
         self._first: dict[str, float] = {}
         self._passed: Counter[str] = Counter()
+        self._at_work: Counter[str] = Counter()
         self._most: Counter[str] = Counter()
         self._places: defaultdict[str, set[WorkerProcess]] = defaultdict(set)
 
@@ -104,9 +117,10 @@ class LivenessTracker:
             self._end(before, before.beaten)
             self._places[stage].discard(before.place)
         self._works[key] = OngoingWork(split_id, stage, place, now, now)
+        self._at_work[stage] += 1
         self._first.setdefault(stage, now)
         self._places[stage].add(place)
-        self._most[stage] = max(self._most[stage], self._at_work()[stage])
+        self._most[stage] = max(self._most[stage], self._at_work[stage])
         crashes = self._crashes.get(key)
         if not crashes:
             return 0
@@ -132,14 +146,14 @@ class LivenessTracker:
 
     def standing(self) -> StagesStatus:
         """Returns the progress of all stages."""
-        now, at_work = self._clock(), self._at_work()
+        now = self._clock()
         busy = defaultdict(float, self._busy)
         for work in self._works.values():
             busy[work.stage] += now - work.since
         stages = {
             stage: StageStatus(
                 age=now - first,
-                at_work=at_work[stage],
+                at_work=self._at_work[stage],
                 most=self._most[stage],
                 places=len(self._places[stage]),
                 busy_seconds=busy[stage],
@@ -158,10 +172,8 @@ class LivenessTracker:
             for work in sorted(self._works.values(), key=lambda work: work.beaten)
         ]
 
-    def _at_work(self) -> Counter[str]:
-        return Counter(work.stage for work in self._works.values())
-
     def _end(self, work: OngoingWork, when: float) -> None:
+        self._at_work[work.stage] -= 1
         self._busy[work.stage] += when - work.since
 
     def _life(self) -> float:

@@ -20,6 +20,7 @@ from pipeline import parsing
 from pipeline.nightly.documents import read_matches
 from pipeline.plan.plan import COLUMNS_KEY
 from tests.conftest import write_config
+from tests.preloaded import python
 from tests.reports import ended
 
 Job = Callable[..., dict[str, Any]]
@@ -119,9 +120,9 @@ for shard in Dataset.of(parsed).shards():
     if documents is not None:
         documents.to_pylist()
 """
-    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
-    assert ended.returncode == 0, ended.stdout + ended.stderr
-    return ended.stdout + ended.stderr
+    done = python(script)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout + done.stderr
 
 
 @pytest.fixture
@@ -140,7 +141,7 @@ def test_a_forged_column_runs_code_where_nobody_looks(folder: Path, tmp_path: Pa
     rewrite(folder / "out/plan.parquet", plain, tmp_path / "ran")
     script = "import sys, ray.data, pyarrow.parquet as pq; pq.read_table(sys.argv[1]).to_pylist()"
     path = str(folder / "out/plan.parquet")
-    subprocess.run([sys.executable, "-c", script, path], check=True, capture_output=True)
+    python(script, path).check_returncode()
     assert (tmp_path / "ran").exists()
 
 
@@ -260,6 +261,6 @@ def test_a_forged_source_runs_nothing(job: Job, tmp_path: Path, corpus: Path, co
     )
     values = tmp_path / "values.json"
     values.write_text(json.dumps(job()))
-    said = subprocess.check_output([sys.executable, "-c", script, str(values)], text=True)
+    said = python(script, str(values)).stdout
     assert said.startswith("60" if column != "text" else "source.docs"), said
     assert not (tmp_path / "ran").exists()

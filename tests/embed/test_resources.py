@@ -64,6 +64,36 @@ def test_what_the_cluster_can_scale_to_counts() -> None:
     assert size_stages(compute(device="cuda"), [Node(4), *[Node(8, 1)] * 10]).replicas == (1, 10)
 
 
+def test_a_run_asks_at_once_for_the_replicas_of_all_nodes_that_may_come() -> None:
+    found = size_stages(compute(device="cuda"), [Node(0)], to_come=[Node(7, 1)] * 8)
+    assert (found.replicas, found.at_start) == ((1, 8), 8)
+    found = size_stages(compute(), [Node(8)], to_come=[Node(8)] * 3)
+    assert (found.replicas, found.at_start) == ((1, 4), 4)
+
+
+def test_replicas_that_fill_a_node_are_not_asked_for_before_it_is_there() -> None:
+    """Two of four CPUs fill a node of eight: of a cluster of one such node, no reader would get any."""
+    filling = compute(cpus_per_replica=4)
+    found = size_stages(filling, [Node(8)], to_come=[Node(8)] * 3)
+    assert (found.replicas, found.at_start) == ((1, 6), 1)
+    assert size_stages(filling, [], to_come=[Node(8)] * 3).at_start == 1
+    assert size_stages(filling, [Node(8)] * 4).at_start == 6
+
+
+def test_no_more_replicas_than_splits() -> None:
+    found = size_stages(compute(device="cuda", min_replicas=4), [Node(96, 8)])
+    few = found.for_splits(3)
+    assert (few.replicas, few.at_start) == ((3, 3), 3)
+    assert found.for_splits(1000) == found
+    assert found.for_splits(0).replicas == (1, 1)
+
+
+def test_the_places_on_some_nodes() -> None:
+    found = size_stages(compute(device="cuda"), [Node(0)], to_come=[Node(7, 1)] * 8)
+    assert found.room([Node(0)]) == 0
+    assert found.room([Node(0), Node(64), Node(7, 1), Node(7, 2)]) == 3
+
+
 @pytest.mark.parametrize(
     ("values", "nodes", "message"),
     [

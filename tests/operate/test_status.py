@@ -119,6 +119,15 @@ def test_an_attempt_that_said_how_it_ended(job: Job) -> None:
     assert "summary" not in found.fields()["attempts"][-1]
 
 
+def test_replicas_that_wait_for_nodes(job: Job) -> None:
+    waiting = {"placed": 3, "wanted": 8, "at": "2026-11-25T12:04:00+00:00"}
+    dataset = half_done(job, replicas=waiting)
+    assert standing(dataset, at(5)).fields()["attempts"][-1]["replicas"] == waiting
+    assert standing(dataset, at(5)).replicas == waiting
+    records.attempted(dataset, "a1", replicas=waiting | {"placed": 8})
+    assert standing(dataset, at(5)).replicas is None
+
+
 def test_a_bad_file_among_others_of_its_split_is_a_failed_one(job: Job) -> None:
     dataset, made = records.planned(job())
     pieces = [records.piece("0.parquet", 10), records.piece("1.parquet", 0, error="is damaged")]

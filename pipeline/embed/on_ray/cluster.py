@@ -3,11 +3,12 @@
 import atexit
 import logging
 import os
+import re
 import secrets
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -18,7 +19,7 @@ from ray._raylet import AuthenticationTokenLoader, Config
 
 from pipeline.embed.on_ray import ray_log
 from pipeline.embed.resources import Node
-from pipeline.errors import ExitCode, StoppedError, one_line
+from pipeline.errors import ConfigError, ExitCode, StoppedError, one_line
 
 KEEP_WORKERS = {"RAY_idle_worker_killing_time_threshold_ms": "600000"}
 """Keeps idle workers. Ray ends a worker that was idle for a second, so each split's write would start a new
@@ -33,6 +34,11 @@ are disabled, as on macOS. `_node_ip_address` can't ask for that: Ray rewrites i
 QUIET: Mapping[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
 UNLIMITED_NODES = 1000
 """The nodes that are assumed of a group without a limit."""
+NODE_GROUPS = "EMBED_NODE_GROUPS"
+"""The variable in which a cluster's manifests tell the driver which nodes its autoscaler may add."""
+GROUP = re.compile(
+    r"(?P<name>[\w.-]+):(?P<most>\d+)x(?P<cpus>\d+(?:\.\d+)?)(?:\+(?P<gpus>\d+(?:\.\d+)?))?", re.ASCII
+)
 
 
 @contextmanager
@@ -153,22 +159,54 @@ def _leave(code: int) -> None:
     os._exit(code)
 
 
-def nodes() -> list[Node]:
-    """Returns the nodes that are alive, and those that the cluster's autoscaler may still add."""
+def nodes() -> tuple[list[Node], list[Node]]:
+    """Returns the nodes that are alive, and those that the cluster's autoscaler may still add.
+
+    Raises:
+        ConfigError: `EMBED_NODE_GROUPS` can't be understood.
+    """
     alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     there = [Node(each.get("CPU", 0), each.get("GPU", 0), each.get("object_store_memory")) for each in alive]
-    return there + _to_come(there)
-
-
-def _to_come(there: Sequence[Node]) -> list[Node]:
-    """Returns the nodes that the autoscaler may add, from its group config; empty without an autoscaler."""
-    config = ray._private.state.state.get_cluster_config()  # Ray has no public way to ask
-    found: list[Node] = []
-    for group in config.node_group_configs if config else ():
-        node = Node(group.resources.get("CPU", 0), group.resources.get("GPU", 0))
-        most = UNLIMITED_NODES if group.max_count < 0 else group.max_count
+    to_come: list[Node] = []
+    for most, node in _reported_groups() or told_groups(os.environ.get(NODE_GROUPS, "")):
         alike = sum((each.cpus, each.gpus) == (node.cpus, node.gpus) for each in there)
-        found += [node] * max(0, most - alike)
+        to_come += [node] * max(0, most - alike)
+    return there, to_come
+
+
+def may_grow() -> bool:
+    """Tells whether this process joined a cluster, which others may enlarge; a private Ray stays as it is."""
+    return "RAY_ADDRESS" in os.environ
+
+
+def _reported_groups() -> list[tuple[int, Node]]:
+    """Returns the autoscaler's node groups, with the most nodes of each; empty without an autoscaler.
+
+    Ray 2.60 has the call, but its autoscalers report nothing.
+    """
+    config = ray._private.state.state.get_cluster_config()  # Ray has no public way to ask
+    return [
+        (
+            UNLIMITED_NODES if group.max_count < 0 else group.max_count,
+            Node(group.resources.get("CPU", 0), group.resources.get("GPU", 0)),
+        )
+        for group in (config.node_group_configs if config else ())
+    ]
+
+
+def told_groups(groups: str) -> list[tuple[int, Node]]:
+    """Returns the node groups that the manifests name: `cpu:16x8,gpu:8x8+1`.
+
+    Each is `NAME:MOSTxCPUS+GPUS`: the most nodes, and the CPUs and GPUs of one; `+GPUS` may be missing.
+
+    Raises:
+        ConfigError: that can't be understood.
+    """
+    found = []
+    for group in filter(None, groups.split(",")):
+        if not (parts := GROUP.fullmatch(group.strip())):
+            raise ConfigError("is not a node group", NODE_GROUPS, group, "such as cpu:16x8,gpu:8x8+1")
+        found.append((int(parts["most"]), Node(float(parts["cpus"]), float(parts["gpus"] or 0))))
     return found
 
 

@@ -13,6 +13,8 @@ SINGLE_BLOCKS = 2000
 """The most scans of which each gets its own block, which spreads best; with more, blocks cost too much."""
 SPLITS_PER_BLOCK = 8
 MAX_BLOCKS = 20_000
+NEVER = -1.0
+"""A utilization that no pool falls to."""
 
 
 def feed(pending: Plan, block_bytes: int) -> Dataset:
@@ -31,4 +33,7 @@ def set_context(block_bytes: int) -> None:
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     context.execution_no_progress_timeout_s = -1  # it counts shards; our watchdog hears micro-batches
+    # A replica stays until nothing is left to read. By default Ray ends idle ones, one at each look: if the
+    # nodes of many have just come, most would go before the readers have splits for them.
+    context.autoscaling_config.actor_pool_util_downscaling_threshold = NEVER
     logging.getLogger("ray.data").setLevel(logging.WARNING)

@@ -20,7 +20,8 @@ from pipeline.dataset.record import START, Failure, ShardRecord
 from pipeline.embed.encode import Encode
 from pipeline.embed.job import Job
 from pipeline.embed.on_ray import metrics, shared_storage
-from pipeline.embed.on_ray.cluster import cluster, nodes, stopped
+from pipeline.embed.on_ray.capacity import Capacity
+from pipeline.embed.on_ray.cluster import cluster, may_grow, nodes, stopped
 from pipeline.embed.on_ray.feed import feed
 from pipeline.embed.on_ray.watchdog import RemoteSentry, Watchdog
 from pipeline.embed.read import read_scan
@@ -28,7 +29,15 @@ from pipeline.embed.resources import Resources, size_stages
 from pipeline.embed.row import from_row
 from pipeline.embed.unseen import settled
 from pipeline.embed.write import write_row
-from pipeline.errors import ExitCode, ModelError, NonFiniteError, OutputError, PipelineError, StartError
+from pipeline.errors import (
+    ExitCode,
+    ModelError,
+    NonFiniteError,
+    OutputError,
+    PipelineError,
+    ResourceError,
+    StartError,
+)
 from pipeline.plan.plan import Plan
 from pipeline.telemetry.liveness import NO_ACTIVITY, StagesStatus
 
@@ -36,6 +45,8 @@ BLOCK_BYTES = 1 << 20
 """The size at which a reader's splits go on: with Ray's own 128 MB, replicas would wait."""
 LOOK_SECONDS = 2.0
 """Seconds between two checks of the watchdog, which also report progress."""
+REPORT_SECONDS = 15.0
+"""Seconds in which a cluster that is too small may still list more nodes, or what its autoscaler may add."""
 MAX_FAILURES = 3
 """Splits that fail because replicas can't start, before a run in which no replica could start ends."""
 MAX_FAILED_WRITES, WRITE_SECONDS = 5, 60
@@ -65,7 +76,7 @@ def run(
         OutputError: writes keep failing.
     """
     with cluster():
-        resources = held(job)
+        resources = stage_resources(job)
         shared_storage.refuse_blind_nodes(pending, job.config)
         yield from settled(pending, job, partial(_run, resources=resources, tell=tell or (lambda _: None)))
 
@@ -73,25 +84,40 @@ def run(
 def _run(
     pending: Plan, job: Job, resources: Resources, tell: Callable[[StagesStatus], None]
 ) -> Iterator[Arrived]:
+    resources = resources.for_splits(len(pending.split_ids))
     telemetry.event("starting", splits=len(pending.split_ids), replicas=resources.replicas[1])
     watchdog = Watchdog(job, job.config.compute.watchdog_minutes * 60)
     graph = _graph(
         feed(pending, BLOCK_BYTES), replace(job, threads=resources.threads), resources, watchdog.sentry
     )
-    return _watched(graph, watchdog, len(pending.split_ids), tell)
+    return _watched(graph, watchdog, Capacity(resources), len(pending.split_ids), tell)
 
 
-def held(job: Job) -> Resources:
+def stage_resources(job: Job) -> Resources:
     """Returns the resources of the stages on this cluster.
+
+    A cluster that has just started may not list all its nodes yet, so it is asked again for some seconds.
 
     Raises:
         ResourceError: it can't hold a reader, a replica and a writer at the same time.
     """
-    return size_stages(job.config.compute, nodes(), job.payload_bytes)
+    patience = time.monotonic() + REPORT_SECONDS
+    while True:
+        there, to_come = nodes()
+        try:
+            return size_stages(job.config.compute, there, job.payload_bytes, to_come)
+        except ResourceError:
+            if not may_grow() or time.monotonic() > patience:
+                raise
+        time.sleep(1)
 
 
 def _watched(
-    graph: Dataset, watchdog: Watchdog, pending: int, tell: Callable[[StagesStatus], None]
+    graph: Dataset,
+    watchdog: Watchdog,
+    capacity: Capacity,
+    pending: int,
+    tell: Callable[[StagesStatus], None],
 ) -> Iterator[Arrived]:
     """Yields the results of a graph, and checks the watchdog meanwhile.
 
@@ -105,7 +131,7 @@ def _watched(
     while True:
         if time.monotonic() - looked >= LOOK_SECONDS:
             if standing := watchdog.look(pending - done, failed):
-                tell(standing)
+                tell(replace(standing, replicas=capacity.look(pending - done)))
                 replicas = standing.stages.get("encode", NO_ACTIVITY).places
             looked = time.monotonic()
         try:
@@ -221,7 +247,7 @@ def _graph(splits: Dataset, job: Job, resources: Resources, sentry: RemoteSentry
     vectors = rows.map_batches(
         RayEncode,
         fn_constructor_kwargs=told,
-        compute=ActorPoolStrategy(min_size=least, max_size=most),
+        compute=ActorPoolStrategy(min_size=least, max_size=most, initial_size=resources.at_start),
         num_cpus=resources.replica_cpus,
         num_gpus=resources.replica_gpus or None,
         **one_split,

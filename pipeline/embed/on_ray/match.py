@@ -9,7 +9,7 @@ from ray.exceptions import RayError
 from pipeline.embed.job import Job
 from pipeline.embed.on_ray.cluster import cluster, stopped
 from pipeline.embed.on_ray.feed import MAX_BLOCKS, feed, set_context
-from pipeline.embed.on_ray.graph import held
+from pipeline.embed.on_ray.graph import stage_resources
 from pipeline.nightly import matching
 from pipeline.nightly.base import Base
 from pipeline.plan.plan import Plan
@@ -35,7 +35,7 @@ def match(pending: Plan, job: Job, base: Base) -> int:
         "num_cpus": job.config.compute.cpus_per_reader,
     }
     with cluster():
-        held(job)  # otherwise the shuffle might wait for ever, or serve a job that can't run
+        stage_resources(job)  # otherwise the shuffle might wait for ever, or serve a job that can't run
         set_context(SHUFFLE_BLOCK_BYTES)
         shards = [{"shard": shard} for shard in base.manifest.column("split_id").to_pylist()]
         old = ray.data.from_items(shards, override_num_blocks=min(len(shards), MAX_BLOCKS)).map_batches(

@@ -1,0 +1,106 @@
+"""Tests runs on a cluster that Ray's autoscaler makes larger and smaller, from zero workers on.
+
+The nodes are processes of this machine, and their GPUs are only numbers: a replica sleeps as long as a device
+would need.
+"""
+
+import json
+import random
+import re
+import threading
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from benchmarks.device import RATE
+from tests.clusters import Cluster, Group, cluster
+from tests.conftest import read_dataset, texts, write_config
+
+ROWS_PER_SHARD = 20
+GPU = Group(4, cpus=2, gpus=1)
+
+
+def prepare(folder: Path, values: dict[str, Any], splits: int) -> Path:
+    """Writes a corpus of so many splits, and the config of a run over it on GPUs."""
+    keys = list(range(splits * ROWS_PER_SHARD))
+    (folder / "rows").mkdir()
+    pq.write_table(
+        pa.table({"key": keys, "text": texts(len(keys)), "topic": ["t"] * len(keys)}),
+        folder / "rows" / "0.parquet", row_group_size=ROWS_PER_SHARD,
+    )  # fmt: skip
+    source = values["source"]["docs"] | {"path": f"{folder}/rows/*.parquet"}
+    output = values["output"] | {"rows_per_shard": ROWS_PER_SHARD}
+    compute = {"device": "cuda", "cpus_per_replica": 1}
+    return write_config(
+        folder / "job.json", values | {"source": {"docs": source}, "output": output, "compute": compute}
+    )
+
+
+def run(ray: Cluster, config: Path, rate: float, name: str = "run") -> str:
+    """Runs a job whose replicas embed `rate` rows a second; returns its log."""
+    runtime = {"worker_process_setup_hook": "benchmarks.device.arm", "env_vars": {RATE: str(rate)}}
+    return ray.run(name, f"python -m jobs.embed {config}", json.dumps(runtime))
+
+
+def autoscaling(stack: ExitStack, folder: Path, told: str, **groups: Group) -> Cluster:
+    """Starts a cluster of a head without CPUs, whose driver is told of groups to come."""
+    environment = {"EMBED_NODE_GROUPS": told}
+    return stack.enter_context(cluster(folder / "ray.log", 0, environment=environment, groups=groups))
+
+
+def wait_for(what: Callable[[], bool], seconds: float = 240) -> None:
+    patience = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < patience
+        time.sleep(0.2)
+
+
+@pytest.mark.full
+@pytest.mark.timeout(900)
+def test_from_no_worker_to_all_replicas_and_back_with_two_nodes_lost(
+    job: Callable[..., dict[str, Any]], tmp_path: Path
+) -> None:
+    splits = 120
+    config = prepare(tmp_path, job(), splits)
+    with ExitStack() as stack:
+        ray = autoscaling(stack, tmp_path, "gpu:4x2+1", gpu=GPU)
+        most: list[int] = []
+
+        def lose_two() -> None:
+            wait_for(lambda: len(list((tmp_path / "out" / "data").glob("*.parquet"))) > splits // 3)
+            most.append(len(ray.added()))
+            for node in random.Random(7).sample(ray.added(), 2):
+                ray.lose(node)
+
+        loser = threading.Thread(target=lose_two, daemon=True)
+        loser.start()
+        said = run(ray, config, rate=20.0)
+        loser.join()
+        assert "exit" not in said.splitlines()[-1], said[-3000:]
+        assert "waiting for nodes replicas=0 of 4 have a place" in said
+        assert most == [4]
+        rows = read_dataset(tmp_path / "out")
+        assert sorted(rows.column("key").to_pylist()) == list(range(splits * ROWS_PER_SHARD))
+        wait_for(lambda: ray.added() == [])
+
+
+@pytest.mark.full
+@pytest.mark.timeout(900)
+def test_a_group_that_never_comes_leaves_the_run_on_what_is_there(
+    job: Callable[..., dict[str, Any]], tmp_path: Path
+) -> None:
+    """The manifests promise three nodes more than the autoscaler can make: a quota, or no spot capacity."""
+    config = prepare(tmp_path, job(), 40)
+    with ExitStack() as stack:
+        ray = autoscaling(stack, tmp_path, "gpu:4x2+1", gpu=Group(1, cpus=2, gpus=1))
+        said = run(ray, config, rate=40.0)
+        assert "waiting for nodes replicas=1 of 4 have a place" in said
+        assert re.search(r"rows +800", said), said[-3000:]
+        [attempt] = (tmp_path / "out" / "ledger").glob("*.json")
+        assert json.loads(attempt.read_text())["code"] == 0
