@@ -69,9 +69,9 @@ def ray_cluster() -> Iterator[None]:
         yield
 
 
-@pytest.fixture(params=["here", pytest.param("on Ray", marks=pytest.mark.full)])
+@pytest.fixture(params=["here", pytest.param("on Ray", marks=pytest.mark.slow)])
 def flow(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The place where a job's stages run: in this process, and in the full tier on Ray, too."""
+    """The place where a job's stages run: in this process, and in the slow tier on Ray, too."""
     if request.param == "here":
         from tests.flow import use_no_ray
 

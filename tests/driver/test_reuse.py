@@ -85,6 +85,7 @@ def test_a_night_without_changes_copies_everything(nightly: Job, tmp_path: Path)
 
 
 @only_on_ray
+@pytest.mark.full
 def test_changed_rows_are_embedded_and_all_others_reused(nightly: Job, tmp_path: Path, corpus: Path) -> None:
     embed(nightly(), 0)
     table = pq.read_table(corpus / "1.parquet")
@@ -103,6 +104,7 @@ def test_changed_rows_are_embedded_and_all_others_reused(nightly: Job, tmp_path:
 
 
 @only_on_ray
+@pytest.mark.full
 def test_files_that_were_rewritten_under_other_names(nightly: Job, tmp_path: Path, corpus: Path) -> None:
     embed(nightly("dataset"), 0)
     everything = pa.concat_tables([pq.read_table(path) for path in sorted(corpus.glob("*.parquet"))])

@@ -282,6 +282,7 @@ def test_an_output_without_conditional_replacement_is_refused_before_anything(
 
 
 @only_on_ray
+@pytest.mark.full
 def test_many_splits_to_a_block(job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Above a limit splits share blocks; it is lowered here, because reaching it takes minutes."""
     monkeypatch.setattr("pipeline.embed.on_ray.feed.SINGLE_BLOCKS", 1)

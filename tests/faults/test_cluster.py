@@ -46,9 +46,8 @@ WAYS: dict[str, tuple[dict[str, Any], str]] = {
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize(
-    "way", [pytest.param(way, marks=() if way == "store" else pytest.mark.full) for way in WAYS]
-)
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.full
 def test_a_cluster_that_is_too_small_is_told_so_before_anything_starts(
     one_node: Cluster, job: Job, corpus: Path, tmp_path: Path, way: str
 ) -> None:
@@ -61,6 +60,7 @@ def test_a_cluster_that_is_too_small_is_told_so_before_anything_starts(
 
 
 @pytest.mark.timeout(600)
+@pytest.mark.full
 def test_a_split_that_kills_its_process_is_named_and_the_others_are_done(
     one_node: Cluster, job: Job, corpus: Path, tmp_path: Path
 ) -> None:
@@ -87,6 +87,7 @@ def test_a_slow_split_is_not_a_stall(one_node: Cluster, job: Job, corpus: Path, 
 
 
 @pytest.mark.timeout(600)
+@pytest.mark.full
 def test_a_stall_is_told(one_node: Cluster, job: Job, corpus: Path, tmp_path: Path) -> None:
     put(corpus, 3, HANG)
     said = submit(one_node, write_config(tmp_path / "stalled.yaml", job(compute=LIMIT)))

@@ -154,6 +154,7 @@ def test_a_killed_driver_resumes_exactly(config: Callable[[str], Path], tmp_path
 
 @pytest.mark.usefixtures("ray_cluster")
 @pytest.mark.parametrize("killed", [False, True])
+@pytest.mark.full
 def test_a_driver_that_comes_to_an_output_at_which_another_works(
     config: Callable[[str], Path], tmp_path: Path, killed: bool
 ) -> None:
@@ -209,6 +210,7 @@ def test_a_driver_that_starts_while_another_is_killed(
 
 
 @pytest.mark.usefixtures("ray_cluster")
+@pytest.mark.full
 def test_sigterm_ends_a_run_that_the_next_one_resumes(config: Callable[[str], Path], tmp_path: Path) -> None:
     job = config("stopped")
     driver = start(job)

@@ -79,6 +79,7 @@ def mutated(data: bytes, chance: random.Random) -> bytes:
     }[kind]
 
 
+@pytest.mark.full
 @pytest.mark.timeout(900)
 def test_a_thousand_damaged_files(job: Job, tmp_path: Path) -> None:
     good: dict[str, bytes] = {}

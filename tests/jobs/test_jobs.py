@@ -4,12 +4,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests.clusters import cluster
 from tests.conftest import read_dataset, write_config
 
 Job = Callable[..., dict[str, Any]]
 
 
+@pytest.mark.full
 def test_a_submitted_job_is_done_and_a_wrong_one_says_why(job: Job, tmp_path: Path) -> None:
     config = str(write_config(tmp_path / "job.yaml", job()))
     command = ["--working-dir", ".", "--", "python", "-m", "jobs.embed", config]

@@ -165,6 +165,7 @@ def _ask(url: str) -> Any:
 
 
 @pytest.mark.timeout(300)
+@pytest.mark.full
 def test_prometheus_sees_a_job_run(job: Job, corpus: Path, tmp_path: Path) -> None:
     """It has its own Ray: an exporter with metrics of other jobs takes longer than a second to answer."""
     rows = [" ", *texts(39), "word " * 2000]  # a reject, and a truncated text

@@ -774,6 +774,7 @@ def test_what_is_refused_ends_in_2_and_a_line(
 
 
 @pytest.mark.usefixtures("flow")
+@pytest.mark.full
 def test_what_a_real_run_leaves_can_be_taken_back_to_and_removed(
     job: Job, folder: str, tmp_path: Path
 ) -> None:

@@ -152,8 +152,8 @@ def reader(series: str) -> Iterator[list[str]]:
 @pytest.mark.parametrize(
     ("where", "nights", "files", "rows", "renamed"),
     [
-        ("s3", 3, 8, 250, (2,)),
-        *(pytest.param(where, 4, 8, 250, (3,), marks=pytest.mark.full) for where in ("files", "s3")),
+        pytest.param("s3", 3, 8, 250, (2,), marks=pytest.mark.full),
+        *(pytest.param(where, 4, 8, 250, (3,), marks=pytest.mark.slow) for where in ("files", "s3")),
         *(pytest.param(where, 7, 40, 5000, (3, 5), marks=pytest.mark.slow) for where in ("files", "s3")),
     ],
     ids=lambda value: str(value).replace(" ", ""),

@@ -15,6 +15,7 @@ from typing import Any
 
 import ray
 from ray._private import ray_constants
+from ray._private.node import Node as RayNode
 from ray._raylet import AuthenticationTokenLoader, Config
 
 from pipeline.embed.on_ray import ray_log
@@ -31,6 +32,9 @@ private Ray has neither, and the reports take nearly one percent of two cores (d
 LOOPBACK = {ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR: "0"}
 """Makes Ray's processes listen on 127.0.0.1 only. Ray listens on all addresses of a machine unless clusters
 are disabled, as on macOS. `_node_ip_address` can't ask for that: Ray rewrites it."""
+UNNEEDED = ("start_monitor", "start_log_monitor", "start_api_server")
+"""The starts of processes that a private Ray has no use for: the autoscaler, the forwarding of workers' logs,
+and the server of the dashboard. They take 3 CPU seconds to start."""
 QUIET: Mapping[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
 UNLIMITED_NODES = 1000
 """The nodes that are assumed of a group without a limit."""
@@ -134,10 +138,24 @@ def _start(**options: Any) -> None:
         StoppedError: Ray does not start: the machine is too busy, or Ray has no folder for its files.
     """
     try:
-        ray.init(address="local", include_dashboard=False, **QUIET, **options)
+        with _few_processes():
+            ray.init(address="local", include_dashboard=False, **QUIET, **options)
     except Exception as error:  # Ray raises a bare Exception if its processes are not up within 30 s
         hint = "run again when the machine is less busy; check its free memory, and RAY_TMPDIR if set"
         raise StoppedError("Ray does not start on this machine", got=one_line(error), hint=hint) from error
+
+
+@contextmanager
+def _few_processes() -> Iterator[None]:
+    """Lets a Ray that starts within the context start without what it does not need; Ray has no option."""
+    starts = {name: getattr(RayNode, name) for name in UNNEEDED}
+    for name in UNNEEDED:
+        setattr(RayNode, name, lambda *_, **__: None)
+    try:
+        yield
+    finally:
+        for name, start in starts.items():
+            setattr(RayNode, name, start)
 
 
 def _join(address: str) -> None:

@@ -149,6 +149,7 @@ def test_it_listens_to_this_machine_alone(own: Own) -> None:
 
 
 @pytest.mark.timeout(300)
+@pytest.mark.full
 def test_a_token_lives_as_long_as_its_ray_and_leaves_no_setting(own: Own) -> None:
     """The script itself compares its environment before and after."""
     assert own.process.stdin
@@ -161,6 +162,7 @@ def test_a_token_lives_as_long_as_its_ray_and_leaves_no_setting(own: Own) -> Non
 
 
 @pytest.mark.timeout(300)
+@pytest.mark.full
 def test_no_log_record_or_argument_has_the_token(job: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
     config = write_config(tmp_path / "job.yaml", job())
     with tempfile.TemporaryDirectory(dir="/tmp") as scratch:  # for sockets, whose paths must be short

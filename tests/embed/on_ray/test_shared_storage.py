@@ -85,6 +85,7 @@ def test_one_node_and_urls_are_not_probed(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.full
 def test_a_job_on_two_nodes_is_probed_on_both(job: Job, tmp_path: Path) -> None:
     config = write_config(tmp_path / "job.yaml", job())
     done = subprocess.run(

@@ -64,6 +64,7 @@ def test_a_file_that_is_away_for_a_moment_is_embedded_by_the_next_run(
 
 
 @pytest.mark.usefixtures("ray_cluster")
+@pytest.mark.full
 def test_a_file_that_is_gone_costs_itself_where_that_is_allowed(
     planned: dict[str, Any], tmp_path: Path
 ) -> None:
@@ -77,6 +78,7 @@ def test_a_file_that_is_gone_costs_itself_where_that_is_allowed(
 
 
 @pytest.mark.timeout(600)
+@pytest.mark.full
 def test_a_node_without_the_sources_mount_is_named(job: Job, corpus: Path, tmp_path: Path) -> None:
     """An empty file system covers the corpus there, in its own name space."""
     under = ["unshare", "-m", "sh", "-c", f'mount -t tmpfs none "{corpus}" && exec "$@"', "sh"]

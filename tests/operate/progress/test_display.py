@@ -117,6 +117,7 @@ def test_in_a_terminal_a_run_is_one_display_and_then_its_outcome(command: list[s
     seen.close()
 
 
+@pytest.mark.full
 def test_a_run_that_is_stopped_in_a_terminal_has_the_last_word(command: list[str], tmp_path: Path) -> None:
     seen = Seen(command)
     seen.follow(until=lambda: shards(tmp_path) >= 5 or seen.process.poll() is not None)
@@ -131,6 +132,7 @@ def test_a_run_that_is_stopped_in_a_terminal_has_the_last_word(command: list[str
     seen.close()
 
 
+@pytest.mark.full
 def test_in_a_pipe_a_run_is_lines(command: list[str], tmp_path: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == ExitCode.DONE, done.stderr
@@ -151,6 +153,7 @@ def test_a_quiet_run_says_nothing_but_how_it_ended(command: list[str], corpus: P
 
 
 @pytest.mark.timeout(600)
+@pytest.mark.full
 def test_after_a_fault_the_log_of_a_job_is_ours(job: Job, corpus: Path, tmp_path: Path) -> None:
     """A process is killed three times; the nodes' messages about it are in the file, not in the job's log."""
     put(corpus, 13, KILL)
