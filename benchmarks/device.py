@@ -13,7 +13,6 @@ import numpy as np
 
 from pipeline import telemetry
 
-DIMENSION = 768
 ROWS_PER_SPLIT = 16_384
 ROWS_PER_MICRO_BATCH = 512
 RATE = "SIMULATED_ROWS_PER_SECOND"
@@ -29,9 +28,10 @@ class _Encoded(NamedTuple):
 class Simulated:
     """A replacement for `pipeline.model.encoder.Encoder`."""
 
-    def __init__(self, _model: object, recipe: Any, **_: object) -> None:
+    def __init__(self, model: Any, recipe: Any, **_: object) -> None:
         self.recipe, self.rate = recipe, float(os.environ[RATE])
-        self.vectors = np.random.default_rng(0).standard_normal((ROWS_PER_SPLIT, DIMENSION), np.float32)
+        shape = ROWS_PER_SPLIT, recipe.dimension(model)
+        self.vectors = np.random.default_rng(0).standard_normal(shape, np.float32)
 
     def run(self, tokens: Any) -> _Encoded:
         """Returns vectors after the time that a device would take."""

@@ -14,7 +14,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import psutil
-from ray.autoscaler._private.fake_multi_node.node_provider import FAKE_HEAD_NODE_ID, FAKE_HEAD_NODE_TYPE
+from ray.autoscaler._private.fake_multi_node.node_provider import (
+    FAKE_HEAD_NODE_ID,
+    FAKE_HEAD_NODE_TYPE,
+    FakeMultiNodeProvider,
+)
 
 from tests.s3.server import free_ports
 
@@ -85,13 +89,19 @@ class Cluster:
             for name, group in groups.items()
         }  # fmt: skip
         head = {"resources": {"CPU": 0}, "node_config": {}, "max_workers": 0}
-        config = {
+        config: dict[str, Any] = {
+            **{f"{name}_commands": [] for name in (
+                "setup", "initialization", "head_setup", "worker_setup", "head_start_ray", "worker_start_ray"
+            )},
+            "cluster_synced_files": [], "file_mounts": {},
             "cluster_name": "processes",
             "max_workers": sum(group.most for group in groups.values()),
             "idle_timeout_minutes": IDLE_SECONDS / 60,
             "provider": {
-                "type": "fake_multinode", "head_node_id": FAKE_HEAD_NODE_ID, "launch_multiple": True,
-                "gcs_address": self.gcs,
+                # By this name, because Ray's wheel lacks the defaults of its own provider "fake_multinode".
+                "type": "external",
+                "module": f"{FakeMultiNodeProvider.__module__}.{FakeMultiNodeProvider.__name__}",
+                "head_node_id": FAKE_HEAD_NODE_ID, "launch_multiple": True, "gcs_address": self.gcs,
             },
             "available_node_types": types | {FAKE_HEAD_NODE_TYPE: head},
             "head_node_type": FAKE_HEAD_NODE_TYPE,

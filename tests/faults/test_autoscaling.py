@@ -23,7 +23,6 @@ from tests.clusters import Cluster, Group, cluster
 from tests.conftest import read_dataset, texts, write_config
 
 ROWS_PER_SHARD = 20
-GPU = Group(4, cpus=2, gpus=1)
 
 
 def prepare(folder: Path, values: dict[str, Any], splits: int) -> Path:
@@ -61,30 +60,38 @@ def wait_for(what: Callable[[], bool], seconds: float = 240) -> None:
         time.sleep(0.2)
 
 
-@pytest.mark.full
 @pytest.mark.timeout(900)
-def test_from_no_worker_to_all_replicas_and_back_with_two_nodes_lost(
-    job: Callable[..., dict[str, Any]], tmp_path: Path
+@pytest.mark.parametrize(
+    ("nodes", "lost", "splits"),
+    [
+        pytest.param(3, 1, 60, marks=pytest.mark.full),
+        pytest.param(8, 3, 240, marks=pytest.mark.slow),
+    ],
+)
+def test_from_no_worker_to_all_replicas_and_back_with_nodes_lost(
+    job: Callable[..., dict[str, Any]], tmp_path: Path, nodes: int, lost: int, splits: int
 ) -> None:
-    splits = 120
     config = prepare(tmp_path, job(), splits)
     with ExitStack() as stack:
-        ray = autoscaling(stack, tmp_path, "gpu:4x2+1", gpu=GPU)
+        group = Group(nodes, cpus=2, gpus=1)
+        ray = autoscaling(stack, tmp_path, f"gpu:{nodes}x2+1", gpu=group)
         most: list[int] = []
 
-        def lose_two() -> None:
-            wait_for(lambda: len(list((tmp_path / "out" / "data").glob("*.parquet"))) > splits // 3)
+        def lose_some() -> None:
+            done = tmp_path / "out" / "data"
+            wait_for(lambda: len(ray.added()) == nodes and len(list(done.glob("*.parquet"))) > splits // 4)
             most.append(len(ray.added()))
-            for node in random.Random(7).sample(ray.added(), 2):
+            for node in random.Random(7).sample(ray.added(), lost):
                 ray.lose(node)
 
-        loser = threading.Thread(target=lose_two, daemon=True)
+        loser = threading.Thread(target=lose_some, daemon=True)
         loser.start()
-        said = run(ray, config, rate=20.0)
+        said = run(ray, config, rate=10.0)
         loser.join()
         assert "exit" not in said.splitlines()[-1], said[-3000:]
-        assert "waiting for nodes replicas=0 of 4 have a place" in said
-        assert most == [4]
+        assert f"starting splits={splits} replicas={nodes}" in said
+        assert re.search(rf"waiting for nodes replicas=\d of {nodes} have a place", said)
+        assert most == [nodes]
         rows = read_dataset(tmp_path / "out")
         assert sorted(rows.column("key").to_pylist()) == list(range(splits * ROWS_PER_SHARD))
         wait_for(lambda: ray.added() == [])
@@ -99,8 +106,8 @@ def test_a_group_that_never_comes_leaves_the_run_on_what_is_there(
     config = prepare(tmp_path, job(), 40)
     with ExitStack() as stack:
         ray = autoscaling(stack, tmp_path, "gpu:4x2+1", gpu=Group(1, cpus=2, gpus=1))
-        said = run(ray, config, rate=40.0)
-        assert "waiting for nodes replicas=1 of 4 have a place" in said
+        said = run(ray, config, rate=8.0)
+        assert "waiting for nodes replicas=1 of 4 have a place" in said, said
         assert re.search(r"rows +800", said), said[-3000:]
         [attempt] = (tmp_path / "out" / "ledger").glob("*.json")
         assert json.loads(attempt.read_text())["code"] == 0
