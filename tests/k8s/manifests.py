@@ -281,11 +281,9 @@ def _entrypoints(node: Any) -> Iterator[str]:
 
 
 def _commands(manifest: Manifest) -> Iterator[str]:
-    """Yields the command of the pod that makes the night's job, which has to see the config, too."""
-    for path, pod in pods(manifest) if manifest["kind"] == "CronJob" else ():
+    """Yields the command of the pod that makes the night's job: it names the config, too."""
+    for _, pod in pods(manifest) if manifest["kind"] == "CronJob" else ():
         for container in pod["containers"]:
-            mounted = [mount["mountPath"] for mount in container["volumeMounts"]]
-            assert "/app/configs" in mounted, f"{path} has no configs"
             yield from (text.removeprefix("exec ") for text in container["args"])
 
 

@@ -61,7 +61,7 @@ def jobs_of(folder: str) -> list[Manifest]:
 
 @pytest.mark.parametrize("folder", SCALING)
 def test_the_autoscaler_alone_has_a_token(folder: str) -> None:
-    """Without one it ends, and the head never gets ready; the job's code, beside it, needs none."""
+    """It ends without one, and the head never gets ready; the job's code, beside it, needs none."""
     found = list(clusters(render(folder)))
     assert found
     for spec in found:
@@ -147,7 +147,7 @@ def test_kuberay_names_the_pods_of_ray(folder: str) -> None:
 
 @pytest.mark.parametrize("folder", [*SCALING, *FIXED])
 def test_kuberay_adds_the_probes(folder: str) -> None:
-    """For Ray 2.53 or newer they are one request; it takes the version from rayVersion."""
+    """They are one request for Ray 2.53 or newer; KubeRay takes the version from rayVersion."""
     lock = (ROOT / "requirements.lock").read_text()
     for spec in clusters(render(folder)):
         assert f"ray=={spec['rayVersion']}" in lock
@@ -175,7 +175,7 @@ def test_the_operator_waits_for_a_head_on_a_new_node() -> None:
 
 @pytest.mark.parametrize("folder", [*SCALING, "overlays/kueue"])
 def test_the_trial_shares_nothing_with_production(folder: str) -> None:
-    """To apply it would suspend the nights and take the role away; to delete it would take what it shares."""
+    """Applied, it would suspend the nights and take the role away; deleted, it would take what it shares."""
 
     def names(folder: str) -> set[tuple[str, str, str]]:
         metas = [(manifest["kind"], manifest["metadata"]) for manifest in render(folder)]
@@ -354,7 +354,8 @@ def test_the_schedule_loads_the_config_that_the_job_runs(folder: str) -> None:
     [cronjob] = kind(folder, "CronJob")
     job = cronjob["spec"]["jobTemplate"]["spec"]
     [container] = job["template"]["spec"]["containers"]
-    [config] = re.findall(r"--config (\S+)", container["args"][0])
+    [config] = re.findall(r"--config (/app/configs/\S+)", container["args"][0])
+    assert "/app/configs" in [mount["mountPath"] for mount in container["volumeMounts"]]
     [template] = kind(folder, "RayJob")
     assert config in template["spec"]["entrypoint"].split()
     # A ConfigError ends with 2.
