@@ -22,24 +22,37 @@ ROOT = Path(__file__).parents[2]
 CRDS = Path(os.environ.get("KUBERAY_CRDS", ROOT.parent / "shared" / "kuberay-crds"))
 KUBERNETES = "1.34"
 RENDERED = ("base", "cluster", "overlays/aws", "overlays/gcp", "overlays/azure", "overlays/trial",
-            "overlays/once", "overlays/raycronjob", "admission")  # fmt: skip
+            "overlays/once", "overlays/raycronjob", "overlays/kueue", "admission", "queue")  # fmt: skip
+ACCOUNT = "/var/run/secrets/kubernetes.io/serviceaccount"
+NODE_GROUPS = "EMBED_NODE_GROUPS"
 SECRET_WORDS = ("secret_access_key", "password", "token=", "sig=", "accountkey", "AKIA")
 Manifest = dict[str, Any]
 
 
 @functools.cache
-def _rendered(folder: str) -> str:
+def _rendered(folder: Path) -> str:
     kubectl = program("kubectl", "kubectl")
-    done = subprocess.run(
-        [kubectl, "kustomize", str(ROOT / "k8s" / folder)], capture_output=True, text=True, check=False
-    )
+    done = subprocess.run([kubectl, "kustomize", str(folder)], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
 
 def render(folder: str) -> list[Manifest]:
     """Returns the manifests of a folder of k8s/, as kustomize renders them."""
-    return [manifest for manifest in yaml.safe_load_all(_rendered(folder)) if manifest]
+    return [manifest for manifest in yaml.safe_load_all(_rendered(ROOT / "k8s" / folder)) if manifest]
+
+
+def render_over(folder: str, at: Path, **more: Any) -> list[Manifest]:
+    """Returns the manifests of an overlay over a folder of k8s/.
+
+    Args:
+        at: an empty folder for the overlay.
+        more: what its kustomization.yaml holds in addition.
+    """
+    overlay = {"apiVersion": "kustomize.config.k8s.io/v1beta1", "kind": "Kustomization"} | more
+    overlay["resources"] = [os.path.relpath(ROOT / "k8s" / folder, at.resolve())]
+    (at / "kustomization.yaml").write_text(yaml.safe_dump(overlay))
+    return [manifest for manifest in yaml.safe_load_all(_rendered(at)) if manifest]
 
 
 @functools.cache
@@ -85,7 +98,7 @@ def defaulted(value: Any, schema: Any) -> Any:
 
 def problems(manifests: list[Manifest]) -> list[str]:
     """Lists what is wrong with a rendered folder."""
-    checks = (by_schema, images, replicas, containers, disk, secrets, references, entrypoints)
+    checks = (by_schema, images, replicas, containers, disk, secrets, references, entrypoints, autoscalers)
     return [problem for check in checks for problem in check(manifests)]
 
 
@@ -96,7 +109,7 @@ def by_schema(manifests: list[Manifest]) -> Iterator[str]:
             schema = _ray_schema(kind)
             for error in jsonschema.Draft202012Validator(schema).iter_errors(defaulted(manifest, schema)):
                 yield f"{kind}: {error.json_path}: {error.message[:200]}"
-        elif "coreos.com" not in manifest["apiVersion"]:
+        elif not manifest["apiVersion"].startswith(("monitoring.coreos.com/", "kueue.x-k8s.io/")):
             try:
                 kubernetes_validate.validate(manifest, KUBERNETES, strict=True)
             except kubernetes_validate.ValidationError as error:
@@ -149,7 +162,6 @@ def containers(manifests: list[Manifest]) -> Iterator[str]:
     for where, pod, container in _containers(manifests):
         security, outer = container.get("securityContext", {}), pod.get("securityContext", {})
         resources = container.get("resources", {})
-        ray = container["name"] in ("ray-head", "ray-worker")
         wanted = {
             "may escalate its privileges": security.get("allowPrivilegeEscalation") is False,
             "may write to its root": security.get("readOnlyRootFilesystem"),
@@ -161,7 +173,8 @@ def containers(manifests: list[Manifest]) -> Iterator[str]:
             "has no requests and limits of its disk": all(
                 "ephemeral-storage" in resources.get(kind, {}) for kind in ("requests", "limits")
             ),
-            "has no probes": not ray or {"livenessProbe", "readinessProbe"} <= container.keys(),
+            # KubeRay's are one request to Ray's agent; ours would start a shell and wget every few seconds.
+            "has probes of its own": not {"livenessProbe", "readinessProbe"} & container.keys(),
         }
         yield from (f"{where}: {problem}" for problem, sound in wanted.items() if not sound)
 
@@ -174,11 +187,11 @@ def disk(manifests: list[Manifest]) -> Iterator[str]:
             yield f"{where}: an emptyDir has no sizeLimit"
             continue
         limit = container.get("resources", {}).get("limits", {}).get("ephemeral-storage", "0Mi")
-        if sum(map(_bytes, sizes)) > _bytes(limit):
+        if sum(map(bytes_of, sizes)) > bytes_of(limit):
             yield f"{where}: its volumes hold more than its limit of {limit}"
 
 
-def _bytes(quantity: str) -> int:
+def bytes_of(quantity: str) -> int:
     return int(quantity[:-2]) * {"Mi": 1024**2, "Gi": 1024**3}[quantity[-2:]]
 
 
@@ -220,10 +233,7 @@ def _named(manifests: list[Manifest]) -> Iterator[tuple[str, str, str]]:
     """Yields the position, the kind and the name of each reference."""
     for manifest in manifests:
         for path, pod in pods(manifest, manifest["kind"]):
-            yield path, "ServiceAccount", pod.get("serviceAccountName", "default")
-            for volume in pod.get("volumes", []):
-                if "configMap" in volume:
-                    yield path, "ConfigMap", volume["configMap"]["name"]
+            yield from ((path, kind, name) for kind, name in _named_by(pod))
         if manifest["kind"] == "RoleBinding":
             for each in [manifest["roleRef"], *manifest["subjects"]]:
                 yield "RoleBinding", each["kind"], each["name"]
@@ -231,6 +241,15 @@ def _named(manifests: list[Manifest]) -> Iterator[tuple[str, str, str]]:
         for source in container.get("envFrom", []):
             if "configMapRef" in source:
                 yield where, "ConfigMap", source["configMapRef"]["name"]
+
+
+def _named_by(pod: Manifest) -> Iterator[tuple[str, str]]:
+    yield "ServiceAccount", pod.get("serviceAccountName", "default")
+    if "priorityClassName" in pod:
+        yield "PriorityClass", pod["priorityClassName"]
+    for volume in pod.get("volumes", []):
+        if "configMap" in volume:
+            yield "ConfigMap", volume["configMap"]["name"]
 
 
 def entrypoints(manifests: list[Manifest]) -> Iterator[str]:
@@ -242,7 +261,7 @@ def entrypoints(manifests: list[Manifest]) -> Iterator[str]:
         for name, text in manifest["data"].items()
     }
     for manifest in manifests:
-        for entrypoint in _entrypoints(manifest):
+        for entrypoint in (*_entrypoints(manifest), *_commands(manifest)):
             words = shlex.split(entrypoint)
             module = ROOT / (words[2].replace(".", "/") + ".py")
             if words[:2] != ["python", "-m"] or not module.exists():
@@ -261,6 +280,13 @@ def _entrypoints(node: Any) -> Iterator[str]:
                 yield from _entrypoints(value)
 
 
+def _commands(manifest: Manifest) -> Iterator[str]:
+    """Yields the command of the pod that makes the night's job: it names the config, too."""
+    for _, pod in pods(manifest) if manifest["kind"] == "CronJob" else ():
+        for container in pod["containers"]:
+            yield from (text.removeprefix("exec ") for text in container["args"])
+
+
 def _config(kind: str, name: str, text: str | None) -> Iterator[str]:
     if text is None:
         yield f"{kind}: no ConfigMap has {name}"
@@ -269,3 +295,63 @@ def _config(kind: str, name: str, text: str | None) -> Iterator[str]:
         parse_config(yaml.safe_load(text), name)
     except PipelineError as error:
         yield f"{kind}: {error}"
+
+
+def autoscalers(manifests: list[Manifest]) -> Iterator[str]:
+    """Checks that an autoscaler has the token that it needs, and that the driver knows what it may add."""
+    for spec in clusters(manifests):
+        head = spec["headGroupSpec"]["template"]["spec"]
+        told = [each["value"] for each in _of(head, "ray-head").get("env", []) if each["name"] == NODE_GROUPS]
+        wanted = [groups_of(spec)] if spec.get("enableInTreeAutoscaling") else []
+        if told != wanted:
+            yield f"{NODE_GROUPS} of ray-head is {told}, but workerGroupSpecs say {wanted}"
+        if spec.get("enableInTreeAutoscaling") and not {"token", "ca.crt"} <= set(_token(spec, head)):
+            yield f"the autoscaler has no token at {ACCOUNT}"
+
+
+def clusters(node: Any) -> Iterator[Manifest]:
+    """Yields the spec of every Ray cluster."""
+    if isinstance(node, dict):
+        if "headGroupSpec" in node:
+            yield node
+        for value in node.values():
+            yield from clusters(value)
+    elif isinstance(node, list):
+        for value in node:
+            yield from clusters(value)
+
+
+def _of(pod: Manifest, name: str) -> Manifest:
+    [container] = [each for each in pod["containers"] if each["name"] == name]
+    return container
+
+
+def _token(spec: Manifest, head: Manifest) -> Iterator[str]:
+    """Yields the files that the autoscaler finds where Ray looks for its account."""
+    mounts = spec.get("autoscalerOptions", {}).get("volumeMounts", [])
+    names = [mount["name"] for mount in mounts if mount["mountPath"] == ACCOUNT]
+    if head.get("automountServiceAccountToken"):
+        yield from ("token", "ca.crt")
+    for volume in head["volumes"]:
+        for source in volume.get("projected", {}).get("sources", []) if volume["name"] in names else ():
+            if "serviceAccountToken" in source:
+                yield source["serviceAccountToken"]["path"]
+            yield from (item["path"] for item in source.get("configMap", {}).get("items", []))
+
+
+def groups_of(spec: Manifest) -> str:
+    """Returns the worker groups of a cluster, as the driver is told of them."""
+    found = []
+    for group in spec["workerGroupSpecs"]:
+        limits, started = (
+            _of(group["template"]["spec"], "ray-worker")["resources"]["limits"],
+            group["rayStartParams"],
+        )
+        cpus, gpus = (
+            started.get("num-cpus", limits["cpu"]),
+            started.get("num-gpus", limits.get("nvidia.com/gpu", "0")),
+        )
+        found.append(
+            f"{group['groupName']}:{group['maxReplicas']}x{cpus}" + (f"+{gpus}" if gpus != "0" else "")
+        )
+    return ",".join(found)

@@ -24,15 +24,15 @@ def _policy() -> Any:
     return policy["spec"]
 
 
-def _template() -> Manifest:
-    [template] = [manifest for manifest in render("base") if manifest["kind"] == "RayJob"]
+def _template(folder: str = "base") -> Manifest:
+    [template] = [manifest for manifest in render(folder) if manifest["kind"] == "RayJob"]
     return template
 
 
-def refused(job: Manifest, operation: str = "CREATE") -> list[str]:
+def refused(job: Manifest, operation: str = "CREATE", folder: str = "base") -> list[str]:
     """Returns the messages with which the scheduler's request is refused."""
     made, old = (None, job) if operation == "DELETE" else (job, None)
-    known = {"object": made, "oldObject": old, "params": _template()}
+    known = {"object": made, "oldObject": old, "params": _template(folder)}
     known["request"] = {"operation": operation, "namespace": "embeddings", "userInfo": {}}
     known["variables"] = {}
     policy = _policy()
@@ -48,11 +48,13 @@ def _evaluated(expression: str, known: dict[str, Any]) -> Any:
 
 
 @pytest.mark.parametrize("operation", ["CREATE", "DELETE"])
-def test_the_night_that_the_scheduler_makes_is_let_in_and_may_go(operation: str) -> None:
-    assert refused(night(_template(), DATE), operation) == []
+@pytest.mark.parametrize("folder", ["base", "overlays/kueue"])
+def test_the_night_that_the_scheduler_makes_is_let_in_and_may_go(operation: str, folder: str) -> None:
+    assert refused(night(_template(folder), DATE), operation, folder) == []
 
 
-NAME, ENTRYPOINT, SPEC = "its name", "its entrypoint", "its spec"
+NAME, ENTRYPOINT, SPEC, QUEUE = "its name", "its entrypoint", "its spec", "its queue"
+QUEUED_IN = "kueue.x-k8s.io/queue-name"
 CHANGES: dict[str, tuple[Change, str]] = {
     "another name": (lambda job: job["metadata"].update(name="mine"), NAME),
     "another night's name": (lambda job: job["metadata"].update(name="nightly-2026-11-26"), NAME),
@@ -76,6 +78,8 @@ CHANGES: dict[str, tuple[Change, str]] = {
     ),
     "a field more": (lambda job: job["spec"].update(runtimeEnvYAML="pip: [evil]"), SPEC),
     "a field less": (lambda job: job["spec"].pop("activeDeadlineSeconds"), SPEC),
+    "a queue": (lambda job: job["metadata"]["labels"].update({QUEUED_IN: "embed"}), QUEUE),
+    "one that waits for nobody": (lambda job: job["spec"].update(suspend=True), QUEUE),
 }
 
 
@@ -85,6 +89,21 @@ def test_another_job_is_not(name: str) -> None:
     job = copy.deepcopy(night(_template(), DATE))
     change(job)
     assert any(message.startswith(expected) for message in refused(job))
+
+
+QUEUED_CHANGES: dict[str, Change] = {
+    "no queue": lambda job: job["metadata"]["labels"].pop(QUEUED_IN),
+    "another queue": lambda job: job["metadata"]["labels"].update({QUEUED_IN: "urgent"}),
+    "one that does not wait": lambda job: job["spec"].update(suspend=False),
+    "one that does not say whether it waits": lambda job: job["spec"].pop("suspend"),
+}
+
+
+@pytest.mark.parametrize("name", QUEUED_CHANGES)
+def test_a_night_of_a_queue_waits_for_that_queue(name: str) -> None:
+    job = copy.deepcopy(night(_template("overlays/kueue"), DATE))
+    QUEUED_CHANGES[name](job)
+    assert any(message.startswith(QUEUE) for message in refused(job, folder="overlays/kueue"))
 
 
 def test_the_template_and_jobs_of_others_do_not_go() -> None:

@@ -1,6 +1,5 @@
 """Tests the image's recipe and its use in manifests, as text: no container engine is available in tests."""
 
-import os
 import re
 import shlex
 import subprocess
@@ -9,10 +8,8 @@ import zipfile
 from pathlib import Path
 
 import pytest
-import yaml
 
-from tests.k8s.manifests import ROOT, pods
-from tests.tools import program
+from tests.k8s.manifests import ROOT, pods, render_over
 
 DIGEST = "sha256:" + "0123456789abcdef" * 4
 
@@ -110,17 +107,12 @@ def test_our_wheel_is_built_without_isolation_and_whole(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("folder", ["base", "cluster", "overlays/aws", "overlays/raycronjob"])
 def test_every_pod_takes_the_digest_that_an_overlay_sets(folder: str, tmp_path: Path) -> None:
-    base = os.path.relpath(ROOT / "k8s" / folder, tmp_path.resolve())
     image = {"name": "registry.example.com/albert-embed", "digest": DIGEST}
-    overlay = {"apiVersion": "kustomize.config.k8s.io/v1beta1", "kind": "Kustomization"}
-    overlay |= {"resources": [base], "images": [image], "configurations": ["names.yaml"]}
     (tmp_path / "names.yaml").write_text((ROOT / "k8s" / "base" / "names.yaml").read_text())
-    (tmp_path / "kustomization.yaml").write_text(yaml.safe_dump(overlay))
-    command = [program("kubectl", "kubectl"), "kustomize", str(tmp_path)]
-    rendered = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    rendered = render_over(folder, tmp_path, images=[image], configurations=["names.yaml"])
     found = [
         container["image"]
-        for manifest in yaml.safe_load_all(rendered)
+        for manifest in rendered
         for _, pod in pods(manifest)
         for container in pod["containers"]
     ]

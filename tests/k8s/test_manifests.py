@@ -109,7 +109,30 @@ MISTAKES: dict[str, tuple[Mistake, str]] = {
         lambda m: _head(m["RayJob"])["volumes"].append({"name": "x", "emptyDir": {"sizeLimit": "8Gi"}}),
         "hold more than its limit of 22Gi",
     ),
-    "no probes": (lambda m: _first(m["RayJob"]).pop("livenessProbe"), "has no probes"),
+    "probes that start a shell": (
+        lambda m: _first(m["RayJob"]).update(livenessProbe={"exec": {"command": ["bash"]}}),
+        "has probes of its own",
+    ),
+    "a group that the driver is not told of": (
+        lambda m: _workers(m["RayJob"])[0].update(maxReplicas=20),
+        "EMBED_NODE_GROUPS of ray-head is ['cpu:16x7,gpu:8x7+1'], but workerGroupSpecs say ['cpu:20x7,",
+    ),
+    "CPUs that the driver is not told of": (
+        lambda m: _workers(m["RayJob"])[1]["rayStartParams"].update({"num-cpus": "6"}),
+        "gpu:8x6+1",
+    ),
+    "an autoscaler without a token": (
+        lambda m: _cluster(m["RayJob"])["autoscalerOptions"].pop("volumeMounts"),
+        "the autoscaler has no token",
+    ),
+    "a schedule that checks another config": (
+        lambda m: m["ConfigMap"]["data"].pop("nightly.yaml"),
+        "CronJob: no ConfigMap has /app/configs/nightly.yaml",
+    ),
+    "a priority that is not there": (
+        lambda m: _head(m["RayJob"]).update(priorityClassName="x"),
+        "no PriorityClass x",
+    ),
 }
 
 

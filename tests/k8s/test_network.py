@@ -17,7 +17,10 @@ SUBMITTER = {"app.kubernetes.io/component": "submitter", "app.kubernetes.io/part
 SCHEDULER = {"app.kubernetes.io/component": "schedule"}
 STRANGER = {"app": "stranger"}
 DNS = ("kube-system", {"k8s-app": "kube-dns"})
-OPERATOR, PROMETHEUS = ("kuberay-operator", {"a": "b"}), ("monitoring", {"a": "b"})
+PROMETHEUS = ("monitoring", {"a": "b"})
+KUBERAY = {"app.kubernetes.io/component": "kuberay-operator"}
+OPERATOR, OPERATOR_ELSEWHERE = ("kuberay-operator", KUBERAY), ("default", KUBERAY)
+"""KubeRay's own instructions install it into `default`."""
 OURS = "embeddings"
 End = tuple[str, dict[str, str]] | str
 """A pod by namespace and labels, or an address outside."""
@@ -93,6 +96,7 @@ PUBLIC, METADATA = "52.218.0.1", "169.254.169.254"
         *[(ours(WORKER), ours(WORKER), port) for port in (6380, 6381, 15000)],
         (ours(SUBMITTER), ours(HEAD), 8265),
         (OPERATOR, ours(HEAD), 8265),
+        (OPERATOR_ELSEWHERE, ours(HEAD), 8265),
         (PROMETHEUS, ours(WORKER), 8080),
         (ours(HEAD), PUBLIC, 443),
         (ours(WORKER), PUBLIC, 443),
@@ -123,6 +127,8 @@ def test_what_a_job_needs_is_let_through(source: End, target: End, port: int) ->
         (ours(WORKER), PUBLIC, 80),
         (ours(HEAD), METADATA, 80),
         (OPERATOR, ours(HEAD), 6379),
+        (OPERATOR, ours(WORKER), 6380),
+        (("kuberay-operator", STRANGER), ours(HEAD), 8265),
         (PROMETHEUS, ours(HEAD), 8265),
         (("default", HEAD), ours(HEAD), 6379),
         (("default", SUBMITTER), ours(HEAD), 8265),
