@@ -16,9 +16,9 @@ import ray
 from ray._private import ray_constants
 from ray._raylet import AuthenticationTokenLoader, Config
 
-from pipeline.embed.on_ray import ray_log
+from pipeline.embed.on_ray import processes, ray_log
 from pipeline.embed.resources import Node
-from pipeline.errors import ExitCode, StoppedError, one_line
+from pipeline.errors import ExitCode, PipelineError, StoppedError, one_line
 
 KEEP_WORKERS = {"RAY_idle_worker_killing_time_threshold_ms": "600000"}
 """Keeps idle workers. Ray ends a worker that was idle for a second, so each split's write would start a new
@@ -27,6 +27,8 @@ its speed. Raylets read this setting; those of an existing cluster have their ow
 UNWATCHED = {"RAY_task_events_report_interval_ms": "0", "RAY_event_stats": "0"}
 """Turns off the reports that each process of Ray sends every second for a dashboard and its state API. A
 private Ray has neither, and the reports take nearly one percent of two cores (docs/decisions.md)."""
+UNFORGIVING = {"RAY_gcs_rpc_server_reconnect_timeout_s": "15"}
+"""Ends Ray's processes 15 s after their control store, not 60 s: nobody starts that of a private Ray again."""
 LOOPBACK = {ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR: "0"}
 """Makes Ray's processes listen on 127.0.0.1 only. Ray listens on all addresses of a machine unless clusters
 are disabled, as on macOS. `_node_ip_address` can't ask for that: Ray rewrites it."""
@@ -69,9 +71,11 @@ def private(**options: Any) -> Iterator[None]:
 def _secluded() -> Iterator[None]:
     """Gives a Ray that starts within the context its own token, and the other settings of a private Ray."""
     token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
-    # The user may override the settings that are only about speed.
-    speed = {name: os.environ.get(name, value) for name, value in (KEEP_WORKERS | UNWATCHED).items()}
-    settings = speed | token | LOOPBACK
+    # The user may override the settings that are only about time.
+    time = {
+        name: os.environ.get(name, value) for name, value in (KEEP_WORKERS | UNWATCHED | UNFORGIVING).items()
+    }
+    settings = time | token | LOOPBACK
     before = {name: os.environ.get(name) for name in settings}
     os.environ.update(settings)
     clusters = ray_constants.ENABLE_RAY_CLUSTER
@@ -105,6 +109,7 @@ def _started(start: Callable[[], object]) -> Iterator[None]:
     on_sigterm = signal.getsignal(signal.SIGTERM)
     try:
         start()
+        processes.watch()
         if threading.current_thread() is threading.main_thread():
             # Ray installs its own handler, which exits with 15 and a message that says nothing.
             signal.signal(signal.SIGTERM, on_sigterm)
@@ -115,9 +120,19 @@ def _started(start: Callable[[], object]) -> Iterator[None]:
         code = stop.code if isinstance(stop, SystemExit) else ExitCode.RETRYABLE
         atexit.register(_leave, int(code or 0))
         raise
-    except BaseException:
-        ray.shutdown()  # half-started, too: at the end of the process, Ray's own output would come last
-        raise
+    except BaseException as error:
+        if not processes.dead():
+            _shut_down()  # half-started, too: at the end of the process, Ray's own output would come last
+            raise
+        atexit.register(_leave, int(ExitCode.RETRYABLE))  # Ray's shutdown would wait for the dead
+        if isinstance(error, PipelineError):
+            raise
+        raise stopped(error) from error
+    _shut_down()
+
+
+def _shut_down() -> None:
+    processes.forget()
     ray.shutdown()
 
 
@@ -128,7 +143,8 @@ def _start(**options: Any) -> None:
         StoppedError: Ray does not start: the machine is too busy, or Ray has no folder for its files.
     """
     try:
-        ray.init(address="local", include_dashboard=False, **QUIET, **options)
+        with processes.starting():
+            ray.init(address="local", include_dashboard=False, **QUIET, **options)
     except Exception as error:  # Ray raises a bare Exception if its processes are not up within 30 s
         hint = "run again when the machine is less busy; check its free memory, and RAY_TMPDIR if set"
         raise StoppedError("Ray does not start on this machine", got=one_line(error), hint=hint) from error
@@ -142,7 +158,7 @@ def _join(address: str) -> None:
     """
     try:
         ray.init(address=address, **QUIET)
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except Exception as error:  # time-outs among them, and a bare Exception, as above
         hint = "check RAY_ADDRESS, or unset it"
         raise StoppedError("no Ray cluster answers", address, one_line(error), hint) from error
 
@@ -172,8 +188,10 @@ def _to_come(there: Sequence[Node]) -> list[Node]:
     return found
 
 
-def stopped(error: Exception) -> StoppedError:
+def stopped(error: BaseException) -> StoppedError:
     """Turns what Ray raised into an error that a retry may solve."""
+    died = processes.dead()
+    what = f"Ray's {died} died" if died else "Ray ended the job"
     reason = " ".join(str(error).split())  # it must fit the last line of a log
     hint = f"run again to resume{ray_log.hint()}"
-    return StoppedError("Ray ended the job", got=reason, hint=hint, more=ray_log.reasons())
+    return StoppedError(what, got=reason, hint=hint, more=ray_log.reasons())
