@@ -25,7 +25,7 @@ from pipeline.errors import LONGEST, STOPPED, ExitCode
 from pipeline.sanitize import printable
 
 STOP = signal.SIGUSR1
-"""What the parent sends to stop the child, which heeds the first request alone: terminals and schedulers often
+"""What the parent sends to stop the child, which heeds the first request alone: terminals and schedulers may
 signal the whole group, and so the child, too."""
 PASSED_ON = {signal.SIGTERM: STOP, signal.SIGINT: STOP, signal.SIGHUP: STOP, signal.SIGQUIT: signal.SIGQUIT}
 """The signals that the parent passes on, and as which."""
@@ -54,6 +54,7 @@ def supervised(command: Callable[[], int]) -> int:
     """
     from_child, to_parent = os.pipe()
     parent = os.getpid()
+    signal.pthread_sigmask(signal.SIG_BLOCK, PASSED_ON)  # until both can handle them
     if child := os.fork():
         os.close(to_parent)
         return _Parent(child, from_child).wait()
@@ -84,6 +85,7 @@ def _child(command: Callable[[], int], to_parent: int, parent: int) -> int:
         if _heeded(number):
             signal.signal(number, _stop)
     try:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, PASSED_ON)
         return command()
     except BaseException as error:
         if _stopping:  # before the command could heed it
@@ -128,6 +130,7 @@ class _Parent:
         signal.set_wakeup_fd(wakes, warn_on_full_buffer=False)
         for number in filter(_heeded, (signal.SIGCHLD, *PASSED_ON)):
             signal.signal(number, lambda *_: None)  # it wakes the poll
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, PASSED_ON)
         for end in (signals, self.from_child):
             self._poll.register(end, select.POLLIN)
         while self._reap() and self.status is None:

@@ -28,7 +28,7 @@ UNWATCHED = {"RAY_task_events_report_interval_ms": "0", "RAY_event_stats": "0"}
 """Turns off the reports that each process of Ray sends every second for a dashboard and its state API. A
 private Ray has neither, and the reports take nearly one percent of two cores (docs/decisions.md)."""
 UNFORGIVING = {"RAY_gcs_rpc_server_reconnect_timeout_s": "15"}
-"""Ends Ray's processes 15 s after their control store, not 60 s: nobody starts that of a private Ray again."""
+"""Ends Ray's processes 15 s after their control store, not 60 s: nobody restarts that of a private Ray."""
 LOOPBACK = {ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR: "0"}
 """Makes Ray's processes listen on 127.0.0.1 only. Ray listens on all addresses of a machine unless clusters
 are disabled, as on macOS. `_node_ip_address` can't ask for that: Ray rewrites it."""

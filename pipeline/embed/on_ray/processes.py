@@ -1,4 +1,4 @@
-"""Knows the processes of Ray on this machine without which the driver can't go on, and names one that died."""
+"""Watches the processes of Ray on this machine without which the driver can't go on; names one that died."""
 
 import os
 import threading
