@@ -13,6 +13,7 @@ import pytest
 
 from pipeline import supervise
 from pipeline.errors import STOPPED
+from tests.catalogue import assert_printed, entries
 
 PRELUDE = """
 import os, signal, subprocess, sys, time
@@ -40,6 +41,27 @@ def wait():
     ready()
     time.sleep(60)
 """
+CASES = {
+    "The driver was killed": "os.kill(os.getpid(), signal.SIGKILL)",
+    "A process of Ray's died": """
+raylet = sleeper()
+tell(log="/tmp/ray.log", needs=[("raylet", raylet.pid)])
+time.sleep(0.5)
+raylet.kill(); time.sleep(0.5)
+os._exit(1)
+""",
+    "A library ended the driver": "os._exit(1)",
+    "Stopped twice": """
+try:
+    os.kill(os.getppid(), signal.SIGTERM)
+    time.sleep(60)
+finally:
+    time.sleep(1.2)
+    os.kill(os.getppid(), signal.SIGTERM)
+    time.sleep(60)
+""",
+}
+"""The jobs that end as docs/errors.md says, by its headings."""
 KILLED = "exit 4: the driver was killed (SIGKILL: memory ran out, or somebody did it); run again to resume"
 
 
@@ -88,6 +110,14 @@ def test_a_termination_message_is_as_long_as_kubernetes_keeps(
 def test_a_termination_message_that_can_not_be_written_changes_nothing(tmp_path: Path) -> None:
     run = Run('return ended(3, "a file failed")', {supervise.TERMINATION[0]: str(tmp_path)})
     assert run.end() == (3, ["exit 3: a file failed"])
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_it_says_what_the_page_says(start: Callable[[str], Run], name: str) -> None:
+    code, said = start(CASES[name]).end()
+    entry = entries()[name]
+    assert code == entry.code
+    assert_printed(entry, "\n".join(said))
 
 
 def test_a_driver_that_is_killed_is_named(start: Callable[[str], Run], tmp_path: Path) -> None:

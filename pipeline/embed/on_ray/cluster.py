@@ -33,6 +33,8 @@ LOOPBACK = {ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR: "0"}
 """Makes Ray's processes listen on 127.0.0.1 only. Ray listens on all addresses of a machine unless clusters
 are disabled, as on macOS. `_node_ip_address` can't ask for that: Ray rewrites it."""
 QUIET: Mapping[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
+TRIES = "RAY_gcs_server_port_wait_time_s"
+"""How often Ray tries to reach a cluster: by default 20 times, and each time it waits for up to a minute."""
 UNLIMITED_NODES = 1000
 """The nodes that are assumed of a group without a limit."""
 
@@ -156,6 +158,7 @@ def _join(address: str) -> None:
     Raises:
         StoppedError: no cluster answers there.
     """
+    os.environ.setdefault(TRIES, "1")
     try:
         ray.init(address=address, **QUIET)
     except Exception as error:  # time-outs among them, and a bare Exception, as above
