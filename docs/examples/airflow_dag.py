@@ -9,7 +9,7 @@ from airflow.providers.cncf.kubernetes.operators.pod import KubernetesPodOperato
 from kubernetes.client import models as k8s
 
 AGAIN = {4, 137, None}
-"""Codes after which a retry helps: ours; SIGKILL, if the whole pod ran out of memory; none: the pod was lost."""
+"""Codes after which a retry helps: ours; SIGKILL, if the pod ran out of memory; none, if the pod was lost."""
 
 
 class EmbedOperator(KubernetesPodOperator):
