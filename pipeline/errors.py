@@ -57,6 +57,8 @@ class ExitCode(IntEnum):
     RETRYABLE = 4
     OTHER_DATASET = 5
     SOURCE_MOVED = 6
+    RUNNING = 7
+    """Only from `status --exit-code`: a run is at work."""
 
 
 class PipelineError(Exception):

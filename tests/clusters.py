@@ -159,6 +159,10 @@ class Cluster:
             time.sleep(0.2)
         return str(self._ask(f"/api/jobs/{name}/logs")["logs"])
 
+    def told(self, job: str) -> Any:
+        """Returns what the API tells of a job."""
+        return self._ask(f"/api/jobs/{job}")
+
     def _ask(self, path: str, told: Mapping[str, Any] | None = None) -> Any:
         """Asks the head's API, since Ray's command-line client takes seconds to start."""
         headers = {"Authorization": f"Bearer {self.environment['RAY_AUTH_TOKEN']}"}

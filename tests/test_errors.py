@@ -20,8 +20,10 @@ from pipeline.storage import retry
 from tests import records
 from tests.catalogue import entries, provoke
 from tests.conftest import PACKAGED, write_config
+from tests.embed.on_ray.test_cluster import NO_RAY
 from tests.hub import hub
 from tests.s3.test_errors import CASES as S3_CASES
+from tests.test_supervise import CASES as ENDED
 
 ENTRIES = entries()
 Prepare = Callable[[Path, pytest.MonkeyPatch], None]
@@ -284,7 +286,7 @@ def test_what_the_page_shows_of_runs_is_what_is_printed(
 
 
 def test_every_error_of_the_page_is_provoked_and_explained() -> None:
-    assert set(ENTRIES) == {*CASES, *ON_RAY, *S3_CASES}
+    assert set(ENTRIES) == {*CASES, *ON_RAY, *S3_CASES, *ENDED, *NO_RAY}
     for name, entry in ENTRIES.items():
         assert entry.message.splitlines()[-1].startswith(f"exit {entry.code}: "), name
         assert len(entry.text) > 40, name

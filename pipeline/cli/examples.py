@@ -6,7 +6,8 @@ from pipeline.cli.command import Command, Example
 
 CODES = """
 exit codes: 0 done; 1 a bug in this program; 2 config; 3 files failed, too many rejects, or findings;
-            4 run it again; 5 the output belongs to another config; 6 complete, but the source has moved on
+            4 run it again; 5 the output belongs to another config; 6 complete, but the source has moved on;
+            7 a run is at work (status --exit-code)
 """
 
 

@@ -3,14 +3,13 @@
 import argparse
 import gc
 import logging
-import signal
 import sys
 import traceback
 from collections.abc import Sequence
-from types import FrameType
 from typing import NoReturn
 
 import pipeline
+from pipeline import supervise
 from pipeline.cli import (
     completion,
     examples,
@@ -47,7 +46,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     handler = console.Handler(muted="ray")
     logging.basicConfig(handlers=[handler])
     logging.getLogger("pipeline").setLevel(logging.WARNING if arguments.quiet else logging.INFO)
-    signal.signal(signal.SIGTERM, _stop)
     try:
         code, reason = arguments.command(arguments)
     except PipelineError as error:
@@ -62,6 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     sys.stdout.flush()
     if code:
         _say_last(code, reason)
+    supervise.tell(code=int(code), reason=reason.split("\n")[0].rstrip(":"))
     return int(code)
 
 
@@ -105,9 +104,3 @@ def parser() -> argparse.ArgumentParser:
         one.set_defaults(command=command.run, parser=whole)
         add_arguments(one, command)
     return whole
-
-
-def _stop(number: int, _frame: FrameType | None) -> NoReturn:
-    """Ends the run. No library's `except Exception` catches this; a second signal kills the process."""
-    signal.signal(number, signal.SIG_DFL)
-    raise SystemExit(int(ExitCode.RETRYABLE))

@@ -1,7 +1,7 @@
 """The command `status`: shows how far a run is, from the dataset alone."""
 
 import datetime
-from argparse import Namespace
+from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
 from pipeline.cli.arguments import config_of
@@ -15,13 +15,20 @@ from pipeline.operate.status import RECENT_MINUTES, Standing, standing
 from pipeline.verify import verify
 
 
+def add_arguments(parser: ArgumentParser) -> None:
+    text = (
+        "tell the state by the exit code, too: 0 complete, 7 at work, 4 run it, else that of the last attempt"
+    )
+    parser.add_argument("--exit-code", action="store_true", help=text)
+
+
 def run(arguments: Namespace) -> CommandResult:
     found = standing(_dataset(arguments))
     if arguments.json:
         show(arguments, found.fields())
     else:
         show_lines(f"{found.output}: {_state(found)}", _standing_lines(found))
-    return ExitCode.DONE, ""
+    return (found.code, _state(found)) if arguments.exit_code else (ExitCode.DONE, "")
 
 
 def _dataset(arguments: Namespace) -> Dataset:
@@ -111,10 +118,12 @@ COMMAND = Command(
     name="status",
     help="show how far a run is, from the dataset alone",
     run=run,
+    add_arguments=add_arguments,
     config="the job's YAML file; or a dataset's folder or URL",
     examples=(
         ("status configs/demo.yaml", "how far the run is, and whether it shows life"),
         ("status configs/nightly.yaml --run-date 2026-11-25", "of one night"),
         ("status .demo/embeddings", "of a dataset whose config is elsewhere"),
+        ("status .demo/embeddings --exit-code", "for a sensor: 0 once the dataset is complete"),
     ),
 )

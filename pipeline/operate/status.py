@@ -19,10 +19,14 @@ from pipeline import schema
 from pipeline.dataset.attempts import Attempt, failed_files
 from pipeline.dataset.dataset import Dataset
 from pipeline.dataset.summary import reject_reasons
+from pipeline.errors import ExitCode
 
+VERSION = 1
+"""The version of what `status --json` prints: it rises if a field is removed or means something else."""
 QUIET_MINUTES = 5.0
 """Minutes without a sign of life after which a run is called silent; most splits take about a minute."""
 RECENT_MINUTES = 10.0
+FIGURES = "rows", "rejects", "tokens"
 
 
 @dataclass(frozen=True)
@@ -89,15 +93,25 @@ class Standing:
             return None
         return self.pending / self.rate.splits * self.rate.seconds
 
+    @property
+    def code(self) -> ExitCode:
+        """Returns the state as an exit code: that of the last attempt if it ended, and is to be believed."""
+        if self.state in ("complete", "running"):
+            return ExitCode.DONE if self.state == "complete" else ExitCode.RUNNING
+        ended = self.attempts[-1]["code"] if self.state == "stopped" else ExitCode.RETRYABLE
+        believed = ended in set(ExitCode) - {ExitCode.DONE, ExitCode.RUNNING}
+        return ExitCode(ended) if believed else ExitCode.RETRYABLE
+
     def fields(self) -> dict[str, Any]:
-        """Returns everything by stable names; times in ISO 8601, UTC."""
+        """Returns everything by stable names (docs/status.schema.json); times in ISO 8601, UTC."""
         return {
+            "format_version": VERSION,
             "output": self.output,
             "state": self.state,
             "splits": self.splits,
             "done": self.done,
             "pending": self.pending,
-            **(self.figures or {}),
+            **{name: (self.figures or {}).get(name, 0) for name in FIGURES},
             "reject_reasons": dict(self.reject_reasons or {}),
             "failed_files": dict(self.failed_files or {}),
             "rows_per_second": self.rate and _rounded(self.rate.rows_per_second),
@@ -141,7 +155,7 @@ def standing(dataset: Dataset, now: datetime.datetime | None = None) -> Standing
         now=now,
         splits=len(plan.split_ids),
         done=len(shards),
-        figures={name: schema.total(records, name) for name in ("rows", "rejects", "tokens")},
+        figures={name: schema.total(records, name) for name in FIGURES},
         reject_reasons=reject_reasons(records),
         failed_files=failed_files(plan, records, attempts[-1:]),
         rate=_rate(records, newest) if newest else None,

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -98,8 +99,11 @@ def kill_at(driver: subprocess.Popen[str], output: Path, moment: str, seconds: f
     reach(driver, output, moment)
     time.sleep(seconds)
     lived = driver.poll() is None
-    driver.kill()
-    driver.communicate()
+    for process in psutil.Process(driver.pid).children() if lived else []:
+        process.kill()  # what is killed is the process that works; its parent says so
+    _, log = driver.communicate()
+    lived = lived and driver.returncode != ExitCode.DONE
+    assert not lived or log.splitlines()[-1].startswith("exit 4: the driver was killed (SIGKILL"), log
     return lived
 
 

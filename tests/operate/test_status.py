@@ -7,17 +7,20 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
 
 from pipeline import cli, telemetry
 from pipeline.config.load import parse_config
 from pipeline.dataset.dataset import Dataset
 from pipeline.errors import ExitCode
+from pipeline.operate import status
 from pipeline.operate.status import Standing, standing
 from tests import records
 from tests.conftest import write_config
 
 Job = Callable[..., dict[str, Any]]
+SCHEMA = json.loads((Path(__file__).parents[2] / "docs/status.schema.json").read_text())
 START = datetime.datetime(2026, 11, 25, 12, tzinfo=datetime.UTC)
 
 
@@ -190,6 +193,60 @@ def test_a_folder_that_is_no_dataset_and_what_a_dataset_has_no_use_for(
     half_done(job)
     assert cli.main(["status", f"{tmp_path}/out", "--set", "model.max_tokens=3"]) == ExitCode.CONFIG
     assert "do not apply to a dataset" in capsys.readouterr().err
+
+
+def made_complete(job: Job) -> Dataset:
+    dataset, made = records.planned(job())
+    records.complete(dataset, *(records.record(split, rows=10) for split in made.split_ids.to_pylist()))
+    records.attempted(dataset, code=0, reason="complete", ended="2026-11-25T12:05:00+00:00")
+    return dataset
+
+
+def ended(code: int) -> Callable[[Job], Dataset]:
+    return lambda job: half_done(job, code=code, reason="so", ended="2026-11-25T12:05:00+00:00")
+
+
+@pytest.mark.parametrize(
+    ("make", "minutes", "state", "code"),
+    [
+        (lambda job: Dataset.of(parse_config(job())), 5, "not started", 4),
+        (lambda job: records.planned(job())[0], 5, "planned", 4),
+        (half_done, 5, "running", 7),
+        (half_done, 60, "silent", 4),
+        (ended(4), 60, "stopped", 4),
+        (ended(3), 60, "stopped", 3),
+        (ended(2), 60, "stopped", 2),
+        (ended(0), 60, "stopped", 4),  # somebody removed what made it complete
+        (ended(7), 60, "stopped", 4),  # no run ends so
+        (ended(99), 60, "stopped", 4),
+        (made_complete, 60, "complete", 0),
+    ],
+)
+def test_each_state_has_its_exit_code_and_fits_the_schema(
+    job: Job, make: Callable[[Job], Dataset], minutes: float, state: str, code: int
+) -> None:
+    found = standing(make(job), at(minutes))
+    assert (found.state, found.code) == (state, code)
+    assert found.fields()["format_version"] == SCHEMA["properties"]["format_version"]["const"]
+    validator = jsonschema.Draft202012Validator(SCHEMA, format_checker=jsonschema.FormatChecker())
+    validator.validate(json.loads(json.dumps(found.fields())))
+
+
+def test_the_schema_knows_each_state_and_each_field() -> None:
+    jsonschema.Draft202012Validator.check_schema(SCHEMA)
+    assert set(SCHEMA["required"]) == set(SCHEMA["properties"])
+    assert SCHEMA["properties"]["format_version"]["const"] == status.VERSION
+
+
+def test_a_sensor_gets_the_state_as_exit_code_and_last_line(
+    job: Job, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write_config(tmp_path / "job.yaml", job())
+    assert cli.main(["status", str(path), "--exit-code"]) == ExitCode.RETRYABLE
+    assert capsys.readouterr().err == "exit 4: not started\n"
+    made_complete(job)
+    assert cli.main(["status", str(path), "--exit-code", "--json"]) == ExitCode.DONE
+    assert json.loads(capsys.readouterr().out)["state"] == "complete"
 
 
 def test_names_from_a_dataset_do_not_steer_the_terminal(

@@ -18,9 +18,9 @@ from ray._private import ray_constants
 from ray._private.node import Node as RayNode
 from ray._raylet import AuthenticationTokenLoader, Config
 
-from pipeline.embed.on_ray import ray_log
+from pipeline.embed.on_ray import processes, ray_log
 from pipeline.embed.resources import Node
-from pipeline.errors import ConfigError, ExitCode, StoppedError, one_line
+from pipeline.errors import ConfigError, ExitCode, PipelineError, StoppedError, one_line
 
 KEEP_WORKERS = {"RAY_idle_worker_killing_time_threshold_ms": "600000"}
 """Keeps idle workers. Ray ends a worker that was idle for a second, so each split's write would start a new
@@ -29,6 +29,8 @@ its speed. Raylets read this setting; those of an existing cluster have their ow
 UNWATCHED = {"RAY_task_events_report_interval_ms": "0", "RAY_event_stats": "0"}
 """Turns off the reports that each process of Ray sends every second for a dashboard and its state API. A
 private Ray has neither, and the reports take nearly one percent of two cores (docs/decisions.md)."""
+UNFORGIVING = {"RAY_gcs_rpc_server_reconnect_timeout_s": "15"}
+"""Ends Ray's processes 15 s after their control store, not 60 s: nobody restarts that of a private Ray."""
 LOOPBACK = {ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR: "0"}
 """Makes Ray's processes listen on 127.0.0.1 only. Ray listens on all addresses of a machine unless clusters
 are disabled, as on macOS. `_node_ip_address` can't ask for that: Ray rewrites it."""
@@ -36,6 +38,8 @@ UNNEEDED = ("start_monitor", "start_log_monitor", "start_api_server")
 """The starts of processes that a private Ray has no use for: the autoscaler, the forwarding of workers' logs,
 and the server of the dashboard. They take 3 CPU seconds to start."""
 QUIET: Mapping[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
+TRIES = "RAY_gcs_server_port_wait_time_s"
+"""How often Ray tries to reach a cluster: by default 20 times, and each time it waits for up to a minute."""
 UNLIMITED_NODES = 1000
 """The nodes that are assumed of a group without a limit."""
 NODE_GROUPS = "EMBED_NODE_GROUPS"
@@ -79,9 +83,11 @@ def private(**options: Any) -> Iterator[None]:
 def _secluded() -> Iterator[None]:
     """Gives a Ray that starts within the context its own token, and the other settings of a private Ray."""
     token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
-    # The user may override the settings that are only about speed.
-    speed = {name: os.environ.get(name, value) for name, value in (KEEP_WORKERS | UNWATCHED).items()}
-    settings = speed | token | LOOPBACK
+    # The user may override the settings that are only about time.
+    time = {
+        name: os.environ.get(name, value) for name, value in (KEEP_WORKERS | UNWATCHED | UNFORGIVING).items()
+    }
+    settings = time | token | LOOPBACK
     before = {name: os.environ.get(name) for name in settings}
     os.environ.update(settings)
     clusters = ray_constants.ENABLE_RAY_CLUSTER
@@ -115,6 +121,7 @@ def _started(start: Callable[[], object]) -> Iterator[None]:
     on_sigterm = signal.getsignal(signal.SIGTERM)
     try:
         start()
+        processes.watch()
         if threading.current_thread() is threading.main_thread():
             # Ray installs its own handler, which exits with 15 and a message that says nothing.
             signal.signal(signal.SIGTERM, on_sigterm)
@@ -125,9 +132,19 @@ def _started(start: Callable[[], object]) -> Iterator[None]:
         code = stop.code if isinstance(stop, SystemExit) else ExitCode.RETRYABLE
         atexit.register(_leave, int(code or 0))
         raise
-    except BaseException:
-        ray.shutdown()  # half-started, too: at the end of the process, Ray's own output would come last
-        raise
+    except BaseException as error:
+        if not processes.dead():
+            _shut_down()  # half-started, too: at the end of the process, Ray's own output would come last
+            raise
+        atexit.register(_leave, int(ExitCode.RETRYABLE))  # Ray's shutdown would wait for the dead
+        if isinstance(error, PipelineError):
+            raise
+        raise stopped(error) from error
+    _shut_down()
+
+
+def _shut_down() -> None:
+    processes.forget()
     ray.shutdown()
 
 
@@ -138,7 +155,7 @@ def _start(**options: Any) -> None:
         StoppedError: Ray does not start: the machine is too busy, or Ray has no folder for its files.
     """
     try:
-        with _few_processes():
+        with processes.starting(), _few_processes():
             ray.init(address="local", include_dashboard=False, **QUIET, **options)
     except Exception as error:  # Ray raises a bare Exception if its processes are not up within 30 s
         hint = "run again when the machine is less busy; check its free memory, and RAY_TMPDIR if set"
@@ -164,9 +181,10 @@ def _join(address: str) -> None:
     Raises:
         StoppedError: no cluster answers there.
     """
+    os.environ.setdefault(TRIES, "1")
     try:
         ray.init(address=address, **QUIET)
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except Exception as error:  # time-outs among them, and a bare Exception, as above
         hint = "check RAY_ADDRESS, or unset it"
         raise StoppedError("no Ray cluster answers", address, one_line(error), hint) from error
 
@@ -228,8 +246,10 @@ def told_groups(groups: str) -> list[tuple[int, Node]]:
     return found
 
 
-def stopped(error: Exception) -> StoppedError:
+def stopped(error: BaseException) -> StoppedError:
     """Turns what Ray raised into an error that a retry may solve."""
+    died = processes.dead()
+    what = f"Ray's {died} died" if died else "Ray ended the job"
     reason = " ".join(str(error).split())  # it must fit the last line of a log
     hint = f"run again to resume{ray_log.hint()}"
-    return StoppedError("Ray ended the job", got=reason, hint=hint, more=ray_log.reasons())
+    return StoppedError(what, got=reason, hint=hint, more=ray_log.reasons())

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
-from pipeline import telemetry
+from pipeline import supervise, telemetry
 from pipeline.telemetry import console
 
 REASON = re.compile(r"^[\[(].*(out of memory|OOM|killed|crash|died|dead|lost)", re.I)
@@ -48,6 +48,7 @@ def _file() -> str:
     descriptor, path = tempfile.mkstemp(".log", f"albert-embed-{started:%Y%m%dT%H%M%SZ}-")
     os.close(descriptor)
     telemetry.event(f"Ray's own messages: {path}")
+    supervise.tell(log=path)
     return path
 
 

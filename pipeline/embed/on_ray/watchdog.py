@@ -13,8 +13,8 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from pipeline import telemetry
 from pipeline.embed.job import Job
-from pipeline.embed.on_ray import metrics, ray_log
-from pipeline.errors import StalledError
+from pipeline.embed.on_ray import metrics, processes, ray_log
+from pipeline.errors import StalledError, StoppedError
 from pipeline.telemetry.liveness import LivenessTracker, StagesStatus, WorkerProcess
 
 ANSWER_SECONDS = 30.0
@@ -74,8 +74,11 @@ class Watchdog:
             The progress of the stages; None if the tracker does not answer.
 
         Raises:
+            StoppedError: one of Ray's own processes died. Ray itself may wait for it for a minute.
             StalledError: the limit has passed; the log says what each process was doing.
         """
+        if died := processes.dead():
+            raise StoppedError(f"Ray's {died} died", hint=f"run again to resume{ray_log.hint()}")
         watch = self.sentry.watch
         metrics.standing(self.job, pending, failed)
         try:

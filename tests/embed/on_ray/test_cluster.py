@@ -16,6 +16,7 @@ from typing import Any
 import psutil
 import pytest
 
+from tests.catalogue import assert_printed, entries
 from tests.clusters import without_ray
 from tests.conftest import write_config
 
@@ -60,6 +61,13 @@ ray.get(task.remote(sys.argv[2]), timeout=30)
 
 REACHES = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_gcs_rpc_server_connect_timeout_s": "1"}
 """Without the first setting, Ray's client would try another address of this machine instead of 127.0.0.1."""
+
+
+NO_RAY = {
+    "Ray does not start": {"RAY_TMPDIR": "/proc/nowhere"},
+    "No Ray cluster answers": {"RAY_ADDRESS": "127.0.0.1:1"},
+}
+"""The environments in which a run gets no Ray, by the headings of docs/errors.md."""
 
 
 @dataclass
@@ -193,3 +201,20 @@ def test_no_log_record_or_argument_has_the_token(job: Callable[..., dict[str, An
         assert [path for path in written if token in path.read_bytes()] == []
         assert token not in said
         assert [each for each in arguments if token.decode() in each] == []
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.full if "answers" in name else ()) for name in NO_RAY]
+)
+def test_a_run_that_gets_no_ray_says_why(
+    job: Callable[..., dict[str, Any]], tmp_path: Path, name: str
+) -> None:
+    config = write_config(tmp_path / "job.yaml", job())
+    ended = subprocess.run(
+        [sys.executable, "-m", "pipeline", "run", str(config), "--quiet"],
+        capture_output=True, text=True, check=False, env=without_ray() | REACHES | NO_RAY[name],
+    )  # fmt: skip
+    entry = entries()[name]
+    assert ended.returncode == entry.code, ended.stderr
+    assert_printed(entry, ended.stderr)
