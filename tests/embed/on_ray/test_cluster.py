@@ -125,7 +125,11 @@ def join(own: Own, folder: Path, **environment: str) -> tuple[int, bool]:
 
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize(
-    "settings", [{"RAY_AUTH_MODE": "disabled"}, {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0" * 64}]
+    "settings",
+    [
+        {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0" * 64},
+        pytest.param({"RAY_AUTH_MODE": "disabled"}, marks=pytest.mark.full),
+    ],
 )
 def test_who_has_no_token_is_refused_and_runs_nothing(
     own: Own, settings: dict[str, str], tmp_path: Path
