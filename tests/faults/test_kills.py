@@ -44,7 +44,7 @@ SECONDS = 150
 
 def title(process: psutil.Process) -> str:
     with suppress(psutil.Error):
-        first, *more = process.cmdline()
+        first, *more = process.cmdline() or [""]  # it begins, or has ended
         return (
             process.name() if first.endswith(("/raylet", "/gcs_server")) else " ".join([first, *more]).strip()
         )
