@@ -28,7 +28,7 @@ USER_DEFINED = 4
 
 @dataclass(frozen=True)
 class Difference:
-    """Why AutoTokenizer gives other ids, and a text for which it does; the text is empty if all differ."""
+    """A reason why AutoTokenizer gives other ids, with a text as an example, unless all texts differ."""
 
     why: str
     text: str = ""

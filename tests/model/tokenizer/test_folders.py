@@ -104,8 +104,8 @@ KOREAN = (*HANGUL, *(f"##{letter}" for letter in HANGUL))
 GOOGLE, SENTENCEPIECE = "Google's ALBERT", "sentencepiece with Google's preprocessing"
 KINDS = {
     "`tokenizer.json`; `AlbertTokenizer`, whose settings fit": Kind(
-        packaged(tokenizer_class="AlbertTokenizer", do_lower_case=True), "`tokenizer.json`", "`AutoTokenizer`",
-        auto,
+        packaged(tokenizer_class="AlbertTokenizer", do_lower_case=True), "`tokenizer.json`",
+        "`AutoTokenizer`", auto,
     ),
     "`tokenizer.json`; `AlbertTokenizer`, `do_lower_case: false`": Kind(
         packaged(tokenizer_class="AlbertTokenizer", do_lower_case=False), "`tokenizer.json`",
