@@ -7,7 +7,7 @@ from typing import Any, get_args
 from pydantic.fields import FieldInfo
 
 from pipeline.config.location import Options, Section
-from pipeline.config.sections import Compute, Cost, Model, Output, Quality, Report, Reuse
+from pipeline.config.sections import Compute, Cost, Model, Output, Quality, Report, Reuse, TokenizerRules
 from pipeline.config.source import Csv, Source
 
 PAGE = Path(__file__).with_name("configuration.md")
@@ -28,6 +28,7 @@ SECTIONS: dict[str, type[Section]] = {
     "source.NAME": Source,
     "source.NAME.csv": Csv,
     "model": Model,
+    "model.tokenizer": TokenizerRules,
     "compute": Compute,
     "output": Output,
     "reuse": Reuse,

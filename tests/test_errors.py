@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable, Mapping
 from http import HTTPStatus
 from pathlib import Path
+from string import ascii_letters
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -15,11 +16,12 @@ import pytest
 from pipeline import cli, errors, telemetry
 from pipeline.dataset.dataset import Dataset
 from pipeline.errors import ExitCode, PipelineError
+from pipeline.model.tokenizer.vocabulary import PROBES
 from pipeline.nightly import DatasetFacts, Series
 from pipeline.storage import retry
 from tests import records
 from tests.catalogue import entries, provoke
-from tests.conftest import PACKAGED, write_config
+from tests.conftest import PACKAGED, make_checkpoint, write_config
 from tests.embed.on_ray.test_cluster import NO_RAY
 from tests.hub import hub
 from tests.s3.test_errors import CASES as S3_CASES
@@ -165,6 +167,19 @@ def without_weights(folder: Path, _: pytest.MonkeyPatch) -> None:
     shutil.copytree(PACKAGED, folder / "model", ignore=shutil.ignore_patterns("*.safetensors"))
 
 
+def with_vocab(*tokens: str, **settings: str) -> Prepare:
+    """Makes a checkpoint whose tokenizer is a `vocab.txt`."""
+
+    def prepare(folder: Path, _: pytest.MonkeyPatch) -> None:
+        lines = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *tokens]
+        model = make_checkpoint(folder / "model", vocab_size=len(lines))
+        (model / "tokenizer.json").unlink()
+        (model / "vocab.txt").write_text("\n".join(lines))
+        (model / "tokenizer_config.json").write_text(json.dumps(settings))
+
+    return prepare
+
+
 def on_a_cluster(_: Path, patch: pytest.MonkeyPatch) -> None:
     patch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
 
@@ -219,6 +234,12 @@ CASES: dict[str, Case] = {
     "More tokens than positions": (f"{PLAN} --set model.max_tokens=4096", nothing),
     "Not an ALBERT": (f"{PLAN} --set model.name=model", file("model/config.json", '{"model_type": "bert"}')),
     "A model without weights": (f"{PLAN} --set model.name=model", without_weights),
+    "A tokenizer of another class": (
+        f"{PLAN} --set model.name=model", with_vocab(*ascii_letters, tokenizer_class="BertJapaneseTokenizer"),
+    ),
+    "A tokenizer whose rules do not fit": (
+        f"{PLAN} --set model.name=model", with_vocab(*PROBES[2], *map(chr, range(0xAC00, 0xD7A3, 270))),
+    ),
     "bfloat16 on a CPU": (f"{PLAN} --set model.dtype=bfloat16", nothing),
     "Windows that overlap too much": (
         f"{PLAN} --set model.long_text=chunks --set model.chunk_overlap=400", nothing,

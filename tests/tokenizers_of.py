@@ -76,8 +76,18 @@ def wordpiece(folder: Path, more: Sequence[str] = (), **settings: Any) -> Checkp
 
 def expected(checkpoint: Checkpoint, texts: list[str], max_tokens: int) -> list[tuple[list[int], bool]]:
     """Returns by the real tokenizer each text's ids, and whether tokens were dropped."""
-    backend = truncating(load_backend(checkpoint.folder), max_tokens)
+    backend = truncating(load_backend(checkpoint.folder, checkpoint.rules), max_tokens)
     return [(encoding.ids, bool(encoding.overflowing)) for encoding in backend.encode_batch_fast(texts)]
+
+
+def assert_same(checkpoint: Checkpoint, max_tokens: int, texts: list[str]) -> None:
+    """Checks that our tokenizer works word by word, and gives the real one's ids."""
+    ours = Tokenizer(checkpoint, max_tokens)
+    assert ours.by_words
+    for text, mine, real in zip(
+        texts, got(ours, texts), expected(checkpoint, texts, max_tokens), strict=True
+    ):
+        assert mine == real, repr(text)
 
 
 def truncating(backend: Backend, max_tokens: int) -> Backend:

@@ -32,6 +32,30 @@ from pipeline.config.source import Source
 SourceName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]*$")]
 
 
+class TokenizerRules(Section):
+    """The rules of a tokenizer whose folder does not state them. `tokenizer.json` states its own."""
+
+    lower_case: bool | None = Field(
+        None,
+        description="Whether texts are lower-cased, for a folder of `vocab.txt` or `spiece.model` alone. "
+        "Default: `do_lower_case` of its tokenizer_config.json, else true.",
+    )
+    keep_accents: bool | None = Field(
+        None,
+        description="Whether marks such as accents are kept, for the same folders. Default: what its "
+        "tokenizer_config.json says, else not; for a `vocab.txt` they are kept if texts are not lower-cased.",
+    )
+
+    @property
+    def stated(self) -> dict[str, bool]:
+        """Returns the rules that the config states."""
+        return {name: value for name, value in self.model_dump().items() if value is not None}
+
+
+NO_RULES = TokenizerRules()
+"""The folder's own rules hold."""
+
+
 class Model(Section):
     """The checkpoint, and all settings that decide the vector of a text."""
 
@@ -44,6 +68,7 @@ class Model(Section):
     allow_pickle: bool = Field(
         False, description="Read weights from `pytorch_model.bin` if the model lacks safetensors."
     )
+    tokenizer: TokenizerRules = NO_RULES
     max_tokens: int | None = Field(
         None,
         ge=3,

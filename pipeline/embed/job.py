@@ -11,7 +11,7 @@ import pyarrow as pa
 
 import pipeline
 from pipeline.config.location import Options
-from pipeline.config.sections import Config
+from pipeline.config.sections import Config, Model
 from pipeline.dataset.dataset import Dataset
 from pipeline.dataset.identity import Identity
 from pipeline.errors import ModelError, SourceChangedError
@@ -75,8 +75,7 @@ class Job:
         Raises:
             ModelError: this node has another checkpoint under its name.
         """
-        model = self.config.model
-        found = checkpoint.resolve(model.name, self.revision, allow_pickle=model.allow_pickle)
+        found = checkpoint.of_config(self.config.model, self.revision)
         if Identity.of(self.config, found).vector_digest != self.vector_digest:
             raise ModelError(
                 "this node has another checkpoint than the driver",
@@ -101,7 +100,7 @@ class Job:
             ModelError: this node has another tokenizer under its name.
         """
         return _cached_tokenizer(
-            self.config.model.name, self.revision, self.recipe.max_tokens, self.tokenizer_digest
+            self.config.model, self.revision, self.recipe.max_tokens, self.tokenizer_digest
         )
 
 
@@ -119,10 +118,10 @@ def _refuse_lost(root: str, options: Options, dataset_digest: str, claim: str | 
 
 
 @functools.cache
-def _cached_tokenizer(model: str, revision: str | None, max_tokens: int, digest: str) -> Tokenizer:
+def _cached_tokenizer(model: Model, revision: str | None, max_tokens: int, digest: str) -> Tokenizer:
     """Loads one tokenizer per process: loading is expensive, and its cache makes later texts faster."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # Ray runs as many readers as there are CPUs
-    found = checkpoint.resolve(model, revision)
+    found = checkpoint.of_config(model, revision)
     if found.tokenizer_digest != digest:
         raise ModelError(
             "this node has another tokenizer than the driver",

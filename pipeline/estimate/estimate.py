@@ -29,6 +29,7 @@ from pipeline.model import outputs
 from pipeline.model.check import usable_checkpoint
 from pipeline.model.checkpoint import Checkpoint
 from pipeline.model.embedding_spec import EmbeddingSpec
+from pipeline.model.tokenizer.auto_tokenizer import differences
 from pipeline.model.tokenizer.tokenizer import Tokenizer
 from pipeline.nightly.base import Base
 from pipeline.nightly.choose_base import open_base, resolve_base
@@ -208,6 +209,7 @@ class Forecast:
             *warnings.without_id(self.config),
             *warnings.plain_http(self.config),
             *warnings.idle_replicas(self.config, len(self.todo.split_ids)),
+            *warnings.tokenizer(differences(self.checkpoint)),
         ]
 
     def fields(self) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Warns before a run of facts worth knowing, each of a fixed kind. Pure, on plan and sample.
 
 kinds: unread, empty_texts, truncated, unsplittable, tiny_files, large_split, no_id_column, idle_replicas,
-plain_http.
+plain_http, tokenizer.
 """
 
 import re
@@ -140,6 +140,13 @@ def plain_http(config: Config) -> PlanWarnings:
 def _is_here(url: str) -> bool:
     host = urlsplit(url).hostname or ""
     return host in ("localhost", "::1") or re.fullmatch(r"127(\.\d+){3}", host) is not None
+
+
+def tokenizer(differences: Sequence[object]) -> PlanWarnings:
+    """Warns of each reason why `AutoTokenizer` gives other ids, with its example."""
+    return [
+        PlanWarning("tokenizer", f"the ids are not those of AutoTokenizer: {each}") for each in differences
+    ]
 
 
 def idle_replicas(config: Config, splits: int) -> PlanWarnings:

@@ -15,7 +15,7 @@ def usable_checkpoint(config: Config) -> checkpoint.Checkpoint:
         ModelError: it can't be used.
     """
     model = config.model
-    found = checkpoint.resolve(model.name, model.revision, allow_pickle=model.allow_pickle)
+    found = checkpoint.of_config(model)
     found.check()
     recipe = EmbeddingSpec.of(found, model)
     _check_room(Tokenizer(found, recipe.max_tokens), recipe)

@@ -20,16 +20,23 @@ from huggingface_hub.errors import HfHubHTTPError
 from safetensors import SafetensorError, safe_open
 
 from pipeline import parsing, telemetry
+from pipeline.config.sections import NO_RULES, Model, TokenizerRules
 from pipeline.errors import HubBusyError, ModelError
-from pipeline.humanize import named
 from pipeline.model.families import Family, family_of
 from pipeline.model.model_config import ModelConfig
 from pipeline.model.sentence_transformers import SETTINGS, Modules, read_modules
+from pipeline.model.weight_names import match
 
 BUILT_IN = "albert-mini"
 TOKENIZER_FILES = ("tokenizer.json", "spiece.model", "vocab.txt", "tokenizer_config.json")
 PICKLE = "pytorch_model.bin"
+PICKLES = [PICKLE, f"0_*/{PICKLE}"]
+"""Where a repository has a pickle: that of a sentence-transformers folder may lie with its transformer."""
+CONVERTED = "refs/pr/N"
+"""The revision of a pull request on the Hub; a bot offers safetensors in one."""
 INDEX = "model.safetensors.index.json"
+AS_GOOGLE = "google_albert 2"
+"""Our rules for a lone `spiece.model`, as its digest has them. Version 1, unnamed, dropped all marks."""
 _NEEDED = ("config.json", *SETTINGS, *TOKENIZER_FILES, "model.safetensors", "model-*.safetensors", INDEX)
 DOWNLOADED = [
     "modules.json", "config_sentence_transformers.json", *_NEEDED, *(f"[0-9]_*/{name}" for name in _NEEDED)
@@ -56,6 +63,7 @@ class Checkpoint:
     revision: str | None = None
     modules: Modules | None = None
     allow_pickle: bool = False
+    rules: TokenizerRules = NO_RULES
 
     @cached_property
     def config(self) -> ModelConfig:
@@ -94,14 +102,16 @@ class Checkpoint:
             return [self.folder / "model.safetensors"]
         if (self.folder / INDEX).exists():
             return sorted(self._parts())
-        if not (self.folder / PICKLE).exists():
-            raise ModelError(
-                "no model.safetensors here", str(self.folder), hint="name the folder that has the weights"
-            )
-        if not self.allow_pickle:
-            hint = f"convert {PICKLE}, or set model.allow_pickle if you trust where it comes from"
-            raise ModelError("no model.safetensors here", str(self.folder), hint=hint)
-        return [self.folder / PICKLE]
+        here = (self.folder / PICKLE).exists()
+        if here and self.allow_pickle:
+            return [self.folder / PICKLE]
+        if self.revision:  # from the Hub, where a pickle is not even fetched
+            hint = f"set model.revision to {CONVERTED} if its page has a pull request that adds safetensors"
+        else:
+            hint = f"convert {PICKLE}" if here else "name the folder that has the weights"
+        if here or (self.revision and not self.allow_pickle):
+            hint += ", or set model.allow_pickle if you trust where it comes from"
+        raise ModelError("no model.safetensors here", str(self.folder), hint=hint)
 
     def _parts(self) -> set[Path]:
         """Returns the files that the index names."""
@@ -128,8 +138,15 @@ class Checkpoint:
 
     @cached_property
     def tokenizer_digest(self) -> str:
-        """Returns the SHA-256 of the files that decide the token ids."""
-        return _digest_files([path for name in TOKENIZER_FILES if (path := self.folder / name).exists()])
+        """Returns the SHA-256 of the files that decide the token ids, and of rules beside them."""
+        files = _digest_files([path for name in TOKENIZER_FILES if (path := self.folder / name).exists()])
+        own = [*([AS_GOOGLE] if self.is_sentencepiece else []), *map(str, self.rules.stated.items())]
+        return hashlib.sha256(":".join([files, *own]).encode()).hexdigest() if own else files
+
+    @property
+    def is_sentencepiece(self) -> bool:
+        """Tells whether `spiece.model` alone decides the token ids."""
+        return not (self.folder / "tokenizer.json").exists() and (self.folder / "spiece.model").exists()
 
     @property
     def flops_per_token(self) -> float:
@@ -147,32 +164,8 @@ class Checkpoint:
             self.match({name: shape for name, (_, shape) in self.stored().items()})
 
     def match(self, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, str]:
-        """Returns the stored name of each weight that the encoder needs, by its name in the model.
-
-        Args:
-            shapes: the shapes of the stored weights.
-
-        Raises:
-            ModelError: a weight is missing, has another shape, or is unknown.
-        """
-        family, expected = self.family, dict(self.family.weights(self.config))
-        names = {name: name if name in shapes else family.PREFIX + name for name in expected}
-        missing = [name for name, stored in names.items() if stored not in shapes]
-        unexpected = [name for name in shapes if name not in names.values() and not family.HEADS.match(name)]
-        wrong = [
-            f"{name} {shapes[names[name]]}, not {shape}"
-            for name, shape in expected.items()
-            if names[name] in shapes and shapes[names[name]] != shape
-        ]
-        for what, which in (("missing", missing), ("unexpected", unexpected), ("of another shape", wrong)):
-            if which:
-                raise ModelError(
-                    f"weights are {what}",
-                    str(self.folder),
-                    named(which, ", "),
-                    hint="config.json and weights are not of one checkpoint: fetch both again",
-                )
-        return names
+        """Returns the stored name of each weight that the encoder needs (`weight_names.match`)."""
+        return match(self.family, self.config, self.folder, shapes)
 
     def stored(self) -> dict[str, tuple[Path, tuple[int, ...]]]:
         """Returns file and shape of every weight in the safetensors."""
@@ -190,7 +183,13 @@ class Checkpoint:
                 ) from None
 
 
-def resolve(name: str, revision: str | None = None, *, allow_pickle: bool = False) -> Checkpoint:
+def resolve(
+    name: str,
+    revision: str | None = None,
+    *,
+    allow_pickle: bool = False,
+    rules: TokenizerRules = NO_RULES,
+) -> Checkpoint:
     """Returns the checkpoint of a name: built in, a folder, or a Hub id (fetched, pinned to its commit).
 
     Raises:
@@ -206,9 +205,20 @@ def resolve(name: str, revision: str | None = None, *, allow_pickle: bool = Fals
         if _HUB_ID.fullmatch(name):
             telemetry.event("model.name is a folder here, so the Hub is not asked", folder=folder)
     else:
-        folder, commit = _fetch(name, revision, [PICKLE] if allow_pickle else [])
+        folder, commit = _fetch(name, revision, PICKLES if allow_pickle else [])
     modules = read_modules(folder)
-    return Checkpoint(name, modules.transformer if modules else folder, commit, modules, allow_pickle)
+    transformer = modules.transformer if modules else folder
+    return Checkpoint(name, transformer, commit, modules, allow_pickle, rules)
+
+
+def of_config(model: Model, revision: str | None = None) -> Checkpoint:
+    """Returns the checkpoint that a config names, with the errors of `resolve`.
+
+    Args:
+        revision: the commit to which the driver pinned it; by default the config's revision.
+    """
+    at = revision or model.revision
+    return resolve(model.name, at, allow_pickle=model.allow_pickle, rules=model.tokenizer)
 
 
 def _fetch(name: str, revision: str | None, more: list[str]) -> tuple[Path, str | None]:

@@ -36,6 +36,8 @@ SETTINGS = tuple(
     for kind in ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
 )
 """The files where versions of the library keep the transformer's settings; the first that exists counts."""
+OLDER = {"sentence_transformers.models.ALBERT": "Transformer"}
+"""Modules of the library before version 0.3 that are still in folders, and what they are called now."""
 UNLIMITED = 1e40
 WIDEST = 1 << 20
 """The largest dimension of a Dense layer that is accepted: far beyond any real one."""
@@ -83,7 +85,7 @@ def read_modules(folder: Path) -> Modules | None:
     if not isinstance(listed, list) or not all(isinstance(module, dict) for module in listed):
         raise ModelError("is not a list of modules", str(path), hint="fetch the folder again")
     kinds = [str(module.get("type", "")) for module in listed]
-    names = [kind.rsplit(".", 1)[-1] for kind in kinds]
+    names = [OLDER.get(kind, kind.rsplit(".", 1)[-1]) for kind in kinds]
     wanted = ["Transformer", "Pooling", *["Dense"] * names.count("Dense"), "Normalize"]
     if names not in (wanted, wanted[:-1]) or not all(
         kind.startswith("sentence_transformers.") for kind in kinds

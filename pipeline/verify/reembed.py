@@ -86,7 +86,7 @@ def resolve(config: Config, vector_digest: str) -> Checkpoint:
         ModelError: the checkpoint is no longer there, or another one has its name.
     """
     model = config.model
-    found = checkpoint.resolve(model.name, model.revision, allow_pickle=model.allow_pickle)
+    found = checkpoint.of_config(model)
     if Identity.of(config, found).vector_digest != vector_digest:
         raise ModelError(
             "is not the model that made the dataset", model.name, hint="put that one in its place"

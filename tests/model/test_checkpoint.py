@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from pipeline.config.sections import TokenizerRules
 from pipeline.errors import ExitCode, HubBusyError, ModelError
 from pipeline.model import checkpoint
 from tests.conftest import make_checkpoint
@@ -75,6 +76,44 @@ def test_wrong_weights_are_named(folder: Path) -> None:
         save_file(changed, folder / "model.safetensors")
         with pytest.raises(ModelError, match=message):
             checkpoint.resolve(str(folder)).check()
+
+
+@pytest.mark.parametrize(
+    ("surplus", "values", "message"),
+    [
+        ("crf.transitions", {}, "weights of a CRF head are unexpected.*save it alone"),
+        ("start_transitions", {}, "weights of a CRF head"),
+        ("bilstm.weight_ih_l0", {}, "weights of something beside ALBERT are unexpected.*save it alone"),
+        ("bilstm.weight", {"auto_map": {"AutoModel": "mine.Model"}}, r"code of its own \(mine.Model\)"),
+        ("encoder.albert_layer_groups.1.x", {}, "not of one checkpoint: fetch both again"),
+    ],
+)
+def test_weights_beside_the_encoder_are_called_what_they_are(
+    folder: Path, surplus: str, values: dict[str, Any], message: str
+) -> None:
+    weights = load_file(folder / "model.safetensors")
+    save_file(weights | {surplus: np.zeros(2, np.float32)}, folder / "model.safetensors")
+    edit_config(folder, **values)
+    with pytest.raises(ModelError, match=message):
+        checkpoint.resolve(str(folder)).check()
+
+
+def test_what_config_json_leaves_out_has_the_defaults_of_transformers(tmp_path: Path) -> None:
+    """A config.json of an old release states only what differs from the defaults."""
+    sizes = {"embedding_size": 128, "max_position_embeddings": 512, "vocab_size": 30_000}
+    folder = make_checkpoint(tmp_path / "short", **sizes)
+    path = folder / "config.json"
+    path.write_text(json.dumps({k: v for k, v in json.loads(path.read_text()).items() if k not in sizes}))
+    found = checkpoint.resolve(str(folder))
+    found.check()
+    assert {name: found.size(name) for name in sizes} == sizes
+
+
+def test_a_pickle_on_the_hub_has_a_way_around_it(folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
+    fetched = checkpoint.Checkpoint("some/albert", folder, "0" * 40)
+    with pytest.raises(ModelError, match=r"set model.revision to refs/pr/N if.*, or set model.allow_pickle"):
+        fetched.check()
 
 
 def test_other_kinds_of_folders_are_refused(folder: Path) -> None:
@@ -179,6 +218,26 @@ def test_a_geometry_that_no_replica_could_load_is_refused(
     edit_config(folder, **values)
     with pytest.raises(ModelError, match=message):
         checkpoint.resolve(str(folder)).check()
+
+
+def test_the_rules_of_a_tokenizer_are_part_of_its_digest_where_they_decide(folder: Path) -> None:
+    """A dataset keeps its digest, unless its ids changed: those of a lone `spiece.model` did."""
+    files = checkpoint._digest_files([folder / "tokenizer.json", folder / "tokenizer_config.json"])
+    assert checkpoint.resolve(str(folder)).tokenizer_digest == files
+    (folder / "spiece.model").write_text("a model")
+    found = checkpoint.resolve(str(folder))
+    names = ("tokenizer.json", "spiece.model", "tokenizer_config.json")
+    assert found.tokenizer_digest == checkpoint._digest_files([folder / name for name in names])
+    (folder / "tokenizer.json").unlink()
+    names = names[1:]
+    lone = checkpoint.resolve(str(folder)).tokenizer_digest
+    assert lone != checkpoint._digest_files([folder / name for name in names])
+    (folder / "spiece.model").rename(folder / "vocab.txt")
+    files = checkpoint._digest_files([folder / "vocab.txt", folder / "tokenizer_config.json"])
+    assert checkpoint.resolve(str(folder)).tokenizer_digest == files
+    rules = [TokenizerRules(lower_case=lower) for lower in (False, True)]
+    digests = {checkpoint.resolve(str(folder), rules=each).tokenizer_digest for each in rules}
+    assert len({files, *digests}) == 3
 
 
 def test_a_revision_of_a_folder_is_refused(folder: Path) -> None:

@@ -173,9 +173,17 @@ def test_of_a_repository_only_what_is_needed_is_downloaded() -> None:
         "checkpoint-500/model.safetensors", "checkpoint-500/model-00001-of-00002.safetensors",
         "onnx/model.safetensors", "1_Pooling/more/config.json", "0_Transformer/old/model.safetensors",
         "model-a/b/c.safetensors", "model-x/1.safetensors", "sentence_bert/deep_config.json",
-        "fp32.safetensors", "pytorch_model.bin", "0_Transformer/onnx.json", "README.md", "10/config.json",
+        "fp32.safetensors", "pytorch_model.bin", "0_Transformer/pytorch_model.bin",
+        "2_Dense/pytorch_model.bin", "checkpoint-500/pytorch_model.bin", "0_Transformer/onnx.json",
+        "README.md", "10/config.json",
     ]  # fmt: skip
     found = filter_repo_objects(
         needed + others, allow_patterns=checkpoint.DOWNLOADED, ignore_patterns=checkpoint.ELSEWHERE
     )
     assert list(found) == needed
+    pickles = filter_repo_objects(
+        needed + others,
+        allow_patterns=[*checkpoint.DOWNLOADED, *checkpoint.PICKLES],
+        ignore_patterns=checkpoint.ELSEWHERE,
+    )
+    assert set(pickles) == {*needed, "pytorch_model.bin", "0_Transformer/pytorch_model.bin"}

@@ -1,6 +1,7 @@
 """Checks that a folder saved by sentence-transformers gives the same vectors as that library."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from pipeline.config.sections import Model
 from pipeline.errors import ModelError
@@ -69,6 +71,28 @@ def test_equals_sentence_transformers(
 ) -> None:
     model = save(tmp_path / "saved", tiny, modes, dense)
     np.testing.assert_allclose(ours(tmp_path / "saved"), model.encode(TEXTS), atol=1e-5)
+
+
+def test_a_folder_of_the_first_versions_gives_the_same_vectors(tmp_path: Path, tiny: Path) -> None:
+    """Such a folder names the module `ALBERT`, and has the weights as a pickle in `0_ALBERT`."""
+    model = save(tmp_path / "saved", tiny, ("mean",), normalized=False)
+    old, new = tmp_path / "old", tmp_path / "saved"
+    shutil.copytree(new / "1_Pooling", old / "1_Pooling")
+    (old / "0_ALBERT").mkdir()
+    for name in ("config.json", "tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(new / name, old / "0_ALBERT" / name)
+    (old / "0_ALBERT" / "sentence_albert_config.json").write_text('{"max_seq_length": 40}')
+    torch.save(load_file(new / "model.safetensors"), old / "0_ALBERT" / "pytorch_model.bin")
+    kinds = [("ALBERT", "0_ALBERT"), ("Pooling", "1_Pooling")]
+    listed = [{"type": f"sentence_transformers.models.{kind}", "path": path} for kind, path in kinds]
+    (old / "modules.json").write_text(json.dumps(listed))
+    found = checkpoint.resolve(str(old), allow_pickle=True)
+    found.check()
+    recipe = EmbeddingSpec.of(found)
+    vectors = Encoder(found, recipe=recipe).encode(
+        Tokenizer(found, recipe.max_tokens).encode(pa.array(TEXTS))
+    )
+    np.testing.assert_allclose(vectors, model.encode(TEXTS), atol=1e-5)
 
 
 def test_what_is_not_normalized_there_is_not_here(tmp_path: Path, tiny: Path) -> None:

@@ -15,8 +15,9 @@ from pipeline.model.model_config import ModelConfig
 NAME = "ALBERT"
 FORWARD = "pipeline.model.albert.forward:Albert"
 DEFAULTS: Mapping[str, Any] = {
-    "num_hidden_groups": 1, "inner_group_num": 1, "hidden_act": "gelu_new", "layer_norm_eps": 1e-12,
-    "type_vocab_size": 2,
+    "vocab_size": 30_000, "embedding_size": 128, "hidden_size": 4096, "num_hidden_layers": 12,
+    "num_hidden_groups": 1, "num_attention_heads": 64, "intermediate_size": 16_384, "inner_group_num": 1,
+    "hidden_act": "gelu_new", "layer_norm_eps": 1e-12, "max_position_embeddings": 512, "type_vocab_size": 2,
 }  # fmt: skip
 DIGESTED: Sequence[str] = (
     "num_hidden_layers", "num_hidden_groups", "inner_group_num", "hidden_size", "num_attention_heads",

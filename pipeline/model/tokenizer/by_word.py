@@ -10,9 +10,9 @@ model as one piece; all others, and all words of other models, go through the re
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import chain
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from tokenizers import Tokenizer as Backend
 
+from pipeline.model.tokenizer import google_albert
 from pipeline.model.tokenizer.unigram import START, Unigram
 from pipeline.ragged import Ints, interleave
 
@@ -29,6 +30,9 @@ NORMALIZERS = {
     "NFC", "NFD", "NFKC", "NFKD", "StripAccents", "Lowercase", "Precompiled", "Nmt", "BertNormalizer",
 }  # fmt: skip
 """Normalizers that change no character across whitespace."""
+KNOWN_PATTERNS = {" {2,}": " ", **google_albert.PATTERNS}
+"""Regular expressions that are known to keep words apart, and their replacements. transformers writes the
+first; the pre-tokenizer cuts there anyway."""
 METASPACE = {"type": "Metaspace", "replacement": START, "prepend_scheme": "always", "split": True}
 PRE_TOKENIZERS = {
     "Unigram": {"type": "Sequence", "pretokenizers": [{"type": "WhitespaceSplit"}, METASPACE]},
@@ -45,7 +49,7 @@ def why_not_by_word(backend: Backend) -> str | None:
     """Returns the reason why texts can't be tokenized word by word; None if they can."""
     parts = json.loads(backend.to_str())
     model = parts["model"]["type"]
-    for step in _steps(parts["normalizer"]):
+    for step in steps(parts["normalizer"]):
         if not _keeps_words_apart(step):
             return f"normalizer {step['type']}"
     if model not in PRE_TOKENIZERS:
@@ -63,16 +67,17 @@ def why_not_by_word(backend: Backend) -> str | None:
 def _keeps_words_apart(step: Json) -> bool:
     if step["type"] != "Replace":
         return step["type"] in NORMALIZERS
-    if step["pattern"] == {"Regex": " {2,}"}:  # transformers writes this; the pre-tokenizer cuts there anyway
-        return bool(step["content"] == " ")
+    if "Regex" in step["pattern"]:
+        return bool(KNOWN_PATTERNS.get(step["pattern"]["Regex"]) == step["content"])
     pattern = step["pattern"].get("String", "")
     return bool(pattern) and not re.search(r"\s", pattern)
 
 
-def _steps(normalizer: Json | None) -> Iterator[Json]:
+def steps(normalizer: Json | None) -> Iterator[Json]:
+    """Yields the steps of a normalizer, those of sequences within it too."""
     if normalizer and normalizer["type"] == "Sequence":
         for step in normalizer["normalizers"]:
-            yield from _steps(step)
+            yield from steps(step)
     elif normalizer:
         yield normalizer
 
@@ -92,11 +97,12 @@ class Cutter:
     def __init__(self, backend: Backend, limit: int) -> None:
         parts = json.loads(backend.to_str())
         added = [text for token in parts["added_tokens"] for text in _spellings(backend, token["content"])]
-        patterns = [step.get("pattern", {}) for step in _steps(parts["normalizer"])]
+        patterns = [step.get("pattern", {}) for step in steps(parts["normalizer"])]
         replaced = [pattern["String"] for pattern in patterns if "String" in pattern]
         self.backend, self.limit = backend, limit
         self.unigram = _unigram(parts["model"])
         self.normalize = backend.normalizer.normalize_str if backend.normalizer else str
+        self.normalize_rest = _without_first_replacements(parts["normalizer"]) or self.normalize
         self.lowers = self.normalize("A") == "a"
         self.plain = self._plain_characters()
         self.added, self.replaced = _any_of(added), "(?i)" + _any_of(replaced)
@@ -121,12 +127,17 @@ class Cutter:
 
     def _normalized(self, words: pa.Array) -> pa.Array:
         """Returns each word as the model gets it."""
-        plain = pc.and_not(
-            pc.match_substring_regex(words, self.plain), pc.match_substring_regex(words, self.replaced)
-        )
-        others = map(self.normalize, words.filter(pc.invert(plain)).to_pylist())
+        replaced = pc.match_substring_regex(words, self.replaced)
+        plain = pc.and_not(pc.match_substring_regex(words, self.plain), replaced)
+        others = pc.invert(plain)
+        normal = [
+            self.normalize(word) if first else self.normalize_rest(word)
+            for word, first in zip(
+                words.filter(others).to_pylist(), replaced.filter(others).to_pylist(), strict=True
+            )
+        ]
         lowered = pc.ascii_lower(words) if self.lowers else words
-        return pc.replace_with_mask(lowered, pc.invert(plain), pa.array(others, words.type))
+        return pc.replace_with_mask(lowered, others, pa.array(normal, words.type))
 
     def _plain_characters(self) -> str:
         """Returns a pattern of words that normalizing only lowers, or leaves alone, if nothing is replaced.
@@ -166,6 +177,30 @@ class Cutter:
         return word
 
 
+def _without_first_replacements(normalizer: Json | None) -> Callable[[str], str] | None:
+    """Returns the steps after the replacements of strings that come first; None if there are none.
+
+    A word that contains no replaced string skips nothing, and a long list of rare ones costs no time.
+    """
+    found = list(steps(normalizer))
+    count = next((at for at, step in enumerate(found) if not _replaces_a_string(step)), len(found))
+    if not count:
+        return None
+    rest = {"type": "Sequence", "normalizers": found[count:]}
+    backend = Backend.from_str(json.dumps({**_NOTHING, "normalizer": rest}))
+    return cast(Callable[[str], str], backend.normalizer.normalize_str)
+
+
+def _replaces_a_string(step: Json) -> bool:
+    return bool(step["type"] == "Replace" and "String" in step["pattern"])
+
+
+_NOTHING: Json = {
+    "version": "1.0", "truncation": None, "padding": None, "added_tokens": [], "pre_tokenizer": None,
+    "post_processor": None, "decoder": None,
+    "model": {"type": "WordLevel", "vocab": {}, "unk_token": "?"},
+}  # fmt: skip
+"""The parts of a tokenizer.json that holds only a normalizer."""
 NEVER = "a^"
 """A pattern that matches nothing."""
 

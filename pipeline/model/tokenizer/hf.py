@@ -1,8 +1,8 @@
 """Builds the tokenizer of a checkpoint's folder with the real library: it is slow, but its ids are right.
 
 Owns the definition of the right ids. `tokenizer.json` decides if it exists. A `spiece.model` alone is built
-as Google's ALBERT cuts it, with only the special tokens as added tokens (transformers 5 adds `( ) " - .` and
-more, and so cuts 3.14 in three). `vocab.txt` is BERT WordPiece (the Chinese ALBERTs).
+as Google's ALBERT cuts it (`google_albert`), with only the special tokens as added tokens (transformers 5
+adds `( ) " - .` and more, and so cuts 3.14 in three). `vocab.txt` is BERT WordPiece (the Chinese ALBERTs).
 """
 
 import json
@@ -15,25 +15,26 @@ from sentencepiece import sentencepiece_model_pb2  # type: ignore[attr-defined,u
 from tokenizers import AddedToken, models, normalizers, pre_tokenizers, processors
 from tokenizers import Tokenizer as Backend
 
-from pipeline import parsing, telemetry
+from pipeline import telemetry
+from pipeline.config.sections import NO_RULES, TokenizerRules
 from pipeline.errors import ENDS, ModelError
-from pipeline.model.checkpoint import Checkpoint
+from pipeline.model.tokenizer import google_albert
+from pipeline.model.tokenizer.classes import refuse_unknown, settings_of
 
-PROBES = (
-    "A quick brown fox jumps over 3.14 lazy dogs.",
-    "The city's name (in 1905) was different.",
-    "你好, 世界",
-)
-"""Texts of which a usable tokenizer knows at least one."""
+UNIGRAM = 1
+"""sentencepiece's number of the model that ALBERT has."""
 
 
-def load_backend(folder: Path) -> Backend:
+def load_backend(folder: Path, rules: TokenizerRules = NO_RULES) -> Backend:
     """Builds the real tokenizer of a checkpoint's folder.
 
+    Args:
+        rules: rules of the config, which come before the folder's.
+
     Raises:
-        ModelError: there is none, or it can't be read.
+        ModelError: there is none, or it can't be read, or its ids can't be known.
     """
-    settings = _settings(folder)
+    settings = settings_of(folder)
     if settings.get("truncation_side", "right") != "right":
         raise ModelError(
             "truncation_side must be right",
@@ -47,8 +48,9 @@ def load_backend(folder: Path) -> Backend:
     ):
         path = folder / name
         if path.exists():
+            _refuse(path, rules)
             try:
-                return build(path, settings)
+                return build(path, _stated(settings, rules))
             except (ModelError, *ENDS):
                 raise
             except BaseException as error:  # the parsers of three libraries raise bare Exceptions, and panics
@@ -60,6 +62,25 @@ def load_backend(folder: Path) -> Backend:
         str(folder),
         hint="put the checkpoint's tokenizer there",
     )
+
+
+def _refuse(path: Path, rules: TokenizerRules) -> None:
+    """Refuses a tokenizer whose ids can't be known, and rules that its file states itself."""
+    if path.name != "tokenizer.json":
+        refuse_unknown(path.parent, path.name)
+    elif rules.stated:
+        what, got = "tokenizer.json states its own rules", ", ".join(rules.stated)
+        raise ModelError(what, "model.tokenizer", got, hint="drop them, or change tokenizer.json")
+
+
+def _stated(settings: Mapping[str, Any], rules: TokenizerRules) -> dict[str, Any]:
+    """Returns the folder's settings with the config's rules in their place."""
+    found = dict(settings)
+    if rules.lower_case is not None:
+        found["do_lower_case"] = rules.lower_case
+    if rules.keep_accents is not None:
+        found |= {"keep_accents": rules.keep_accents, "strip_accents": not rules.keep_accents}
+    return found
 
 
 @contextmanager
@@ -80,17 +101,6 @@ def _is_of_library(error: BaseException) -> bool:
     return type(error) is Exception or type(error).__name__ == "PanicException"
 
 
-def _settings(folder: Path) -> Mapping[str, Any]:
-    path, hint = folder / "tokenizer_config.json", "fetch it again"
-    try:
-        found = parsing.json_value(path.read_text(encoding="utf-8")) if path.exists() else {}
-    except (OSError, ValueError) as error:
-        raise ModelError("can't be read as JSON", str(path), str(error), hint) from None
-    if not isinstance(found, dict):
-        raise ModelError("is not a JSON object", str(path), type(found).__name__, hint)
-    return found
-
-
 def _from_json(path: Path, _: Mapping[str, Any]) -> Backend:
     backend = Backend.from_file(str(path))
     model = json.loads(path.read_text(encoding="utf-8"))["model"]
@@ -104,25 +114,57 @@ def _from_json(path: Path, _: Mapping[str, Any]) -> Backend:
 
 def _from_spiece(path: Path, settings: Mapping[str, Any]) -> Backend:
     """Puts ALBERT's own preprocessing around its Unigram model (google-research/albert, tokenization.py)."""
-    proto = sentencepiece_model_pb2.ModelProto()  # type: ignore[attr-defined]
-    proto.ParseFromString(path.read_bytes())
+    proto = sentencepiece_of(path)
+    _refuse_other_sentencepiece(proto, path)
     # Google's ALBERT cuts "9," after the digits; a score that never wins does the same to such pieces.
     pieces = [(piece.piece, piece.score - 100 * _ends_in_number_comma(piece.piece)) for piece in proto.pieces]
-    backend = Backend(models.Unigram(pieces, unk_id=proto.trainer_spec.unk_id, byte_fallback=False))
-    steps: list[Any] = [normalizers.Replace("``", '"'), normalizers.Replace("''", '"')]
-    if not settings.get("keep_accents", False):
-        steps += [normalizers.NFKD(), normalizers.StripAccents()]
-    if settings.get("do_lower_case", True):
-        steps.append(normalizers.Lowercase())
-    if proto.normalizer_spec.precompiled_charsmap:
-        steps.append(normalizers.Precompiled(proto.normalizer_spec.precompiled_charsmap))
-    backend.normalizer = normalizers.Sequence(steps)
+    trained = proto.trainer_spec
+    backend = Backend(models.Unigram(pieces, unk_id=trained.unk_id, byte_fallback=trained.byte_fallback))
+    backend.normalizer = google_albert.normalizer(
+        proto.normalizer_spec.precompiled_charsmap,
+        proto.normalizer_spec.name,
+        lower_case=bool(settings.get("do_lower_case", True)),
+        keep_accents=bool(settings.get("keep_accents", False)),
+    )
     backend.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Metaspace(prepend_scheme="always")]
     )
     telemetry.event("tokenizer.as_google", path=path, differs_from="AutoTokenizer", at="( ) - . and more")
-    _add_specials(backend, ("<pad>", "<unk>", "[CLS]", "[SEP]", "[MASK]"))
+    _add_specials(backend, _specials(settings, ("<pad>", trained.unk_piece, "[CLS]", "[SEP]", "[MASK]")))
     return backend
+
+
+def sentencepiece_of(path: Path) -> Any:
+    """Parses a sentencepiece model."""
+    proto = sentencepiece_model_pb2.ModelProto()  # type: ignore[attr-defined]
+    proto.ParseFromString(path.read_bytes())
+    return proto
+
+
+def _refuse_other_sentencepiece(proto: Any, path: Path) -> None:
+    """Refuses a sentencepiece model of a kind that no ALBERT has."""
+    trained = proto.trainer_spec
+    for what, wrong in (
+        ("is not a Unigram model", trained.model_type != UNIGRAM),
+        ("marks the ends of words, not their starts", trained.treat_whitespace_as_suffix),
+        ("does not mark a text's first word", not proto.normalizer_spec.add_dummy_prefix),
+    ):
+        if wrong:
+            hint = "save its tokenizer.json beside it, or name another checkpoint"
+            raise ModelError(what, str(path), "add_dummy_prefix, model_type or the like", hint)
+
+
+def _specials(settings: Mapping[str, Any], defaults: tuple[str, ...]) -> tuple[str, ...]:
+    """Returns pad, unk, cls, sep and mask, as the folder names them."""
+    names = ("pad_token", "unk_token", "cls_token", "sep_token", "mask_token")
+    return tuple(
+        _content(settings.get(name)) or default for name, default in zip(names, defaults, strict=True)
+    )
+
+
+def _content(token: Any) -> str | None:
+    found = token.get("content") if isinstance(token, dict) else token
+    return found if isinstance(found, str) else None
 
 
 def _ends_in_number_comma(piece: str) -> bool:
@@ -131,54 +173,32 @@ def _ends_in_number_comma(piece: str) -> bool:
 
 def _from_vocab(path: Path, settings: Mapping[str, Any]) -> Backend:
     backend = Backend(models.WordPiece.from_file(str(path), unk_token="[UNK]"))
-    backend.normalizer = normalizers.BertNormalizer(
-        lowercase=settings.get("do_lower_case", True),
-        strip_accents=settings.get("strip_accents"),
-        handle_chinese_chars=settings.get("tokenize_chinese_chars", True),
-    )
+    backend.normalizer = bert_normalizer(settings)
     backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     _add_specials(backend, ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"))
     return backend
 
 
+def bert_normalizer(settings: Mapping[str, Any]) -> normalizers.Normalizer:
+    """Returns the steps of BERT's basic tokenizer, which drops marks of category Mn."""
+    return normalizers.BertNormalizer(
+        lowercase=settings.get("do_lower_case", True),
+        strip_accents=settings.get("strip_accents"),
+        handle_chinese_chars=settings.get("tokenize_chinese_chars", True),
+    )
+
+
 def _add_specials(backend: Backend, names: tuple[str, ...]) -> None:
-    missing = [name for name in names if backend.token_to_id(name) is None]
+    """Makes pad, unk, cls, sep and mask special; a pad or mask that the vocabulary lacks is never needed."""
+    _, unk, cls, sep, mask = names
+    missing = [name for name in (unk, cls, sep) if backend.token_to_id(name) is None]
     if missing:
         raise ModelError(
             "the vocabulary lacks special tokens", got=", ".join(missing), hint="fetch the tokenizer again"
         )
+    present = [name for name in dict.fromkeys(names) if backend.token_to_id(name) is not None]
     backend.add_special_tokens(
-        [AddedToken(name, lstrip=name == "[MASK]", special=True, normalized=False) for name in names]
+        [AddedToken(name, lstrip=name == mask, special=True, normalized=False) for name in present]
     )
-    specials = [(name, backend.token_to_id(name)) for name in ("[CLS]", "[SEP]")]
-    backend.post_processor = processors.TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=specials)
-
-
-def check_vocabulary(backend: Backend, checkpoint: Checkpoint) -> None:
-    """Checks that weights and tokenizer are of one checkpoint: wrong ids silently give wrong vectors.
-
-    Raises:
-        ModelError: they are not, or the tokenizer knows none of our probes.
-    """
-    size, rows = backend.get_vocab_size(), checkpoint.size("vocab_size")
-    highest = max(backend.get_vocab().values()) + 1
-    if highest > rows or size < rows // 2:
-        raise ModelError(
-            "tokenizer and weights are not of one checkpoint",
-            checkpoint.name,
-            f"{size} tokens for {rows} rows",
-            hint="take both from one checkpoint",
-        )
-    shares = [_unknown_share(backend, probe) for probe in PROBES]
-    if min(shares) > 0.5:
-        raise ModelError(
-            "the tokenizer knows none of our probes",
-            checkpoint.name,
-            f"{min(shares):.0%} unknown",
-            hint="take tokenizer and weights from one checkpoint",
-        )
-
-
-def _unknown_share(backend: Backend, text: str) -> float:
-    tokens = backend.encode(text, add_special_tokens=False).tokens
-    return sum(token in ("<unk>", "[UNK]") for token in tokens) / max(1, len(tokens))
+    specials = [(name, backend.token_to_id(name)) for name in (cls, sep)]
+    backend.post_processor = processors.TemplateProcessing(single=f"{cls} $A {sep}", special_tokens=specials)

@@ -12,6 +12,7 @@ Shapes: N texts, W words, T token ids.
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
 from itertools import chain
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,10 +24,11 @@ from tokenizers import Tokenizer as Backend
 from pipeline import telemetry
 from pipeline.errors import TokenizerError
 from pipeline.model.batching import TokenBatch
-from pipeline.model.checkpoint import Checkpoint
+from pipeline.model.checkpoint import Checkpoint, resolve
 from pipeline.model.tokenizer.blocks import BLOCK_BYTES, blocks
 from pipeline.model.tokenizer.by_word import Cutter, why_not_by_word
-from pipeline.model.tokenizer.hf import PROBES, check_vocabulary, load_backend, named_failures
+from pipeline.model.tokenizer.hf import load_backend, named_failures
+from pipeline.model.tokenizer.vocabulary import PROBES, check_vocabulary, without_needless
 from pipeline.model.tokenizer.word_cache import (
     LONGEST,
     PackedIdRanges,
@@ -57,6 +59,7 @@ class Tokenizer:
     """The tokenizer of a checkpoint.
 
     Args:
+        model: a checkpoint, or its folder, Hub id, or `albert-mini`.
         max_tokens: the most ids of a text that are kept, special tokens included.
         cache_words: the most distinct words that are remembered.
         cache_bytes: the most bytes of their text and ids.
@@ -67,17 +70,18 @@ class Tokenizer:
 
     def __init__(
         self,
-        checkpoint: Checkpoint,
+        model: Checkpoint | str | Path,
         max_tokens: int = 512,
         *,
         cache_words: int = 1 << 21,
         cache_bytes: int = 64 << 20,
     ) -> None:
+        checkpoint = model if isinstance(model, Checkpoint) else resolve(str(model))
         self.name = checkpoint.name
         self.max_tokens = max_tokens
         self.dtype = np.dtype(np.uint16 if checkpoint.size("vocab_size") <= 1 << 16 else np.int32)
         self.cache = WordCache(self.dtype, cache_words, cache_bytes)
-        self.backend = load_backend(checkpoint.folder)
+        self.backend = without_needless(load_backend(checkpoint.folder, checkpoint.rules), checkpoint)
         with named_failures("the tokenizer fails at our probes", str(checkpoint.folder)):
             check_vocabulary(self.backend, checkpoint)
             self.before, self.after = _frame(self.backend)

@@ -3,7 +3,6 @@
 
 import json
 import sysconfig
-import unicodedata
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,23 +18,8 @@ from pipeline.model import checkpoint
 from pipeline.model.tokenizer.hf import load_backend
 from pipeline.model.tokenizer.tokenizer import Tokenizer
 from tests.conftest import PACKAGED
+from tests.languages import google_ids
 from tests.tokenizers_of import edited, make_folder, real_folder, wordpiece
-
-
-def google(processor: SentencePieceProcessor, text: str, lower: bool = True) -> list[int]:
-    """Does the same as google-research/albert, tokenization.py: preprocess_text, encode_pieces, then ids."""
-    text = " ".join(text.strip().split()).replace("``", '"').replace("''", '"')
-    text = "".join(c for c in unicodedata.normalize("NFKD", text) if not unicodedata.combining(c))
-    pieces: list[str] = []
-    for piece in processor.encode(text.lower() if lower else text, out_type=str):
-        if len(piece) > 1 and piece[-1] == "," and piece[-2].isdigit():
-            cut = processor.encode(piece[:-1].replace("▁", ""), out_type=str)
-            if piece[0] != "▁" and cut[0][0] == "▁":
-                cut = cut[1:] if len(cut[0]) == 1 else [cut[0][1:], *cut[1:]]
-            pieces += [*cut, ","]
-        else:
-            pieces.append(piece)
-    return [int(number) for number in processor.piece_to_id(pieces)]
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +28,7 @@ def both() -> tuple[Callable[[str], list[int]], Callable[[str], list[int]]]:
     processor = SentencePieceProcessor(model_file=str(real_folder() / "spiece.model"))
     backend = load_backend(real_folder())
     return (
-        lambda text: google(processor, text),
+        lambda text: google_ids(processor, text),
         lambda text: list(backend.encode(text, add_special_tokens=False).ids),
     )
 

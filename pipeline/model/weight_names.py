@@ -1,0 +1,67 @@
+"""Matches stored weights with those that the encoder needs, and says what others are."""
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from pipeline.errors import ModelError
+from pipeline.humanize import named
+from pipeline.model.families import Family
+from pipeline.model.model_config import ModelConfig
+
+_CRF = re.compile(r"(^|[._])crf[._]|(^|\.)(start_|end_)?transitions$", re.IGNORECASE)
+
+
+def match(
+    family: Family, config: ModelConfig, folder: Path, shapes: Mapping[str, tuple[int, ...]]
+) -> dict[str, str]:
+    """Returns the stored name of each weight that the encoder needs, by its name in the model.
+
+    Args:
+        shapes: the shapes of the stored weights.
+
+    Raises:
+        ModelError: a weight is missing, has another shape, or is unknown.
+    """
+    expected = dict(family.weights(config))
+    names = {name: name if name in shapes else family.PREFIX + name for name in expected}
+    missing = [name for name, stored in names.items() if stored not in shapes]
+    unexpected = [name for name in shapes if name not in names.values() and not family.HEADS.match(name)]
+    wrong = [
+        f"{name} {shapes[names[name]]}, not {shape}"
+        for name, shape in expected.items()
+        if names[name] in shapes and shapes[names[name]] != shape
+    ]
+    for what, which in (
+        ("are missing", missing),
+        ("are unexpected", unexpected),
+        ("are of another shape", wrong),
+    ):
+        if which:
+            own = what == "are unexpected" and not missing and not wrong
+            finding = _surplus(family, config, which) if own else (f"weights {what}", _advice(config))
+            raise ModelError(finding[0], str(folder), named(which, ", "), hint=finding[1])
+    return names
+
+
+def _surplus(family: Family, config: ModelConfig, which: Sequence[str]) -> tuple[str, str]:
+    """Returns what to say of weights beside a whole encoder, and what to do."""
+    layers = {name.split(".")[0] for name in dict(family.weights(config))}
+    if own_code(config) or any(name.removeprefix(family.PREFIX).split(".")[0] in layers for name in which):
+        return "weights are unexpected", _advice(config)  # more layers than config.json says
+    kind = "of a CRF head" if any(map(_CRF.search, which)) else f"of something beside {family.NAME}"
+    hint = "if they come after the encoder, save it alone (its own save_pretrained), and name that folder"
+    return f"weights {kind} are unexpected", hint
+
+
+def _advice(config: ModelConfig) -> str:
+    if code := own_code(config):
+        return f"config.json names code of its own ({code}), which is never run: name a checkpoint without it"
+    return "config.json and weights are not of one checkpoint: fetch both again"
+
+
+def own_code(config: ModelConfig) -> str | None:
+    """Returns the code of its own that config.json names for the model; None if it names none."""
+    found = config.values.get("auto_map")
+    codes = found.values() if isinstance(found, dict) else ()
+    return next((code for code in codes if isinstance(code, str)), None)
