@@ -4,6 +4,7 @@ All types can be read by Spark, DuckDB, Polars and pyarrow (docs/format.md).
 """
 
 import json
+import zoneinfo
 from collections.abc import Iterable, Sequence
 from hashlib import blake2b
 from typing import Any
@@ -149,7 +150,8 @@ def _told(kind: Any) -> Any:
 def readable_type(kind: Any) -> Any:
     """Returns the nearest type that every reader accepts (pyarrow DataType in and out).
 
-    Timestamps become microseconds; a type that Spark can't read becomes the next wider one that it can.
+    Timestamps become microseconds, and an offset instead of a zone becomes UTC: the instants stay. A type
+    that a reader refuses becomes the next wider one that all of them take.
 
     Raises:
         pa.ArrowNotImplementedError: no such type exists.
@@ -157,17 +159,18 @@ def readable_type(kind: Any) -> Any:
     types = pa.types
     if isinstance(kind, pa.BaseExtensionType):
         return readable_type(kind.storage_type)
-    if types.is_dictionary(kind):
+    if types.is_dictionary(kind) or types.is_run_end_encoded(kind):
         return readable_type(kind.value_type)
-    if types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind):
+    if any(matches(kind) for matches in _LISTS):
         return pa.list_(readable_type(kind.value_type))
     if types.is_struct(kind) and kind.num_fields:
+        _refuse_alike([each.name for each in kind])
         # The fields' metadata is dropped: it may name an extension type that is unknown here.
         return pa.struct([pa.field(each.name, readable_type(each.type), each.nullable) for each in kind])
     if types.is_map(kind):
-        return pa.map_(readable_type(kind.key_type), readable_type(kind.item_type))
+        return pa.map_(_key_type(kind.key_type), readable_type(kind.item_type))
     if types.is_timestamp(kind):
-        return pa.timestamp("us", kind.tz)
+        return pa.timestamp("us", readable_zone(kind.tz))
     for matches, replacement in _READABLE:
         if matches(kind):
             return replacement
@@ -176,10 +179,113 @@ def readable_type(kind: Any) -> Any:
     return kind
 
 
+def readable_zone(zone: str | None) -> str | None:
+    """Returns a zone under a name that every reader knows: `Area/City`, or else UTC; None for none."""
+    known = zone and "/" in zone and zone in zoneinfo.available_timezones()
+    return zone if zone is None or known else UTC
+
+
+def joined_type(one: Any, other: Any) -> Any:
+    """Returns the type that holds the values of two readable types without loss (pyarrow DataTypes).
+
+    Instants in two zones become UTC.
+
+    Raises:
+        pa.ArrowException: no such type exists.
+    """
+    one, other = _in_one_zone(one, other), _in_one_zone(other, one)
+    both = [pa.schema([pa.field("", each)]) for each in (one, other)]
+    joined = pa.unify_schemas(both, promote_options="permissive").field(0).type
+    for each in (one, other):
+        if loses_digits(each, joined):
+            raise pa.ArrowTypeError(f"{one} and {other} have no type in common that keeps all digits")
+    return readable_type(joined)
+
+
+def loses_digits(kind: Any, target: Any) -> bool:
+    """Tells whether a cast makes floating-point numbers of decimals, at any depth."""
+    types = pa.types
+    if types.is_decimal(kind):
+        return bool(types.is_floating(target))
+    if types.is_struct(kind) and types.is_struct(target):
+        at = {field.name: field.type for field in target}
+        return any(loses_digits(field.type, at[field.name]) for field in kind if field.name in at)
+    return any(loses_digits(*pair) for pair in zip(_inner(kind), _inner(target), strict=False))
+
+
+def without_nulls(kind: Any) -> Any:
+    """Returns a type with strings in the places of Arrow's type for nothing but nulls, at any depth."""
+    types = pa.types
+    if types.is_null(kind):
+        return pa.string()
+    if types.is_list(kind):
+        return pa.list_(kind.value_field.with_type(without_nulls(kind.value_type)))
+    if types.is_struct(kind):
+        return pa.struct([each.with_type(without_nulls(each.type)) for each in kind])
+    if types.is_map(kind):
+        return pa.map_(kind.key_type, without_nulls(kind.item_type))
+    return kind
+
+
+def _inner(kind: Any) -> list[Any]:
+    """Returns the types that a list or a map is made of."""
+    if pa.types.is_map(kind):
+        return [kind.key_type, kind.item_type]
+    return [kind.value_type] if pa.types.is_list(kind) else []
+
+
+def _in_one_zone(kind: Any, other: Any) -> Any:
+    """Returns a type with UTC in place of each zone that differs from the other type's zone there."""
+    types = pa.types
+    if types.is_timestamp(kind) and types.is_timestamp(other):
+        both = kind.tz is not None and other.tz is not None
+        return pa.timestamp(kind.unit, UTC) if both and kind.tz != other.tz else kind
+    if types.is_list(kind) and types.is_list(other):
+        return pa.list_(kind.value_field.with_type(_in_one_zone(kind.value_type, other.value_type)))
+    if types.is_map(kind) and types.is_map(other):
+        return pa.map_(
+            _in_one_zone(kind.key_type, other.key_type), _in_one_zone(kind.item_type, other.item_type)
+        )
+    if types.is_struct(kind) and types.is_struct(other):
+        at = {field.name: field.type for field in other}
+        return pa.struct([f.with_type(_in_one_zone(f.type, at.get(f.name, f.type))) for f in kind])
+    return kind
+
+
+def _refuse_alike(names: Sequence[str]) -> None:
+    """Refuses fields of a struct that Spark and DuckDB can't tell apart.
+
+    Raises:
+        pa.ArrowNotImplementedError: two names are the same but for their case.
+    """
+    seen: dict[str, str] = {}
+    for name in names:
+        if name.lower() in seen:
+            both = f"{seen[name.lower()]!r} and {name!r}"
+            raise pa.ArrowNotImplementedError(f"a struct with {both} (case does not count)")
+        seen[name.lower()] = name
+
+
+def _key_type(kind: Any) -> Any:
+    """Returns the readable type of a map's keys, which are never null."""
+    found = readable_type(kind)
+    if pa.types.is_null(found):
+        raise pa.ArrowNotImplementedError("a map without keys can't be read by Spark")
+    return found
+
+
 def _is_empty_struct(kind: Any) -> bool:
     return bool(pa.types.is_struct(kind)) and not kind.num_fields
 
 
+UTC = "UTC"
+_LISTS = (
+    pa.types.is_list,
+    pa.types.is_large_list,
+    pa.types.is_fixed_size_list,
+    pa.types.is_list_view,
+    pa.types.is_large_list_view,
+)
 _UNREADABLE = (pa.types.is_interval, pa.types.is_union, pa.types.is_decimal256, _is_empty_struct)
 _READABLE = (
     (pa.types.is_large_string, pa.string()),

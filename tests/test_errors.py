@@ -56,6 +56,17 @@ def column(name: str) -> Prepare:
     return prepare
 
 
+def lake(folder: Path, _: pytest.MonkeyPatch) -> None:
+    shutil.copytree(folder / "corpus", folder / "lake")
+    (folder / "lake/_delta_log").mkdir()
+
+
+def without_rows(folder: Path, _: pytest.MonkeyPatch) -> None:
+    (folder / "empty").mkdir()
+    schema = pq.read_schema(folder / "corpus/0.parquet")
+    pq.write_table(schema.empty_table(), folder / "empty/0.parquet")
+
+
 def values(folder: Path) -> dict[str, dict[str, object]]:
     return dict(json.loads((folder / "job.yaml").read_text()))
 
@@ -224,6 +235,11 @@ CASES: dict[str, Case] = {
     "The base is not complete": (f"{PLAN} --set reuse.base=yesterday", nothing),
     "Relative paths on a cluster": ("run job.yaml", on_a_cluster),
     "No file where the source points": (f"{PLAN} --set source.docs.path=corpus/*.pq", nothing),
+    "The source is a table of Delta Lake, Iceberg or Hudi": (
+        f"{PLAN} --set source.docs.path=lake/*.parquet",
+        lake,
+    ),
+    "A source without rows": ("run job.yaml --set source.docs.path=empty/*.parquet", without_rows),
     "An unknown format": (f"{PLAN} --set source.docs.path=corpus", nothing),
     "The text column is missing": (f"{PLAN} --set source.docs.text_column=body", nothing),
     "The text column is not text": (f"{PLAN} --set source.docs.text_column=key", nothing),

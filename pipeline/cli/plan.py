@@ -36,6 +36,8 @@ def _forecast_lines(found: Forecast) -> Lines:
     stored = sum(found.files.column("size").to_pylist())
     pending = len(found.pending.split_ids)
     yield "source", f"{plural(found.files.num_rows, 'file')}, {size(stored)}; {_rows(found)}"
+    if found.made.not_read:
+        yield "not read", found.made.not_read
     yield from failed_lines(found.made.failed_files)
     reading = (
         f", in {plural(found.scans, 'scan')}; {size(found.pending.stored_bytes)} to read" if pending else ""

@@ -45,6 +45,10 @@ _SECTIONS = ("model_type", "model_attributes_type", "dict_type", "dataclass_type
 """The types of mistakes where the file has another value in the place of a section."""
 
 
+_LISTS = ("tuple_type", "list_type")
+"""The types of mistakes where the file has another value in the place of a list."""
+
+
 def load_config(path: str, overrides: Sequence[str] = (), run_date: datetime.date | None = None) -> Config:
     """Reads a YAML config, applies `section.field=value` overrides, fills in `{run_date}`.
 
@@ -165,6 +169,8 @@ def _describe(problem: ErrorDetails) -> str:
         return f"{where} ({_kind(got)}): unknown key; {right}"
     if problem["type"] == "missing":
         return f"{where}: is missing and has no default: set it"
+    if problem["type"] in _LISTS:
+        return f"{where} = {_shown(got)}: is not a list: write it as [{', '.join(_items(got))}]"
     message = problem["msg"].removeprefix("Value error, ")
     message = message[0].lower() + message[1:]
     if problem["type"] in _SECTIONS:
@@ -172,6 +178,12 @@ def _describe(problem: ErrorDetails) -> str:
     if isinstance(got, dict | Section) or last == KEY:
         return f"{where}: {message}"
     return f"{where} = {_shown(got)}: {message}"
+
+
+def _items(value: object) -> list[str]:
+    """Returns the items that a text in the place of a list seems to stand for."""
+    names = [name.strip() for name in value.split(",")] if isinstance(value, str) else []
+    return names if names and all(_KEY.fullmatch(name) for name in names) else ["one", "another"]
 
 
 def _shown(value: object) -> str:

@@ -5,6 +5,7 @@ A config is frozen, and complete once it is loaded: every default is a value her
 """
 
 import datetime
+import fnmatch
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -223,6 +224,11 @@ class Quality(Section):
         description="Commit although files failed; they are listed. Does not cover a split that kills its "
         "process, nor a file that a worker misses but the driver sees.",
     )
+    allow_empty: bool = Field(
+        False,
+        description="Commit a dataset although its source has no rows. Otherwise such a run ends with exit "
+        "code 3, and the readers of a series keep the dataset that they have.",
+    )
 
 
 class Cost(Section):
@@ -283,7 +289,7 @@ class Config(Section):
     @classmethod
     def _apart_from_sources(cls, value: Output, info: ValidationInfo) -> Output:
         for name, source in info.data.get("source", {}).items():
-            if _reads_below(source.path, value.path):
+            if _reads_below(source.path, value.path) or _reads_right_in(source.path, value.path):
                 raise ValueError(f"path {value.path!r} lies in source.{name}, which would read its files")
         return value
 
@@ -341,3 +347,22 @@ def _reads_below(pattern: str, folder: str) -> bool:
     literal = pattern.split("*", 1)[0].rstrip("/")
     recursive = "**" in pattern or not any(character in pattern for character in "*?[")
     return recursive and f"{absolute(folder)}/".startswith(f"{absolute(literal)}/")
+
+
+_WRITTEN = (
+    "dataset.json", "plan.parquet", "manifest.parquet", "summary.json", "report.html", "data/part-0.parquet",
+    "rejects/part-0-0.parquet", "matches/part-0.parquet", "ledger/0-00000.parquet", "ledger/0.json",
+)  # fmt: skip
+"""Names like those of the files of a dataset."""
+
+
+def _reads_right_in(pattern: str, folder: str) -> bool:
+    """Tells whether a glob without `**` names a file that a dataset in a folder, or its series, will have."""
+    folder, parts = absolute(folder).rstrip("/"), absolute(pattern).split("/")
+    written = [f"{folder}/{name}" for name in _WRITTEN]
+    if "{run_date}" in folder:
+        written.append(f"{folder.rpartition('/')[0]}/LATEST.json")
+    return any(
+        len(parts) == path.count("/") + 1 and all(map(fnmatch.fnmatchcase, path.split("/"), parts))
+        for path in written
+    )

@@ -95,12 +95,29 @@ class Source(Section):
     partitions: tuple[Name, ...] = Field(
         (), description="Keys of folders such as `date=2026-01-01/`, to carry as strings. For all formats."
     )
+    binary_as_string: bool = Field(
+        False,
+        description="Parquet: read columns of bytes that do not say what they hold as UTF-8 text. Files of "
+        "old writers (Impala, Hive, ClickHouse) need it.",
+    )
+    hidden: Literal["skip", "dots", "read"] = Field(
+        "skip",
+        description="Which names do not count; `plan` tells how many. `skip`: those that begin with `.` or "
+        "`_`, except `_key=value`; `dots`: those that begin with `.`; `read`: none.",
+    )
     csv: Csv = Field(Csv(), description="The dialect of `csv` and `tsv` files.")
     encoding_errors: Literal["reject", "replace"] = Field(
         "reject", description="Reject a row that is not UTF-8, or replace its bad bytes by U+FFFD."
     )
 
     # There is a validator for each field, in their order, so that one mistake does not hide the others.
+
+    @field_validator("path")
+    @classmethod
+    def _has_no_date(cls, value: str) -> str:
+        if "{run_date}" in value:
+            raise ValueError("{run_date} stands for the date in output.path alone: write the date, or a `*`")
+        return value
 
     @field_validator("format")
     @classmethod
@@ -144,6 +161,14 @@ class Source(Section):
     def _distinct(cls, value: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
         others = (info.data.get("id_column") or "", *(info.data.get("carry") or ()))
         _refuse_twice([*value, *{path.replace(".", "_") for path in others}])
+        return value
+
+    @field_validator("binary_as_string")
+    @classmethod
+    def _is_of_parquet(cls, value: bool, info: ValidationInfo) -> bool:
+        kind = info.data.get("format")
+        if value and kind and kind != "parquet":
+            raise ValueError(f"means nothing to {kind}: drop it")
         return value
 
     @field_validator("csv")

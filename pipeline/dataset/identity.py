@@ -35,6 +35,13 @@ version 1 is left out, as in older datasets.
 OWN_FIRST = dict.fromkeys(OWN, 1)
 
 
+LATER = {"binary_as_string": False, "hidden": "skip"}
+"""Fields of a source that older datasets do not have, with the value that stands for what they did.
+
+With this value a field is left out, so that older datasets keep their digests.
+"""
+
+
 @dataclass(frozen=True)
 class Identity:
     """Everything that a dataset is made from, as flat `name: value` fields, with digests.
@@ -138,8 +145,16 @@ def fields_of(config: Config) -> dict[str, Any]:
     """Returns the fields of a config, except its model, that decide about the shards."""
     flat = _flatten(config.model_dump(mode="json"))
     return {
-        key: value for key, value in flat.items() if not (key.startswith("model.") or OPERATIONAL.match(key))
+        key: value
+        for key, value in flat.items()
+        if not (key.startswith("model.") or OPERATIONAL.match(key) or _is_as_before(key, value))
     }
+
+
+def _is_as_before(key: str, value: Any) -> bool:
+    """Tells whether a field of a source is younger than the format, and means what was always so."""
+    section, _, name = key.rpartition(".")
+    return section.startswith("source.") and name in LATER and value == LATER[name]
 
 
 def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

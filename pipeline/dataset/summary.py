@@ -24,6 +24,8 @@ def dataset_facts(
         "splits": len(plan.split_ids),
         "shards": manifest.num_rows,
         "files": len(plan.versions()),
+        "empty_files": plan.empty_files,
+        "passed_over": plan.passed_over,
         "planned_bytes": plan.stored_bytes,  # compared with read_bytes, it shows how often storage was read
         **counts(manifest),
         **{name: schema.total(manifest, name) for name in summed(Sum.SECONDS)},

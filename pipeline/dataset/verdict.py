@@ -33,6 +33,10 @@ def verdict(
         more = f" (and {len(failed) - 1} more files)" if len(failed) > 1 else ""
         return code, f"{len(failed)} of the source's files failed: {name}: {message.splitlines()[0]}{more}"
     documents = totals["documents"]
+    if not documents and not quality.allow_empty:
+        return ExitCode.INCOMPLETE, (
+            "the source has no rows, so nothing is committed; if that is right, set quality.allow_empty"
+        )
     if totals["rejects"] > quality.max_reject_fraction * documents:
         return ExitCode.INCOMPLETE, (
             f"{totals['rejects']} of {documents} rows were rejected, more than quality.max_reject_fraction "

@@ -11,7 +11,7 @@ from pipeline.dataset.identity import Identity
 from pipeline.driver.attempt import attempt, now
 from pipeline.embed import on_ray
 from pipeline.embed.job import Job
-from pipeline.errors import ExitCode, OtherDatasetError, StoppedError
+from pipeline.errors import ExitCode, IncompleteError, OtherDatasetError, StoppedError
 from pipeline.model.check import usable_checkpoint
 from pipeline.model.checkpoint import Checkpoint
 from pipeline.model.embedding_spec import EmbeddingSpec
@@ -59,6 +59,8 @@ def frozen_plan(config: Config, dataset: Dataset, identity: Identity, model: Che
     found = dataset.plan_bytes()
     # Claimed only after the plan is made: a mistake in the config must not leave a dataset behind.
     made = None if found else make_plan(config, model, identity.dataset_digest)
+    if made:
+        _refuse_empty(made, config)
     anew = dataset.claim(identity, config, resolve_base(config) if made else None)
     if made:
         found = dataset.freeze(made.to_bytes())
@@ -73,6 +75,21 @@ def frozen_plan(config: Config, dataset: Dataset, identity: Identity, model: Che
             "the plan is another config's", dataset.layout.plan, hint="use a new output.path"
         )
     return frozen
+
+
+def _refuse_empty(made: Plan, config: Config) -> None:
+    """Refuses a source without rows before anything is written, so that a later run finds what came since.
+
+    Raises:
+        IncompleteError: there is no row, and the config does not allow that.
+    """
+    if not (made.has_rows or made.failed_files or config.quality.allow_empty):
+        raise IncompleteError(
+            "no source has a row, so no dataset is made",
+            ", ".join(source.path for source in config.source.values()),
+            made.not_read,
+            "run again when there are rows; if this is right, set quality.allow_empty",
+        )
 
 
 def _let_readers_follow(config: Config, dataset: Dataset) -> None:

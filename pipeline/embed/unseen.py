@@ -55,7 +55,7 @@ def settled(pending: Plan, job: Job, flow: Flow) -> Generator[ShardRecord | Fail
     yield from (_judged(failure, found) for failure in unseen if failure.split_id not in set(again))
     if again:
         ours = pc.is_in(pending.pieces.column("split_id"), pa.array(again))
-        left = Plan(pending.pieces.filter(ours), pending.columns, pending.dataset_digest)
+        left = replace(pending, pieces=pending.pieces.filter(ours))
         yield from settled(left, replace(job, without={**job.without, **without}), flow)
 
 
@@ -114,7 +114,7 @@ def _of_sources_away(found: Found, config: Config) -> Found:
 def _is_away(name: str, config: Config) -> bool:
     source = config.source[name]
     try:
-        storage.connect(source.path, source.options).glob(source.path)
+        storage.connect(source.path, source.options).glob(source.path, source.hidden)
     except StorageError:
         return True
     return False

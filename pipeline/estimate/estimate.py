@@ -8,7 +8,7 @@ Cost: planning, O(shards) of the dataset and of its base, and the sample.
 
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property, partial
 from typing import Any
 
@@ -200,6 +200,7 @@ class Forecast:
         """Returns warnings about the plan and the sample."""
         pending = self.pending.pieces
         return [
+            *warnings.no_rows(self.made, self.config),
             *warnings.unread(self.sample.strata),
             *warnings.empty_texts(self.sample.strata),
             *warnings.truncated(self.lengths, self.recipe),
@@ -220,6 +221,8 @@ class Forecast:
             "files": self.files.num_rows,
             "bytes": schema.total(self.files, "size"),
             "failed_files": self.made.failed_files,
+            "empty_files": self.made.empty_files,
+            "passed_over": self.made.passed_over,
             "counted_rows": self.counted_rows,
             "estimated_rows": self.estimated_rows,
             "splits": len(self.made.split_ids),
@@ -324,7 +327,7 @@ def _todo(pending: Plan, spared: Reuse | None) -> Plan:
         return pending
     left = pending.pending(spared.copied)
     known = pc.is_in(source_files(left.pieces), pa.array(spared.unchanged, pa.string()))
-    return Plan(left.pieces.filter(pc.invert(known)), left.columns, left.dataset_digest)
+    return replace(left, pieces=left.pieces.filter(pc.invert(known)))
 
 
 def _rate(

@@ -110,6 +110,7 @@ def draw(pieces: pa.Table, config: Config, recipe: EmbeddingSpec, tokenizer: Tok
     Args:
         pieces: pieces of splits only, in the plan's order.
     """
+    pieces = pieces.filter(pc.less(pieces.column("start"), pieces.column("stop")))
     strata = list(_strata(pieces, config))
     shares = _shares([schema.total(part, "stored_bytes") for _, part in strata])
     drawn = [_drawn(part, share, config) for (_, part), share in zip(strata, shares, strict=True)]

@@ -1,7 +1,7 @@
 """Warns before a run of facts worth knowing, each of a fixed kind. Pure, on plan and sample.
 
-kinds: unread, empty_texts, truncated, unsplittable, tiny_files, large_split, no_id_column, idle_replicas,
-plain_http, tokenizer.
+kinds: no_rows, unread, empty_texts, truncated, unsplittable, tiny_files, large_split, no_id_column,
+idle_replicas, plain_http, tokenizer.
 """
 
 import re
@@ -18,6 +18,7 @@ from pipeline.estimate.sampling import Stratum
 from pipeline.estimate.token_lengths import Tokens
 from pipeline.humanize import and_more
 from pipeline.model.embedding_spec import EmbeddingSpec
+from pipeline.plan.plan import Plan
 
 MOSTLY_EMPTY = 0.5
 MANY_TRUNCATED = 0.1
@@ -36,6 +37,13 @@ class PlanWarning:
 
 
 PlanWarnings = list[PlanWarning]
+
+
+def no_rows(plan: Plan, config: Config) -> PlanWarnings:
+    if plan.has_rows or config.quality.allow_empty:
+        return []
+    text = "the source has no rows, so a run ends with exit code 3; if that is right, set quality.allow_empty"
+    return [PlanWarning("no_rows", text)]
 
 
 def unread(strata: Sequence[Stratum]) -> PlanWarnings:

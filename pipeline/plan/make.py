@@ -1,6 +1,7 @@
 """Lists the sources, surveys their files, and cuts them into splits, all before anything starts."""
 
 import itertools
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from hashlib import blake2b
 from typing import Any
@@ -16,9 +17,10 @@ from pipeline.model.outputs import reserved_names
 from pipeline.plan.cut import Range, cut_spans
 from pipeline.plan.plan import _FIELDS, BLOCK_ROWS, PIECE, Plan, split_id
 from pipeline.plan.sizing import split_bytes
-from pipeline.source.formats import Piece, Survey, file_name
+from pipeline.source.formats import Piece, Survey, file_name, partition_keys
 from pipeline.source.inspection import Listed, Surveyed
 from pipeline.source.survey import survey as survey_files
+from pipeline.source.tables import refuse_tables
 
 GROUP_FILL = 0.5
 """How full a split of small files is on average, as a fraction of what it may hold."""
@@ -33,7 +35,10 @@ def make_plan(config: Config, checkpoint: Checkpoint, dataset_digest: str) -> Pl
         ConfigError: a source names nothing, or none of its files has the columns that the config names.
         StorageError: storage failed.
     """
-    listed = list_sources(config)
+    found = _look_into(config)
+    for name, source in config.source.items():
+        refuse_tables(name, source, found[name])
+    listed = _listed(found)
     telemetry.event("planning", files=len(listed))
     surveyed = survey_files(listed, config.source)
     _refuse_failing_sources(config, listed, surveyed)
@@ -41,7 +46,7 @@ def make_plan(config: Config, checkpoint: Checkpoint, dataset_digest: str) -> Pl
     _refuse_failing_sources(config, listed, surveyed)
     caps = config.output.rows_per_shard, split_bytes(config, checkpoint)
     rows = _rows(listed, surveyed, config, dataset_digest, caps)
-    return Plan(_table(rows), columns, dataset_digest)
+    return Plan(_table(rows), columns, dataset_digest, _passed_over(found))
 
 
 def _table(rows: Iterator[dict[str, Any]]) -> pa.Table:
@@ -57,22 +62,40 @@ def list_sources(config: Config) -> list[Listed]:
     Raises:
         MissingError: a source names nothing.
     """
-    return [
-        (name, info)
+    return _listed(_look_into(config))
+
+
+def _look_into(config: Config) -> dict[str, storage.Listing]:
+    """Lists each source: its objects, and what is passed over."""
+    return {
+        name: storage.connect(source.path, source.options).search(source.path, source.hidden)
         for name, source in config.source.items()
-        for info in storage.connect(source.path, source.options).glob(source.path)
-    ]
+    }
+
+
+def _listed(found: Mapping[str, storage.Listing]) -> list[Listed]:
+    return [(name, info) for name, listing in found.items() for info in listing.files]
+
+
+def _passed_over(found: Mapping[str, storage.Listing]) -> dict[str, dict[str, int]]:
+    """Counts what is passed over, by source and reason."""
+    counted = {name: Counter(listing.passed_over.values()) for name, listing in found.items()}
+    return {name: dict(sorted(reasons.items())) for name, reasons in counted.items() if reasons}
 
 
 def _refuse_failing_sources(config: Config, listed: list[Listed], surveyed: list[Surveyed]) -> None:
     for name, source in config.source.items():
-        owned = [found for (owner, _), found in zip(listed, surveyed, strict=True) if owner == name]
+        owned = [
+            (info, found) for (owner, info), found in zip(listed, surveyed, strict=True) if owner == name
+        ]
         _refuse_if_all_fail(name, source, owned)
 
 
-def _refuse_if_all_fail(name: str, source: Source, found: list[Surveyed]) -> None:
+def _refuse_if_all_fail(
+    name: str, source: Source, found: Sequence[tuple[storage.ObjectInfo, Surveyed]]
+) -> None:
     """Refuses a source if none of its files can be embedded: then the config is wrong."""
-    errors = [survey for survey in found if isinstance(survey, SourceError)]
+    errors = [survey for _, survey in found if isinstance(survey, SourceError)]
     if len(errors) == len(found):
         first = errors[0]
         raise ConfigError(
@@ -81,14 +104,15 @@ def _refuse_if_all_fail(name: str, source: Source, found: list[Surveyed]) -> Non
             f"{source.path}: {first.finding}",
             first.hint or "check path, format and columns of this source",
         )
-    surveys = [survey for survey in found if isinstance(survey, Survey)]
+    surveys = [survey for _, survey in found if isinstance(survey, Survey)]
+    if not any(survey.spans or len(survey.columns) for survey in surveys):
+        return  # files without rows and columns say nothing about the config
     for column in source.columns:
         if not any(column in survey.columns.names for survey in surveys):
+            is_key = any(column in partition_keys(info.path) for info, _ in found)
+            hint = f"it is a key of the path: set partitions: [{column}]" if is_key else "check its name"
             raise ConfigError(
-                f"column {column!r} is in none of its files",
-                f"source.{name}",
-                source.path,
-                hint="check its name",
+                f"column {column!r} is in none of its files", f"source.{name}", source.path, hint
             )
 
 
@@ -107,7 +131,7 @@ def _unify(surveyed: list[Surveyed], config: Config) -> tuple[pa.Schema, list[Su
         for name in each.columns.names
     }
     for survey in surveyed:
-        if isinstance(survey, Survey):
+        if isinstance(survey, Survey) and survey.spans:
             try:
                 columns = _joined(columns, survey.columns, exact)
             except pa.ArrowException as error:
@@ -120,8 +144,18 @@ def _unify(surveyed: list[Surveyed], config: Config) -> tuple[pa.Schema, list[Su
                 )
                 continue
         kept.append(survey)
-    fields = [columns.field(name) for name in names]
-    return pa.schema([f.with_type(pa.string()) if pa.types.is_null(f.type) else f for f in fields]), kept
+    columns = _with_columns_of_empty(columns, surveyed)
+    types = {name: columns.field(name).type if name in columns.names else pa.string() for name in names}
+    return pa.schema([pa.field(name, schema.without_nulls(kind)) for name, kind in types.items()]), kept
+
+
+def _with_columns_of_empty(columns: pa.Schema, surveyed: Sequence[Surveyed]) -> pa.Schema:
+    """Adds the columns that only files without rows have to a schema. Their types decide nothing else."""
+    for survey in surveyed:
+        if isinstance(survey, Survey) and not survey.spans:
+            for field in survey.columns:
+                columns = columns if field.name in columns.names else columns.append(field)
+    return columns
 
 
 def _joined(columns: pa.Schema, more: pa.Schema, exact: Collection[str]) -> pa.Schema:
@@ -138,8 +172,8 @@ def _joined(columns: pa.Schema, more: pa.Schema, exact: Collection[str]) -> pa.S
     for field in more:
         at = columns.get_field_index(field.name)
         try:
-            both = [pa.schema([each]) for each in ([columns.field(at)] if at >= 0 else []) + [field]]
-            joined.append(pa.unify_schemas(both, promote_options="permissive").field(0))
+            kind = schema.joined_type(columns.field(at).type, field.type) if at >= 0 else field.type
+            joined.append(pa.field(field.name, kind))
         except pa.ArrowException:
             if field.name in exact:
                 raise
@@ -167,8 +201,12 @@ def _rows(
     dataset_digest: str,
     caps: tuple[int, int],
 ) -> Iterator[dict[str, Any]]:
-    """Yields the rows of a plan: first the files without splits, then the pieces of every split."""
-    files = []
+    """Yields the rows of a plan: first the files without splits, then the pieces of every split.
+
+    If no file has a row, there is one split without rows: readers need a shard to find the columns in.
+    """
+    files: list[tuple[dict[str, Any], Survey]] = []
+    no_rows = not any(isinstance(survey, Survey) and survey.spans for survey in surveyed)
     for (name, info), survey in zip(listed, surveyed, strict=True):
         file = file_name(config.source[name], info)
         row = {"source": name, "file": file, "version": info.version, "size": info.size}
@@ -176,6 +214,9 @@ def _rows(
             yield row | {"error": str(survey)}
         elif survey.spans:
             files.append((row, survey))
+        elif no_rows:
+            yield row | _split_without_rows(row, dataset_digest)
+            no_rows = False
         else:
             yield row | {"unit": survey.unit, "start": 0, "stop": 0}
     scan, last = -1, None
@@ -185,6 +226,13 @@ def _rows(
         for piece, part in split:
             fields = dict(zip(PIECE, _FIELDS(piece), strict=True))
             yield ids | {"scan": scan, **fields, "stored_bytes": round(part.stored_bytes)}
+
+
+def _split_without_rows(row: Mapping[str, Any], dataset_digest: str) -> dict[str, Any]:
+    """Returns the fields of the only split of a plan without rows, which a file without rows stands for."""
+    piece = Piece(**row, unit="rows", start=0, stop=0)
+    ids = {"split": 0, "split_id": split_id(dataset_digest, [piece]), "scan": 0, "stored_bytes": 0}
+    return {**ids, "unit": piece.unit, "start": piece.start, "stop": piece.stop}
 
 
 def _splits(

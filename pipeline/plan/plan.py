@@ -6,8 +6,9 @@ later driver adopts it, so the plan holds everything that decides about rows, in
 
 import itertools
 import json
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from hashlib import blake2b
 from operator import attrgetter, itemgetter
@@ -18,7 +19,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline import parsing, schema
+from pipeline.humanize import plural
 from pipeline.source.formats import Piece
+from pipeline.storage.names import HIDDEN, MARKER, UNFINISHED
 
 PIECE = ("source", "file", "version", "size", "unit", "start", "stop")
 _FIELDS = attrgetter(*PIECE)
@@ -26,6 +29,13 @@ Split = tuple[str, list[Piece]]
 BLOCK_ROWS = 10_000
 COLUMNS_KEY = b"pipeline.columns"
 DIGEST_KEY = b"pipeline.dataset_digest"
+PASSED_OVER_KEY = b"pipeline.passed_over"
+NOT_READ = {
+    HIDDEN: "hidden name",
+    MARKER: "folder marker",
+    UNFINISHED: "unfinished copy",
+}
+"""The reasons for which a listing passes over a name, as people read them."""
 
 
 @dataclass(frozen=True)
@@ -34,11 +44,14 @@ class Plan:
 
     Splits and scans are numbered from 0 in the order of the pieces. A scan is a group of splits that one task
     reads in one pass, because no split of it can be read without the rows before it.
+
+    passed_over: how many names the listing of a source passed over, by source and reason (`storage.names`).
     """
 
     pieces: pa.Table
     columns: pa.Schema
     dataset_digest: str
+    passed_over: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
 
     @cached_property
     def split_ids(self) -> pa.ChunkedArray:
@@ -51,6 +64,26 @@ class Plan:
         failed = self.pieces.filter(pc.is_valid(self.pieces.column("error")))
         names = source_files(failed).to_pylist()
         return dict(zip(names, failed.column("error").to_pylist(), strict=True))
+
+    @property
+    def has_rows(self) -> bool:
+        """Tells whether any split has a range of a file to read."""
+        return bool(pc.any(pc.less(self.pieces.column("start"), self.pieces.column("stop"))).as_py())
+
+    @property
+    def empty_files(self) -> int:
+        """Counts the files without rows."""
+        ok = self.pieces.filter(pc.is_null(self.pieces.column("error")))
+        return int(pc.sum(pc.equal(ok.column("start"), ok.column("stop"))).as_py() or 0)
+
+    @property
+    def not_read(self) -> str:
+        """Says what the listings passed over, and how many files have no rows; empty if there is nothing."""
+        reasons: Counter[str] = Counter()
+        for counted in self.passed_over.values():
+            reasons.update(counted)
+        said = [plural(number, NOT_READ.get(reason, reason)) for reason, number in sorted(reasons.items())]
+        return ", ".join(said + ([plural(self.empty_files, "empty file")] if self.empty_files else []))
 
     @property
     def stored_bytes(self) -> int:
@@ -85,7 +118,7 @@ class Plan:
         """Returns the part of the plan whose shards do not exist yet."""
         missing = pc.invert(pc.is_in(self.pieces.column("split_id"), pa.array(list(present), pa.string())))
         wanted = pc.and_(missing, pc.is_valid(self.pieces.column("split_id")))
-        return Plan(self.pieces.filter(wanted), self.columns, self.dataset_digest)
+        return replace(self, pieces=self.pieces.filter(wanted))
 
     def splits(self) -> Iterator[Split]:
         """Yields split ids with their pieces, in order."""
@@ -108,6 +141,7 @@ class Plan:
         metadata = {
             COLUMNS_KEY: self.columns.serialize().to_pybytes().hex(),
             DIGEST_KEY: self.dataset_digest,
+            PASSED_OVER_KEY: json.dumps(self.passed_over),
         }
         sink = pa.BufferOutputStream()
         pq.write_table(self.pieces.replace_schema_metadata(metadata), sink, compression="zstd")
@@ -126,7 +160,20 @@ class Plan:
             told = parquet.metadata.metadata
             columns = pa.ipc.read_schema(pa.py_buffer(bytes.fromhex(told[COLUMNS_KEY].decode())))
             parsing.refuse_extensions(columns)
-            return Plan(pieces, columns, told[DIGEST_KEY].decode())
+            passed_over = _counts(json.loads(told.get(PASSED_OVER_KEY, b"{}")))  # older plans lack it
+            return Plan(pieces, columns, told[DIGEST_KEY].decode(), passed_over)
+
+
+def _counts(content: Any) -> dict[str, dict[str, int]]:
+    """Takes counts by source and reason from JSON.
+
+    Raises:
+        TypeError, ValueError, AttributeError: it is something else.
+    """
+    return {
+        str(source): {str(reason): int(number) for reason, number in reasons.items()}
+        for source, reasons in content.items()
+    }
 
 
 def extent(pieces: pa.Table) -> int:

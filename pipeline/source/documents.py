@@ -152,6 +152,8 @@ def _carried(raw: RawRows, piece: Piece, columns: pa.Schema) -> pa.Table:
 
 def _cast(column: pa.ChunkedArray, field: pa.Field) -> pa.ChunkedArray:
     try:
+        if schema.loses_digits(column.type, field.type):
+            raise pa.ArrowTypeError(f"{column.type} to {field.type} loses digits")
         return column.cast(field.type)
     except pa.ArrowException as error:
         reason = str(error).splitlines()[0]

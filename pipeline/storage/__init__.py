@@ -9,14 +9,24 @@ whole object or none. Put-if-absent commits shards: exactly one of any number of
 import functools
 
 from pipeline.config.location import Options, protocol_of
-from pipeline.storage.base import HubStorage, MemoryStorage, ObjectInfo, Storage, no_conditional_writes
+from pipeline.storage.base import (
+    HubStorage,
+    Listing,
+    MemoryStorage,
+    ObjectInfo,
+    PassedOver,
+    Storage,
+    no_conditional_writes,
+)
 from pipeline.storage.filesystem import filesystem
 from pipeline.storage.local import BROKEN_LINK, LocalStorage, only_its_inode_changed
 from pipeline.storage.s3 import S3Storage
 
 __all__ = [
     "BROKEN_LINK",
+    "Listing",
     "ObjectInfo",
+    "PassedOver",
     "Storage",
     "connect",
     "no_conditional_writes",

@@ -18,7 +18,9 @@ from fsspec.utils import glob_translate
 from pipeline import telemetry
 from pipeline.config.location import Options, protocol_of
 from pipeline.errors import ConfigError, ExistsError, MissingError, ReplacedError, StorageError
+from pipeline.humanize import plural
 from pipeline.storage.error_mapping import LOST, code, map_errors
+from pipeline.storage.names import HIDDEN, MARKER, Hidden, first_passed_over
 
 GLOB_CHARACTERS = "*?["
 LIST_THREADS = 16
@@ -37,6 +39,10 @@ NOT_KNOWN = (
 )
 """The error codes of servers that do not know a condition. Other servers ignore the condition."""
 Found = TypeVar("Found")
+PassedOver = Mapping[str, str]
+"""The paths of what does not count, with the reason of each. A folder stands for all that is in it."""
+Search = tuple[dict[str, dict[str, Any]], dict[str, str]]
+"""The driver's infos of the files found, and what is passed over with the reason; both by path."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +58,14 @@ class ObjectInfo:
     changed: datetime.datetime | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """The objects that a pattern names; and what it names, but does not count."""
+
+    files: list[ObjectInfo]
+    passed_over: PassedOver
+
+
 class Storage:
     """Object storage behind fsspec."""
 
@@ -61,26 +75,34 @@ class Storage:
     def __init__(self, filesystem: Any, options: Options | None = None) -> None:
         self.filesystem, self.options = filesystem, options or Options()
 
-    def glob(self, pattern: str) -> list[ObjectInfo]:
+    def glob(self, pattern: str, hidden: Hidden = "skip") -> list[ObjectInfo]:
         """Returns the objects that a file, folder or glob names, in the order of their paths.
-
-        Hidden objects (`.x`, `_x`) are left out.
 
         Raises:
             MissingError: the pattern names nothing.
         """
+        return self.search(pattern, hidden).files
+
+    def search(self, pattern: str, hidden: Hidden = "skip") -> Listing:
+        """Returns what `glob` does, and what the pattern names but does not count (`names`).
+
+        Raises:
+            MissingError: the pattern names nothing that counts.
+        """
         telemetry.count_request("list", pattern)
         named = self.strip(self.root(pattern) if self._is_glob(pattern) else pattern)
         with map_errors(pattern):
-            found = sorted(self._search(pattern).items())
+            found, passed = self._search(pattern, hidden)
             infos = []
-            for path, info in found:
-                if not _hidden(path.removeprefix(named)):
-                    with suppress(FileNotFoundError):  # removed since it was listed
-                        infos.append(self._info(info))
+            for path, info in sorted(found.items()):
+                if first := first_passed_over(path.removeprefix(named), hidden):
+                    passed[f"{named}{first[0]}"] = first[1]
+                    continue
+                with suppress(FileNotFoundError):  # removed since it was listed
+                    infos.append(self._info(info))
         if not infos:
-            raise MissingError("no file here", pattern, hint="check the path and its wildcards")
-        return infos
+            raise _nothing_found(pattern, passed)
+        return Listing(infos, passed)
 
     def list_files(self, path: str, edges: Sequence[str] = ()) -> dict[str, ObjectInfo]:
         """Returns the objects directly in a folder, by name; none if the folder does not exist.
@@ -348,14 +370,16 @@ class Storage:
             if info["type"] == "file" and not path.endswith("/")
         }
 
-    def _search(self, pattern: str) -> dict[str, dict[str, Any]]:
+    def _search(self, pattern: str, hidden: Hidden) -> Search:  # noqa: ARG002  (names are judged later)
+        """Returns the files that a pattern names, and the objects that only stand for a folder."""
         search = self._matches if self._is_glob(pattern) else partial(self.filesystem.find, detail=True)
-        # Some tools make an empty folder as an object whose name ends with a slash.
-        return {
-            path: info
-            for path, info in search(pattern).items()
-            if info["type"] == "file" and not path.endswith("/")
-        }
+        found = {path: info for path, info in search(pattern).items() if info["type"] == "file"}
+        # Some tools make an empty folder as an object: its name ends with a slash, or is the folder's own.
+        empty = [path for path, info in found.items() if not info["size"]]
+        folders = {folder for path in found for folder in _folders(path)} if empty else set()
+        markers = {path for path in empty if path in folders} | {path for path in found if path.endswith("/")}
+        kept = {path: info for path, info in found.items() if path not in markers}
+        return kept, dict.fromkeys(markers, MARKER)
 
     def _matches(self, pattern: str) -> dict[str, dict[str, Any]]:
         """Returns what a glob matches. fsspec's own glob leaves out folders that it could not list."""
@@ -496,9 +520,9 @@ class MemoryStorage(Storage):
 class HubStorage(Storage):
     """The Hugging Face Hub, read only. Its driver caches listings, so the cache is dropped before each."""
 
-    def _search(self, pattern: str) -> dict[str, dict[str, Any]]:
+    def _search(self, pattern: str, hidden: Hidden) -> Search:
         self.filesystem.invalidate_cache()
-        return super()._search(pattern)
+        return super()._search(pattern, hidden)
 
     def info(self, path: str) -> ObjectInfo:
         """Returns size and version of one object, past the driver's cache."""
@@ -531,5 +555,19 @@ def _shown(name: str) -> bool:
     return bool(name) and not name.startswith(".")
 
 
-def _hidden(path: str) -> bool:
-    return any(part.startswith((".", "_")) for part in path.split("/"))
+def _folders(path: str) -> Iterator[str]:
+    """Yields all folders that a path lies in."""
+    while "/" in path:
+        path = path.rpartition("/")[0]
+        yield path
+
+
+def _nothing_found(pattern: str, passed: Mapping[str, str]) -> MissingError:
+    hint = "check the path and its wildcards"
+    if "[" in pattern:
+        hint += "; `[` begins a set of characters: write `[[]` for a bracket"
+    if HIDDEN in passed.values():
+        hint += "; the source's `hidden: dots` or `read` lets hidden names count"
+    first = min(passed, default="")
+    got = f"{plural(len(passed), 'name')} that do not count, {first} among them" if passed else ""
+    return MissingError("no file here", pattern, got, hint)

@@ -23,8 +23,9 @@ import pyarrow as pa
 from pipeline import telemetry
 from pipeline.config.location import Options
 from pipeline.errors import ConfigError, DamagedError, MissingError
-from pipeline.storage.base import WRITABLE, NamedFile, ObjectInfo, Storage
+from pipeline.storage.base import WRITABLE, NamedFile, ObjectInfo, Search, Storage
 from pipeline.storage.error_mapping import map_errors
+from pipeline.storage.names import Hidden
 from pipeline.storage.walk import DEEP, MAGIC, Found, Walk
 
 NO_LINK = (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOSYS, errno.EOPNOTSUPP)
@@ -53,6 +54,10 @@ class LocalStorage(Storage):
         super().__init__(filesystem, options)
         self.roots: set[str] = set()
         """Folders that something was written below."""
+
+    def strip(self, path: str) -> str:
+        """Returns an absolute path in the one form that a walk gives it: without `//` and `..`."""
+        return os.path.normpath(super().strip(path))
 
     def full(self, path: str) -> str:
         """Returns an absolute path, without `file://`."""
@@ -102,18 +107,18 @@ class LocalStorage(Storage):
         # A folder may be called `a[1]`: a path that exists under exactly this name is not a glob.
         return super()._is_glob(pattern) and not os.path.exists(self.strip(pattern))  # noqa: PTH110  (no error)
 
-    def _search(self, pattern: str) -> dict[str, dict[str, Any]]:
+    def _search(self, pattern: str, hidden: Hidden) -> Search:
         """Follows symbolic links, as users of `ls` and `cp` expect; fsspec ignores them."""
-        path = self.strip(pattern)
+        path, passed = self.strip(pattern), dict[str, str]()
         if Path(path).is_file():
             found = [Found(path, Path(path).stat())]
         else:
             parts = path.split("/")
             magic = (at for at, part in enumerate(parts) if MAGIC & set(part))
             end = next(magic) if self._is_glob(pattern) else len(parts)
-            walk = Walk("/".join(parts[:end]), parts[end:] or [DEEP], self.options.outside_links)
-            found = list(walk.files())
-        return {each.path: {"name": each.path, "status": each.status} for each in _settled(found)}
+            walk = Walk("/".join(parts[:end]), parts[end:] or [DEEP], self.options.outside_links, hidden)
+            found, passed = list(walk.files()), walk.passed_over
+        return {each.path: {"name": each.path, "status": each.status} for each in _settled(found)}, passed
 
     def _info(self, info: dict[str, Any]) -> ObjectInfo:
         status = info["status"] if "status" in info else Path(info["name"]).stat()

@@ -18,6 +18,7 @@ from typing import Literal
 
 from pipeline import telemetry
 from pipeline.errors import DeniedError
+from pipeline.storage.names import Hidden, passed_over
 
 MAGIC = frozenset("*?[")
 DEEP = "**"
@@ -41,7 +42,7 @@ class Pattern:
     """The parts of a glob below its root. `Positions` are the parts that may be reached in a folder.
 
     The rules are those of `glob`: `**` stands for any number of folders, and at the end also for the files
-    below them; hidden names match nothing.
+    below them. Whether a name counts at all is not decided here.
     """
 
     def __init__(self, parts: Sequence[str]) -> None:
@@ -83,8 +84,12 @@ class Walk:
     has without links, whatever links are added. A folder that only links reach has the first of its names.
     """
 
-    def __init__(self, root: str, parts: Sequence[str], outside: Outside = None) -> None:
-        self.root, self.pattern, self.outside = root, Pattern(parts), outside
+    def __init__(
+        self, root: str, parts: Sequence[str], outside: Outside = None, hidden: Hidden = "skip"
+    ) -> None:
+        self.root, self.pattern, self.outside, self.hidden = root, Pattern(parts), outside, hidden
+        self.passed_over: dict[str, str] = {}
+        """The files and folders that the pattern names, but that do not count, with the reason."""
         self.inside = f"{os.path.realpath(root or '/').rstrip('/')}/"
         self.folders: deque[tuple[str, Positions, bool]] = deque([(root, self.pattern.start, False)])
         self.linked: list[tuple[str, list[int]]] = []
@@ -130,7 +135,10 @@ class Walk:
                 continue
             path = f"{folder}/{name}"
             status = _status(path, is_link)
-            if status is None:
+            if reason := passed_over(name, self.hidden):
+                if status and (named if stat.S_ISREG(status.st_mode) else inner):
+                    self.passed_over[path] = reason
+            elif status is None:
                 if is_link:  # its target may also be a folder whose mount is missing
                     yield Found(path, None)
             elif stat.S_ISREG(status.st_mode) and named:
@@ -147,9 +155,9 @@ class Walk:
             self.folders.append((path, at, linked))
 
     def _names_in(self, folder: str, at: Positions) -> Iterator[tuple[str, bool, bool]]:
-        """Yields the names in a folder that may count; for each, whether it is a link or surely a file."""
+        """Yields the names in a folder; for each, whether it is a link or surely a file."""
         if (names := self.pattern.names(at)) is not None:
-            for name in filter(_shown, names):
+            for name in filter(None, names):
                 yield name, Path(folder or "/", name).is_symlink(), False
             return
         try:
@@ -158,8 +166,7 @@ class Walk:
             return
         with entries:
             for entry in entries:
-                if _shown(entry.name):
-                    yield entry.name, entry.is_symlink(), entry.is_file(follow_symlinks=False)
+                yield entry.name, entry.is_symlink(), entry.is_file(follow_symlinks=False)
 
     def _refuse_leaving(self, path: str, status: os.stat_result, is_link: bool) -> None:
         """Refuses a link out of the root, unless it may be followed.
@@ -191,7 +198,3 @@ def _status(path: str, is_link: bool) -> os.stat_result | None:
         if not isinstance(error, FileNotFoundError) and not (is_link and error.errno in NOWHERE):
             raise
         return None
-
-
-def _shown(name: str) -> bool:
-    return bool(name) and not name.startswith((".", "_"))

@@ -74,6 +74,13 @@ def test_every_mistake_is_named_with_place_value_and_remedy() -> None:
         ),
         ("source", {"docs": {"path": ".", "format": "text"}}, "lies in source.docs"),
         ("source", {"docs": {"path": "./**/*.txt"}}, "lies in source.docs"),
+        ("source", {"docs": {"path": "out/*.parquet"}}, "lies in source.docs"),
+        ("source", {"docs": {"path": "./*/data/*.parquet"}}, "lies in source.docs"),
+        ("source", {"docs": {"path": "out/*.json", "format": "jsonl"}}, "lies in source.docs"),
+        ("source", {"docs": {"path": "in/{run_date}/*.txt"}}, "stands for the date in output.path alone"),
+        ("source", {"docs": {"path": "in/*.parquet", "carry": "a,b"}}, "is not a list: write it as [a, b]"),
+        ("source", {"docs": {"path": "in/*.parquet", "carry": {"a": 1}}}, "write it as [one, another]"),
+        ("source", {"docs": {"path": "in/*.csv", "binary_as_string": True}}, "means nothing to csv"),
         ("source", {"a": {"path": "x.txt"}, "b": {"path": "x.parquet", "id_column": "id"}}, "carries `id`"),
         ("speed", {}, "unknown key; known here: source, model, compute, output, reuse, quality"),
     ],
@@ -82,6 +89,11 @@ def test_what_cannot_be_honoured_is_refused(section: str, values: dict[str, Any]
     with pytest.raises(ConfigError, match="config: ") as raised:
         parse_config(GOOD | {section: values})
     assert part in str(raised.value)
+
+
+def test_a_source_may_lie_beside_the_output() -> None:
+    for path in ("out/*.jsonl", "out/*/*.csv", "*.parquet", "out-2/*.parquet"):
+        assert parse_config(GOOD | {"source": {"docs": {"path": path}}})
 
 
 def test_every_protocol_and_its_options() -> None:

@@ -21,9 +21,9 @@ MORE = {
 }  # fmt: skip
 
 
-def identity(name: str) -> Identity:
+def identity(name: str, **source: Any) -> Identity:
     values = {
-        "source": {"docs": {"path": "/nowhere/*.parquet"}},
+        "source": {"docs": {"path": "/nowhere/*.parquet", **source}},
         "model": {"name": name},
         "output": {"path": "/nowhere/out"},
     }
@@ -34,6 +34,15 @@ def test_the_digests_of_the_built_in_checkpoint_stay() -> None:
     found = identity("albert-mini")
     assert found.vector_digest == "73466a6bb50a6cff4b3d4d8ad303fba29d5a2a9c59b42ad27d14718b911270c3"
     assert found.dataset_digest == "c1cbd77003b1c14a29be31ce214ad2fbfdec8e33ede261513d89c9c3ae7929ee"
+
+
+def test_younger_fields_count_only_if_they_are_used() -> None:
+    before = identity("albert-mini")
+    assert identity("albert-mini", hidden="skip", binary_as_string=False) == before
+    for field, value in (("hidden", "dots"), ("binary_as_string", True)):
+        other = identity("albert-mini", **{field: value})
+        assert other.dataset_digest != before.dataset_digest
+        assert other.differences(before) == [f"source.docs.{field}: null there, {json.dumps(value)} here"]
 
 
 @pytest.mark.parametrize(

@@ -8,12 +8,17 @@ from collections import Counter as Tally
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
+from string import punctuation
+from urllib.parse import quote
 
 from ray.util.metrics import Counter, Gauge
 
 from pipeline import telemetry
 from pipeline.dataset.record import COUNTERS, Failure, ShardRecord, Sum, summed
 from pipeline.embed.job import Job
+
+PLAIN = punctuation.replace("%", "") + " "
+"""The characters that stand for themselves in a tag, besides letters and digits."""
 
 
 def count(job: Job, done: ShardRecord | Failure) -> None:
@@ -57,7 +62,15 @@ def quiet(job: Job, silent: float) -> None:
 
 
 def _dataset(job: Job) -> dict[str, str]:
-    return {"dataset": job.config.output.path}
+    return {"dataset": ascii_tag(job.config.output.path)}
+
+
+def ascii_tag(text: str) -> str:
+    """Returns a text as Ray accepts it in a tag, in ASCII; different texts stay different.
+
+    All but visible ASCII is percent-encoded as in a URL, and so is `%` itself.
+    """
+    return quote(text, safe=PLAIN, errors="surrogatepass")
 
 
 def _inc(counter: Counter, number: float, tags: dict[str, str]) -> None:

@@ -80,6 +80,8 @@ def reconciliation(subject: Subject) -> Markup:
         f"rejected.{windows} Planned rows are those of the files' own counts; files that are cut by bytes "
         "must be read without gap or overlap instead. Both are checked before a dataset is complete."
     )
+    if subject.plan.not_read:
+        sentence += f" Not read: {subject.plan.not_read}."
     whole = subject.summary["complete"] and not subject.failed_files
     heads = ("source", "files", "planned rows", "embedded", "rejected", "missing", "failed files")
     return section(

@@ -68,9 +68,10 @@ def drawn(config: Config, dataset: Dataset, plan: Plan, records: pa.Table) -> Sa
     Raises:
         StorageError: storage failed.
     """
-    chosen = _chosen(records.filter(pc.greater(records["rows"], 0)))
-    if not chosen or not config.report.samples:
+    filled = records.filter(pc.greater(records["rows"], 0))
+    if not filled.num_rows or not config.report.samples:
         return None
+    chosen = _chosen(filled)
     whole = sum(record["rows"] for record in chosen)
     wanted = [-(-config.report.samples * record["rows"] // whole) for record in chosen]
     expected = _expected(dataset, plan)

@@ -21,7 +21,7 @@ from pipeline.source.piece import Piece, RawRows, Span, Survey
 
 __all__ = [
     "FORMATS", "Documents", "Format", "Piece", "RawRows", "Span", "Survey", "file_name", "file_path", "look",
-    "random_access", "read", "separate_rejects", "survey",
+    "partition_keys", "random_access", "read", "separate_rejects", "survey",
 ]  # fmt: skip
 
 NO_PARTITION = "__HIVE_DEFAULT_PARTITION__"
@@ -61,7 +61,7 @@ def survey(info: storage.ObjectInfo, name: str, source: Source) -> Survey:
         SourceError: its content can't be embedded.
     """
     _refuse_leading_out(name)
-    keys = _partitions(name, source)
+    keys = _partitions(info.path, source)
     if info.version == storage.BROKEN_LINK:
         raise SourceError("is a symbolic link that leads nowhere", hint="correct or remove it")
     kind = FORMATS[source.format]
@@ -88,8 +88,11 @@ def read(path: str, pieces: Sequence[Piece], source: Source, columns: pa.Schema)
         SourceGoneError: this process does not see the file.
     """
     _refuse_leading_out(pieces[0].file)
-    store, keys = storage.connect(path, source.options), _partitions(pieces[0].file, source)
+    store, keys = storage.connect(path, source.options), _partitions(path, source)
     _check_version(store, path, pieces[0])
+    if all(piece.unit == "rows" and piece.start == piece.stop for piece in pieces):
+        yield from (_no_rows(piece, columns) for piece in pieces)
+        return
     try:
         with store.open(path, _planned(path, pieces[0])) as file:
             for raw in FORMATS[source.format].read(file, pieces, source, columns):
@@ -110,24 +113,40 @@ def _refuse_leading_out(name: str) -> None:
         raise SourceError("its name leads out of the source", got=name, hint=hint)
 
 
-def _partitions(name: str, source: Source) -> dict[str, str | None]:
-    """Returns the partition keys of a file that the config names, from its folders (`key=value/`).
+def partition_keys(path: str) -> dict[str, str | None]:
+    """Returns the keys and values of the folders (`key=value/`) that a file lies in, by its full path."""
+    return {
+        urllib.parse.unquote(key): None if value == NO_PARTITION else urllib.parse.unquote(value)
+        for key, value in re.findall(r"(?:^|/)([^/=]+)=([^/]*)(?=/)", path)
+    }
+
+
+def _partitions(path: str, source: Source) -> dict[str, str | None]:
+    """Returns the partition keys of a file that the config names.
 
     Raises:
         SourceError: the path lacks one.
     """
-    found = {
-        urllib.parse.unquote(key): None if value == NO_PARTITION else urllib.parse.unquote(value)
-        for key, value in re.findall(r"(?:^|/)([^/=]+)=([^/]*)(?=/)", name)
-    }
+    found = partition_keys(path)
     for key in source.partitions:
         if key not in found:
             raise SourceError(
                 "its path has no such partition",
-                got=f"{key!r} in {name}",
+                got=f"{key!r} in {path}",
                 hint="drop it from partitions, or move the file",
             )
     return {key: found[key] for key in source.partitions}
+
+
+def _no_rows(piece: Piece, columns: pa.Schema) -> RawRows:
+    """Returns the rows of a piece that has none."""
+    return RawRows(
+        pa.array([], pa.large_string()),
+        columns.empty_table(),
+        pa.array([], pa.int64()),
+        piece.start,
+        piece.stop,
+    )
 
 
 def _with_partitions(raw: RawRows, keys: dict[str, str | None]) -> pa.Table:

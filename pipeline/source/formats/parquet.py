@@ -4,19 +4,28 @@ The claims of a footer are checked before anything uses them. Nothing tells how 
 they are read: so they are read a few rows at a time, and within a limit of memory.
 """
 
+import io
 from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline.config.source import Source
 from pipeline.errors import SourceError
-from pipeline.schema import readable_type
 from pipeline.source.formats import bounds, memory
-from pipeline.source.formats.compression import compression, damage_named, first_line
+from pipeline.source.formats.compression import damage_named, first_line
 from pipeline.source.formats.format import Format
+from pipeline.source.formats.parquet_columns import (
+    is_binary,
+    is_text,
+    readable,
+    readable_columns,
+    texts,
+    told_schema,
+    type_at,
+    value_at,
+)
 from pipeline.source.formats.ranges import in_ranges
 from pipeline.source.piece import Piece, RawRows, Span, Survey, named
 
@@ -26,41 +35,64 @@ EXPANDING = {"PLAIN_DICTIONARY", "RLE_DICTIONARY", "DELTA_BYTE_ARRAY"}
 EXPANDING_ROWS = 2048
 DECODING = 1 << 30
 """Bytes of memory for a batch, in addition to the pages that it comes from."""
-TEXT_TYPES = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)
+SIGNATURE_BYTES = 28
+"""Bytes that follow a footer that can be read although columns are encrypted: a nonce, and a tag."""
+COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bz2", b"\x28\xb5\x2f\xfd": "zstd", b"\xfd7zX": "xz"}
+"""The methods by which a file may be compressed as a whole, by its first bytes; its name does not matter."""
+ENCRYPTED = b"PARE"
+"""The last bytes of a file whose footer is encrypted, too."""
 
 
-def survey(file: pa.NativeFile, name: str, size: int, source: Source) -> Survey:
-    """Finds how the file can be cut; reads only its footer.
+def survey(file: pa.NativeFile, _: str, size: int, source: Source) -> Survey:
+    """Finds how the file can be cut; reads only its footer. A file without rows has no span.
 
     Raises:
         SourceError: it is not a Parquet file, its footer can't be true, or it lacks the text or id column.
     """
-    if method := compression(name, source):
-        raise SourceError(
-            "is a compressed Parquet file, which can't be read",
-            got=method,
-            hint="uncompress it: Parquet compresses its own pages",
-        )
-    parquet = _open(file, size)
-    names = parquet.schema_arrow.names
+    end = _End(file, size)
+    parquet = _open(pa.PythonFile(end, mode="r"), size)
+    _refuse_encrypted(end, parquet.metadata.serialized_size)
+    schema = told_schema(parquet, source)
+    if not parquet.metadata.num_rows:
+        _check_claims(parquet.metadata, [], size)
+        return Survey("rows", _columns_of_nothing(schema, source), ())
+    _check_columns(schema, source)
+    leaves = _leaves(parquet, source)
+    _check_claims(parquet.metadata, leaves, size)
+    return Survey("rows", readable_columns(schema, source), tuple(_spans(parquet.metadata, leaves)))
+
+
+def _check_columns(schema: pa.Schema, source: Source) -> None:
+    """Checks that a file has the columns that the config needs.
+
+    Raises:
+        SourceError: it lacks one, or its text is not text.
+    """
+    names = schema.names
     for path in (source.text_column, *source.fields.values()):
         if path and names.count(path.split(".")[0]) > 1:
             raise SourceError("has a column twice", got=repr(path), hint="rename one of them")
     for path in (source.text_column, source.id_column):
-        if path and _field(parquet.schema_arrow, path) is None:
+        if path and type_at(schema, path) is None:
             raise SourceError(
                 "has no such column",
                 got=f"{path!r} among {named(names)}",
                 hint="check text_column and id_column",
             )
-    kind = _field(parquet.schema_arrow, source.text_column or "")
-    if not _is_text(kind):
-        raise SourceError(
-            f"column {source.text_column!r} is not text", got=str(kind), hint="name another text_column"
-        )
-    leaves = _leaves(parquet, source)
-    _check_claims(parquet.metadata, leaves, size)
-    return Survey("rows", _columns(parquet, source), tuple(_spans(parquet.metadata, leaves)))
+    kind = type_at(schema, source.text_column or "")
+    if not is_text(kind):
+        hint = "name another text_column"
+        if kind and is_binary(kind):
+            hint += ", or set binary_as_string: true if its bytes are UTF-8"
+        raise SourceError(f"column {source.text_column!r} is not text", got=str(kind), hint=hint)
+
+
+def _columns_of_nothing(schema: pa.Schema, source: Source) -> pa.Schema:
+    """Returns the columns of a file without rows as far as they can be carried; it never fails."""
+    try:
+        return readable_columns(schema, source)
+    except SourceError:
+        return pa.schema([])
 
 
 def read(file: pa.NativeFile, pieces: Sequence[Piece], source: Source, _: pa.Schema) -> Iterator[RawRows]:
@@ -70,7 +102,7 @@ def read(file: pa.NativeFile, pieces: Sequence[Piece], source: Source, _: pa.Sch
         SourceError: the file is damaged.
     """
     parquet = _open(file, pieces[0].size)
-    columns = _columns(parquet, source)
+    columns = readable_columns(told_schema(parquet, source), source)
     paths = [source.text_column or "", *(source.fields[name] for name in columns.names)]
     first, groups = _groups(parquet, pieces[0].start, pieces[-1].stop)
     rows, pages = _batch_size(parquet.metadata, groups, _leaves(parquet, source))
@@ -101,10 +133,9 @@ def _tables(
             if batch is None:
                 return
             table = pa.Table.from_batches([batch])
-            texts, *others = (_value(table, path) for path in paths)
-            table = pa.Table.from_arrays(
-                [_texts(texts), *_readable(others, columns)], names=["", *columns.names]
-            )
+            text, *others = (value_at(table, path) for path in paths)
+            carried = [readable(column, field) for column, field in zip(others, columns, strict=True)]
+            table = pa.Table.from_arrays([texts(text), *carried], names=["", *columns.names])
         yield table
 
 
@@ -131,32 +162,6 @@ def _groups(parquet: pq.ParquetFile, start: int, stop: int) -> tuple[int, list[i
     stops = np.cumsum([0, *counts])
     groups = [i for i in range(len(counts)) if stops[i] < stop and stops[i + 1] > start]
     return (int(stops[groups[0]]) if groups else 0), groups
-
-
-def _field(schema: pa.Schema, path: str) -> pa.DataType | None:
-    """Returns the type at a dotted path, which may also be a single name; None if nothing is there."""
-    if path in schema.names:
-        return schema.field(path).type
-    name, *inner = path.split(".")
-    kind = schema.field(name).type if name in schema.names else None
-    for key in inner:
-        if kind is None or not pa.types.is_struct(kind) or kind.get_field_index(key) < 0:
-            return None
-        kind = kind.field(key).type
-    return kind
-
-
-def _value(table: pa.Table, path: str) -> pa.ChunkedArray:
-    if path in table.column_names:
-        return table.column(path)
-    name, *inner = path.split(".")
-    return pc.struct_field(table.column(name), inner)
-
-
-def _texts(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    if pa.types.is_dictionary(column.type):
-        column = column.cast(column.type.value_type)
-    return column.cast(pa.large_string())
 
 
 def _check_claims(metadata: pq.FileMetaData, leaves: Sequence[int], size: int) -> None:
@@ -202,21 +207,75 @@ def _open(file: pa.NativeFile, size: int) -> pq.ParquetFile:
     except MemoryError:
         raise  # Arrow's is an `ArrowException`, too
     except (pa.ArrowException, OSError) as error:
-        raise SourceError(
-            "is not a complete Parquet file",
-            got=f"{size} bytes: {first_line(error)}",
-            hint="make it again, or leave it out",
-        ) from None
+        raise _unopened(file, size, error) from None
 
 
-def _columns(parquet: pq.ParquetFile, source: Source) -> pa.Schema:
-    found = {name: _field(parquet.schema_arrow, path) for name, path in source.fields.items()}
-    try:
-        return pa.schema([pa.field(name, readable_type(kind)) for name, kind in found.items() if kind])
-    except pa.ArrowNotImplementedError as error:
-        raise SourceError(
-            "a carried column has a type that some readers refuse", got=str(error), hint="do not carry it"
-        ) from None
+def _unopened(file: pa.NativeFile, size: int, error: Exception) -> SourceError:
+    """Returns the error for a file that Arrow does not open, by its first and last bytes."""
+    first, last = (_bytes_at(file, at) for at in (0, max(0, size - len(ENCRYPTED))))
+    if last == ENCRYPTED:
+        return _encrypted("its footer, too")
+    if method := next((name for start, name in COMPRESSED.items() if first.startswith(start)), None):
+        return SourceError(
+            "is a compressed Parquet file, which can't be read",
+            got=method,
+            hint="uncompress it: Parquet compresses its own pages",
+        )
+    return SourceError(
+        "is not a complete Parquet file",
+        got=f"{size} bytes: {first_line(error)}",
+        hint="make it again, or leave it out",
+    )
+
+
+def _bytes_at(file: pa.NativeFile, position: int) -> bytes:
+    file.seek(position)
+    return bytes(file.read(len(ENCRYPTED)))
+
+
+def _refuse_encrypted(end: "_End", footer: int) -> None:
+    """Refuses a file with encrypted columns, before Arrow aborts this process at the first of them.
+
+    Args:
+        footer: the bytes of the footer without its signature.
+
+    Raises:
+        SourceError: the footer has a signature.
+    """
+    if int.from_bytes(end.last[:4], "little") - footer == SIGNATURE_BYTES:
+        raise _encrypted("some of its columns")
+
+
+def _encrypted(what: str) -> SourceError:
+    hint = "write it without encryption: this program has no keys"
+    return SourceError("is encrypted", got=what, hint=hint)
+
+
+class _End(io.RawIOBase):
+    """A file that keeps its last eight bytes once they are read: the size of the footer, and `PAR1`."""
+
+    def __init__(self, file: pa.NativeFile, size: int) -> None:
+        super().__init__()
+        self.file, self.size, self.last = file, size, b""
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return int(self.file.tell())
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        return int(self.file.seek(offset, whence))
+
+    def read(self, size: int = -1) -> bytes:
+        """Reads as the file itself does."""
+        data = bytes(self.file.read(size))
+        if self.file.tell() == self.size:
+            self.last = data[-8:]
+        return data
 
 
 def _leaves(parquet: pq.ParquetFile, source: Source) -> list[int]:
@@ -239,34 +298,6 @@ def _spans(metadata: pq.FileMetaData, leaves: Sequence[int]) -> list[Span]:
         spans.append(Span(start, start + group.num_rows, group.num_rows, text_bytes, stored_bytes))
         start += group.num_rows
     return [span for span in spans if span.rows]
-
-
-def _readable(found: Sequence[pa.ChunkedArray], columns: pa.Schema) -> list[pa.ChunkedArray]:
-    """Casts carried columns to readable types. Only the nanoseconds of timestamps are lost."""
-    arrays = []
-    for column, field in zip(found, columns, strict=True):
-        options = pc.CastOptions(target_type=field.type, allow_time_truncate=True)
-        try:
-            arrays.append(_storage(column).cast(options=options))
-        except MemoryError:
-            raise
-        except pa.ArrowException as error:
-            raise SourceError(
-                f"column {field.name!r} can't be carried", got=first_line(error), hint="do not carry it"
-            ) from None
-    return arrays
-
-
-def _storage(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Returns the storage values of an extension type (uuid, json, ...)."""
-    if not isinstance(column.type, pa.BaseExtensionType):
-        return column
-    return pa.chunked_array([chunk.storage for chunk in column.chunks], column.type.storage_type)
-
-
-def _is_text(kind: pa.DataType | None) -> bool:
-    kind = kind.value_type if kind and pa.types.is_dictionary(kind) else kind
-    return kind is not None and any(matches(kind) for matches in TEXT_TYPES)
 
 
 FORMAT = Format(survey, read, read_from_end=True, random_access=True, isolated=True)
