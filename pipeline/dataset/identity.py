@@ -33,6 +33,15 @@ version 1 is left out, as in older datasets.
 
 
 OWN_FIRST = dict.fromkeys(OWN, 1)
+ADDED: tuple[tuple[re.Pattern[str], Any], ...] = (
+    (re.compile(r"source\.[^.]+\.encoding"), "utf-8"),
+    (re.compile(r"source\.[^.]+\.csv\.escape"), None),
+    (re.compile(r"source\.[^.]+\.csv\.null_values"), []),
+)
+"""Config that older versions did not have, with the value that does what they did.
+
+A field with this value is left out, so that the digests of older datasets stay as they are.
+"""
 
 
 @dataclass(frozen=True)
@@ -138,8 +147,15 @@ def fields_of(config: Config) -> dict[str, Any]:
     """Returns the fields of a config, except its model, that decide about the shards."""
     flat = _flatten(config.model_dump(mode="json"))
     return {
-        key: value for key, value in flat.items() if not (key.startswith("model.") or OPERATIONAL.match(key))
+        key: value
+        for key, value in flat.items()
+        if not (key.startswith("model.") or OPERATIONAL.match(key) or _as_before(key, value))
     }
+
+
+def _as_before(key: str, value: Any) -> bool:
+    """Tells whether a field has the value that stands for what older versions did."""
+    return any(pattern.fullmatch(key) and value == before for pattern, before in ADDED)
 
 
 def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
