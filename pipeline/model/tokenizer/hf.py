@@ -25,6 +25,8 @@ PROBES = (
     "你好, 世界",
 )
 """Texts of which a usable tokenizer knows at least one."""
+UNKNOWN = ("<unk>", "[UNK]")
+"""The names of the token for what a vocabulary lacks."""
 
 
 def load_backend(folder: Path) -> Backend:
@@ -181,4 +183,4 @@ def check_vocabulary(backend: Backend, checkpoint: Checkpoint) -> None:
 
 def _unknown_share(backend: Backend, text: str) -> float:
     tokens = backend.encode(text, add_special_tokens=False).tokens
-    return sum(token in ("<unk>", "[UNK]") for token in tokens) / max(1, len(tokens))
+    return sum(token in UNKNOWN for token in tokens) / max(1, len(tokens))
