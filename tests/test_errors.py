@@ -213,6 +213,16 @@ def busy_hub(_: Path, patch: pytest.MonkeyPatch) -> None:
     hub(patch, HTTPStatus.TOO_MANY_REQUESTS)
 
 
+def csv_file(name: str, content: bytes) -> Case:
+    """Plans a CSV file in the place of the corpus."""
+
+    def prepare(folder: Path, _: pytest.MonkeyPatch) -> None:
+        (folder / name).write_bytes(content)
+
+    source = "--set source.docs.format=csv --set source.docs.path="
+    return f"{PLAN} {source}{name}", prepare
+
+
 PLAN = "plan job.yaml"
 CASES: dict[str, Case] = {
     "There is no config file": ("plan jib.yaml", nothing),
@@ -243,6 +253,11 @@ CASES: dict[str, Case] = {
     "An unknown format": (f"{PLAN} --set source.docs.path=corpus", nothing),
     "The text column is missing": (f"{PLAN} --set source.docs.text_column=body", nothing),
     "The text column is not text": (f"{PLAN} --set source.docs.text_column=key", nothing),
+    "A header in another encoding": csv_file("gbk.csv", "编号,正文\n1,今天\n".encode("gbk")),
+    "Another delimiter": csv_file("semicolon.csv", b"key;text\n1;one\n"),
+    "Lines that end with CR": csv_file("old.csv", b"key,text\r1,one\r"),
+    "An archive": csv_file("docs.txt", b"PK\x03\x04 and more"),
+    "An unknown encoding": (f"{PLAN} --set source.docs.encoding=gkb", nothing),
     "A carried column does not exist": (f"{PLAN} --set source.docs.carry=[author]", nothing),
     "Two columns of one name": (f"{PLAN} --set source.docs.carry=[Embedding]", column("Embedding")),
     "A model that does not exist": (f"{PLAN} --set model.name=no/model", nothing),

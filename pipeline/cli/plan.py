@@ -8,6 +8,7 @@ from pipeline.cli.command import Command
 from pipeline.cli.output import CommandResult, Lines, failed_lines, show, show_lines, write
 from pipeline.errors import ExitCode
 from pipeline.estimate.estimate import Forecast, Reuse, forecast, sample_fields
+from pipeline.estimate.legibility import Legibility
 from pipeline.estimate.token_lengths import PADDED_BATCH, Tokens
 from pipeline.humanize import bar, duration, plural, share, size
 
@@ -49,7 +50,7 @@ def _forecast_lines(found: Forecast) -> Lines:
         yield "embed", "nothing is left to embed"
         return
     yield "embed", _work(found)
-    sample = sample_fields(found.sample, found.lengths)
+    sample = sample_fields(found.sample, found.lengths, found.legibility)
     yield (
         "sample",
         (
@@ -58,6 +59,8 @@ def _forecast_lines(found: Forecast) -> Lines:
             f"{size(sample['read_bytes'])} read"
         ),
     )
+    if found.legibility.unknown_fraction:
+        yield "unknown", _unknown(found.legibility)
     if found.lengths:
         yield from _length_lines(found.lengths, found)
     yield from _cost_lines(found)
@@ -87,6 +90,10 @@ def _work(found: Forecast) -> str:
     windows = f" in {found.new_rows:,} windows" if found.recipe.chunked else ""
     rejects = f"; {found.rejects:,} rejected" if found.rejects else ""
     return f"about {plural(found.texts, 'text')}{windows} of {found.tokens:,} tokens{rejects}"
+
+
+def _unknown(found: Legibility) -> str:
+    return f"{share(found.unknown_fraction, 1)} of the tokens are unknown to the model: {found.by_script()}"
 
 
 def _length_lines(lengths: Tokens, found: Forecast) -> Lines:

@@ -219,6 +219,18 @@ class Quality(Section):
     max_reject_fraction: float = Field(
         0.5, ge=0, le=1, description="Fraction of rejected rows above which the run is not done."
     )
+    max_unknown_fraction: float = Field(
+        1.0,
+        ge=0,
+        le=1,
+        description="Fraction of unknown tokens (`[UNK]`, `<unk>`) among those of the texts above which the "
+        "run is not done: the model can't read so much of them. 1: any.",
+    )
+    unique_ids: bool = Field(
+        False,
+        description="The run is not done if a row of a source with an `id_column` has no id, or the id of "
+        "another row of the source. The commit then reads the ids of all shards.",
+    )
     allow_failed_files: bool = Field(
         False,
         description="Commit although files failed; they are listed. Does not cover a split that kills its "

@@ -1,5 +1,6 @@
 """A source in the config: its files, their format, and the columns to use."""
 
+import codecs
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
@@ -35,6 +36,9 @@ FORMATS = {
 }
 """The formats by their names in `Source.format`. `source.formats.FORMATS` has the functions to read them."""
 COMPRESSIONS = {".gz": "gzip", ".bz2": "bz2", ".zst": "zstd", ".xz": "xz"}
+NO_ENCODINGS = ("idna", "punycode", "raw-unicode-escape", "unicode-escape", "undefined", "mbcs", "oem")
+"""The codecs of Python from bytes to text that are not encodings of files."""
+ENCODING_HINT = "name one such as utf-8, gbk or cp1252"
 
 
 class Csv(Section):
@@ -51,14 +55,32 @@ class Csv(Section):
         max_length=1,
         description='Character around a field; empty for none. Default: `"` for csv, none for tsv.',
     )
+    escape: str | None = Field(
+        None,
+        min_length=1,
+        max_length=1,
+        description="Character before a quote within a quoted field, such as the backslash of Spark. Without "
+        r"quotes: the character before a delimiter or a letter, as in `\t` of MySQL and PostgreSQL. "
+        "Default: a quote is doubled.",
+    )
+    null_values: tuple[str, ...] = Field(
+        (), description=r"Fields without quotes that stand for null, such as `\N` of Hive and MySQL."
+    )
     names: tuple[Name, ...] | None = Field(
         None, description="Names of the columns, for files whose first line does not name them."
     )
     newlines_in_fields: bool = Field(
         True,
         description="A quoted field may hold a line end. `false` lets files be cut, and rejects rows with "
-        "such fields. Without quotes a field never holds one.",
+        "such fields. Without quotes and `escape` a field never holds one.",
     )
+
+    @field_validator("delimiter", "quote", "escape")
+    @classmethod
+    def _within_a_line(cls, value: str | None) -> str | None:
+        if value in ("\n", "\r"):
+            raise ValueError("ends a line: name another character")
+        return value
 
 
 class Source(Section):
@@ -106,8 +128,14 @@ class Source(Section):
         "`_`, except `_key=value`; `dots`: those that begin with `.`; `read`: none.",
     )
     csv: Csv = Field(Csv(), description="The dialect of `csv` and `tsv` files.")
+    encoding: str = Field(
+        "utf-8",
+        description="Encoding of the files, by the name that Python has for it: `utf-8`, `gbk`, `cp1252`, "
+        "`utf-16`. A byte order mark in a file wins. Not for parquet.",
+    )
     encoding_errors: Literal["reject", "replace"] = Field(
-        "reject", description="Reject a row that is not UTF-8, or replace its bad bytes by U+FFFD."
+        "reject",
+        description="Reject a row with bytes that are not text in its encoding, or replace them by U+FFFD.",
     )
 
     # There is a validator for each field, in their order, so that one mistake does not hide the others.
@@ -182,13 +210,39 @@ class Source(Section):
             return value
         delimiter, default_quote = dialect
         quote = default_quote if value.quote is None else value.quote
+        delimiter = value.delimiter or delimiter
+        escape = None if value.escape == quote else value.escape
+        if delimiter in (quote, escape):
+            raise ValueError(f"delimiter {delimiter!r} is the quote or the escape, too: name another")
         return value.model_copy(
             update={
-                "delimiter": value.delimiter or delimiter,
+                "delimiter": delimiter,
                 "quote": quote,
-                "newlines_in_fields": value.newlines_in_fields and bool(quote),
+                "escape": escape,
+                "newlines_in_fields": value.newlines_in_fields and bool(quote or escape),
             }
         )
+
+    @field_validator("encoding")
+    @classmethod
+    def _known_encoding(cls, value: str, info: ValidationInfo) -> str:
+        try:
+            found = codecs.lookup(value)
+        except (LookupError, ValueError):
+            raise ValueError(
+                "is not an encoding that Python knows: name one such as utf-8, gbk or cp1252"
+            ) from None
+        if (
+            not found._is_text_encoding
+            or not found.incrementaldecoder
+            or found.name.replace("_", "-") in NO_ENCODINGS
+        ):
+            raise ValueError("is not an encoding of files: name one such as utf-8, gbk or cp1252")
+        name = "utf-8" if found.name == "utf-8-sig" else found.name
+        kind = info.data.get("format")
+        if name != "utf-8" and kind in FORMATS and not FORMATS[kind].compressible:
+            raise ValueError(f"means nothing to {kind}, whose strings are UTF-8: drop it")
+        return name
 
     @property
     def has_columns(self) -> bool:

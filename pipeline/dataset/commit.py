@@ -6,7 +6,7 @@ and nothing changes after `_SUCCESS`. A driver whose dataset was removed meanwhi
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from hashlib import sha256
 from typing import Any
 
@@ -18,11 +18,12 @@ from pipeline.dataset.commit_files import FoundFile, same_records, sweep, write_
 from pipeline.dataset.dataset import Dataset
 from pipeline.dataset.ending import Report, RunResult, finished, no_report, planned_records
 from pipeline.dataset.failed_splits import write_failed
+from pipeline.dataset.identifiers import count_ids, id_columns
 from pipeline.dataset.reconcile import failed_pieces, reconcile
 from pipeline.dataset.record import Failure, parquet_bytes, read_records
 from pipeline.dataset.summary import dataset_facts
 from pipeline.dataset.unfit_shards import refuse_foreign, refuse_unexplained, refuse_unfit
-from pipeline.dataset.verdict import verdict
+from pipeline.dataset.verdict import verdict, verdict_on_ids
 from pipeline.errors import ExitCode, OtherDatasetError, ReplacedError, StoppedError
 from pipeline.plan.plan import Plan
 from pipeline.storage import ObjectInfo
@@ -92,6 +93,11 @@ def _commit(case: CommitRequest) -> RunResult | None:
         records = read_records(manifest.data, dataset.layout.manifest)
     facts = dataset_facts(dataset, plan, records, failed)
     code, reason = verdict(failures, failed, facts, case.quality)
+    if code is ExitCode.DONE and case.quality.unique_ids:
+        columns = id_columns(dataset.claim_file().identity().dataset_fields)
+        counts = count_ids(dataset, plan, list(shards), columns)
+        facts |= asdict(counts)
+        code, reason = verdict_on_ids(counts)
     if code is ExitCode.DONE and failures:
         write_failed(dataset, plan, failures, str(case.run.get("attempt", "")))
         return None

@@ -33,12 +33,16 @@ version 1 is left out, as in older datasets.
 
 
 OWN_FIRST = dict.fromkeys(OWN, 1)
+ADDED: tuple[tuple[re.Pattern[str], Any], ...] = (
+    (re.compile(r"source\.[^.]+\.hidden"), "skip"),
+    (re.compile(r"source\.[^.]+\.binary_as_string"), False),
+    (re.compile(r"source\.[^.]+\.encoding"), "utf-8"),
+    (re.compile(r"source\.[^.]+\.csv\.escape"), None),
+    (re.compile(r"source\.[^.]+\.csv\.null_values"), []),
+)
+"""Config that older versions did not have, with the value that does what they did.
 
-
-LATER = {"binary_as_string": False, "hidden": "skip"}
-"""Fields of a source that older datasets do not have, with the value that stands for what they did.
-
-With this value a field is left out, so that older datasets keep their digests.
+A field with this value is left out, so that the digests of older datasets stay as they are.
 """
 
 
@@ -147,14 +151,13 @@ def fields_of(config: Config) -> dict[str, Any]:
     return {
         key: value
         for key, value in flat.items()
-        if not (key.startswith("model.") or OPERATIONAL.match(key) or _is_as_before(key, value))
+        if not (key.startswith("model.") or OPERATIONAL.match(key) or _as_before(key, value))
     }
 
 
-def _is_as_before(key: str, value: Any) -> bool:
-    """Tells whether a field of a source is younger than the format, and means what was always so."""
-    section, _, name = key.rpartition(".")
-    return section.startswith("source.") and name in LATER and value == LATER[name]
+def _as_before(key: str, value: Any) -> bool:
+    """Tells whether a field has the value that stands for what older versions did."""
+    return any(pattern.fullmatch(key) and value == before for pattern, before in ADDED)
 
 
 def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

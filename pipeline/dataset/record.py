@@ -73,6 +73,9 @@ class ShardRecord:
     reused: rows whose vectors an older dataset had.  transient: rejects that another try may fix.
     tokens: the tokens of all rows; computed_tokens: those that the model ran; padded_tokens: those that
         attention ran over.
+    text_tokens: the tokens of the rows whose vectors are not reused, without special ones; unknown_tokens:
+        those of them that stand for what the vocabulary lacks.  null_ids: documents whose id is null. An
+        older version left these three 0.
     token_histogram: rows by their `n_tokens`, up to the last bucket of `schema.TOKEN_BUCKETS` that has any.
     idle_seconds: how long the replica waited for the split.  written_at: seconds since 1970, UTC.
     dataset_digest, vector_digest: as in dataset.json; columns_digest: the digest of the shard's schema.
@@ -89,6 +92,9 @@ class ShardRecord:
     computed_tokens: Annotated[int, _count(Sum.AMOUNT, "Tokens that the model ran.")] = 0
     padded_tokens: Annotated[int, _count(counter="Tokens that the model ran, padding included.")] = 0
     truncated: Annotated[int, _count(Sum.AMOUNT, "Texts that were cut at max_tokens.")] = 0
+    text_tokens: Annotated[int, _count(Sum.AMOUNT, "Tokens of texts that were tokenized.")] = 0
+    unknown_tokens: Annotated[int, _count(Sum.AMOUNT, "Tokens of what the vocabulary lacks.")] = 0
+    null_ids: Annotated[int, _count(Sum.AMOUNT, "Rows whose id is null.")] = 0
     token_histogram: Annotated[Sequence[int], Column(pa.list_(pa.int64()))] = ()
     reasons: Annotated[Sequence[Mapping[str, Any]], Column(pa.list_(schema.REASON))] = ()
     text_bytes: Annotated[int, _count(Sum.AMOUNT, "Bytes of text.")] = 0

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pipeline.config.sections import Quality
+from pipeline.dataset.identifiers import IdCounts
 from pipeline.dataset.record import Failure
 from pipeline.errors import ExitCode
 
@@ -42,4 +43,20 @@ def verdict(
             f"{totals['rejects']} of {documents} rows were rejected, more than quality.max_reject_fraction "
             f"{quality.max_reject_fraction:g}; rejects/ has the reason of each"
         )
+    if totals["unknown_tokens"] > quality.max_unknown_fraction * totals["text_tokens"]:
+        return ExitCode.INCOMPLETE, (
+            f"{totals['unknown_tokens']} of {totals['text_tokens']} tokens are unknown to the model, more "
+            f"than quality.max_unknown_fraction {quality.max_unknown_fraction:g}; name a model that has the "
+            "script of these texts"
+        )
     return ExitCode.DONE, "complete"
+
+
+def verdict_on_ids(counts: IdCounts) -> tuple[ExitCode, str]:
+    """Returns the exit code of a run whose ids must be unique, and the reason in one line."""
+    if not (counts.null_ids or counts.repeated_ids):
+        return ExitCode.DONE, "complete"
+    return ExitCode.INCOMPLETE, (
+        f"{counts.null_ids} rows have no id, and {counts.repeated_ids} the id of another row, which "
+        "quality.unique_ids does not allow; correct the source or its id_column, and use a new output.path"
+    )

@@ -35,6 +35,7 @@ class Contents:
     too_large: (rows,) bool; the rows for which memory did not suffice.
     reused: further rows, with their stored vectors; a table of `schema.shard_schema`.
     order: (rows + reused,); the sort keys of all rows. None if `rows` are in order and nothing is reused.
+    id_column: the name of the column that identifies the rows; None if their source names none.
     """
 
     split_id: str
@@ -46,6 +47,7 @@ class Contents:
     too_large: npt.NDArray[np.bool_] | None = None
     reused: pa.Table | None = None
     order: npt.NDArray[np.int64] | None = None
+    id_column: str | None = None
 
     @property
     def vectors(self) -> Vectors:
@@ -188,6 +190,7 @@ def _record(
         transient=rejects.num_rows - schema.total(rejects, "permanent"),
         tokens=schema.total(table, "n_tokens"),
         truncated=schema.total(table, "truncated"),
+        null_ids=_null_ids(table, contents.id_column),
         token_histogram=token_histogram(table.column("n_tokens").to_numpy()),
         reasons=_reasons(rejects),
         written_at=round(time.time(), 3),
@@ -197,6 +200,16 @@ def _record(
         pieces=_counted(contents.pieces, table, rejects),
         **figures,
     )
+
+
+def _null_ids(table: pa.Table, column: str | None) -> int:
+    """Counts the documents without an id."""
+    if column is None:
+        return 0
+    nulls = pc.is_null(table[column])
+    if "chunk" in table.column_names:
+        nulls = pc.and_(nulls, pc.equal(table["chunk"], 0))
+    return pc.sum(nulls).as_py() or 0
 
 
 def token_histogram(n_tokens: npt.NDArray[np.int32]) -> list[int]:

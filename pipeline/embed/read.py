@@ -59,7 +59,7 @@ def read_split(split_id: str, reading: Reading, job: Job) -> ReadSplit:
     tokenizer = job.tokenizer()
     meter.has_tokenizer(tokenizer)
     embedded = _tokenize(new, tokenizer, job)
-    told = {"attempt": job.attempt, "text_bytes": text_bytes}
+    told = {"attempt": job.attempt, "text_bytes": text_bytes, **_legibility(embedded.tokens, tokenizer)}
     return _packed(split_id, parts, embedded, reused, told | meter.figures(tokenizer), job)
 
 
@@ -140,6 +140,14 @@ def _tokenize(new: _New, tokenizer: Tokenizer, job: Job) -> _Embedded:
         rows = _rows_of_chunks(rows, tokens, chunks)
         return _Embedded(rows, rejects, number_N[chunks.text], tokens, None)
     return _Embedded(_rows_of_texts(rows, tokens, chunks), rejects, number_N, tokens, counts_N)
+
+
+def _legibility(tokens: TokenBatch, tokenizer: Tokenizer) -> dict[str, int]:
+    """Returns the figures of a record that say how much of the texts the vocabulary has."""
+    return {
+        "text_tokens": len(tokens.ids) - len(tokens.lengths) * tokenizer.specials,
+        "unknown_tokens": int(tokenizer.is_unknown(tokens.ids).sum()),
+    }
 
 
 def _rejected(texts: pa.Array, rows: pa.Table, which_N: npt.NDArray[np.bool_], job: Job) -> pa.Table:

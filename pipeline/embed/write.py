@@ -19,18 +19,20 @@ def write_row(row: pa.Table, job: Job, sentry: Heartbeat | None = None) -> pa.Ta
 
 def write_split(split: EncodedSplit, job: Job) -> ShardRecord:
     """Writes a split's shard."""
-    return writer.write(job.dataset(), _contents(split, job.recipe.vector), {**split.figures, **job.origin()})
+    return writer.write(job.dataset(), _contents(split, job), {**split.figures, **job.origin()})
 
 
-def _contents(split: EncodedSplit, vector: str) -> writer.Contents:
+def _contents(split: EncodedSplit, job: Job) -> writer.Contents:
+    id_column = job.config.source[split.pieces[0]["source"]].id_column
     return writer.Contents(
         split_id=split.split_id,
         rows=split.rows.table,
         outputs=split.outputs,
         rejects=split.rejects.table,
         pieces=split.pieces,
-        vector=vector,
+        vector=job.recipe.vector,
         too_large=split.too_large,
         reused=split.reused.table if split.reused else None,
         order=split.order,
+        id_column=id_column and id_column.replace(".", "_"),
     )

@@ -8,7 +8,7 @@ Cost: planning, O(shards) of the dataset and of its base, and the sample.
 
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property, partial
 from typing import Any
 
@@ -21,7 +21,9 @@ from pipeline.dataset.damage import unless_damaged
 from pipeline.dataset.dataset import Dataset
 from pipeline.dataset.identity import Identity
 from pipeline.dataset.record import RECORD
-from pipeline.estimate import sampling, token_lengths, warnings
+from pipeline.estimate import legibility, sampling, token_lengths, warnings
+from pipeline.estimate.dialects import dialect_clues
+from pipeline.estimate.legibility import Legibility
 from pipeline.estimate.sampling import Sample, Stratum
 from pipeline.estimate.token_lengths import Tokens
 from pipeline.estimate.warnings import PlanWarning
@@ -79,6 +81,7 @@ class Forecast:
     state: "new", "unfinished" (a plan is frozen) or "complete".
     todo: the plan of what would be embedded: not done, not copied, and not taken from unchanged files of the
         base.
+    clues: what speaks against the dialect of a CSV file, by its name.
     """
 
     config: Config
@@ -90,6 +93,7 @@ class Forecast:
     reuse: Reuse | None
     sample: Sample
     rate: Rate
+    clues: Mapping[str, str] = field(default_factory=dict)
 
     @cached_property
     def recipe(self) -> EmbeddingSpec:
@@ -196,6 +200,11 @@ class Forecast:
         return token_lengths.distribution(self.sample.strata)
 
     @cached_property
+    def legibility(self) -> Legibility:
+        """Returns what the model can read of the sample, each stratum by what it stands for."""
+        return legibility.joined((each.weight, each.legibility) for each in self.sample.strata)
+
+    @cached_property
     def cautions(self) -> list[PlanWarning]:
         """Returns warnings about the plan and the sample."""
         pending = self.pending.pieces
@@ -203,6 +212,11 @@ class Forecast:
             *warnings.no_rows(self.made, self.config),
             *warnings.unread(self.sample.strata),
             *warnings.empty_texts(self.sample.strata),
+            *warnings.invalid_rows(self.sample.strata),
+            *warnings.dialect(self.clues),
+            *warnings.unknown_tokens(self.legibility),
+            *warnings.alike(self.legibility),
+            *warnings.bad_ids(self.sample.strata),
             *warnings.truncated(self.lengths, self.recipe),
             *warnings.unsplittable(pending),
             *warnings.tiny_files(self.files),
@@ -239,7 +253,7 @@ class Forecast:
                 "rows": self.new_rows,
                 "tokens": self.tokens,
             },
-            "sample": sample_fields(self.sample, self.lengths),
+            "sample": sample_fields(self.sample, self.lengths, self.legibility),
             "max_tokens": self.recipe.max_tokens,
             "tokens_per_second": self.rate.tokens_per_second,
             "rate_by": self.rate.by,
@@ -274,10 +288,13 @@ def forecast(config: Config) -> Forecast:
     spared = _spared(config, base, identity, pending) if base else None
     todo = _todo(pending, spared)
     recipe = EmbeddingSpec.of(checkpoint, config.model)
-    sample = sampling.draw(todo.pieces, config, recipe, Tokenizer(checkpoint, recipe.max_tokens))
+    sample = sampling.draw(
+        todo.pieces, made.columns, config, recipe, Tokenizer(checkpoint, recipe.max_tokens)
+    )
     records = dataset.records(shards) if shards else RECORD.empty_table()
     rate = _rate(config, checkpoint, dataset, records, base)
-    return Forecast(config, checkpoint, state, made, pending, todo, spared, sample, rate)
+    clues = dialect_clues(todo.pieces, config)
+    return Forecast(config, checkpoint, state, made, pending, todo, spared, sample, rate, clues)
 
 
 def _base(config: Config, frozen: Dataset | None, identity: Identity) -> Base | None:
@@ -373,7 +390,7 @@ def _reuse_fields(found: Reuse | None) -> dict[str, Any] | None:
     }
 
 
-def sample_fields(sample: Sample, lengths: Tokens | None) -> dict[str, Any]:
+def sample_fields(sample: Sample, lengths: Tokens | None, known: Legibility) -> dict[str, Any]:
     """Returns the sample by stable names, as `Forecast.fields` has it."""
     buckets = lengths.histogram.items() if lengths else ()
     return {
@@ -390,4 +407,13 @@ def sample_fields(sample: Sample, lengths: Tokens | None) -> dict[str, Any]:
         "truncated": lengths and lengths.truncated,
         "histogram": [{"up_to": bound, "part": part} for bound, part in buckets],
         "padded_per_token": lengths and lengths.padded,
+        "unknown_tokens": known.unknown_fraction,
+        "scripts": [
+            {"script": script, "tokens": tokens, "unknown": known.unknown[script]}
+            for script, tokens in known.tokens.most_common()
+        ],
+        "different_texts": known.texts,
+        "alike_texts": known.alike,
+        "null_ids": sum(each.null_ids for each in sample.strata),
+        "repeated_ids": sum(each.repeated_ids for each in sample.strata),
     }

@@ -22,9 +22,11 @@ import pyarrow.compute as pc
 
 from pipeline import schema, telemetry
 from pipeline.config.sections import Config
+from pipeline.dataset.identifiers import Ids, ids_of, repeats
 from pipeline.errors import one_line
+from pipeline.estimate.legibility import Legibility, measured
 from pipeline.model.embedding_spec import EmbeddingSpec
-from pipeline.model.tokenizer.texts import tokenize_all, tokenized
+from pipeline.model.tokenizer.texts import Tokens, tokenize_all, tokenized
 from pipeline.model.tokenizer.tokenizer import Tokenizer, joined
 from pipeline.plan.plan import extent, piece_of
 from pipeline.plan.sizing import BYTES_PER_LINE
@@ -51,6 +53,8 @@ class Stratum:
     texts: rows that would be embedded.  rejects: the others, by reason.  text_bytes: bytes of the former.
     lengths: (R,) tokens of each row.  truncated: (R,) true if the row had more.
     unread: the files that could not be read, with the reasons.
+    legibility: what the model can read of the texts.
+    null_ids, repeated_ids: sampled documents without an id, or with the id of another one.
     """
 
     source: str
@@ -63,6 +67,9 @@ class Stratum:
     lengths: Ints = field(default_factory=lambda: np.zeros(0, np.int64))
     truncated: npt.NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, np.bool_))
     unread: tuple[str, ...] = ()
+    legibility: Legibility = field(default_factory=Legibility)
+    null_ids: int = 0
+    repeated_ids: int = 0
 
     @property
     def weight(self) -> float:
@@ -93,6 +100,7 @@ class _Seen:
     covered: int
     texts: pa.Array
     reasons: Sequence[str]
+    ids: Ids
 
 
 @dataclass(frozen=True)
@@ -104,11 +112,13 @@ class _Share:
     text_bytes: int
 
 
-def draw(pieces: pa.Table, config: Config, recipe: EmbeddingSpec, tokenizer: Tokenizer) -> Sample:
+def draw(
+    pieces: pa.Table, columns: pa.Schema, config: Config, recipe: EmbeddingSpec, tokenizer: Tokenizer
+) -> Sample:
     """Samples the texts of some pieces of a plan.
 
     Args:
-        pieces: pieces of splits only, in the plan's order.
+        pieces: pieces of splits only, in the plan's order.  columns: the id and carried columns of the plan.
     """
     pieces = pieces.filter(pc.less(pieces.column("start"), pieces.column("stop")))
     strata = list(_strata(pieces, config))
@@ -117,15 +127,16 @@ def draw(pieces: pa.Table, config: Config, recipe: EmbeddingSpec, tokenizer: Tok
     before = telemetry.read_bytes.total()
     seen: list[list[_Seen]] = [[] for _ in strata]
     unread: list[list[str]] = [[] for _ in strata]
-    bare = _without_columns(config)
+    bare = _with_ids_alone(config)
     for stratum, piece in _in_turns([pieces for pieces, _ in drawn]):
         if seen[stratum] and telemetry.read_bytes.total() - before > MAX_READ:
             continue
-        part = reader.read_piece(piece, bare, pa.schema([]))
+        names = bare.source[piece.source].columns
+        part = reader.read_piece(piece, bare, pa.schema([columns.field(name) for name in names]))
         if part.error:
             unread[stratum].append(f"{piece.source_file}: {one_line(part.error)}")
         else:
-            seen[stratum].append(_seen(part, drawn[stratum][1]))
+            seen[stratum].append(_seen(part, drawn[stratum][1], names[0] if names else None))
     found = tuple(
         replace(_stratum(empty, kept, recipe, tokenizer), unread=tuple(dict.fromkeys(bad)))
         for (empty, _), kept, bad in zip(strata, seen, unread, strict=True)
@@ -135,9 +146,9 @@ def draw(pieces: pa.Table, config: Config, recipe: EmbeddingSpec, tokenizer: Tok
     return Sample(found, len(read), files, telemetry.read_bytes.total() - before)
 
 
-def _without_columns(config: Config) -> Config:
-    """Returns the config, changed so that only the texts of a source are read."""
-    nothing = {"id_column": None, "carry": (), "partitions": ()}
+def _with_ids_alone(config: Config) -> Config:
+    """Returns the config, changed so that only the texts and the ids of a source are read."""
+    nothing = {"carry": (), "partitions": ()}
     sources = {name: source.model_copy(update=nothing) for name, source in config.source.items()}
     return config.model_copy(update={"source": sources})
 
@@ -215,7 +226,7 @@ def _in_turns(drawn: Sequence[Sequence[Piece]]) -> Iterator[tuple[int, Piece]]:
     yield from ((stratum, piece) for _, stratum, piece in sorted(turns, key=lambda each: each[:2]))
 
 
-def _seen(part: Part, most: int) -> _Seen:
+def _seen(part: Part, most: int, id_column: str | None) -> _Seen:
     """Returns what was read of a stretch, up to `most` rows."""
     assert part.documents is not None
     rows, rejects = (
@@ -223,9 +234,11 @@ def _seen(part: Part, most: int) -> _Seen:
     )
     places = np.sort(np.concatenate([rows, rejects]))
     stop = int(places[most]) if len(places) > most else part.stop
-    texts = part.documents.texts.filter(pa.array(rows < stop))
+    kept = pa.array(rows < stop)
+    texts = part.documents.texts.filter(kept)
     reasons = part.documents.rejects.column("reason").filter(pa.array(rejects < stop)).to_pylist()
-    return _Seen(part.piece, stop - part.start, texts, reasons)
+    ids = ids_of(part.documents.rows.filter(kept), part.piece.source, id_column)
+    return _Seen(part.piece, stop - part.start, texts, reasons, ids)
 
 
 def _stratum(empty: Stratum, seen: Sequence[_Seen], recipe: EmbeddingSpec, tokenizer: Tokenizer) -> Stratum:
@@ -234,8 +247,14 @@ def _stratum(empty: Stratum, seen: Sequence[_Seen], recipe: EmbeddingSpec, token
     texts = [each.texts for each in seen if len(each.texts)]
     cuts = [tokenize_all(each, lambda some: tokenized(some, tokenizer, recipe)) for each in texts]
     tokens = joined((found for (found, _), _ in cuts), tokenizer.dtype)
+    text_R = _texts_of_rows([found for found, _ in cuts])
     failed = Counter(tokenizer_failed=sum(int((~cut_N).sum()) for _, cut_N in cuts))
     texts = [each.filter(pa.array(cut_N)) for each, (_, cut_N) in zip(texts, cuts, strict=True)]
+    with repeats() as ids:
+        for each in seen:
+            ids.add(each.ids.digests)
+        repeated_ids = ids.count()
+    legibility = measured([text for each in texts for text in each.to_pylist()], tokens, text_R, tokenizer)
     return replace(
         empty,
         covered=sum(each.covered for each in seen),
@@ -244,4 +263,17 @@ def _stratum(empty: Stratum, seen: Sequence[_Seen], recipe: EmbeddingSpec, token
         rejects=Counter(reason for each in seen for reason in each.reasons) + failed,
         lengths=tokens.lengths,
         truncated=tokens.truncated,
+        legibility=legibility,
+        null_ids=sum(each.ids.nulls for each in seen),
+        repeated_ids=repeated_ids,
     )
+
+
+def _texts_of_rows(cuts: Sequence[Tokens]) -> Ints:
+    """Returns the number of the text of each row, (R,), counted through all stretches."""
+    numbers, before = [np.zeros(0, np.int64)], 0
+    for tokens, chunks in cuts:
+        text = chunks.text if chunks else np.arange(len(tokens.lengths))
+        numbers.append(text + before)
+        before += int(text[-1]) + 1 if len(text) else 0
+    return np.concatenate(numbers)

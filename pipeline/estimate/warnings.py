@@ -1,11 +1,11 @@
 """Warns before a run of facts worth knowing, each of a fixed kind. Pure, on plan and sample.
 
-kinds: no_rows, unread, empty_texts, truncated, unsplittable, tiny_files, large_split, no_id_column,
-idle_replicas, plain_http, tokenizer.
+kinds: no_rows, unread, empty_texts, invalid_rows, dialect, unknown_tokens, alike, bad_ids, truncated,
+unsplittable, tiny_files, large_split, no_id_column, idle_replicas, plain_http, tokenizer.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.config.sections import Config
+from pipeline.estimate.legibility import Legibility
 from pipeline.estimate.sampling import Stratum
 from pipeline.estimate.token_lengths import Tokens
 from pipeline.humanize import and_more
@@ -21,6 +22,15 @@ from pipeline.model.embedding_spec import EmbeddingSpec
 from pipeline.plan.plan import Plan
 
 MOSTLY_EMPTY = 0.5
+MANY_INVALID = 0.1
+MANY_UNKNOWN = 0.1
+MANY_ALIKE = 0.1
+INVALID = {
+    "invalid_utf8": "set source.encoding to the encoding of the files, such as gbk or cp1252",
+    "invalid_csv": "check the dialect in csv (delimiter, quote, escape)",
+    "invalid_json": "check the format: each line must be an object",
+}
+"""Reasons of rejects that may say that the config does not fit the files, with what to do."""
 MANY_TRUNCATED = 0.1
 MANY_SPLITS_OF_A_SCAN = 8
 MANY_FILES, TINY_FILE = 10_000, 100_000
@@ -63,6 +73,57 @@ def empty_texts(strata: Sequence[Stratum]) -> PlanWarnings:
             )
             found.append(PlanWarning("empty_texts", text))
     return found
+
+
+def invalid_rows(strata: Sequence[Stratum]) -> PlanWarnings:
+    found = []
+    for stratum in strata:
+        for reason, hint in INVALID.items():
+            if stratum.rejects[reason] > MANY_INVALID * stratum.documents:
+                part = stratum.rejects[reason] / stratum.documents
+                text = f"source.{stratum.source}: {part:.0%} of the sampled rows are {reason}; {hint}"
+                found.append(PlanWarning("invalid_rows", text))
+    return found
+
+
+def dialect(clues: Mapping[str, str]) -> PlanWarnings:
+    """Warns of CSV files that look as if they were written in another dialect than told."""
+    told: dict[str, list[str]] = {}
+    for file, clue in clues.items():
+        told.setdefault(clue.partition("; see ")[2], []).append(f"{file} {clue}")
+    return [PlanWarning("dialect", f"{lines[0]}{and_more(len(lines) - 1)}") for lines in told.values()]
+
+
+def unknown_tokens(found: Legibility) -> PlanWarnings:
+    if found.unknown_fraction < MANY_UNKNOWN:
+        return []
+    text = (
+        f"the model does not know {found.unknown_fraction:.0%} of the sampled tokens ({found.by_script()}): "
+        "texts of unknown tokens have nearly the same vector; name a model that has their script"
+    )
+    return [PlanWarning("unknown_tokens", text)]
+
+
+def alike(found: Legibility) -> PlanWarnings:
+    if found.alike < MANY_ALIKE * max(found.texts, 1):
+        return []
+    text = (
+        f"{found.alike} of {found.texts} different sampled texts have the very tokens of another one, and so "
+        "its vector: the model can't tell them apart"
+    )
+    return [PlanWarning("alike", text)]
+
+
+def bad_ids(strata: Sequence[Stratum]) -> PlanWarnings:
+    return [
+        PlanWarning(
+            "bad_ids",
+            f"source.{each.source}: of {each.texts} sampled rows {each.null_ids} have no id, and "
+            f"{each.repeated_ids} the id of another row; see quality.unique_ids",
+        )
+        for each in strata
+        if each.null_ids or each.repeated_ids
+    ]
 
 
 def truncated(tokens: Tokens | None, recipe: EmbeddingSpec) -> PlanWarnings:

@@ -6,6 +6,8 @@ from typing import Self
 
 import pyarrow as pa
 
+from pipeline.sanitize import strip_control
+
 LONGEST_DOCUMENT = 64 << 20
 """The most bytes of a line, a field or a file that is one document; more is taken as a mistake."""
 
@@ -89,5 +91,5 @@ class RawRows:
 
 
 def named(columns: Sequence[str]) -> str:
-    """Joins names of columns for a message; bounds their number and length."""
-    return ", ".join(name[:LONGEST_NAME] for name in columns[:MAX_NAMES])
+    """Joins names of columns for a message, without control characters; bounds their number and length."""
+    return ", ".join(strip_control(name[:LONGEST_NAME]) for name in columns[:MAX_NAMES])

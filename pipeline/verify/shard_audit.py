@@ -23,6 +23,7 @@ from pipeline.config.location import Options
 from pipeline.dataset import writer
 from pipeline.dataset.dataset import Dataset
 from pipeline.dataset.expected import Expected
+from pipeline.dataset.identifiers import NO_IDS, Ids, ids_of
 from pipeline.dataset.record import ShardRecord
 from pipeline.errors import DamagedError, MissingError, OtherDatasetError, StorageError
 from pipeline.model.outputs import embedding
@@ -52,7 +53,10 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Shard:
-    """A shard to audit: its place, what was planned for it, and its row of the manifest, if there is one."""
+    """A shard to audit: its place, what was planned for it, and its row of the manifest, if there is one.
+
+    id_column: the column that identifies its rows; None if their source names none.
+    """
 
     root: str
     options: Options
@@ -60,6 +64,7 @@ class Shard:
     pieces: Sequence[Piece]
     recorded: Mapping[str, Any] | None
     expected: Expected
+    id_column: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +74,7 @@ class ShardAudit:
     split_id: str
     findings: tuple[Finding, ...]
     contents: Mapping[str, Any] | None = None
+    ids: Ids = NO_IDS
 
 
 Problem = tuple[str, str]
@@ -84,8 +90,9 @@ def audit_shard(shard: Shard) -> ShardAudit:
     dataset = Dataset(shard.root, shard.options)
     path = dataset.layout.shard(shard.split_id)
     contents: Mapping[str, Any] | None = None
+    ids = NO_IDS
     try:
-        troubles, contents = _audit(dataset, shard, dataset.storage.read(path))
+        troubles, contents, ids = _audit(dataset, shard, dataset.storage.read(path))
     except MissingError:
         troubles = [("shards", "is gone since it was listed")]
     except DamagedError as error:
@@ -95,15 +102,17 @@ def audit_shard(shard: Shard) -> ShardAudit:
     except Exception as error:  # the boundary: damaged bytes make Arrow, NumPy and JSON raise anything
         troubles = [("checksums", f"can't be read: {brief(error)}")]
     findings = tuple(Finding(check, dataset.layout.name(path), what) for check, what in troubles)
-    return ShardAudit(shard.split_id, findings, contents)
+    return ShardAudit(shard.split_id, findings, contents, ids)
 
 
-def _audit(dataset: Dataset, shard: Shard, data: bytes) -> tuple[list[Problem], Mapping[str, Any] | None]:
+def _audit(
+    dataset: Dataset, shard: Shard, data: bytes
+) -> tuple[list[Problem], Mapping[str, Any] | None, Ids]:
     path, wanted = dataset.layout.shard(shard.split_id), shard.expected.columns
     parquet = parsing.opened(data, path, page_checksum_verification=True)
     if not parquet.schema_arrow.equals(wanted, check_metadata=False):
         # The other checks need these columns.
-        return [("schema", parsing.difference(parquet.schema_arrow, wanted))], None
+        return [("schema", parsing.difference(parquet.schema_arrow, wanted))], None, NO_IDS
     rows = parquet.read().combine_chunks()  # once, or each check would copy all vectors
     rows.validate(full=True)
     footer, troubles = _footer(dataset, shard, rows)
@@ -126,7 +135,7 @@ def _audit(dataset: Dataset, shard: Shard, data: bytes) -> tuple[list[Problem], 
     troubles += _duplicates(rows, rejects, ranges)
     troubles += _vectors(rows, shard.expected)
     troubles += _others(rows, shard.expected)
-    return troubles, contents
+    return troubles, contents, ids_of(rows, shard.pieces[0].source, shard.id_column)
 
 
 def _footer(dataset: Dataset, shard: Shard, rows: pa.Table) -> tuple[dict[str, Any] | None, list[Problem]]:

@@ -26,6 +26,7 @@ from pipeline.config.location import Options, absolute, check_url, protocol_of, 
 from pipeline.config.sections import Config
 from pipeline.dataset.dataset import Dataset
 from pipeline.dataset.expected import Expected
+from pipeline.dataset.identifiers import id_columns, repeats
 from pipeline.dataset.identity import Identity, fields_of
 from pipeline.dataset.reconcile import unaccounted
 from pipeline.dataset.summary import counts
@@ -41,6 +42,7 @@ CHECKS = (
     "identity", "complete", "shards", "manifest", "reconciliation", "schema", "checksums", "duplicates",
     "vectors", "rejects", "source", "deep",
 )  # fmt: skip
+SUMMED = ("rows", "rejects", "file_bytes")
 MANY_SHARDS = 200
 """Above this number shards are spread over Ray, which takes seconds to start."""
 SOURCE_PATH = re.compile(r"source\.[^.]+\.path:")
@@ -242,7 +244,8 @@ class _Audit:
                 evidence.add("manifest", "manifest.parquet", f"has split {split} {rows} times")
         sums = counts(manifest) | {"shards": manifest.num_rows}
         for name, value in sums.items() if evidence.summary else ():
-            if evidence.summary.get(name) != value:
+            # A summary of an older version lacks what its shards lack, too: their sum is 0.
+            if evidence.summary.get(name, 0) != value:
                 what = f"{name} is {evidence.summary.get(name)}, the sum of manifest.parquet {value}"
                 evidence.add("manifest", "summary.json", what)
         self.figures["manifest"] = {name: sums[name] for name in ("rows", "rejects", "tokens", "truncated")}
@@ -263,28 +266,43 @@ class _Audit:
         evidence = self.evidence
         telemetry.event("reading", shards=len(evidence.there & evidence.planned))
         pieces, totals, unsound = {}, Counter[str](), set()
-        for audited in _each(audit_shard, self._shards(plan, expected), len(evidence.there), THREADS):
-            evidence.found.extend(audited.findings)
-            if audited.findings:
-                unsound.add(audited.split_id)
-            if audited.contents:
-                pieces[audited.split_id] = audited.contents["pieces"]
-                totals.update({name: audited.contents[name] for name in ("rows", "rejects", "file_bytes")})
+        with repeats() as ids:
+            for audited in _each(audit_shard, self._shards(plan, expected), len(evidence.there), THREADS):
+                evidence.found.extend(audited.findings)
+                ids.add(audited.ids.digests)
+                totals["null_ids"] += audited.ids.nulls
+                if audited.findings:
+                    unsound.add(audited.split_id)
+                if audited.contents:
+                    pieces[audited.split_id] = audited.contents["pieces"]
+                    totals.update(
+                        {name: audited.contents[name] for name in ("rows", "rejects", "file_bytes")}
+                    )
+            self._note_ids(totals["null_ids"], ids.count())
         self._check_reconciliation(plan, pieces)
         rows, rejects = {"rows": totals["rows"]}, {"rejects": totals["rejects"]}
         self.figures |= {
             "schema": {"columns": len(expected.columns)},
             "checksums": {"bytes": totals["file_bytes"]},
-            "duplicates": {**rows, **rejects},
+            "duplicates": {**rows, **rejects, **self.figures["duplicates"]},
             "vectors": {**rows, "kind": expected.vector, "dimensions": expected.dimension},
             "rejects": {**rejects},
         }
         return unsound
 
+    def _note_ids(self, nulls: int, repeated: int) -> None:
+        """Notes ids that identify no row: they are faults of the source, not of the dataset."""
+        self.figures["duplicates"] = {"null ids": nulls, "repeated ids": repeated}
+        if nulls or repeated:
+            self.notes.append(f"ids: {nulls} rows have no id, and {repeated} the id of another row")
+
     def _shards(self, plan: Plan, expected: Expected) -> Iterator[Shard]:
+        columns = id_columns(self.evidence.identity.dataset_fields)
         for split, pieces in plan.splits():
             if split in self.evidence.there:
-                yield Shard(self._root, self.options, split, pieces, self.evidence.record(split), expected)
+                record = self.evidence.record(split)
+                id_column = columns.get(pieces[0].source)
+                yield Shard(self._root, self.options, split, pieces, record, expected, id_column)
 
     def _check_reconciliation(self, plan: Plan, pieces: Mapping[str, list[dict[str, Any]]]) -> None:
         """Checks that each planned row of the readable shards is embedded or rejected in them."""

@@ -1,0 +1,1 @@
+"""Small files as many writers write them, each with its expected rows."""

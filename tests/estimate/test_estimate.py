@@ -174,7 +174,7 @@ def test_a_file_that_can_no_longer_be_read_is_told_and_nothing_is_estimated(job:
     for path in corpus.glob("*.parquet"):
         path.unlink()
     recipe = EmbeddingSpec.of(model, parsed.model)
-    sample = sampling.draw(made.pieces, parsed, recipe, Tokenizer(model, recipe.max_tokens))
+    sample = sampling.draw(made.pieces, made.columns, parsed, recipe, Tokenizer(model, recipe.max_tokens))
     [seen] = sample.strata
     assert (seen.covered, len(seen.unread)) == (0, 3)
     assert "is gone since it was planned" in seen.unread[0]

@@ -28,7 +28,7 @@ from pipeline.model.checkpoint import Checkpoint, resolve
 from pipeline.model.tokenizer.blocks import BLOCK_BYTES, blocks
 from pipeline.model.tokenizer.by_word import Cutter, why_not_by_word
 from pipeline.model.tokenizer.hf import load_backend, named_failures
-from pipeline.model.tokenizer.vocabulary import PROBES, check_vocabulary, without_needless
+from pipeline.model.tokenizer.vocabulary import PROBES, UNKNOWN, check_vocabulary, without_needless
 from pipeline.model.tokenizer.word_cache import (
     LONGEST,
     PackedIdRanges,
@@ -85,13 +85,23 @@ class Tokenizer:
         with named_failures("the tokenizer fails at our probes", str(checkpoint.folder)):
             check_vocabulary(self.backend, checkpoint)
             self.before, self.after = _frame(self.backend)
-            self.limit = max_tokens - len(self.before) - len(self.after)
+            self.limit = max_tokens - self.specials
+            self._unknown = [self.backend.token_to_id(name) for name in UNKNOWN]
             self.backend.no_padding()
             self.backend.enable_truncation(max_tokens)
             why = why_not_by_word(self.backend) or self._first_difference()
         self.by_words = why is None
         if why:
             telemetry.event("tokenizer.slow", model=checkpoint.name, reason=why)
+
+    @property
+    def specials(self) -> int:
+        """Returns the number of special tokens around each text."""
+        return len(self.before) + len(self.after)
+
+    def is_unknown(self, ids_T: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
+        """Tells which ids stand for text that the vocabulary lacks, (T,)."""
+        return np.isin(ids_T, [each for each in self._unknown if each is not None])
 
     def _first_difference(self) -> str | None:
         """Switches to word by word if all probes get the same ids; otherwise returns the reason not to."""

@@ -115,9 +115,15 @@ def lengths(subject: Subject) -> Markup:
         f"Half of the rows have at most {count(median)} tokens, "
         f"{subject.summary['tokens'] / max(subject.summary['rows'], 1):.1f} on average. "
         f"{plural(truncated, 'row')} ({share(truncated, subject.summary['rows'])}) "
-        f"{'was' if truncated == 1 else 'were'} cut off at the limit."
+        f"{'was' if truncated == 1 else 'were'} cut off at the limit.{_unknown(subject)}"
     )
     return section("Lengths of the texts", sentence, both(chart))
+
+
+def _unknown(subject: Subject) -> str:
+    """Returns a sentence about the tokens that the model does not know; none if it knows all."""
+    unknown, tokens = subject.summary.get("unknown_tokens", 0), subject.summary.get("text_tokens", 0)
+    return f" {share(unknown, tokens)} of the tokens are unknown to the model." if unknown else ""
 
 
 def _bucket_place(tokens: int) -> tuple[float, int]:

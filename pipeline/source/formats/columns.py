@@ -1,6 +1,7 @@
 """Makes Arrow columns from Python values. Reports values that do not fit; keeps strings UTF-8 can't hold."""
 
 import json
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -44,8 +45,26 @@ def column_of(values: Sequence[Any], kind: pa.DataType) -> tuple[pa.Array, list[
 
 
 def text_of(value: Any) -> str:
-    """Returns a value as a column of strings holds it."""
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    """Returns a value as a column of strings holds it.
+
+    JSON has no NaN and no infinity. Inside an object or a list, a string with its name stands for each
+    ("NaN", "Infinity", "-Infinity"), as in the JSON of Spark and of protobuf.
+    """
+    if isinstance(value, str):
+        return value
+    try:
+        return json.dumps(value, ensure_ascii=False, allow_nan=not isinstance(value, dict | list))
+    except ValueError:
+        return json.dumps(_named(value), ensure_ascii=False)
+
+
+def _named(value: Any) -> Any:
+    """Returns a value with the names of numbers that JSON lacks in their places."""
+    if isinstance(value, dict):
+        return {key: _named(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_named(each) for each in value]
+    return json.dumps(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _alike(values: Sequence[Any], kind: pa.DataType) -> bool:

@@ -1,11 +1,12 @@
-"""Reads CSV and TSV with the reader of Python. Every column is a string, as it stands in the file.
+"""Reads CSV and TSV, as a rule with the reader of Python. Every column is a string, as it stands in the file.
 
 If a field may hold a line end, only reading from the start tells where rows begin. The planner counts the
 rows of such a file once, and one scan streams it; its rows are numbered from 0 after the header. Otherwise a
 plain file is cut like lines of text: a line is a row, and the position of a row is its byte offset. Blank
 lines are not rows.
 
-A row with more or fewer fields than columns is rejected, and so is a row that can't be read or does not end.
+A row with more or fewer fields than columns is rejected, and so is a row that does not follow the dialect or
+does not end. Nothing is altered to make it fit: text behind a closing quote is not part of a field.
 
 Memory: one row with all its fields; only the wanted fields of the others.
 """
@@ -22,22 +23,23 @@ import pyarrow as pa
 
 from pipeline.config.source import Source
 from pipeline.errors import SourceError
-from pipeline.source.formats import bounds, lines
+from pipeline.source.formats import bounds, escapes, lines
 from pipeline.source.formats.columns import strings_of
-from pipeline.source.formats.compression import blocks, compression
+from pipeline.source.formats.compression import compression, known_compression
+from pipeline.source.formats.encoding import UTF_8, can_be_cut, content
 from pipeline.source.formats.format import Format
 from pipeline.source.formats.ranges import in_ranges
 from pipeline.source.piece import LONGEST_DOCUMENT, Piece, RawRows, Survey, named
 
-Row = list[str] | None
+Row = Sequence[str | None] | None
 """The fields of a row; None if it can't be read."""
-Wanted = tuple[str, ...] | None
+Wanted = tuple[str | None, ...] | None
 """The text, the carried fields and the first field of a row; None if it can't be read, or lacks a column."""
 BLOCK_ROWS, BLOCK_BYTES = 4096, 1 << 20
 ESCAPE = "surrogateescape"
 """The error handler by which bytes that are not UTF-8 pass through the reader of Python."""
-END = "\ue000end-of-the-file\ue000"
-"""A mark after the last line. If a quoted field is not closed, the mark becomes a part of it."""
+OTHER_DELIMITERS = {";": ";", "\t": "\\t", "|": "|", ",": ","}
+"""Delimiters that a file may have in place of the expected one, as they are written in a config."""
 csv.field_size_limit(LONGEST_DOCUMENT)
 
 
@@ -47,17 +49,17 @@ def survey(file: pa.NativeFile, name: str, size: int, source: Source) -> Survey:
     Raises:
         SourceError: it lacks a column that the config names.
     """
-    method = compression(name, source)
+    method = known_compression(name, source)
     if not size:
         return Survey("rows", pa.schema([]), ())
-    if method is None and not source.csv.newlines_in_fields:
+    if method is None and not source.csv.newlines_in_fields and can_be_cut(file, source):
         columns = _columns(_header(file, source), source)
         return Survey("bytes", columns, lines.byte_span(size, list(lines.samples(file, size))))
     rows = _rows(file, method, size, source)
     names = _names(rows, source)
     if not names:
         return Survey("rows", pa.schema([]), ())
-    spans = lines.row_spans(((1, sum(map(len, row or ()))) for row in rows), size)
+    spans = lines.row_spans(((1, _length(row or ())) for row in rows), size)
     return Survey("rows", _columns(names, source), spans, streamed=True)
 
 
@@ -65,7 +67,7 @@ def read(file: pa.NativeFile, pieces: Sequence[Piece], source: Source, _: pa.Sch
     """Yields the rows of each piece."""
     if pieces[0].unit == "bytes":
         names = _header(file, source)
-        for found in lines.read(file, pieces, None):
+        for found in lines.read(file, pieces, None, source):
             yield _raw_of_lines(found, names, source)
         return
     rows = _rows(file, compression(pieces[0].file, source), pieces[0].size, source)
@@ -109,12 +111,16 @@ def _tables(rows: Iterable[Row], names: Sequence[str], source: Source) -> Iterat
             block.append(None)
         else:
             block.append(found := wanted(row))
-            size += sum(map(len, found))
+            size += _length(found)
         if size >= BLOCK_BYTES or len(block) == BLOCK_ROWS:
             yield _table(block, names, source)
             block, size = [], 0
     if block:
         yield _table(block, names, source)
+
+
+def _length(fields: Iterable[str | None]) -> int:
+    return sum(len(field) for field in fields if field)
 
 
 def _table(rows: Sequence[Wanted], names: Sequence[str], source: Source) -> pa.Table:
@@ -129,10 +135,9 @@ def _table(rows: Sequence[Wanted], names: Sequence[str], source: Source) -> pa.T
 
 def _rows(file: pa.NativeFile, method: str | None, size: int, source: Source) -> Iterator[Row]:
     """Yields all rows of a file, including the first; leaves out blank lines after it."""
-    texts = chain(_text_lines(blocks(file, method, size), size), [END])
-    taken, dialect = _Taken(), _dialect(source)
-    reader = csv.reader(_fed(texts, taken, dialect["delimiter"]), **dialect)
-    first = True
+    texts = _text_lines(content(file, method, size, source), size)
+    taken, first = _Taken(), True
+    reader = _reader(_fed(texts, taken, source), source)
     while True:
         taken.characters = taken.fields = 0
         try:
@@ -140,14 +145,24 @@ def _rows(file: pa.NativeFile, method: str | None, size: int, source: Source) ->
         except StopIteration:
             return
         except csv.Error:
-            row, reader = None, csv.reader(_fed(texts, taken, dialect["delimiter"]), **dialect)
-        if row == [END]:
-            return
-        if row and END in row[-1]:
-            row = None
+            row, reader = None, _reader(_fed(texts, taken, source), source)
         if row != [] or first:
             yield row
         first = False
+
+
+def _reader(texts: Iterator[str], source: Source) -> Iterator[Row]:
+    """Returns a strict reader of lines: it raises `csv.Error` for a row that does not follow the dialect."""
+    dialect = source.csv
+    if escapes.needs(dialect):
+        return escapes.reader(texts, dialect)
+    quoting: dict[str, Any] = {"quotechar": dialect.quote} if dialect.quote else {"quoting": csv.QUOTE_NONE}
+    found = csv.reader(texts, delimiter=dialect.delimiter or ",", strict=True, **quoting)
+    return _with_nulls(found, dialect.null_values) if dialect.null_values else found
+
+
+def _with_nulls(rows: Iterator[list[str]], nulls: Sequence[str]) -> Iterator[Row]:
+    return ([None if field in nulls else field for field in row] for row in rows)
 
 
 @dataclass(slots=True)
@@ -158,12 +173,13 @@ class _Taken:
     fields: int = 0
 
 
-def _fed(texts: Iterator[str], taken: _Taken, delimiter: str) -> Iterator[str]:
+def _fed(texts: Iterator[str], taken: _Taken, source: Source) -> Iterator[str]:
     """Yields the lines, until a row is too long.
 
     Raises:
         csv.Error: a row has too many fields, or does not end.
     """
+    delimiter = source.csv.delimiter or ","
     for text in texts:
         taken.characters += len(text)
         if taken.characters > bounds.MAX_VALUES:  # each field has at least one character
@@ -178,13 +194,12 @@ def _fed(texts: Iterator[str], taken: _Taken, delimiter: str) -> Iterator[str]:
 def _text_lines(data: Iterable[bytes], size: int) -> Iterator[str]:
     """Yields lines with their ends, since an end may be part of a field."""
     tail: list[bytes] = []
-    start, held, first, count = b"", 0, True, 0
+    held, first, count = 0, True, 0
     for block in data:
         count += block.count(b"\n")
         bounds.refuse_rows(count, size)  # blank lines are not rows, but take as long
-        if len(start) < len(lines.MARK):
-            start += block[: len(lines.MARK)]
-            lines.refuse_other_encodings(start)
+        if first and not held:
+            lines.refuse_cr_alone(block)
         end = block.rfind(b"\n") + 1
         if end:
             for line in b"".join([*tail, block[: end - 1]]).split(b"\n"):
@@ -203,14 +218,13 @@ def _decoded(line: bytes, first: bool) -> str:
 
 
 def _a_row_a_line(texts: Sequence[str], source: Source) -> list[Row]:
-    """Parses lines as rows. If a line has a quote that it does not close, reads each line on its own."""
+    """Parses lines as rows. If one of them is not a row, reads each line on its own."""
     try:
         crowded = any(_crowded(text, source) for text in texts)
-        rows: list[Row] = [] if crowded else list(csv.reader([*texts, END], **_dialect(source)))
+        rows: list[Row] = [] if crowded else list(_reader(iter(texts), source))
     except csv.Error:
         rows = []
-    whole = len(rows) == len(texts) + 1 and rows[-1] == [END]
-    return rows[:-1] if whole else [_alone(text, source) for text in texts]
+    return rows if len(rows) == len(texts) else [_alone(text, source) for text in texts]
 
 
 def _crowded(text: str, source: Source) -> bool:
@@ -220,12 +234,10 @@ def _crowded(text: str, source: Source) -> bool:
 def _alone(text: str, source: Source) -> Row:
     if _crowded(text, source):
         return None
-    reader = csv.reader((text, END), **_dialect(source))
     try:
-        row = next(reader)
+        return next(_reader(iter((text,)), source), [])
     except csv.Error:
         return None
-    return row if reader.line_num == 1 else None
 
 
 def _header(file: pa.NativeFile, source: Source) -> Sequence[str]:
@@ -239,17 +251,18 @@ def _names(rows: Iterator[Row], source: Source) -> Sequence[str]:
     """Returns the names of the columns; takes the first row if it holds them. An empty file has none."""
     names = source.csv.names or next(rows, ())
     if not names and names != ():
-        raise SourceError("its first line names no columns", hint="name them in csv.names")
-    return names or ()
+        raise SourceError(
+            "its first line names no columns", hint="name them in csv.names, or check the dialect in csv"
+        )
+    return [name or "" for name in names or ()]
 
 
 def _columns(names: Sequence[str], source: Source) -> pa.Schema:
     for name in (source.text_column, source.id_column):
         if name and name not in names:
+            _refuse_undecodable(names, source)
             raise SourceError(
-                "has no such column",
-                got=f"{name!r} among {named(names)}",
-                hint="check text_column, id_column and csv",
+                "has no such column", got=f"{name!r} among {named(names)}", hint=_hint(names, source)
             )
     for name in (source.text_column, *source.fields.values()):
         if name and names.count(name) > 1:
@@ -258,10 +271,28 @@ def _columns(names: Sequence[str], source: Source) -> pa.Schema:
     return pa.schema([pa.field(name, pa.string()) for name in found])
 
 
-def _dialect(source: Source) -> dict[str, Any]:
-    quote = source.csv.quote
-    quoting = {"quotechar": quote} if quote else {"quoting": csv.QUOTE_NONE}
-    return {"delimiter": source.csv.delimiter, **quoting}
+def _refuse_undecodable(names: Sequence[str], source: Source) -> None:
+    """Refuses names that are not text in the encoding of the source; so no name fits.
+
+    Raises:
+        SourceError: one is not.
+    """
+    if not any("\udc80" <= character <= "\udcff" for name in names for character in name):
+        return
+    kind = "UTF-8" if source.encoding == UTF_8 else source.encoding
+    raise SourceError(
+        f"its first line is not {kind}",
+        got=named(names),
+        hint="set source.encoding to its encoding, such as gbk or cp1252",
+    )
+
+
+def _hint(names: Sequence[str], source: Source) -> str:
+    """Returns what to do if a column is missing: another delimiter may be in the first line."""
+    for other, written in OTHER_DELIMITERS.items():
+        if len(names) == 1 and other in names[0] and other != source.csv.delimiter:
+            return f'set csv.delimiter to "{written}", which is in its first line'
+    return "check text_column, id_column and csv"
 
 
 FORMAT = Format(survey, read)

@@ -18,7 +18,8 @@ from pipeline.config.source import Source
 from pipeline.errors import SourceError
 from pipeline.source.formats import bounds, lines, memory
 from pipeline.source.formats.columns import MISFIT, column_of, strings_of, text_of
-from pipeline.source.formats.compression import compression
+from pipeline.source.formats.compression import compression, known_compression
+from pipeline.source.formats.encoding import can_be_cut
 from pipeline.source.formats.format import Format
 from pipeline.source.piece import MAX_NAMES, Piece, RawRows, Survey, named
 
@@ -37,9 +38,10 @@ def survey(file: pa.NativeFile, name: str, size: int, source: Source) -> Survey:
     Raises:
         SourceError: no line is an object, or none has the text column.
     """
-    method = compression(name, source)
-    if method:
-        spans, first = lines.counted(file, size, method)
+    method = known_compression(name, source)
+    whole = bool(method) or not can_be_cut(file, source)
+    if whole:
+        spans, first = lines.counted(file, size, method, source)
         sampled = [first]
     else:
         data = list(lines.samples(file, size))
@@ -48,18 +50,18 @@ def survey(file: pa.NativeFile, name: str, size: int, source: Source) -> Survey:
             lines.split(np.frombuffer(each, np.uint8), first=not at)[0] for at, each in enumerate(data)
         ]
     objects = [found for texts in sampled for found in _sampled(_binary(texts), source)]
-    if not objects and not method and spans:  # every line is longer than a sample
+    if not objects and not whole and spans:  # every line is longer than a sample
         objects = list(_sampled([lines.first_line(file)], source))
     blank = not objects and not any(line.strip() for texts in sampled for line in _binary(texts))
     columns = pa.schema([]) if blank else _columns(objects, source)
-    return Survey("rows" if method else "bytes", columns, spans, streamed=bool(method))
+    return Survey("rows" if whole else "bytes", columns, spans, streamed=whole)
 
 
 def read(
     file: pa.NativeFile, pieces: Sequence[Piece], source: Source, columns: pa.Schema
 ) -> Iterator[RawRows]:
     """Yields the objects of each piece."""
-    for found in lines.read(file, pieces, compression(pieces[0].file, source)):
+    for found in lines.read(file, pieces, compression(pieces[0].file, source), source):
         yield _parsed(found, source, columns)
 
 

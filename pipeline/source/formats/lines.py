@@ -14,15 +14,17 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from pipeline.config.source import Source
 from pipeline.errors import SourceError
 from pipeline.source.formats import bounds, memory
-from pipeline.source.formats.compression import blocks
+from pipeline.source.formats.encoding import content
 from pipeline.source.formats.ranges import in_ranges
 from pipeline.source.piece import LONGEST_DOCUMENT, Piece, Span
 
 LF, CR = 10, 13
 MARK = b"\xef\xbb\xbf"
-OTHER_MARKS = (b"\xff\xfe", b"\xfe\xff")
+LONG_LINE = 1 << 12
+"""The average bytes between CRs above which they are parts of text."""
 SAMPLES, SAMPLE_BYTES = 8, 1 << 16
 TAIL, CHUNK, MAX_CHUNK = 1 << 14, 1 << 16, 8 << 20
 """Bytes read after a range to find the end of its last line; then chunks that grow up to a bound."""
@@ -47,7 +49,7 @@ def samples(file: pa.NativeFile, size: int) -> Iterator[bytes]:
         file.seek(size * number // places)
         sample = file.read(SAMPLE_BYTES if places > 1 else size)
         if number == 0:
-            refuse_other_encodings(sample)
+            refuse_cr_alone(sample)
         begin = sample.find(b"\n") + 1 if number else 0
         yield sample[begin:] if places == 1 else sample[begin : sample.rfind(b"\n") + 1] or sample
 
@@ -62,12 +64,14 @@ def byte_span(size: int, sampled: Sequence[bytes]) -> tuple[Span, ...]:
     return (Span(0, size, size / max(1.0, shortest), float(size), float(size)),) if size else ()
 
 
-def counted(file: pa.NativeFile, size: int, method: str) -> tuple[tuple[Span, ...], pa.Array]:
-    """Counts the lines of a compressed file by streaming it once. Also returns the first, as a sample."""
+def counted(
+    file: pa.NativeFile, size: int, method: str | None, source: Source
+) -> tuple[tuple[Span, ...], pa.Array]:
+    """Counts the lines of a file by streaming it once. Also returns the first, as a sample."""
     first: list[pa.Array] = []
 
     def counts() -> Iterator[tuple[int, int]]:
-        for texts in streamed(file, method, size):
+        for texts in streamed(file, method, size, source):
             first.extend([] if first else [texts])
             yield len(texts), _nbytes(texts)
 
@@ -98,7 +102,7 @@ def row_spans(counts: Iterable[tuple[int, int]], size: int) -> tuple[Span, ...]:
     )
 
 
-def read(file: pa.NativeFile, pieces: Sequence[Piece], method: str | None) -> Iterator[Lines]:
+def read(file: pa.NativeFile, pieces: Sequence[Piece], method: str | None, source: Source) -> Iterator[Lines]:
     """Yields the lines of each piece of one file, in order.
 
     Raises:
@@ -107,20 +111,19 @@ def read(file: pa.NativeFile, pieces: Sequence[Piece], method: str | None) -> It
     if pieces[0].unit == "bytes":
         yield from (_range(file, piece) for piece in pieces)
         return
-    tables = (pa.table({"line": texts}) for texts in streamed(file, method, pieces[0].size))
+    tables = (pa.table({"line": texts}) for texts in streamed(file, method, pieces[0].size, source))
     for piece, table in in_ranges(tables, pieces):
         positions = pa.array(np.arange(piece.start, piece.stop, dtype=np.int64))
         yield Lines(table.column("line").combine_chunks(), positions, piece.start, piece.stop)
 
 
-def streamed(file: pa.NativeFile, method: str | None, size: int) -> Iterator[pa.Array]:
+def streamed(file: pa.NativeFile, method: str | None, size: int, source: Source) -> Iterator[pa.Array]:
     """Yields all lines of a file, a block at a time."""
     tail: list[bytes] = []
-    start, held, first = b"", 0, True
-    for block in blocks(file, method, size):
-        if len(start) < len(MARK):
-            start += block[: len(MARK)]
-            refuse_other_encodings(start)
+    held, first = 0, True
+    for block in content(file, method, size, source):
+        if first and not held:
+            refuse_cr_alone(block)
         end = block.rfind(b"\n") + 1
         if end:
             yield split(np.frombuffer(b"".join([*tail, block[:end]]), np.uint8), first)[0]
@@ -202,10 +205,10 @@ def first_line(file: pa.NativeFile) -> bytes:
         data += chunk
         if b"\n" in chunk:
             break
+        refuse_cr_alone(data)
         refuse_longer(len(data))
         if len(data) > memory.SMALL:
             memory.take_turn()
-    refuse_other_encodings(data)
     return bytes(data.split(b"\n", 1)[0].removesuffix(b"\r"))
 
 
@@ -221,9 +224,19 @@ def refuse_longer(size: int) -> None:
         )
 
 
-def refuse_other_encodings(start: bytes | bytearray) -> None:
-    if start.startswith(OTHER_MARKS):
-        raise SourceError("is UTF-16", got="its byte order mark", hint="convert it to UTF-8")
+def refuse_cr_alone(start: bytes | bytearray) -> None:
+    """Refuses a file in which CRs stand where lines should end: all of it would be one line.
+
+    Args:
+        start: a first part of the file.
+
+    Raises:
+        SourceError: it has no LF, and many CRs with text behind them.
+    """
+    if b"\n" not in start and start.rstrip(b"\r").count(b"\r") > len(start) // LONG_LINE:
+        raise SourceError(
+            "its lines end with CR alone", got="no LF", hint="convert it, as by: tr '\\r' '\\n' < FILE"
+        )
 
 
 def _nbytes(texts: pa.Array) -> int:

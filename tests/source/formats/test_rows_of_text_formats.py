@@ -65,15 +65,14 @@ def write(path: Path, data: bytes | str) -> Path:
 # --- lines
 
 
-def test_a_mark_is_dropped_and_another_encoding_refused(tmp_path: Path) -> None:
+def test_a_mark_is_dropped_and_says_the_encoding(tmp_path: Path) -> None:
     for name, compress in (("a.txt", bytes), ("a.txt.gz", gzip.compress)):
         path = write(tmp_path / name, compress("one\ntwo\n".encode("utf-8-sig")))
         assert documents(path, Source(path=name)).texts.to_pylist() == ["one", "two"]
         path = write(tmp_path / name, compress("\ufeff".encode()))
         assert faults(documents(path, Source(path=name))) == [(0, "blank")]
         path = write(tmp_path / name, compress("one\ntwo\n".encode("utf-16")))
-        with pytest.raises(SourceError, match="is UTF-16"):
-            documents(path, Source(path=name))
+        assert documents(path, Source(path=name)).texts.to_pylist() == ["one", "two"]
 
 
 def test_a_line_without_end_fails_its_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -269,12 +268,11 @@ def test_any_delimiter_leaves_the_rows_as_they_are(tmp_path: Path) -> None:
         assert (found.texts.to_pylist(), faults(found)) == (["one", "two"], [])
 
 
-def test_csv_in_another_encoding_is_refused(tmp_path: Path) -> None:
+def test_csv_in_another_encoding_is_read_by_its_mark(tmp_path: Path) -> None:
     path = write(tmp_path / "a.csv", "1,one\n2,two\n".encode("utf-16"))
     for newlines in (True, False):
         source = Source(path="a.csv", csv=Csv(names=("id", "text"), newlines_in_fields=newlines))
-        with pytest.raises(SourceError, match="is UTF-16"):
-            documents(path, source)
+        assert documents(path, source).texts.to_pylist() == ["one", "two"]
 
 
 def test_json_lines_longer_than_a_sample(tmp_path: Path) -> None:
