@@ -2,6 +2,8 @@
 
 import gzip
 import itertools
+import json
+import shutil
 import subprocess
 import sys
 from collections import Counter
@@ -390,3 +392,13 @@ def test_plan_starts_without_torch_and_ray(job: Job, tmp_path: Path) -> None:
         [sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=True
     )
     assert ended.stdout.splitlines()[-1] == "[]"
+
+
+def test_ids_that_are_not_those_of_auto_tokenizer_are_told_once(job: Job, tiny: Path, tmp_path: Path) -> None:
+    model = shutil.copytree(tiny, tmp_path / "cased")
+    settings = {"tokenizer_class": "AlbertTokenizer", "do_lower_case": False}
+    (model / "tokenizer_config.json").write_text(json.dumps(settings))
+    [caution] = of(job(model={"name": str(model)})).cautions
+    assert caution.kind == "tokenizer"
+    assert "not those of AutoTokenizer: AutoTokenizer follows tokenizer_config.json" in caution.text
+    assert "'A quick brown fox" in caution.text
