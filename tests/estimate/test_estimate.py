@@ -214,8 +214,9 @@ def test_windows_are_the_rows_where_each_has_one(job: Job) -> None:
 def test_null_and_blank_texts_are_rejects_and_a_caution_when_they_are_most(job: Job, corpus: Path) -> None:
     def with_texts(empty: int) -> Forecast:
         rows = [None, " "] * (empty // 2) + ["words"] * (20 - empty)
-        table = pa.table({"key": list(range(20)), "text": rows, "topic": ["t"] * 20})
         for number in range(3):
+            keys = range(20 * number, 20 * number + 20)
+            table = pa.table({"key": list(keys), "text": rows, "topic": ["t"] * 20})
             pq.write_table(table, corpus / f"{number}.parquet")
         return of(job())
 
