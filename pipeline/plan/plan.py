@@ -72,9 +72,8 @@ class Plan:
 
     @property
     def empty_files(self) -> int:
-        """Counts the files without rows."""
-        ok = self.pieces.filter(pc.is_null(self.pieces.column("error")))
-        return int(pc.sum(pc.equal(ok.column("start"), ok.column("stop"))).as_py() or 0)
+        """Counts the files without rows; a failed file has no range."""
+        return int(pc.sum(pc.equal(self.pieces.column("start"), self.pieces.column("stop"))).as_py() or 0)
 
     @property
     def not_read(self) -> str:
