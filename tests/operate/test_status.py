@@ -125,7 +125,9 @@ def test_an_attempt_that_said_how_it_ended(job: Job) -> None:
 def test_replicas_that_wait_for_nodes(job: Job) -> None:
     waiting = {"placed": 3, "wanted": 8, "at": "2026-11-25T12:04:00+00:00"}
     dataset = half_done(job, replicas=waiting)
-    assert standing(dataset, at(5)).fields()["attempts"][-1]["replicas"] == waiting
+    fields = standing(dataset, at(5)).fields()
+    assert fields["attempts"][-1]["replicas"] == waiting
+    jsonschema.Draft202012Validator(SCHEMA).validate(json.loads(json.dumps(fields)))
     assert standing(dataset, at(5)).replicas == waiting
     records.attempted(dataset, "a1", replicas=waiting | {"placed": 8})
     assert standing(dataset, at(5)).replicas is None
