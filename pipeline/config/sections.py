@@ -69,7 +69,9 @@ class Model(Section):
     allow_pickle: bool = Field(
         False, description="Read weights from `pytorch_model.bin` if the model lacks safetensors."
     )
-    tokenizer: TokenizerRules = NO_RULES
+    tokenizer: TokenizerRules = Field(
+        NO_RULES, description="The rules of a tokenizer whose folder does not state them."
+    )
     max_tokens: int | None = Field(
         None,
         ge=3,

@@ -26,6 +26,9 @@ COLUMNS = pa.schema(
         pa.field("computed_tokens", pa.int64(), nullable=False),
         pa.field("padded_tokens", pa.int64(), nullable=False),
         pa.field("truncated", pa.int64(), nullable=False),
+        pa.field("text_tokens", pa.int64(), nullable=False),
+        pa.field("unknown_tokens", pa.int64(), nullable=False),
+        pa.field("null_ids", pa.int64(), nullable=False),
         pa.field("token_histogram", pa.list_(pa.int64()), nullable=False),
         pa.field("reasons", pa.list_(schema.REASON), nullable=False),
         pa.field("text_bytes", pa.int64(), nullable=False),
@@ -53,6 +56,7 @@ COLUMNS = pa.schema(
 )
 DEFAULTS = {
     "reused": 0, "transient": 0, "tokens": 0, "computed_tokens": 0, "padded_tokens": 0, "truncated": 0,
+    "text_tokens": 0, "unknown_tokens": 0, "null_ids": 0,
     "token_histogram": (), "reasons": (), "text_bytes": 0, "read_bytes": 0, "file_bytes": 0,
     "rejects_file": None, "read_seconds": 0.0, "tokenize_seconds": 0.0, "encode_seconds": 0.0,
     "idle_seconds": 0.0, "write_seconds": 0.0, "written_at": 0.0, "cache_hits": 0, "cache_misses": 0,
@@ -74,8 +78,9 @@ def test_an_older_footer_may_lack_the_same_fields_as_ever() -> None:
 
 def test_the_summary_sums_the_same_fields_in_the_same_order() -> None:
     assert summed(Sum.AMOUNT, Sum.CACHE) == [
-        "rows", "rejects", "transient", "tokens", "computed_tokens", "truncated", "text_bytes", "read_bytes",
-        "file_bytes", "storage_retries", "cache_hits", "cache_misses",
+        "rows", "rejects", "transient", "tokens", "computed_tokens", "truncated", "text_tokens",
+        "unknown_tokens", "null_ids", "text_bytes", "read_bytes", "file_bytes", "storage_retries",
+        "cache_hits", "cache_misses",
     ]  # fmt: skip
     assert summed(Sum.SECONDS) == [
         "read_seconds", "tokenize_seconds", "encode_seconds", "idle_seconds", "write_seconds",
@@ -91,6 +96,9 @@ def test_prometheus_counts_the_same_fields_in_the_same_words() -> None:
         "computed_tokens": "Tokens that the model ran.",
         "padded_tokens": "Tokens that the model ran, padding included.",
         "truncated": "Texts that were cut at max_tokens.",
+        "text_tokens": "Tokens of texts that were tokenized.",
+        "unknown_tokens": "Tokens of what the vocabulary lacks.",
+        "null_ids": "Rows whose id is null.",
         "text_bytes": "Bytes of text.",
         "read_bytes": "Bytes read from storage.",
         "cache_hits": "Words whose tokens were known.",

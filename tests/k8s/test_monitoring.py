@@ -39,8 +39,9 @@ ray.init(address=sys.argv[1], log_to_driver=False)
 print("exit code", cli.main(["run", sys.argv[2], "--quiet"]), flush=True)
 sys.stdin.read()
 """
-RARE = {"ray_embed_storage_retries_total", "ray_embed_reused_total"}
-"""Metrics that appear with their first count; a job on local files without a base has none of them."""
+RARE = {f"ray_embed_{name}_total" for name in ("storage_retries", "reused", "unknown_tokens", "null_ids")}
+"""Metrics that appear with their first count; a job on local files without a base, of good ids and texts,
+has none of them."""
 
 
 def expressions() -> list[str]:
