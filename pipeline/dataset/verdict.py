@@ -35,9 +35,9 @@ def verdict(
         return code, f"{len(failed)} of the source's files failed: {name}: {message.splitlines()[0]}{more}"
     documents = totals["documents"]
     if not documents and not quality.allow_empty:
-        return ExitCode.INCOMPLETE, (
-            "the source has no rows, so nothing is committed; if that is right, set quality.allow_empty"
-        )
+        why = "no file of the source could be read" if failures else "the source has no rows"
+        hint = "if that is right, set quality.allow_empty"
+        return ExitCode.INCOMPLETE, f"{why}, so nothing is committed; {hint}"
     if totals["rejects"] > quality.max_reject_fraction * documents:
         return ExitCode.INCOMPLETE, (
             f"{totals['rejects']} of {documents} rows were rejected, more than quality.max_reject_fraction "

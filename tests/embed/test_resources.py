@@ -75,9 +75,9 @@ def test_replicas_that_fill_a_node_are_not_asked_for_before_it_is_there() -> Non
     """Two of four CPUs fill a node of eight: of a cluster of one such node, no reader would get any."""
     filling = compute(cpus_per_replica=4)
     found = size_stages(filling, [Node(8)], to_come=[Node(8)] * 3)
-    assert (found.replicas, found.at_start) == ((1, 6), 1)
+    assert (found.replicas, found.at_start) == ((1, 5), 1)
     assert size_stages(filling, [], to_come=[Node(8)] * 3).at_start == 1
-    assert size_stages(filling, [Node(8)] * 4).at_start == 6
+    assert size_stages(filling, [Node(8)] * 4).at_start == 5
 
 
 def test_no_more_replicas_than_splits() -> None:

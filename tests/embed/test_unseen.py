@@ -169,10 +169,11 @@ def test_what_is_not_of_a_file_is_never_allowed(job: JobValues, folder: Path, ki
     ending = commit(CommitRequest(dataset, pending, [failure], told.config.quality, {}))
     assert (ending.code, dataset.complete()) == (ExitCode.INCOMPLETE, False)
     assert "4 of the source's files failed: docs/in/0.txt: said" in ending.reason
-    allowed = commit(
-        CommitRequest(dataset, pending, [replace(failure, kind="SourceError")], told.config.quality, {})
-    )
-    assert allowed.code == ExitCode.DONE
+    of_file = replace(failure, kind="SourceError")
+    empty = commit(CommitRequest(dataset, pending, [of_file], told.config.quality, {}))
+    assert (empty.code, empty.reason[:35]) == (ExitCode.INCOMPLETE, "no file of the source could be read")
+    quality = told.config.quality.model_copy(update={"allow_empty": True})
+    assert commit(CommitRequest(dataset, pending, [of_file], quality, {})).code == ExitCode.DONE
 
 
 def test_a_refusal_is_the_drivers_to_tell(

@@ -126,7 +126,8 @@ def test_a_sound_dataset_has_no_finding(made: Callable[..., Path], model: dict[s
     rows = json.loads((output / "summary.json").read_text())["rows"]
     assert rows > 90 if model is CHUNKS else rows == 69
     assert figures(report, "reconciliation") == {"files": 3, "documents": 72}
-    assert figures(report, "duplicates") == {"rows": rows, "rejects": 3}
+    unique = {"null ids": 0, "repeated ids": 0}
+    assert figures(report, "duplicates") == {"rows": rows, "rejects": 3, **unique}
     assert figures(report, "deep")["rows compared"] == rows
 
 
