@@ -158,6 +158,8 @@ def _start(**options: Any) -> None:
         with processes.starting(), _few_processes():
             ray.init(address="local", include_dashboard=False, **QUIET, **options)
     except Exception as error:  # Ray raises a bare Exception if its processes are not up within 30 s
+        if processes.dead():
+            raise stopped(error) from error
         hint = "run again when the machine is less busy; check its free memory, and RAY_TMPDIR if set"
         raise StoppedError("Ray does not start on this machine", got=one_line(error), hint=hint) from error
 

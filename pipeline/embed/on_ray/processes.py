@@ -41,18 +41,22 @@ def starting() -> Iterator[None]:
     ended = threading.Event()
 
     def look() -> None:
-        while not ended.wait(LOOK_SECONDS):
-            found = [each for each in _all() if each.kind in NAMES]
-            ours = {each.pid for each in found if each.parent == os.getpid()}
-            _watch(each for each in found if each.pid in ours or each.parent in ours)
+        found = [each for each in _all() if each.kind in NAMES]
+        ours = {each.pid for each in found if each.parent == os.getpid()}
+        _watch(each for each in found if each.pid in ours or each.parent in ours)
 
-    looking = threading.Thread(target=look, daemon=True)
+    def look_often() -> None:
+        while not ended.wait(LOOK_SECONDS):
+            look()
+
+    looking = threading.Thread(target=look_often, daemon=True)
     looking.start()
     try:
         yield
     finally:
         ended.set()
         looking.join()
+        look()  # one that died early is still a zombie
 
 
 def watch() -> None:
@@ -79,22 +83,26 @@ def forget() -> None:
 
 def dead() -> str | None:
     """Names a process that has died. The others follow it: first the agents, then the raylet."""
-    gone = {each.kind for each in _vital if _read(each.pid) != each}
+    gone = {each.kind for each in _vital if _read(each.pid, zombies=False) != each}
     return next((name for kind, name in NAMES.items() if kind in gone), None)
 
 
 def _all() -> Iterator[Process]:
     for path in Path("/proc").glob("[0-9]*"):  # nothing on macOS
-        if found := _read(int(path.name)):
+        if found := _read(int(path.name), zombies=True):
             yield found
 
 
-def _read(pid: int) -> Process | None:
-    """Returns a process; None if it has ended, or only waits for its parent to notice."""
+def _read(pid: int, zombies: bool) -> Process | None:
+    """Returns a process; None if it has ended.
+
+    Args:
+        zombies: true if a process whose parent has yet to notice that it ended counts, too.
+    """
     with suppress(OSError):
         head, _, tail = Path(f"/proc/{pid}/stat").read_text().rpartition(")")
         fields = tail.split()
-        if fields[0] not in "ZX":
+        if zombies or fields[0] not in "ZX":
             return Process(head.partition("(")[2], pid, int(fields[1]), int(fields[19]))
     return None
 
