@@ -181,14 +181,14 @@ class Source(Section):
         if info.field_name == "carry":
             _refuse_twice(value)
             others = {info.data.get("id_column")} - {None, *value}
-            _refuse_twice([path.replace(".", "_") for path in (*value, *others)])
+            _refuse_twice([shard_column(path) for path in (*value, *others)])
         return value
 
     @field_validator("partitions")
     @classmethod
     def _distinct(cls, value: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
         others = (info.data.get("id_column") or "", *(info.data.get("carry") or ()))
-        _refuse_twice([*value, *{path.replace(".", "_") for path in others}])
+        _refuse_twice([*value, *{shard_column(path) for path in others}])
         return value
 
     @field_validator("binary_as_string")
@@ -229,15 +229,13 @@ class Source(Section):
         try:
             found = codecs.lookup(value)
         except (LookupError, ValueError):
-            raise ValueError(
-                "is not an encoding that Python knows: name one such as utf-8, gbk or cp1252"
-            ) from None
+            raise ValueError(f"is not an encoding that Python knows: {ENCODING_HINT}") from None
         if (
             not found._is_text_encoding
             or not found.incrementaldecoder
             or found.name.replace("_", "-") in NO_ENCODINGS
         ):
-            raise ValueError("is not an encoding of files: name one such as utf-8, gbk or cp1252")
+            raise ValueError(f"is not an encoding of files: {ENCODING_HINT}")
         name = "utf-8" if found.name == "utf-8-sig" else found.name
         kind = info.data.get("format")
         if name != "utf-8" and kind in FORMATS and not FORMATS[kind].compressible:
@@ -258,7 +256,12 @@ class Source(Section):
     def fields(self) -> dict[str, str]:
         """The dotted path of each column in a row, by its name in the shards; without partition keys."""
         paths = ((self.id_column,) if self.id_column else ()) + self.carry
-        return {path.replace(".", "_"): path for path in paths}
+        return {shard_column(path): path for path in paths}
+
+
+def shard_column(path: str) -> str:
+    """Returns the name in the shards of a column of a source, given by its dotted path."""
+    return path.replace(".", "_")
 
 
 def _refuse_twice(names: Sequence[str]) -> None:

@@ -24,6 +24,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline import schema
+from pipeline.config.source import shard_column
 from pipeline.dataset.dataset import Dataset
 from pipeline.plan.plan import Plan
 
@@ -58,7 +59,7 @@ def id_columns(fields: Mapping[str, Any]) -> dict[str, str]:
     for name, value in fields.items():
         section, _, key = name.rpartition(".")
         if section.startswith("source.") and key == "id_column" and value:
-            found[section.removeprefix("source.")] = value.replace(".", "_")
+            found[section.removeprefix("source.")] = shard_column(value)
     return found
 
 

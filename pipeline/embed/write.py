@@ -4,6 +4,7 @@ import functools
 
 import pyarrow as pa
 
+from pipeline.config.source import shard_column
 from pipeline.dataset import writer
 from pipeline.dataset.record import ShardRecord
 from pipeline.embed.job import Job
@@ -34,5 +35,5 @@ def _contents(split: EncodedSplit, job: Job) -> writer.Contents:
         too_large=split.too_large,
         reused=split.reused.table if split.reused else None,
         order=split.order,
-        id_column=id_column and id_column.replace(".", "_"),
+        id_column=id_column and shard_column(id_column),
     )

@@ -6,21 +6,20 @@ nearly the same vector, and nothing else says so. Pure.
 Shapes: N texts, R rows that would be computed (the texts, or chunks of them), T tokens of the rows.
 """
 
-import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
 
 import numpy as np
 
 from pipeline.model.batching import TokenBatch
+from pipeline.model.tokenizer import vocabulary
 from pipeline.model.tokenizer.tokenizer import Tokenizer
 from pipeline.ragged import Ints
 
 LOOKED_AT = 200
 """The characters of a text that decide its script."""
-SCRIPTS = {"CJK": "Han", "HIRAGANA": "Japanese", "KATAKANA": "Japanese", "KATAKANA-HIRAGANA": "Japanese"}
+SCRIPTS = {"Cjk": "Han", "Hiragana": "Japanese", "Katakana": "Japanese"}
 """Scripts whose names in Unicode do not say what people call them."""
 NO_LETTERS = "no letters"
 SHOWN = 5
@@ -103,11 +102,6 @@ def _alike(texts: Sequence[str], tokens: TokenBatch, text_R: Ints) -> tuple[int,
 
 def script_of(text: str) -> str:
     """Returns the script of most letters at the start of a text."""
-    found = Counter(_script(character) for character in text[:LOOKED_AT] if character.isalpha())
+    scripts = (vocabulary.script_of(character) for character in text[:LOOKED_AT] if character.isalpha())
+    found = Counter(SCRIPTS.get(script, script) for script in scripts)
     return found.most_common(1)[0][0] if found else NO_LETTERS
-
-
-@lru_cache(1 << 16)
-def _script(letter: str) -> str:
-    name = unicodedata.name(letter, "other").split(" ")[0].split("-")[0]
-    return SCRIPTS.get(name, name.capitalize())

@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable
 
 from pipeline import telemetry
-from pipeline.embed.on_ray.cluster import nodes
+from pipeline.embed.on_ray.cluster import alive_nodes
 from pipeline.embed.resources import Resources
 from pipeline.telemetry.liveness import Replicas
 
@@ -35,8 +35,7 @@ class Capacity:
         """
         now = self._clock()
         if now - self._looked >= LOOK_SECONDS:
-            self._looked, (there, _) = now, nodes()
-            self._room = self._resources.room(there)
+            self._looked, self._room = now, self._resources.room(alive_nodes())
         wanted = min(self._resources.at_start, splits)
         found = Replicas(min(self._room, wanted), wanted)
         if found.placed < found.wanted and now - self._said >= SAY_SECONDS:

@@ -203,13 +203,18 @@ def nodes() -> tuple[list[Node], list[Node]]:
     Raises:
         ConfigError: `EMBED_NODE_GROUPS` can't be understood.
     """
-    alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    there = [Node(each.get("CPU", 0), each.get("GPU", 0), each.get("object_store_memory")) for each in alive]
+    there = alive_nodes()
     to_come: list[Node] = []
     for most, node in _reported_groups() or told_groups(os.environ.get(NODE_GROUPS, "")):
         alike = sum((each.cpus, each.gpus) == (node.cpus, node.gpus) for each in there)
         to_come += [node] * max(0, most - alike)
     return there, to_come
+
+
+def alive_nodes() -> list[Node]:
+    """Returns the nodes that are alive."""
+    alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    return [Node(each.get("CPU", 0), each.get("GPU", 0), each.get("object_store_memory")) for each in alive]
 
 
 def may_grow() -> bool:

@@ -30,9 +30,8 @@ NORMALIZERS = {
     "NFC", "NFD", "NFKC", "NFKD", "StripAccents", "Lowercase", "Precompiled", "Nmt", "BertNormalizer",
 }  # fmt: skip
 """Normalizers that change no character across whitespace."""
-KNOWN_PATTERNS = {" {2,}": " ", **google_albert.PATTERNS}
-"""Regular expressions that are known to keep words apart, and their replacements. transformers writes the
-first; the pre-tokenizer cuts there anyway."""
+MANY_SPACES = {"pattern": {"Regex": " {2,}"}, "content": " "}
+"""A replacement that transformers writes; the pre-tokenizer cuts there anyway."""
 METASPACE = {"type": "Metaspace", "replacement": START, "prepend_scheme": "always", "split": True}
 PRE_TOKENIZERS = {
     "Unigram": {"type": "Sequence", "pretokenizers": [{"type": "WhitespaceSplit"}, METASPACE]},
@@ -68,7 +67,8 @@ def _keeps_words_apart(step: Json) -> bool:
     if step["type"] != "Replace":
         return step["type"] in NORMALIZERS
     if "Regex" in step["pattern"]:
-        return bool(KNOWN_PATTERNS.get(step["pattern"]["Regex"]) == step["content"])
+        is_known = step.items() >= MANY_SPACES.items()
+        return is_known or google_albert.patterns().get(step["pattern"]["Regex"]) == step["content"]
     pattern = step["pattern"].get("String", "")
     return bool(pattern) and not re.search(r"\s", pattern)
 

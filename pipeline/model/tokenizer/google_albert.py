@@ -13,6 +13,7 @@ newer than Unicode 12.0, and its `Precompiled` composes nothing (Hangul, two-par
 
 import unicodedata
 from collections.abc import Iterator
+from functools import cache
 from itertools import chain
 from typing import Any
 
@@ -49,10 +50,18 @@ def _class_of(characters: Iterator[str]) -> str:
     return "[" + "".join(f"\\x{{{first:X}}}-\\x{{{last:X}}}" for first, last in ranges) + "]"
 
 
-MARKS = _class_of(character for character in map(chr, range(0x110000)) if unicodedata.combining(character))
-"""The characters of a non-zero canonical combining class."""
-PATTERNS = {SPACES: " ", MARKS: "", FINAL_SIGMA: "ς"}
-"""What is replaced by regular expressions; none of them looks across whitespace."""
+@cache
+def marks() -> str:
+    """Returns a regular expression for the characters of a non-zero canonical combining class.
+
+    Finding them takes a tenth of a second, and only folders with a lone `spiece.model` need them.
+    """
+    return _class_of(each for each in map(chr, range(0x110000)) if unicodedata.combining(each))
+
+
+def patterns() -> dict[str, str]:
+    """Returns what is replaced by regular expressions; none of them looks across whitespace."""
+    return {SPACES: " ", marks(): "", FINAL_SIGMA: "ς"}
 
 
 def normalizer(charsmap: bytes, name: str, *, lower_case: bool, keep_accents: bool) -> normalizers.Normalizer:
@@ -67,7 +76,7 @@ def normalizer(charsmap: bytes, name: str, *, lower_case: bool, keep_accents: bo
     steps: list[Any] = [normalizers.Replace(each, unicodedata.normalize("NFKD", each)) for each in later]
     steps += [normalizers.Replace("``", '"'), normalizers.Replace("''", '"'), _replaced(SPACES)]
     if not keep_accents:
-        steps += [normalizers.NFKD(), _replaced(MARKS)]
+        steps += [normalizers.NFKD(), _replaced(marks())]
     if lower_case:
         steps += [_replaced(FINAL_SIGMA), normalizers.Lowercase()]
     if charsmap:
@@ -76,4 +85,4 @@ def normalizer(charsmap: bytes, name: str, *, lower_case: bool, keep_accents: bo
 
 
 def _replaced(pattern: str) -> normalizers.Replace:
-    return normalizers.Replace(Regex(pattern), PATTERNS[pattern])
+    return normalizers.Replace(Regex(pattern), patterns()[pattern])

@@ -7,6 +7,7 @@ has, and words of the vocabulary, in any script, that the tokenizer itself does 
 import json
 import unicodedata
 from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from typing import Any
 
 from tokenizers import AddedToken
@@ -113,7 +114,7 @@ def words_by_script(backend: Backend) -> Mapping[str, list[str]]:
     for piece, _ in sorted(backend.get_vocab(False).items(), key=lambda item: item[1]):
         word = piece.removeprefix(START)
         if word[:1].isalpha() and piece not in special and all(map(_is_letter_or_mark, word)):
-            found.setdefault(_script(word[0]), []).append(word)
+            found.setdefault(script_of(word[0]), []).append(word)
     return {script: words[:: max(1, len(words) // SAMPLED)] for script, words in found.items()}
 
 
@@ -121,9 +122,10 @@ def _is_letter_or_mark(character: str) -> bool:
     return character.isalpha() or unicodedata.category(character).startswith("M")
 
 
-def _script(character: str) -> str:
+@lru_cache(1 << 16)
+def script_of(letter: str) -> str:
     """Returns the script of a letter, by its name in Unicode."""
-    return unicodedata.name(character, "UNNAMED").split(" ", 1)[0].split("-")[0].capitalize()
+    return unicodedata.name(letter, "UNNAMED").split(" ", 1)[0].split("-")[0].capitalize()
 
 
 def _unknown_share(backend: Backend, text: str) -> float:

@@ -20,6 +20,8 @@ from functools import lru_cache
 from pipeline.config.source import Csv
 
 Fields = list[str | None]
+Field = tuple[str | None, str, int]
+"""A field, the line in which it ends, and the place behind it there."""
 LETTERS = {
     "0": "\0", "b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t", "v": "\v", "Z": "\x1a",
 }  # fmt: skip
@@ -57,7 +59,8 @@ def reader(lines: Iterator[str], dialect: Csv) -> Iterator[Fields]:
         csv.Error: a row can't be read; the lines before the next one are taken.
     """
     grammar = _grammar(dialect)
-    return _unquoted(lines, grammar) if dialect.escape and not dialect.quote else _quoted(lines, grammar)
+    for line in lines:
+        yield _row(line, lines, grammar) if grammar.special.search(line) else _cut(line, grammar)
 
 
 @lru_cache
@@ -89,38 +92,34 @@ def _grammar(dialect: Csv) -> _Grammar:
     )
 
 
-def _quoted(lines: Iterator[str], grammar: _Grammar) -> Iterator[Fields]:
-    """Yields the rows of a dialect with quotes."""
-    for line in lines:
-        if not grammar.special.search(line):
-            yield _cut(line, grammar)
-            continue
-        fields: Fields = []
-        text, place = line, 0
-        while True:
-            if text.startswith(grammar.quote, place):
-                value, text, place = _closed(text, place + 1, lines, grammar)
-                fields.append(value)
-            else:
-                found = grammar.plain.match(text, place)
-                assert found
-                place = found.end()
-                fields.append(_or_null(found.group(), grammar))
-            ended = grammar.end.match(text, place)
-            if ended is None:
-                raise csv.Error("text behind a closing quote, or a line end within a field")
-            place = ended.end()
-            if ended.group() != grammar.delimiter:
-                break
-        yield [] if fields in ([""], [None]) and not line.strip("\r\n") else fields
+def _row(line: str, lines: Iterator[str], grammar: _Grammar) -> Fields:
+    """Returns the fields of the row that begins with a line; takes more lines if it must."""
+    field = _quoted if grammar.quote else _unquoted
+    fields: Fields = []
+    text, place = line, 0
+    while True:
+        value, text, place = field(text, place, lines, grammar)
+        fields.append(value)
+        ended = grammar.end.match(text, place)
+        if ended is None:
+            raise csv.Error("neither a delimiter nor the end of a line behind a field")
+        place = ended.end()
+        if ended.group() != grammar.delimiter:
+            break
+    return [] if grammar.quote and fields in ([""], [None]) and not line.strip("\r\n") else fields
 
 
-def _closed(text: str, place: int, lines: Iterator[str], grammar: _Grammar) -> tuple[str, str, int]:
-    """Reads a field from behind its opening quote to its closing one; takes more lines if it must.
+def _quoted(text: str, place: int, lines: Iterator[str], grammar: _Grammar) -> Field:
+    """Reads a field of a dialect with quotes."""
+    if text.startswith(grammar.quote, place):
+        return _closed(text, place + 1, lines, grammar)
+    found = grammar.plain.match(text, place)
+    assert found
+    return _or_null(found.group(), grammar), text, found.end()
 
-    Returns:
-        The field, the line of the closing quote, and the place behind that.
-    """
+
+def _closed(text: str, place: int, lines: Iterator[str], grammar: _Grammar) -> Field:
+    """Reads a field from behind its opening quote to its closing one; takes more lines if it must."""
     parts = []
     while True:
         found = grammar.inner.match(text, place)
@@ -141,34 +140,18 @@ def _plain(value: str, grammar: _Grammar) -> str:
     return value.replace(2 * grammar.quote, grammar.quote)
 
 
-def _unquoted(lines: Iterator[str], grammar: _Grammar) -> Iterator[Fields]:
-    """Yields the rows of a dialect without quotes. A row goes on behind an escaped line end."""
-    assert grammar.escaped
-    for line in lines:
-        if not grammar.special.search(line):
-            yield _cut(line, grammar)
-            continue
-        fields: Fields = []
-        text, place = line, 0
-        while True:
-            found = grammar.plain.match(text, place)
-            assert found
-            while found.end() == len(text) and found.group().endswith("\n"):
-                more = next(lines, None)
-                if more is None:
-                    raise csv.Error("an escape that nothing follows")
-                text = text[place:] + more
-                place = 0
-                found = grammar.plain.match(text)
-                assert found
-            ended = grammar.end.match(text, found.end())
-            if ended is None:
-                raise csv.Error("an escape that nothing follows, or a line end within a field")
-            fields.append(_unescaped(found.group(), grammar))
-            place = ended.end()
-            if ended.group() != grammar.delimiter:
-                break
-        yield fields
+def _unquoted(text: str, place: int, lines: Iterator[str], grammar: _Grammar) -> Field:
+    """Reads a field of a dialect without quotes. It goes on behind an escaped line end."""
+    found = grammar.plain.match(text, place)
+    assert found
+    while found.end() == len(text) and found.group().endswith("\n"):
+        more = next(lines, None)
+        if more is None:
+            raise csv.Error("an escape that nothing follows")
+        text = found.group() + more
+        found = grammar.plain.match(text)
+        assert found
+    return _unescaped(found.group(), grammar), text, found.end()
 
 
 def _unescaped(value: str, grammar: _Grammar) -> str | None:

@@ -44,7 +44,7 @@ def test_waiting_is_said_once_a_minute_until_all_nodes_are_there(
 ) -> None:
     caplog.set_level("INFO", "pipeline")
     now, there = [0.0], [Node(0)]
-    monkeypatch.setattr(capacity, "nodes", lambda: (there, []))
+    monkeypatch.setattr(capacity, "alive_nodes", lambda: there)
     watched = Capacity(EIGHT, lambda: now[0])
     for now[0] in range(0, 130, 2):
         assert watched.look(100) == Replicas(0, 8)
@@ -60,6 +60,6 @@ def test_at_the_end_no_more_replicas_are_wanted_than_splits_are_left(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO", "pipeline")
-    monkeypatch.setattr(capacity, "nodes", lambda: ([Node(7, 1)] * 3, []))
+    monkeypatch.setattr(capacity, "alive_nodes", lambda: [Node(7, 1)] * 3)
     assert Capacity(EIGHT).look(2) == Replicas(2, 2)
     assert caplog.messages == []
