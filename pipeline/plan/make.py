@@ -122,31 +122,39 @@ def _unify(surveyed: list[Surveyed], config: Config) -> tuple[pa.Schema, list[Su
     ours = any(source.id_column is None for source in config.source.values())
     names = ["id", *names] if ours else names
     _refuse_collisions(names)
-    columns = pa.schema([pa.field("id", pa.string())] if ours else [])
-    kept: list[Surveyed] = []
-    exact = {
-        name
-        for each in surveyed
-        if isinstance(each, Survey) and not each.types_inferred
-        for name in each.columns.names
-    }
-    for survey in surveyed:
-        if isinstance(survey, Survey) and survey.spans:
-            try:
-                columns = _joined(columns, survey.columns, exact)
-            except pa.ArrowException as error:
-                kept.append(
-                    SourceError(
-                        "its columns do not fit the files before it",
-                        got=str(error),
-                        hint="give the columns the same types, or make it a source of another job",
-                    )
-                )
-                continue
-        kept.append(survey)
+    columns, misfits = _joined_columns(surveyed, pa.schema([pa.field("id", pa.string())] if ours else []))
+    kept = [
+        misfits.get(survey.columns, survey) if isinstance(survey, Survey) and survey.spans else survey
+        for survey in surveyed
+    ]
     columns = _with_columns_of_empty(columns, surveyed)
     types = {name: columns.field(name).type if name in columns.names else pa.string() for name in names}
     return pa.schema([pa.field(name, schema.without_nulls(kind)) for name, kind in types.items()]), kept
+
+
+def _joined_columns(
+    surveyed: Sequence[Surveyed], columns: pa.Schema
+) -> tuple[pa.Schema, dict[pa.Schema, SourceError]]:
+    """Joins the columns of all files with rows into one schema, and tells which columns do not fit into it.
+
+    The columns that most of the data has come first: one odd file must not make all others fail.
+    """
+    found = [survey for survey in surveyed if isinstance(survey, Survey) and survey.spans]
+    exact = {name for survey in found if not survey.types_inferred for name in survey.columns.names}
+    data: Counter[pa.Schema] = Counter()
+    for survey in found:
+        data[survey.columns] += round(sum(span.stored_bytes for span in survey.spans))
+    misfits: dict[pa.Schema, SourceError] = {}
+    for each, _ in data.most_common():
+        try:
+            columns = _joined(columns, each, exact)
+        except pa.ArrowException as error:
+            misfits[each] = SourceError(
+                "its columns do not fit those of the other files",
+                got=str(error),
+                hint="give the columns the same types, or make it a source of another job",
+            )
+    return columns, misfits
 
 
 def _with_columns_of_empty(columns: pa.Schema, surveyed: Sequence[Surveyed]) -> pa.Schema:
@@ -174,9 +182,9 @@ def _joined(columns: pa.Schema, more: pa.Schema, exact: Collection[str]) -> pa.S
         try:
             kind = schema.joined_type(columns.field(at).type, field.type) if at >= 0 else field.type
             joined.append(pa.field(field.name, kind))
-        except pa.ArrowException:
+        except pa.ArrowException as error:
             if field.name in exact:
-                raise
+                raise pa.ArrowTypeError(f"column {field.name!r}: {error}") from None
             joined.append(pa.field(field.name, pa.string()))
     names = set(more.names)
     return pa.schema([field for field in columns if field.name not in names] + joined)

@@ -166,15 +166,14 @@ def processes(count: int, sources: Mapping[str, Source]) -> Iterator[queue.Simpl
 
 
 def main(answers_to: int) -> None:
-    """Runs in the process: reads chunks and answers them through a descriptor until its input is closed."""
+    """Runs in the process: reads chunks and answers them through a descriptor until the driver is gone."""
     chunks, answers = sys.stdin.buffer, os.fdopen(answers_to, "wb")
-    sources = pickle.load(chunks)
+    with _until_the_driver_is_gone():
+        sources = pickle.load(chunks)
     memory.limit(MAX_MEMORY)
     while True:
-        try:
+        with _until_the_driver_is_gone():
             chunk = pickle.load(chunks)
-        except EOFError:
-            return
         try:
             found: list[Surveyed] | PipelineError = look(chunk, sources)
         except PipelineError as error:
@@ -182,7 +181,17 @@ def main(answers_to: int) -> None:
         except (MemoryError, RuntimeError):  # the latter: no memory for a thread
             os._exit(OUT_OF_MEMORY)  # the parent then has each file surveyed alone
         counts = telemetry.requests, telemetry.retries, telemetry.read_bytes
-        pickle.dump(Answer(found, *(count.copy() for count in counts)), answers)
-        answers.flush()
+        with _until_the_driver_is_gone():
+            pickle.dump(Answer(found, *(count.copy() for count in counts)), answers)
+            answers.flush()
         for count in counts:
             count.clear()
+
+
+@contextmanager
+def _until_the_driver_is_gone() -> Iterator[None]:
+    """Ends this process without a word if the driver has ended, maybe in the midst of a chunk."""
+    try:
+        yield
+    except (EOFError, pickle.UnpicklingError, BrokenPipeError):
+        os._exit(0)

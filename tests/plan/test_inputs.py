@@ -49,6 +49,16 @@ def test_a_decimal_never_becomes_a_double(folder: Path, tiny: Path) -> None:
         assert "have no type in common that keeps all digits" in failed["docs/in/1.parquet"]
 
 
+def test_most_of_the_data_decides_which_columns_fit(folder: Path, tiny: Path) -> None:
+    write(folder, "0.parquet", text=["a"], key=[7.5])
+    for number in (1, 2, 3):
+        write(folder, f"{number}.parquet", text=["b"], key=["a key"])
+    made = planned(folder, tiny, id_column="key")
+    assert made.columns.field("key").type == pa.string()
+    assert list(made.failed_files) == ["docs/in/0.parquet"]
+    assert "column 'key': " in made.failed_files["docs/in/0.parquet"]
+
+
 def test_decimals_that_need_too_many_digits_fail(folder: Path, tiny: Path) -> None:
     write(folder, "0.parquet", text=["a"], x=pa.array([None], pa.decimal128(38, 0)))
     write(folder, "1.parquet", text=["b"], x=pa.array([None], pa.decimal128(38, 10)))

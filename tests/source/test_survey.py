@@ -1,5 +1,6 @@
 """Tests of surveys in other processes: they find the same as this one, and no file can end this one."""
 
+import pickle
 import signal
 import struct
 import subprocess
@@ -92,6 +93,22 @@ def test_a_process_that_was_killed_says_nothing_of_a_file(
     monkeypatch.setattr(process_pool.subprocess, "Popen", killed)
     with pytest.raises(StoppedError, match=r"was ended \(got signal 9\).*run again"):
         surveyed(job())
+
+
+@pytest.mark.parametrize("dies", ["before the chunk is whole", "before the answer"])
+def test_a_process_whose_driver_is_gone_ends_without_a_word(
+    job: Job, capfd: pytest.CaptureFixture[str], dies: str
+) -> None:
+    """Its traceback would follow the line that says what happened to the driver."""
+    parsed = parse_config(job())
+    chunk = pickle.dumps(list_sources(parsed))
+    process = process_pool.Process(parsed.source)
+    assert process.process.stdin
+    process.answers.close()
+    process.process.stdin.write(chunk if dies == "before the answer" else chunk[:-20])
+    process.process.stdin.close()
+    assert process.process.wait(60) == 0
+    assert capfd.readouterr().err == ""
 
 
 def _comparable(found: list[inspection.Surveyed]) -> list[Any]:
