@@ -165,7 +165,7 @@ def of_actor(calls: int) -> float:
     done = subprocess.run(
         [sys.executable, "-c", ACTOR, str(calls)], stdout=subprocess.PIPE, text=True, check=True
     )
-    return float(done.stdout.rpartition("CALL")[2])
+    return float(done.stdout.rpartition("CALL")[2].split()[0])  # Ray prints, too
 
 
 def of_run(model: Path, folder: Path, replicas: int, split_seconds: float, seconds: float) -> float:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from huggingface_hub import constants
 
-from pipeline.model import checkpoint
+from pipeline.model.fetch import hub as fetching
 
 
 def hub(patch: pytest.MonkeyPatch, *statuses: HTTPStatus) -> Counter[HTTPStatus]:
@@ -36,5 +36,5 @@ def hub(patch: pytest.MonkeyPatch, *statuses: HTTPStatus) -> Counter[HTTPStatus]
     patch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{server.server_port}")
     patch.setattr(constants, "HF_HUB_OFFLINE", False)
     patch.setattr(constants, "HF_HUB_CACHE", "/nowhere")
-    patch.setattr(checkpoint, "BUSY_PAUSES_SECONDS", (0.01, 0.01))
+    patch.setattr(fetching, "BUSY_PAUSES_SECONDS", (0.01, 0.01))
     return answered

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline import cli, errors, telemetry
+from pipeline import cli, errors, storage, telemetry
 from pipeline.dataset.dataset import Dataset
 from pipeline.errors import ExitCode, PipelineError
 from pipeline.model.tokenizer.vocabulary import PROBES
@@ -178,6 +178,11 @@ def without_weights(folder: Path, _: pytest.MonkeyPatch) -> None:
     shutil.copytree(PACKAGED, folder / "model", ignore=shutil.ignore_patterns("*.safetensors"))
 
 
+def no_model_in_storage(folder: Path, patch: pytest.MonkeyPatch) -> None:
+    patch.setenv("EMBED_MODEL_CACHE", str(folder / "cache"))
+    storage.connect("memory://models").put("memory://models/text/notes.txt", b"")
+
+
 def with_vocab(*tokens: str, **settings: str) -> Prepare:
     """Makes a checkpoint whose tokenizer is a `vocab.txt`."""
 
@@ -261,6 +266,9 @@ CASES: dict[str, Case] = {
     "A carried column does not exist": (f"{PLAN} --set source.docs.carry=[author]", nothing),
     "Two columns of one name": (f"{PLAN} --set source.docs.carry=[Embedding]", column("Embedding")),
     "A model that does not exist": (f"{PLAN} --set model.name=no/model", nothing),
+    "A folder in object storage without a model": (
+        f"{PLAN} --set model.name=memory://models/text", no_model_in_storage,
+    ),
     "The Hub is too busy": (f"{PLAN} --set model.name=albert/albert-base-v2", busy_hub),
     "More tokens than positions": (f"{PLAN} --set model.max_tokens=4096", nothing),
     "Not an ALBERT": (f"{PLAN} --set model.name=model", file("model/config.json", '{"model_type": "bert"}')),

@@ -42,14 +42,19 @@ def check_url(path: str) -> str:
     protocol = protocol_of(path)
     if "::" in path or protocol not in (*PROTOCOLS, TEST_PROTOCOL):
         raise ValueError(f"{protocol}: is not supported here; use one of {', '.join(PROTOCOLS)}")
-    if "://" not in path and path.partition(":")[0] in PROTOCOLS and ":" in path:
+    if not is_url(path) and path.partition(":")[0] in PROTOCOLS and ":" in path:
         raise ValueError("is not a URL, but looks like one: write :// after the protocol")
     return path
 
 
+def is_url(path: str) -> bool:
+    """Tells whether a path is a URL."""
+    return "://" in path
+
+
 def protocol_of(path: str) -> str:
     """Returns the protocol of a URL, such as `s3` of `s3://bucket/x`; `file` for a path."""
-    return path.split("://", 1)[0] if "://" in path else "file"
+    return path.split("://", 1)[0] if is_url(path) else "file"
 
 
 Path_ = Annotated[str, StringConstraints(min_length=1), AfterValidator(check_url)]
@@ -105,19 +110,29 @@ class Options(Section):
 def _honoured(options: Options, info: ValidationInfo) -> Options:
     """Refuses options that mean nothing to the protocol of the section's path."""
     protocol = protocol_of(info.data.get("path", "s3://"))
-    for name in type(options).model_fields:
-        if getattr(options, name) and name not in PROTOCOLS.get(protocol, ()):
-            raise ValueError(f"{name} means nothing to {protocol}: drop it")
+    refuse_meaningless(options, protocol)
     return options
 
 
+def refuse_meaningless(options: Options, protocol: str) -> None:
+    """Refuses options that mean nothing to a protocol.
+
+    Raises:
+        ValueError: one of them does.
+    """
+    for name in type(options).model_fields:
+        if getattr(options, name) and name not in PROTOCOLS.get(protocol, ()):
+            raise ValueError(f"{name} means nothing to {protocol}: drop it")
+
+
+DEFAULT_OPTIONS = Options()
 PathOptions = Annotated[Options, AfterValidator(_honoured)]
 """The options of the storage of a section's `path`, a field that must precede them."""
 
 
 def absolute(path: str) -> str:
     """Returns a local path as an absolute one, and a URL as it is."""
-    return path if "://" in path else os.path.abspath(path)  # noqa: PTH100  (no links followed)
+    return path if is_url(path) else os.path.abspath(path)  # noqa: PTH100  (no links followed)
 
 
 def refuse_relative(path: str, where: str = "") -> None:
@@ -126,7 +141,7 @@ def refuse_relative(path: str, where: str = "") -> None:
     Raises:
         ConfigError: the path is relative.
     """
-    if "://" in path or path.startswith("/") or not os.environ.get("RAY_ADDRESS"):
+    if is_url(path) or path.startswith("/") or not os.environ.get("RAY_ADDRESS"):
         return
     hint = "make it absolute, or a URL"
     raise ConfigError("a relative path is another place on each node", where, repr(path), hint)

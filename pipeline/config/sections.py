@@ -18,6 +18,7 @@ from pydantic import (
 )
 
 from pipeline.config.location import (
+    DEFAULT_OPTIONS,
     READ_ONLY,
     Options,
     Path_,
@@ -25,7 +26,9 @@ from pipeline.config.location import (
     Section,
     absolute,
     check_url,
+    is_url,
     protocol_of,
+    refuse_meaningless,
     refuse_relative,
 )
 from pipeline.config.source import Source
@@ -61,8 +64,11 @@ class Model(Section):
     """The checkpoint, and all settings that decide the vector of a text."""
 
     name: str = Field(
-        "albert-mini", description="`albert-mini` (part of the package), a local folder, or a Hub id."
+        "albert-mini",
+        description="`albert-mini` (part of the package), a local folder, the URL of a folder in object "
+        "storage (`s3://`, `gs://`, `abfs://`), or a Hub id.",
     )
+    options: Options = Field(DEFAULT_OPTIONS, description="How to reach the storage of a URL in `name`.")
     revision: str | None = Field(
         None, description="Hub ids: branch, tag or commit. Default: the main branch."
     )
@@ -112,6 +118,31 @@ class Model(Section):
     dtype: Literal["auto", "float32", "bfloat16"] = Field(
         "auto", description="Arithmetic of the model; `auto`: float32 on cpu, bfloat16 on cuda."
     )
+
+    @field_validator("name")
+    @classmethod
+    def _of_a_known_kind(cls, value: str) -> str:
+        if is_url(value):
+            check_url(value)
+            if protocol_of(value) in READ_ONLY:
+                raise ValueError(f"{protocol_of(value)} is for sources only: name the Hub id alone")
+        return value.removeprefix("file://")
+
+    @field_validator("options")
+    @classmethod
+    def _of_a_url(cls, value: Options, info: ValidationInfo) -> Options:
+        name = info.data.get("name", "s3://")
+        if value != DEFAULT_OPTIONS and not is_url(name):
+            raise ValueError("means nothing unless name is a URL: drop it")
+        refuse_meaningless(value, protocol_of(name))
+        return value
+
+    @field_validator("revision")
+    @classmethod
+    def _of_the_hub(cls, value: str | None, info: ValidationInfo) -> str | None:
+        if value and is_url(info.data.get("name", "")):
+            raise ValueError("a folder in object storage has no revisions: drop it")
+        return value
 
 
 class Compute(Section):

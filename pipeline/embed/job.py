@@ -80,7 +80,7 @@ class Job:
             raise ModelError(
                 "this node has another checkpoint than the driver",
                 str(found.folder),
-                hint="put the same files on each node, or name a Hub id",
+                hint=_same_files(found),
             )
         return found
 
@@ -117,6 +117,13 @@ def _refuse_lost(root: str, options: Options, dataset_digest: str, claim: str | 
     Dataset(root, options).held(dataset_digest, claim)
 
 
+def _same_files(found: checkpoint.Checkpoint) -> str:
+    """Says what to do if this node's files are not the driver's."""
+    if found.revision:
+        return "remove this folder from the node's cache, and run again"
+    return "put the same files on each node, or name a URL or a Hub id"
+
+
 @functools.cache
 def _cached_tokenizer(model: Model, revision: str | None, max_tokens: int, digest: str) -> Tokenizer:
     """Loads one tokenizer per process: loading is expensive, and its cache makes later texts faster."""
@@ -126,6 +133,6 @@ def _cached_tokenizer(model: Model, revision: str | None, max_tokens: int, diges
         raise ModelError(
             "this node has another tokenizer than the driver",
             str(found.folder),
-            hint="put the same files on each node, or name a Hub id",
+            hint=_same_files(found),
         )
     return Tokenizer(found, max_tokens)

@@ -6,57 +6,39 @@ read from a pickle only if the config allows it, and then by torch's reader of b
 """
 
 import hashlib
-import random
 import re
-import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError
 from safetensors import SafetensorError, safe_open
 
 from pipeline import parsing, telemetry
+from pipeline.config.location import DEFAULT_OPTIONS, Options, is_url
 from pipeline.config.sections import NO_RULES, Model, TokenizerRules
-from pipeline.errors import HubBusyError, ModelError
+from pipeline.errors import ModelError
 from pipeline.model.families import Family, family_of
+from pipeline.model.fetch import bucket, hub
+from pipeline.model.fetch.names import FETCHED, INDEX, PICKLE, PICKLES, TOKENIZER_FILES
 from pipeline.model.model_config import ModelConfig
-from pipeline.model.sentence_transformers import SETTINGS, Modules, read_modules
+from pipeline.model.sentence_transformers import Modules, read_modules
 from pipeline.model.weight_names import match
 
 BUILT_IN = "albert-mini"
-TOKENIZER_FILES = ("tokenizer.json", "spiece.model", "vocab.txt", "tokenizer_config.json")
-PICKLE = "pytorch_model.bin"
-PICKLES = [PICKLE, f"0_*/{PICKLE}"]
-"""Where a repository has a pickle: that of a sentence-transformers folder may lie with its transformer."""
-CONVERTED = "refs/pr/N"
-"""The revision of a pull request on the Hub; a bot offers safetensors in one."""
-INDEX = "model.safetensors.index.json"
 AS_GOOGLE = "google_albert 2"
 """Our rules for a lone `spiece.model`, as its digest has them. Version 1, unnamed, dropped all marks."""
-_NEEDED = ("config.json", *SETTINGS, *TOKENIZER_FILES, "model.safetensors", "model-*.safetensors", INDEX)
-DOWNLOADED = [
-    "modules.json", "config_sentence_transformers.json", *_NEEDED, *(f"[0-9]_*/{name}" for name in _NEEDED)
-]  # fmt: skip
-ELSEWHERE = ["[!0-9]*/*", "?[!_]*/*", "*/*/*"]
-"""Patterns of files that are never downloaded: other folders, and folders inside folders. On the Hub `*`
-matches `/`, too."""
-BUSY, SERVER_ERROR = (408, 425, 429), 500
-"""HTTP status codes of a Hub that may answer later."""
-BUSY_PAUSES_SECONDS = (2.0, 10.0, 30.0)
-"""Approximate pauses before each new request to a busy Hub."""
 _PACKAGED = Path(__file__).parent / BUILT_IN
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
-_COMMIT = re.compile(r"snapshots/([0-9a-f]{40})$")
 _PART = re.compile(r"[\w.-]+\.safetensors")
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint in a local folder; it has `modules` if sentence-transformers saved it."""
+    """A checkpoint in a local folder; it has `modules` if sentence-transformers saved it.
+
+    revision: the Hub's commit, or the digest of a folder in object storage; None for a folder of this node.
+    """
 
     name: str
     folder: Path
@@ -105,8 +87,8 @@ class Checkpoint:
         here = (self.folder / PICKLE).exists()
         if here and self.allow_pickle:
             return [self.folder / PICKLE]
-        if self.revision:  # from the Hub, where a pickle is not even fetched
-            hint = f"set model.revision to {CONVERTED} if its page has a pull request that adds safetensors"
+        if self.from_hub:  # where a pickle is not even fetched
+            hint = f"set model.revision to {hub.CONVERTED} if its page has a pull request that adds them"
         else:
             hint = f"convert {PICKLE}" if here else "name the folder that has the weights"
         if here or (self.revision and not self.allow_pickle):
@@ -124,6 +106,11 @@ class Checkpoint:
         if not parts or not all(map(_PART.fullmatch, parts)):
             raise ModelError("does not name files of weights", str(where), ", ".join(sorted(parts)), hint)
         return {self.folder / part for part in parts}
+
+    @property
+    def from_hub(self) -> bool:
+        """Tells whether it was fetched from the Hub."""
+        return self.revision is not None and not is_url(self.name)
 
     @property
     def pickled(self) -> bool:
@@ -189,78 +176,50 @@ def resolve(
     *,
     allow_pickle: bool = False,
     rules: TokenizerRules = NO_RULES,
+    options: Options = DEFAULT_OPTIONS,
 ) -> Checkpoint:
-    """Returns the checkpoint of a name: built in, a folder, or a Hub id (fetched, pinned to its commit).
+    """Returns the checkpoint of a name: built in, a folder, a URL, or a Hub id.
+
+    What is fetched is pinned: to the commit of the Hub, or to the digest of the folder in object storage.
+
+    Args:
+        options: how to reach the object storage of a URL.
 
     Raises:
         ModelError: no checkpoint has that name, or it needs something that is not supported.
+        StorageError: the object storage failed.
     """
     if revision and (name == BUILT_IN or Path(name).is_dir()):
         raise ModelError("a folder has no revisions", f"model.revision = {revision!r}", hint="drop it")
-    commit = None
+    pinned, files = None, [*FETCHED, *(PICKLES if allow_pickle else [])]
     if name == BUILT_IN:
         folder = _PACKAGED
+    elif is_url(name):
+        folder, pinned = bucket.fetch(name, options, revision, files)
     elif Path(name).is_dir():
         folder = Path(name).resolve()
-        if _HUB_ID.fullmatch(name):
+        if hub.ID.fullmatch(name):
             telemetry.event("model.name is a folder here, so the Hub is not asked", folder=folder)
     else:
-        folder, commit = _fetch(name, revision, PICKLES if allow_pickle else [])
+        folder, pinned = hub.fetch(name, revision, files)
     modules = read_modules(folder)
     transformer = modules.transformer if modules else folder
-    return Checkpoint(name, transformer, commit, modules, allow_pickle, rules)
+    return Checkpoint(name, transformer, pinned, modules, allow_pickle, rules)
 
 
 def of_config(model: Model, revision: str | None = None) -> Checkpoint:
     """Returns the checkpoint that a config names, with the errors of `resolve`.
 
     Args:
-        revision: the commit to which the driver pinned it; by default the config's revision.
+        revision: what the driver pinned it to; by default the config's revision.
     """
-    at = revision or model.revision
-    return resolve(model.name, at, allow_pickle=model.allow_pickle, rules=model.tokenizer)
-
-
-def _fetch(name: str, revision: str | None, more: list[str]) -> tuple[Path, str | None]:
-    if not _HUB_ID.fullmatch(name):
-        raise ModelError(
-            "is neither a folder here nor a Hub id",
-            f"model.name = {name!r}",
-            hint="name albert-mini, an existing folder, or a Hub id such as albert/albert-base-v2",
-        )
-    folder = _downloaded(name, revision, [*DOWNLOADED, *more])
-    commit = _COMMIT.search(folder.as_posix())
-    return folder, commit.group(1) if commit else revision
-
-
-def _downloaded(name: str, revision: str | None, files: list[str]) -> Path:
-    pauses = iter(BUSY_PAUSES_SECONDS)
-    while True:
-        try:
-            return Path(_snapshot(name, revision, files))
-        except Exception as error:  # its client raises whatever its own libraries raise
-            refused = _not_given(name, error)
-        pause = next(pauses, None) if isinstance(refused, HubBusyError) else None
-        if pause is None:
-            raise refused
-        time.sleep(pause * random.uniform(0.5, 1.5))  # a cluster's processes all ask at the same time
-
-
-def _snapshot(name: str, revision: str | None, files: list[str]) -> str:
-    return snapshot_download(name, revision=revision, allow_patterns=files, ignore_patterns=ELSEWHERE)
-
-
-def _not_given(name: str, error: Exception) -> ModelError:
-    where = f"model.name = {name!r}"
-    elsewhere = "put the folder where each node finds it and name that"
-    answers = [each.response for each in (error, error.__cause__) if isinstance(each, HfHubHTTPError)]
-    for answer in answers:
-        if answer.status_code in BUSY or answer.status_code >= SERVER_ERROR:
-            got, hint = f"HTTP {answer.status_code} {answer.reason_phrase}", f"run again, or {elsewhere}"
-            return HubBusyError("is not a folder here, and the Hub is too busy to answer", where, got, hint)
-    reason = (str(error).strip() or repr(error)).splitlines()[0]
-    hint = f"check the name, or {elsewhere}"
-    return ModelError("is not a folder here, and the Hub does not provide it", where, reason, hint)
+    return resolve(
+        model.name,
+        revision or model.revision,
+        allow_pickle=model.allow_pickle,
+        rules=model.tokenizer,
+        options=model.options,
+    )
 
 
 def _digest_files(paths: list[Path]) -> str:

@@ -16,6 +16,7 @@ from safetensors.numpy import load_file, save_file
 from pipeline.config.sections import TokenizerRules
 from pipeline.errors import ExitCode, HubBusyError, ModelError
 from pipeline.model import checkpoint
+from pipeline.model.fetch import hub as hub_client
 from tests.conftest import make_checkpoint
 from tests.hub import hub
 
@@ -168,7 +169,7 @@ def test_a_busy_hub_is_asked_again_and_then_left_for_the_next_run(monkeypatch: p
     with pytest.raises(HubBusyError, match="the Hub is too busy to answer.*run again") as caught:
         checkpoint.resolve("some/albert")
     assert caught.value.exit_code == ExitCode.RETRYABLE
-    assert answered.total() >= 1 + len(checkpoint.BUSY_PAUSES_SECONDS)
+    assert answered.total() >= 1 + len(hub_client.BUSY_PAUSES_SECONDS)
 
 
 def test_a_hub_that_was_busy_is_believed_when_it_answers(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,6 +12,7 @@ from huggingface_hub.utils import filter_repo_objects
 from pipeline.errors import ModelError
 from pipeline.model import checkpoint
 from pipeline.model.embedding_spec import EmbeddingSpec
+from pipeline.model.fetch import names
 from pipeline.model.tokenizer.hf import load_backend
 
 NOT_JSON: dict[str, bytes] = {
@@ -79,7 +80,7 @@ def test_the_folder_itself_can_be_used(folder: Path) -> None:
     assert (found.modules.max_tokens, found.modules.prefix) == (128, "query: ")
 
 
-@pytest.mark.parametrize("name", [*FILES, checkpoint.INDEX])
+@pytest.mark.parametrize("name", [*FILES, names.INDEX])
 def test_a_file_that_is_not_what_it_should_be(folder: Path, name: str) -> None:
     path = folder / name
     before = path.read_bytes() if path.exists() else None
@@ -123,13 +124,13 @@ def test_a_value_that_is_not_what_it_should_be(folder: Path, name: str) -> None:
 def test_an_index_that_names_no_weights(folder: Path, weight_map: Any) -> None:
     (folder / "model.safetensors").rename(folder / "away")
     try:
-        (folder / checkpoint.INDEX).write_text(json.dumps({"weight_map": weight_map}))
+        (folder / names.INDEX).write_text(json.dumps({"weight_map": weight_map}))
         with pytest.raises(ModelError):
             checkpoint.resolve(str(folder)).check()
         with pytest.raises(ModelError):
             _ = checkpoint.resolve(str(folder)).weights_digest
     finally:
-        (folder / checkpoint.INDEX).unlink()
+        (folder / names.INDEX).unlink()
         (folder / "away").rename(folder / "model.safetensors")
 
 
@@ -164,7 +165,7 @@ def test_absurd_sizes_are_refused_before_they_take_memory(tmp_path: Path, folder
 def test_of_a_repository_only_what_is_needed_is_downloaded() -> None:
     """Uses the Hub's own filter, for which `*` matches `/`, too."""
     needed = [
-        "config.json", "model.safetensors", "model-00001-of-00002.safetensors", checkpoint.INDEX,
+        "config.json", "model.safetensors", "model-00001-of-00002.safetensors", names.INDEX,
         "tokenizer.json", "spiece.model", "vocab.txt", "modules.json", "sentence_bert_config.json",
         "config_sentence_transformers.json", "0_Transformer/config.json", "0_Transformer/model.safetensors",
         "1_Pooling/config.json", "2_Dense/config.json", "2_Dense/model.safetensors",
@@ -178,12 +179,12 @@ def test_of_a_repository_only_what_is_needed_is_downloaded() -> None:
         "README.md", "10/config.json",
     ]  # fmt: skip
     found = filter_repo_objects(
-        needed + others, allow_patterns=checkpoint.DOWNLOADED, ignore_patterns=checkpoint.ELSEWHERE
+        needed + others, allow_patterns=names.FETCHED, ignore_patterns=names.ELSEWHERE
     )
     assert list(found) == needed
     pickles = filter_repo_objects(
         needed + others,
-        allow_patterns=[*checkpoint.DOWNLOADED, *checkpoint.PICKLES],
-        ignore_patterns=checkpoint.ELSEWHERE,
+        allow_patterns=[*names.FETCHED, *names.PICKLES],
+        ignore_patterns=names.ELSEWHERE,
     )
     assert set(pickles) == {*needed, "pytorch_model.bin", "0_Transformer/pytorch_model.bin"}

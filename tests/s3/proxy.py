@@ -18,7 +18,8 @@ HOP_BY_HOP = ("connection", "keep-alive", "transfer-encoding", "expect")
 
 
 class FaultProxy(ThreadingHTTPServer):
-    """The server. `done` counts what it did; `bytes` counts the bytes of bodies that it passed on, both ways.
+    """The server. `done` counts what it did, `asked` the requests for each path, by method and path, and
+    `bytes` the bytes of bodies that it passed on, both ways.
 
     Two attributes may be changed at any time: `faults`, the probability of each fault, and `next`, the
     treatment of the next requests.
@@ -34,6 +35,7 @@ class FaultProxy(ThreadingHTTPServer):
         self.faults: dict[str, float] = {}
         self.next: list[str] = []
         self.done: Counter[str] = Counter()
+        self.asked: Counter[str] = Counter()
         self.bytes = 0
         self._random, self._lock = random.Random(seed), threading.Lock()
 
@@ -75,6 +77,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def handle_any(self) -> None:
         fault = self.server.draw()
+        self.server.asked[f"{self.command} {self.path.partition('?')[0]}"] += 1
         length = int(self.headers.get("Content-Length", 0))
         if fault == "cut" and length > 1:
             self.rfile.read(length // 2)  # the request is not carried out
