@@ -10,6 +10,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 
+@pytest.mark.full
 def test_a_million_splits_in_small() -> None:
     """Plans in several processes, and resumes in both ways, against a bucket of a given size."""
     command = [sys.executable, "-m", "benchmarks.million", "--files", "300", "--delay", "1"]

@@ -331,6 +331,7 @@ def test_what_the_page_shows_is_what_is_printed(
     provoke(ENTRIES[name], command.split(), capsys, lambda: prepare(folder, monkeypatch))
 
 
+@pytest.mark.full
 @pytest.mark.usefixtures("ray_cluster")
 @pytest.mark.parametrize("name", ON_RAY)
 def test_what_the_page_shows_of_runs_is_what_is_printed(

@@ -56,6 +56,7 @@ def body(article: int) -> str:
     return str(corpora.articles()[article]["body"])
 
 
+@pytest.mark.full
 def test_a_shard_without_rows_is_among_them(folder: Path) -> None:
     for name in (NEW, "int8", "binary", "chunks"):
         counts = [record["rows"] for record in records(folder / name)]
@@ -197,6 +198,7 @@ def test_object_storage(bucket: None, httpfs: None, folder: Path, rows: dict[int
         assert {row["article_id"]: row for row in found.to_pylist()} == rows
 
 
+@pytest.mark.full
 def test_a_classifier_knows_packages_by_their_docstrings(demo: Path) -> None:
     """The classifier is far above the baseline, as the page says, and not with the vectors of other texts."""
     names = page.run("What embeddings are for: a classifier", demo)

@@ -244,6 +244,7 @@ def test_a_shard_with_transient_rejects_is_not_copied(nightly: Job, tmp_path: Pa
     assert counts(embed(nightly(), 1)) == {"copied": 50, "reused": 10, "embedded": 0, "rejects": 0}
 
 
+@pytest.mark.full
 @only_on_ray
 @pytest.mark.timeout(120)
 def test_a_cluster_too_small_is_refused_before_texts_are_looked_up(nightly: Job, tmp_path: Path) -> None:

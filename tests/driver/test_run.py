@@ -72,6 +72,7 @@ def test_the_job_from_end_to_end(
     assert state_of(tmp_path / "out/data") | state_of(tmp_path / "out") == before
 
 
+@pytest.mark.full
 @only_on_ray
 def test_a_resume_does_what_is_missing_and_no_more(
     job: Job, tmp_path: Path, opened: list[str], monkeypatch: pytest.MonkeyPatch

@@ -11,7 +11,7 @@ from pipeline.errors import DeniedError, ExistsError, MissingError, ReplacedErro
 from pipeline.storage import s3
 from tests.s3.proxy import FaultProxy
 from tests.s3.server import READER, READER_SECRET
-from tests.s3.test_faults import KINDS, LARGE, LEAST_PART, content
+from tests.s3.test_faults import EACH_KIND, KINDS, LARGE, LEAST_PART, content
 
 
 @pytest.fixture(params=[3000, LARGE], ids=["at once", "in parts"])
@@ -102,7 +102,7 @@ def test_a_lost_answer_is_a_copy_all_the_same(bucket: str, proxy: FaultProxy, st
     assert store.read(f"{bucket}/target") == b"content"
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", EACH_KIND)
 def test_every_copy_is_exact_under_faults(
     kind: str, size: int, bucket: str, proxy: FaultProxy, store: storage.Storage
 ) -> None:

@@ -28,6 +28,7 @@ from tests.s3.server import READER, READER_SECRET, SECRET
 from tests.s3.test_faults import KINDS
 
 Job = Callable[..., dict[str, Any]]
+MARKS = {"lose": [], "all": [pytest.mark.full]}
 Run = subprocess.CompletedProcess[str]
 
 
@@ -99,6 +100,7 @@ def assert_no_secret(done: Run, bucket: str, *secrets: str) -> None:
     assert not re.search(r"AWS4-HMAC|Signature=|[0-9a-f]{64}", said)
 
 
+@pytest.mark.full
 @pytest.mark.usefixtures("ray_cluster")
 def test_the_same_as_on_files_and_resumed(
     bucket: str,
@@ -176,7 +178,7 @@ def test_what_is_wrong_is_said_in_one_line(
 @pytest.mark.usefixtures("ray_cluster")
 @pytest.mark.parametrize(
     "kind",
-    [pytest.param(kind, marks=[] if kind in ("lose", "all") else pytest.mark.slow) for kind in KINDS],
+    [pytest.param(kind, marks=MARKS.get(kind, [pytest.mark.slow])) for kind in KINDS],
 )
 def test_under_faults_every_row_arrives_and_retries_are_counted(
     kind: str, bucket: str, values: dict[str, Any], proxy: FaultProxy, embed_here: Callable[..., Run]

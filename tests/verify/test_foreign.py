@@ -98,6 +98,7 @@ def server() -> Iterator[str]:
     listening.shutdown()
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("path", ["hf://datasets/some/corpus/a.parquet", "s3://bucket/a.parquet"])
 def test_a_server_that_a_dataset_names_is_asked_nothing(planted: Planted, server: str, path: str) -> None:
     """A request to the server would carry the caller's credentials."""

@@ -503,6 +503,7 @@ def test_failed_files_that_were_allowed_are_no_findings(
     assert len(found(planted)) == 1
 
 
+@pytest.mark.full
 @pytest.mark.usefixtures("ray_cluster")
 def test_many_shards_are_spread_over_ray(planted: Planted, monkeypatch: pytest.MonkeyPatch) -> None:
     """Checks that the report is the same. The limit is lowered, since 200 shards take a minute to make."""

@@ -53,6 +53,7 @@ def test_a_flow_has_our_settings_from_its_beginning(
     assert fed.context.execution_no_progress_timeout_s == -1
 
 
+@pytest.mark.full
 def test_a_run_whose_replicas_can_not_start_ends_before_all_splits_have_failed(job: Job, tiny: Path) -> None:
     """They can't start because the node has another checkpoint than the driver."""
     parsed = parse_config(job(compute={"watchdog_minutes": 0.5}))
@@ -138,6 +139,7 @@ def test_one_device_that_gives_none_does_not() -> None:
         starts.add(not_finite("a 1"), 1)
 
 
+@pytest.mark.full
 def test_broken_weights_end_a_run_early(job: Job, tmp_path: Path) -> None:
     """Runs on real Ray: each vector of the checkpoint is NaN."""
     model = broken_weights(make_checkpoint(tmp_path / "model"))
@@ -205,6 +207,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "--lazy", str(disk)], check=True)
 
 
+@pytest.mark.full
 def test_a_run_whose_disk_fills_up_ends_before_all_is_embedded(
     job: Job, small_disk: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -42,6 +42,7 @@ def planned(job: Job, tmp_path: Path) -> dict[str, Any]:
     return values
 
 
+@pytest.mark.full
 @pytest.mark.usefixtures("ray_cluster")
 def test_a_file_that_is_away_for_a_moment_is_embedded_by_the_next_run(
     planned: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch

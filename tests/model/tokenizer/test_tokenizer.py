@@ -5,7 +5,6 @@ import json
 import logging
 import os
 import string
-import time
 from pathlib import Path
 from typing import Any
 
@@ -223,11 +222,9 @@ def test_blocks_and_windows_leave_no_trace(
 def test_a_long_document_is_read_only_as_far_as_needed(monkeypatch: pytest.MonkeyPatch) -> None:
     ours = Tokenizer(checkpoint.resolve("albert-mini"))
     document = " ".join(f"word{number}" for number in range(1_000_000))
-    begun = time.perf_counter()
     ((ids, truncated),) = got(ours, [document])
     assert (len(ids), truncated) == (512, True)
     assert ours.cache.misses < 1000, "all but the first words were cut"
-    assert time.perf_counter() - begun < 1
     assert ids == expected(checkpoint.resolve("albert-mini"), [document[:20_000]], 512)[0][0]
 
 

@@ -94,6 +94,7 @@ def shards(tmp_path: Path) -> int:
     return len(list(tmp_path.glob("out/data/*.parquet")))
 
 
+@pytest.mark.full
 def test_in_a_terminal_a_run_is_one_display_and_then_its_outcome(command: list[str], tmp_path: Path) -> None:
     seen = Seen(command)
     seen.follow()
@@ -144,6 +145,7 @@ def test_in_a_pipe_a_run_is_lines(command: list[str], tmp_path: Path) -> None:
     assert all(re.match(r" +[a-z]+  \S", line) for line in done.stdout.splitlines()), done.stdout
 
 
+@pytest.mark.full
 def test_a_quiet_run_says_nothing_but_how_it_ended(command: list[str], corpus: Path) -> None:
     (corpus / "1.parquet").write_bytes(b"nonsense")
     done = subprocess.run([*command, "--quiet"], capture_output=True, text=True, check=False)

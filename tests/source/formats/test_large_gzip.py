@@ -54,6 +54,7 @@ def write_gzip(path: Path, size: int) -> tuple[int, str]:
     return rows, digest.hexdigest()
 
 
+@pytest.mark.full
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("size", [40 << 20, pytest.param(2 << 30, marks=pytest.mark.slow)])
 def test_a_large_gzip_stays_within_its_bound(tmp_path: Path, size: int) -> None:
