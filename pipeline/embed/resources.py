@@ -14,6 +14,8 @@ from pipeline.errors import ResourceError
 GPU_REPLICA_CPUS = 1.0
 PAYLOADS_PER_REPLICA = 4
 """Splits of a replica in the object store at the same time: one each is read, waits, encoded and written."""
+GPU_CALLS = 2
+"""Splits in a replica with a GPU: while one is encoded, the one before leaves and the next arrives."""
 CPU_UNITS = 10_000
 """Units of a CPU. Ray counts in ten-thousandths, and so do we, because sums of fractions are not exact."""
 ROOMY = 4
@@ -45,6 +47,11 @@ class Resources:
     threads: int | None
     replicas: tuple[int, int]
     at_start: int = 1
+
+    @property
+    def calls(self) -> int:
+        """Returns how many splits a replica has at the same time. It encodes one of them."""
+        return GPU_CALLS if self.replica_gpus else 1
 
     def for_splits(self, splits: int) -> "Resources":
         """Returns the resources for so many splits: a replica without one would only wait for its node."""
@@ -111,6 +118,11 @@ class _Need:
     replica: float
     on_gpu: bool
     others: tuple[float, float]
+
+    @property
+    def payloads(self) -> int:
+        """Returns the splits of a replica that are in the object store at the same time."""
+        return PAYLOADS_PER_REPLICA + (GPU_CALLS - 1 if self.on_gpu else 0)
 
     def places(self, node: Node) -> int:
         """Returns how many replicas a node holds if it runs nothing else."""
@@ -193,7 +205,7 @@ def _too_small(need: _Need, nodes: Sequence[Node]) -> ResourceError:
 def _check_stores(need: _Need, nodes: Sequence[Node], payload_bytes: float, most: int) -> None:
     """Checks that each node that may hold replicas holds their splits, too."""
     for node in nodes:
-        payloads = PAYLOADS_PER_REPLICA * min(need.places(node), most)
+        payloads = need.payloads * min(need.places(node), most)
         wanted = payloads * payload_bytes
         if node.store_bytes is None or wanted * ROOMY <= node.store_bytes:
             continue

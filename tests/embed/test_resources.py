@@ -123,7 +123,7 @@ def test_the_object_store_holds_what_is_in_flight(caplog: pytest.LogCaptureFixtu
     caplog.clear()
     assert size_stages(compute(), [Node(2, store_bytes=8e9)], payload_bytes=300_000_000)
     assert not caplog.text
-    with pytest.raises(ResourceError, match="for 32 of"):
+    with pytest.raises(ResourceError, match="for 40 of"):
         size_stages(compute(device="cuda"), [Node(64, 8, store_bytes=8e9)], payload_bytes=300_000_000)
     assert size_stages(compute(device="cuda", max_replicas=1), [Node(64, 8, store_bytes=8e9)], 300_000_000)
     # Without a replica no split waits; and a node that does not give its size can't be checked.

@@ -247,7 +247,13 @@ def _graph(splits: Dataset, job: Job, resources: Resources, sentry: RemoteSentry
     vectors = rows.map_batches(
         RayEncode,
         fn_constructor_kwargs=told,
-        compute=ActorPoolStrategy(min_size=least, max_size=most, initial_size=resources.at_start),
+        compute=ActorPoolStrategy(
+            min_size=least,
+            max_size=most,
+            initial_size=resources.at_start,
+            max_concurrent_calls_per_actor=resources.calls,  # Ray still encodes in one thread
+            max_tasks_in_flight_per_actor=resources.calls + 1,
+        ),
         num_cpus=resources.replica_cpus,
         num_gpus=resources.replica_gpus or None,
         **one_split,
