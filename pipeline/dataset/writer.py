@@ -23,6 +23,11 @@ from pipeline.model.outputs import Values
 from pipeline.model.outputs.embedding import Vectors
 from pipeline.ragged import Ints
 
+ROW_GROUP_BYTES = 32 << 20
+"""The size of a row group in memory: Spark, DuckDB and Ray give a shard's groups to different cores, and skip
+those whose statistics exclude a row. Of 65,536 vectors of 768 numbers, groups of this size make 0.01 % more
+bytes."""
+
 
 @dataclass(frozen=True)
 class Contents:
@@ -276,5 +281,9 @@ def _shard_bytes(table: pa.Table, record: ShardRecord) -> bytes:
         write_page_checksum=True,
     ) as file:
         if table.num_rows:  # some readers fail on an empty row group, none on a file without row groups
-            file.write_table(table)
+            file.write_table(table, row_group_size=_rows_of_a_group(table))
     return bytes(sink.getvalue())  # one copy: S3's client takes nothing but bytes
+
+
+def _rows_of_a_group(table: pa.Table) -> int:
+    return max(1, ROW_GROUP_BYTES * table.num_rows // max(1, table.nbytes))

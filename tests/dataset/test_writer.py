@@ -92,6 +92,22 @@ def test_a_shard_holds_rows_vectors_and_its_own_record(tmp_path: Path) -> None:
     assert record.content_digest == writer.content_digest(table)
 
 
+def test_readers_divide_a_shard_by_row_groups_and_skip_some(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    what = contents(np.random.default_rng(0).normal(size=(100, 8)))
+    monkeypatch.setattr(writer, "ROW_GROUP_BYTES", 2000)
+    record = write(tmp_path, what)
+    shard = pq.ParquetFile(tmp_path / "data" / "part-s0.parquet")
+    groups = [shard.metadata.row_group(number) for number in range(shard.num_row_groups)]
+    assert len(groups) > 4
+    paths = [groups[0].column(at).path_in_schema for at in range(groups[0].num_columns)]
+    place = paths.index("source_row")
+    ranges = [(each.column(place).statistics.min, each.column(place).statistics.max) for each in groups]
+    assert [first for first, _ in ranges] == [0, *(last + 1 for _, last in ranges[:-1])]
+    assert writer.content_digest(shard.read()) == record.content_digest
+
+
 def test_a_record_counts_lengths_and_reasons(tmp_path: Path) -> None:
     vectors = np.ones((10, 3))
     vectors[9] = np.nan
