@@ -219,7 +219,7 @@ def alive_nodes() -> list[Node]:
 
 def may_grow() -> bool:
     """Tells whether this process joined a cluster, which others may enlarge; a private Ray stays as it is."""
-    return "RAY_ADDRESS" in os.environ
+    return bool(os.environ.get("RAY_ADDRESS"))
 
 
 def _reported_groups() -> list[tuple[int, Node]]:
