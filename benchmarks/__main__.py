@@ -25,6 +25,7 @@ SECTIONS = {
     "feeding": ("The cost of reading, tokenizing and writing", []),
     "million": ("A million splits", []),
     "nights": ("A resume and a night compared with a full run", []),
+    "replicas": ("How many replicas one driver keeps up with", []),
     "driver_memory": ("The driver with few and many splits", ["1000", "10000", "100000"]),
 }
 PACKAGES = ("ray", "torch", "transformers", "sentence-transformers", "pyarrow", "pyspark")
@@ -51,7 +52,7 @@ def run(name: str, peers: str, rounds: int) -> None:
     environment = os.environ | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
     print(f"{datetime.datetime.now():%H:%M} {name}", flush=True)
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=environment)
-    lines = [line for line in done.stdout.splitlines() if line.startswith("|")]
+    lines = [line for line in done.stdout.strip().splitlines() if line.startswith("|") or not line]
     if name in REPEATED:
         lines += ["", f"{rounds} rounds."]
     (KEPT / f"{name}.md").write_text("\n".join(lines) + "\n")

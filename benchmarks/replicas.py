@@ -40,7 +40,7 @@ from pipeline.dataset.ledger import Ledger
 from pipeline.dataset.record import ShardRecord
 from pipeline.embed.row import from_row, to_row
 from pipeline.operate.progress.counts import Figures, RunTotal
-from pipeline.telemetry.liveness import LivenessTracker, WorkerProcess
+from pipeline.telemetry.liveness import BEAT_SECONDS, LivenessTracker, WorkerProcess
 from tests import records
 
 ROWS = 20
@@ -75,7 +75,7 @@ class Costs:
     def tracker(self, replicas: int, split_seconds: float) -> float:
         """Returns the share of a core that the tracker's process takes."""
         at_work = replicas * sum(STAGE_SHARES)
-        calls = at_work + 2 * len(STAGE_SHARES) * replicas / split_seconds
+        calls = at_work / BEAT_SECONDS + 2 * len(STAGE_SHARES) * replicas / split_seconds
         return calls * (self.tracker_call + self.actor_call)
 
 
@@ -213,11 +213,31 @@ def plane(points: Sequence[tuple[int, float, float]]) -> tuple[float, float, flo
     return tuple(max(0.0, float(each)) for each in found)  # type: ignore[return-value]
 
 
-def table(costs: Costs, mib: float) -> str:
+def measured(points: Sequence[tuple[int, float, float]], costs: Costs, mib: float) -> str:
+    """Formats what was measured, as Markdown."""
+    rows = [
+        (f"a run: {replicas} replicas, {rate:g} splits/s", f"{share:.1%} of a core")
+        for replicas, rate, share in points
+    ]
+    rows += [
+        ("the driver, without work", f"{costs.idle:.1%} of a core"),
+        ("the driver, for each replica", f"{costs.per_replica:.2%} of a core"),
+        ("the driver, for each split", f"{costs.per_split * 1e3:.1f} ms"),
+        ("of that: our part of a result", f"{costs.result * 1e6:.0f} µs"),
+        ("the driver's memory after a million results", f"{mib:,.0f} MiB"),
+        (
+            "the tracker, for each call: ours and Ray's",
+            f"{costs.tracker_call * 1e6:.0f} + {costs.actor_call * 1e6:.0f} µs",
+        ),
+    ]
+    return "\n".join(["| measured | |", "|---|---|", *(f"| {what} | {cost} |" for what, cost in rows), ""])
+
+
+def computed(costs: Costs) -> str:
     """Formats the computed shares, as Markdown."""
     lines = [
-        "| replicas | seconds a split | splits/s | a million splits take | driver's core | of that: results "
-        "| tracker's core |",
+        "| computed: replicas | seconds a split | splits/s | a million splits take | driver's core "
+        "| of that: results | tracker's core |",
         "|---|---|---|---|---|---|---|",
     ]
     for replicas, seconds in itertools.product(REPLICAS, SPLIT_SECONDS):
@@ -227,7 +247,7 @@ def table(costs: Costs, mib: float) -> str:
             f"| {costs.driver(replicas, seconds):.0%} | {costs.result * rate:.1%} "
             f"| {costs.tracker(replicas, seconds):.0%} |"
         )
-    return "\n".join([*lines, "", f"The driver held {mib:,.0f} MiB after a million results."])
+    return "\n".join(lines)
 
 
 def main() -> None:
@@ -244,13 +264,9 @@ def main() -> None:
         for replicas, seconds in itertools.product(told.measure, (1.0, 4.0)):
             share = of_run(model, folder / f"{replicas}-{seconds:g}", replicas, seconds, told.seconds)
             points.append((replicas, replicas / seconds, share))
-            print(f"{replicas} replicas, {seconds:g} s a split: the driver took {share:.1%} of a core")
     costs = Costs(result, of_tracker(REPLICAS[-1]), of_actor(20_000), *plane(points))
-    print(f"microseconds: a result {costs.result * 1e6:.0f}, a call in the tracker "
-          f"{costs.tracker_call * 1e6:.1f}, Ray's part of it {costs.actor_call * 1e6:.0f}")  # fmt: skip
-    print(f"driver: {costs.idle:.1%} of a core, {costs.per_replica:.2%} for each replica, "
-          f"{costs.per_split * 1e3:.1f} ms for each split")  # fmt: skip
-    print(table(costs, mib))
+    print(measured(points, costs, mib))
+    print(computed(costs))
 
 
 if __name__ == "__main__":

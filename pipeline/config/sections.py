@@ -175,7 +175,7 @@ class Compute(Section):
     cpus_per_writer: float = Field(0.25, gt=0, description="CPUs that one write task takes.")
     watchdog_minutes: float = Field(
         30.0,
-        gt=0,
+        ge=0.1,
         description="Minutes without a micro-batch, a read or a write after which the run ends (exit code "
         "4). Waiting for nodes counts, a slow split does not.",
     )
