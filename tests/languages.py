@@ -107,10 +107,11 @@ def texts(language: str, count: int, seed: int = 1) -> Iterator[str]:
         yield gap.join(some[:middle]) + " " + gap.join(some[middle:])
 
 
-def preprocessed(text: str, lower: bool = True) -> str:
-    """Does the same as preprocess_text of google-research/albert, tokenization.py."""
+def preprocessed(text: str, lower: bool = True, accents: bool = False) -> str:
+    """Does the same as preprocess_text of google-research/albert, tokenization.py; or keeps accents."""
     text = " ".join(text.strip().split()).replace("``", '"').replace("''", '"')
-    text = "".join(c for c in unicodedata.normalize("NFKD", text) if not unicodedata.combining(c))
+    if not accents:
+        text = "".join(c for c in unicodedata.normalize("NFKD", text) if not unicodedata.combining(c))
     return text.lower() if lower else text
 
 

@@ -286,4 +286,4 @@ def _shard_bytes(table: pa.Table, record: ShardRecord) -> bytes:
 
 
 def _rows_of_a_group(table: pa.Table) -> int:
-    return max(1, ROW_GROUP_BYTES * table.num_rows // max(1, table.nbytes))
+    return int(max(1, ROW_GROUP_BYTES * table.num_rows // max(1, table.nbytes)))

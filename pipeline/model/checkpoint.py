@@ -27,8 +27,9 @@ from pipeline.model.sentence_transformers import Modules, read_modules
 from pipeline.model.weight_names import match
 
 BUILT_IN = "albert-mini"
-AS_GOOGLE = "google_albert 2"
-"""Our rules for a lone `spiece.model`, as its digest has them. Version 1, unnamed, dropped all marks."""
+AS_GOOGLE = "google_albert 3"
+"""Our rules for a lone `spiece.model`, as its digest has them. Version 1, unnamed, dropped all marks; version
+2 those behind letters that a map folds."""
 _PACKAGED = Path(__file__).parent / BUILT_IN
 _PART = re.compile(r"[\w.-]+\.safetensors")
 

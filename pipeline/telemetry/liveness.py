@@ -16,8 +16,8 @@ from pipeline.errors import CrashError
 
 MAX_CRASHES = 3
 BEAT_SECONDS = 4.0
-"""The least time between two signs of life that a process sends. A call costs Ray 0.8 ms: at one a second, the
-tracker of a thousand replicas would need a core and a half."""
+"""The least time between two signs of life that a process sends. A call costs Ray 0.8 ms: at one a second,
+the tracker of a thousand replicas would need a core and a half."""
 
 
 @dataclass(frozen=True, slots=True)

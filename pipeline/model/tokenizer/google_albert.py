@@ -37,6 +37,8 @@ LATER = tuple(
 """Characters whose decompositions are newer than the library's tables."""
 COMPOSING = ("nmt_nfkc", "nfkc", "nmt_nfkc_cf", "nfkc_cf")
 """sentencepiece's maps that compose what NFKD has taken apart."""
+FOLDING = ("nmt_nfkc_cf", "nfkc_cf")
+"""sentencepiece's maps that also fold the case."""
 
 
 def _class_of(characters: Iterator[str]) -> str:
@@ -80,8 +82,33 @@ def normalizer(charsmap: bytes, name: str, *, lower_case: bool, keep_accents: bo
     if lower_case:
         steps += [_replaced(FINAL_SIGMA), normalizers.Lowercase()]
     if charsmap:
-        steps += [*([normalizers.NFC()] if name in COMPOSING else []), normalizers.Precompiled(charsmap)]
+        steps += _before_map(charsmap, name, keep_accents)
+        steps.append(normalizers.Precompiled(charsmap))
     return normalizers.Sequence(steps)
+
+
+def _before_map(charsmap: bytes, name: str, keep_accents: bool) -> list[Any]:
+    """Returns steps that do what the map does to a character that a mark may follow.
+
+    `Precompiled` maps a character and its marks, if they are less than six bytes, as if they were the
+    character alone: the marks are lost. It must find nothing to do there. One difference stays, with
+    `keep_accents` alone: a mark is composed with a letter before it even if sentencepiece's map has no entry
+    for the two (Â and an acute accent, which is one letter in Vietnamese; ﬁ and an accent).
+    """
+    steps: list[Any] = []
+    if name in FOLDING:
+        folded = normalizers.Precompiled(charsmap).normalize_str
+        steps.append(normalizers.Lowercase())
+        steps += [normalizers.Replace(each, folded(each)) for each in _folded_lower() if folded(each) != each]
+    if name in COMPOSING:
+        steps.append(normalizers.NFKC() if keep_accents else normalizers.NFC())
+    return steps
+
+
+@cache
+def _folded_lower() -> list[str]:
+    """Returns the characters in lower case that folding changes, such as ς and ß."""
+    return [each for each in map(chr, range(0x110000)) if each.casefold() != each == each.lower()]
 
 
 def _replaced(pattern: str) -> normalizers.Replace:

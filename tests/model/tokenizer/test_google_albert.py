@@ -1,6 +1,7 @@
 # ruff: noqa: RUF001  (look-alikes are what is tested)
 """Checks that a lone `spiece.model` gives Google's ids in many scripts, and for every assigned code point."""
 
+import json
 import unicodedata
 from collections.abc import Callable
 from pathlib import Path
@@ -105,16 +106,20 @@ def assigned(step: int = 1) -> list[str]:
     return [chr(code) for code in codes if unicodedata.category(chr(code)) not in ("Cn", "Cs")]
 
 
-def normal_forms_differ(rule: str, characters: list[str], folder: Path, lower: bool = True) -> list[str]:
+def normal_forms_differ(
+    rule: str, characters: list[str], folder: Path, lower: bool = True, accents: bool = False
+) -> list[str]:
     """Returns the characters for which our normal form is not Google's with sentencepiece's map."""
     where = train(folder, ["ab cd 가나 कखग", "αβγ"] * 30, 60, rule)
     processor = SentencePieceProcessor(model_file=str(where / "spiece.model"))
-    (where / "tokenizer_config.json").write_text(f'{{"do_lower_case": {str(lower).lower()}}}')
+    (where / "tokenizer_config.json").write_text(
+        json.dumps({"do_lower_case": lower, "keep_accents": accents})
+    )
     normalize = load_backend(where).normalizer.normalize_str
 
     def differs(text: str) -> bool:
         ours = "".join(f"▁{word}" for word in normalize(text).split())
-        return bool(ours != processor.normalize(preprocessed(text, lower)))
+        return bool(ours != processor.normalize(preprocessed(text, lower, accents)))
 
     within = [(c, f"ab{c}c가{c}क{c}\u0301 {c}x{c}") for c in characters]
     return [c for c, text in [*within, *((c, f"Α{c}Σ ΑΣ{c}") for c in characters)] if differs(text)]
@@ -123,6 +128,14 @@ def normal_forms_differ(rule: str, characters: list[str], folder: Path, lower: b
 def test_the_normal_form_of_a_part_of_all_code_points(tmp_path: Path) -> None:
     assert normal_forms_differ("nmt_nfkc", unlike(assigned(16)), tmp_path / "maps") == []
     assert normal_forms_differ("identity", unlike(assigned(64)), tmp_path / "none") == []
+    for lower in (True, False):
+        assert normal_forms_differ("nmt_nfkc_cf", unlike(assigned(64)), tmp_path / f"{lower}", lower) == []
+
+
+def test_a_mark_behind_what_the_map_changes_stays_with_kept_accents(tmp_path: Path) -> None:
+    characters = [*"ABΣςßſ①㍿½"]
+    for rule in RULES:
+        assert normal_forms_differ(rule, characters, tmp_path / rule, lower=False, accents=True) == []
 
 
 @pytest.mark.slow
