@@ -182,8 +182,8 @@ def one_partition(folder: Path) -> Case:
 CASES: Mapping[str, Callable[[Path], Case]] = {
     write.__name__: write
     for write in (
-        pyarrow_int96, pyarrow_views_and_pages, pyarrow_zones, pandas_gzip, pandas_nothing, pandas_offset,
-        pandas_index, durations_of_three_units, integers_and_decimals, polars_types, polars_partitions, duckdb_types, duckdb_json_text, bytes_of_an_old_writer,
-        one_partition,
+        pyarrow_int96, pyarrow_views_and_pages, pyarrow_zones, pandas_gzip, pandas_nothing,
+        pandas_offset, pandas_index, durations_of_three_units, integers_and_decimals, polars_types,
+        polars_partitions, duckdb_types, duckdb_json_text, bytes_of_an_old_writer, one_partition,
     )
 }  # fmt: skip

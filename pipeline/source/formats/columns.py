@@ -4,7 +4,6 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from decimal import Decimal
 from typing import Any
 
 import numpy as np
@@ -63,8 +62,7 @@ class Fraction:
     def fits(self) -> bool:
         """True if the number loses no digit: a program that has 64-bit floats writes 17 digits at most."""
         digits = self.written.lower().partition("e")[0].replace(".", "").lstrip("-0").rstrip("0")
-        few = len(digits) <= FLOAT_DIGITS
-        return math.isfinite(self.number) and (few or Decimal(self.written) == Decimal(self.number))
+        return math.isfinite(self.number) and len(digits) <= FLOAT_DIGITS
 
 
 def fraction(written: str) -> float | Fraction:
