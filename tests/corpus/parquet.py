@@ -98,7 +98,7 @@ def pandas_index(folder: Path) -> Case:
 
 
 def durations_of_three_units(folder: Path) -> Case:
-    """As pandas 2 (nanoseconds), pandas 3 and Polars (microseconds) write the same second."""
+    """The same second as pandas 2 (nanoseconds), pandas 3 and Polars (microseconds) write it."""
     for unit in ("ns", "us", "ms"):
         spell = pa.array([datetime.timedelta(seconds=1)], pa.duration(unit))
         pq.write_table(pa.table({"text": [unit], "spell": spell}), folder / f"{unit}.parquet")

@@ -71,7 +71,7 @@ def test_json_that_is_not_a_line_each_is_named(job: Job, tmp_path: Path, content
 
 
 def test_numbers_keep_their_digits(job: Job, tmp_path: Path) -> None:
-    """As Spark and databases write their decimals, which no 64-bit float holds."""
+    """Spark and databases write decimals that no 64-bit float holds."""
     large = "123456789012345678901234567890.12"
     lines = [
         f'{{"text": "a", "large": {large}, "price": 1.50, "mixed": "A1", "m": {{"v": [{large}, 1e400]}}}}',

@@ -132,7 +132,7 @@ def test_fields_that_differ_by_case_are_refused(tmp_path: Path) -> None:
 
 
 def test_a_value_that_does_not_fit_rejects_its_row_alone(tmp_path: Path) -> None:
-    """A writer's largest number, which stands for "never", is no time in microseconds."""
+    """A writer's largest number, which stands for "never", does not fit into microseconds."""
     path = tmp_path / "a.parquet"
     at = pa.array([0, 2**63 - 1, None], pa.int64()).cast(pa.timestamp("ms"))
     inner = pa.ListArray.from_arrays([0, 1, 2, 3], at)
@@ -172,7 +172,7 @@ def test_days_of_the_julian_calendar_are_not_taken_for_others(tmp_path: Path, to
 
 @pytest.mark.parametrize("unit", ["s", "ms", "us", "ns"])
 def test_a_time_that_no_clock_shows_is_not_carried(tmp_path: Path, unit: str) -> None:
-    """As a cast of Arrow writes it, it would be a remark in place of a time."""
+    """A cast of Arrow makes a remark of it, in place of a time."""
     kind, stored = (pa.time32, pa.int32()) if unit in ("s", "ms") else (pa.time64, pa.int64())
     day = 86_400 * {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}[unit]
     whole = pa.array([day, None, 0], stored).cast(kind(unit))
