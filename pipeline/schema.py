@@ -193,7 +193,7 @@ def joined_type(one: Any, other: Any) -> Any:
     Raises:
         pa.ArrowException: no such type exists.
     """
-    one, other = _in_one_zone(one, other), _in_one_zone(other, one)
+    one, other = _towards(one, other), _towards(other, one)
     both = [pa.schema([pa.field("", each)]) for each in (one, other)]
     joined = pa.unify_schemas(both, promote_options="permissive").field(0).type
     for each in (one, other):
@@ -234,21 +234,25 @@ def _inner(kind: Any) -> list[Any]:
     return [kind.value_type] if pa.types.is_list(kind) else []
 
 
-def _in_one_zone(kind: Any, other: Any) -> Any:
-    """Returns a type with UTC in place of each zone that differs from the other type's zone there."""
+def _towards(kind: Any, other: Any) -> Any:
+    """Returns a type with what Arrow itself does not do to join it with another type.
+
+    UTC takes the place of each zone that differs from the other type's zone there, and a decimal that of each
+    integer where the other type is a decimal: Arrow would take one that lacks a digit.
+    """
     types = pa.types
+    if types.is_integer(kind) and types.is_decimal(other):
+        return pa.decimal128(DIGITS[kind.bit_width], 0)
     if types.is_timestamp(kind) and types.is_timestamp(other):
         both = kind.tz is not None and other.tz is not None
         return pa.timestamp(kind.unit, UTC) if both and kind.tz != other.tz else kind
     if types.is_list(kind) and types.is_list(other):
-        return pa.list_(kind.value_field.with_type(_in_one_zone(kind.value_type, other.value_type)))
+        return pa.list_(kind.value_field.with_type(_towards(kind.value_type, other.value_type)))
     if types.is_map(kind) and types.is_map(other):
-        return pa.map_(
-            _in_one_zone(kind.key_type, other.key_type), _in_one_zone(kind.item_type, other.item_type)
-        )
+        return pa.map_(_towards(kind.key_type, other.key_type), _towards(kind.item_type, other.item_type))
     if types.is_struct(kind) and types.is_struct(other):
         at = {field.name: field.type for field in other}
-        return pa.struct([f.with_type(_in_one_zone(f.type, at.get(f.name, f.type))) for f in kind])
+        return pa.struct([f.with_type(_towards(f.type, at.get(f.name, f.type))) for f in kind])
     return kind
 
 
@@ -279,6 +283,8 @@ def _is_empty_struct(kind: Any) -> bool:
 
 
 UTC = "UTC"
+DIGITS = {8: 3, 16: 5, 32: 10, 64: 19}
+"""The most decimal digits of an integer, by its bits; unsigned ones of 64 bits are decimals already."""
 _LISTS = (
     pa.types.is_list,
     pa.types.is_large_list,

@@ -261,6 +261,12 @@ CASES: dict[str, Case] = {
     "A header in another encoding": csv_file("gbk.csv", "编号,正文\n1,今天\n".encode("gbk")),
     "Another delimiter": csv_file("semicolon.csv", b"key;text\n1;one\n"),
     "Lines that end with CR": csv_file("old.csv", b"key,text\r1,one\r"),
+    "JSON that is not a line each": (
+        f"{PLAN} --set source.docs.format=jsonl --set source.docs.path=list.jsonl",
+        file("list.jsonl", '[\n{"text": "one"},\n{"text": "two"}\n]\n'),
+    ),
+    "A note to Excel": csv_file("note.csv", b"sep=;\nkey;text\n1;one\n"),
+    "A pointer of Git LFS": csv_file("docs.csv", b"version https://git-lfs.github.com/spec/v1\n"),
     "An archive": csv_file("docs.txt", b"PK\x03\x04 and more"),
     "An unknown encoding": (f"{PLAN} --set source.docs.encoding=gkb", nothing),
     "A carried column does not exist": (f"{PLAN} --set source.docs.carry=[author]", nothing),

@@ -15,6 +15,8 @@ from pipeline.source.piece import LONGEST_DOCUMENT, Piece, RawRows
 
 KEPT_CHARACTERS = 1000
 """The most characters of a rejected text that are kept."""
+NOTHING_VISIBLE = r"^[\s\pZ\p{Cc}\p{Cf}]*$"
+"""A text of nothing but white space, controls (NUL, the Ctrl-Z of DOS), zero-width spaces and marks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +49,7 @@ def separate_rejects(
     valid = _valid_utf8(raw.texts)
     # Nulls replace texts that are not UTF-8: no kernel below may see such bytes.
     texts = raw.texts if valid.all() else pc.if_else(pa.array(valid), raw.texts, None)
-    blank = pc.equal(pc.binary_length(pc.utf8_trim_whitespace(texts)), 0).fill_null(False)
+    blank = pc.match_substring_regex(texts, NOTHING_VISIBLE).fill_null(False)
     too_long = pc.greater(pc.binary_length(texts), LONGEST_DOCUMENT).fill_null(False)
     faults = np.array(raw.faults.to_pylist() if raw.faults else [""] * len(texts), np.str_)
     reasons = np.select(

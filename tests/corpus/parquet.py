@@ -90,6 +90,28 @@ def pandas_offset(folder: Path) -> Case:
     return Case({"path": "*.parquet", "carry": ["when", "kind"]}, {"when": [INSTANT], "kind": ["x"]})
 
 
+def pandas_index(folder: Path) -> Case:
+    index = pd.MultiIndex.from_tuples([("x", 7), ("y", 9)])
+    pd.DataFrame({"text": ["a", "b"]}, index=index).to_parquet(folder / "a.parquet")
+    source = {"path": "*.parquet", "id_column": "__index_level_1__", "carry": ["__index_level_0__"]}
+    return Case(source, {"__index_level_1__": [7, 9], "__index_level_0__": ["x", "y"]})
+
+
+def durations_of_three_units(folder: Path) -> Case:
+    """The same second as pandas 2 (nanoseconds), pandas 3 and Polars (microseconds) write it."""
+    for unit in ("ns", "us", "ms"):
+        spell = pa.array([datetime.timedelta(seconds=1)], pa.duration(unit))
+        pq.write_table(pa.table({"text": [unit], "spell": spell}), folder / f"{unit}.parquet")
+    return Case({"path": "*.parquet", "carry": ["spell"]}, {"spell": [1_000_000] * 3})
+
+
+def integers_and_decimals(folder: Path) -> Case:
+    prices = {"0": pa.array([7], pa.int32()), "1": pa.array([Decimal("1.50")], pa.decimal128(10, 2))}
+    for name, price in prices.items():
+        pq.write_table(pa.table({"text": [name], "price": price}), folder / f"{name}.parquet")
+    return Case({"path": "*.parquet", "carry": ["price"]}, {"price": [Decimal(7), Decimal("1.5")]})
+
+
 def polars_types(folder: Path) -> Case:
     pl.DataFrame(
         {
@@ -160,8 +182,8 @@ def one_partition(folder: Path) -> Case:
 CASES: Mapping[str, Callable[[Path], Case]] = {
     write.__name__: write
     for write in (
-        pyarrow_int96, pyarrow_views_and_pages, pyarrow_zones, pandas_gzip, pandas_nothing, pandas_offset,
-        polars_types, polars_partitions, duckdb_types, duckdb_json_text, bytes_of_an_old_writer,
-        one_partition,
+        pyarrow_int96, pyarrow_views_and_pages, pyarrow_zones, pandas_gzip, pandas_nothing,
+        pandas_offset, pandas_index, durations_of_three_units, integers_and_decimals, polars_types,
+        polars_partitions, duckdb_types, duckdb_json_text, bytes_of_an_old_writer, one_partition,
     )
 }  # fmt: skip

@@ -8,20 +8,22 @@ from pipeline.config.load import parse_config
 from pipeline.driver import run
 from pipeline.errors import ExitCode
 from tests.conftest import read_dataset
-from tests.corpus import parquet
+from tests.corpus import parquet, stored
 from tests.flow import use_no_ray
 
+CASES = {**parquet.CASES, **stored.CASES}
 
-@pytest.mark.parametrize("name", parquet.CASES)
+
+@pytest.mark.parametrize("name", CASES)
 def test_every_row_is_as_its_writer_meant_it(
     tmp_path: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     use_no_ray(monkeypatch)
     folder = tmp_path / "in"
     folder.mkdir()
-    case = parquet.CASES[name](folder)
+    case = CASES[name](folder)
     values = {
-        "source": {"docs": {**case.source, "path": f"{folder}/{case.source['path']}"}},
+        "source": {"docs": {**case.source, "path": str(folder / case.source["path"])}},
         "model": {"name": str(tiny)},
         "output": {"path": str(tmp_path / "out")},
     }

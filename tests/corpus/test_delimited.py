@@ -157,6 +157,19 @@ def test_rows_of_a_writer(job: Job, tmp_path: Path, writer: str) -> None:
     assert [TEXTS[int(number)][0] for number in found["id"].to_pylist()] == [text[0] for text in good]
 
 
+SPACES = 'id,text\n1, "one"\n2, "two"\n'
+JOINED = "\ufeffid,text\n1,one\n\ufeffid,text\n2,two\n"
+
+
+@pytest.mark.parametrize(
+    ("content", "clue"), [(SPACES, "has spaces before 2 quotes"), (JOINED, "has its first line 1 times more")]
+)
+def test_a_plan_tells_what_no_setting_reads(job: Job, tmp_path: Path, content: str, clue: str) -> None:
+    (tmp_path / "a.csv").write_text(content)
+    found = forecast(parse_config(job(source={"s": {"path": str(tmp_path / "a.csv")}})))
+    assert [clue in each.text for each in found.cautions if each.kind == "dialect"] == [True]
+
+
 CLUES = {
     "Spark": ({}, "csv.escape: '\\'"),
     "Postgres, text": ({}, "csv.null_values: ['\\N']"),

@@ -59,6 +59,20 @@ def test_most_of_the_data_decides_which_columns_fit(folder: Path, tiny: Path) ->
     assert "column 'key': " in made.failed_files["docs/in/0.parquet"]
 
 
+@pytest.mark.parametrize(("bits", "digits"), [(8, 3), (16, 5), (32, 10), (64, 19)])
+def test_integers_and_decimals_become_decimals_that_hold_both(
+    folder: Path, tiny: Path, bits: int, digits: int
+) -> None:
+    whole, price = pa.array([7], getattr(pa, f"int{bits}")()), pa.array([None], pa.decimal128(10, 2))
+    write(folder, "0.parquet", text=["a"], x=whole, y=pa.array([[7]], pa.list_(whole.type)))
+    write(folder, "1.parquet", text=["b"], x=price, y=pa.array([None], pa.list_(price.type)))
+    made = planned(folder, tiny, carry=["x", "y"])
+    assert not made.failed_files
+    wanted = pa.decimal128(max(digits, 8) + 2, 2)
+    assert [made.columns.field(name).type for name in ("x", "y")] == [wanted, pa.list_(wanted)]
+    pa.array([2 ** (bits - 1) - 1], whole.type).cast(wanted)
+
+
 def test_decimals_that_need_too_many_digits_fail(folder: Path, tiny: Path) -> None:
     write(folder, "0.parquet", text=["a"], x=pa.array([None], pa.decimal128(38, 0)))
     write(folder, "1.parquet", text=["b"], x=pa.array([None], pa.decimal128(38, 10)))

@@ -26,6 +26,8 @@ __all__ = [
 
 NO_PARTITION = "__HIVE_DEFAULT_PARTITION__"
 """The name of a null in the paths of Hive and Spark."""
+PARTITION = re.compile(r"(?:^|/)([^/=]+)=([^/]*)(?=/)")
+"""A folder of a path that holds the rows with one value of a key."""
 
 
 FORMATS: Mapping[str, Format] = {
@@ -116,9 +118,17 @@ def _refuse_leading_out(name: str) -> None:
 def partition_keys(path: str) -> dict[str, str | None]:
     """Returns the keys and values of the folders (`key=value/`) that a file lies in, by its full path."""
     return {
-        urllib.parse.unquote(key): None if value == NO_PARTITION else urllib.parse.unquote(value)
-        for key, value in re.findall(r"(?:^|/)([^/=]+)=([^/]*)(?=/)", path)
+        _unquoted(key): None if value == NO_PARTITION else _unquoted(value)
+        for key, value in PARTITION.findall(path)
     }
+
+
+def _unquoted(name: str) -> str:
+    """Returns a name without the escapes of Hive and Spark; as it is if they do not stand for text."""
+    try:
+        return urllib.parse.unquote(name, errors="strict")
+    except UnicodeDecodeError:
+        return name
 
 
 def _partitions(path: str, source: Source) -> dict[str, str | None]:

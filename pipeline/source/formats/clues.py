@@ -24,6 +24,8 @@ def clues(start: str, source: Source) -> Iterator[str]:
     yield from _nulls(start, source)
     yield from _delimiters(start, source)
     yield from _quotes(start, source)
+    yield from _spaces(start, source)
+    yield from _headers(start, source)
 
 
 def _escapes(start: str, source: Source) -> Iterator[str]:
@@ -67,3 +69,19 @@ def _quotes(start: str, source: Source) -> Iterator[str]:
     # A text may be a quotation as a whole; but no text doubles its quotes.
     if any('""' in field[1:-1] for field in fields) or len(fields) > MANY * start.count("\n"):
         yield f"has {len(fields)} fields in quotes, which become part of their texts; see csv.quote: '\"'"
+
+
+def _spaces(start: str, source: Source) -> Iterator[str]:
+    if not source.csv.quote:
+        return
+    quote, delimiter = re.escape(source.csv.quote), re.escape(source.csv.delimiter or "")
+    fields = re.findall(rf"{delimiter} +{quote}[^{quote}\n]*{quote}", start)
+    if len(fields) > MANY * start.count("\n"):
+        count = len(fields)
+        yield f"has spaces before {count} quotes, which become part of the texts; write it without them"
+
+
+def _headers(start: str, source: Source) -> Iterator[str]:
+    first, *others = (line.removeprefix("\ufeff").strip() for line in start.split("\n"))
+    if source.csv.names is None and first and (found := others.count(first)):
+        yield f"has its first line {found} times more, as a row; take out the headers of joined files"

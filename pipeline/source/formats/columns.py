@@ -3,12 +3,15 @@
 import json
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 MISFITS = (pa.ArrowException, TypeError, OverflowError)
+FLOAT_DIGITS = 17
+"""The most digits that tell a 64-bit float from all others."""
 MISFIT = object()
 """A value that does not fit into any column."""
 
@@ -44,8 +47,32 @@ def column_of(values: Sequence[Any], kind: pa.DataType) -> tuple[pa.Array, list[
     return pa.array(kept, kind), np.flatnonzero(np.logical_not(fit)).tolist()
 
 
+@dataclass(frozen=True, slots=True)
+class Fraction:
+    """A number of JSON that Python would write otherwise: `1.10`, `1e400`, one of many digits."""
+
+    written: str
+
+    @property
+    def number(self) -> float:
+        """The nearest 64-bit float, perhaps infinite."""
+        return float(self.written)
+
+    @property
+    def fits(self) -> bool:
+        """True if the number loses no digit: a program that has 64-bit floats writes 17 digits at most."""
+        digits = self.written.lower().partition("e")[0].replace(".", "").lstrip("-0").rstrip("0")
+        return math.isfinite(self.number) and len(digits) <= FLOAT_DIGITS
+
+
+def fraction(written: str) -> float | Fraction:
+    """Returns a number of JSON with a fraction or an exponent, which no column of strings alters."""
+    number = float(written)
+    return number if repr(number) == written else Fraction(written)
+
+
 def text_of(value: Any) -> str:
-    """Returns a value as a column of strings holds it.
+    """Returns a value as a column of strings holds it; a number keeps every digit.
 
     JSON has no NaN and no infinity. Inside an object or a list, a string with its name stands for each
     ("NaN", "Infinity", "-Infinity"), as in the JSON of Spark and of protobuf.
@@ -54,17 +81,20 @@ def text_of(value: Any) -> str:
         return value
     try:
         return json.dumps(value, ensure_ascii=False, allow_nan=not isinstance(value, dict | list))
-    except ValueError:
-        return json.dumps(_named(value), ensure_ascii=False)
+    except (TypeError, ValueError):  # a `Fraction`, or a number that JSON lacks
+        return _json(value)
 
 
-def _named(value: Any) -> Any:
-    """Returns a value with the names of numbers that JSON lacks in their places."""
+def _json(value: Any) -> str:
     if isinstance(value, dict):
-        return {key: _named(each) for key, each in value.items()}
+        return f"{{{', '.join(f'{_json(key)}: {_json(each)}' for key, each in value.items())}}}"
     if isinstance(value, list):
-        return [_named(each) for each in value]
-    return json.dumps(value) if isinstance(value, float) and not math.isfinite(value) else value
+        return f"[{', '.join(map(_json, value))}]"
+    if isinstance(value, Fraction):
+        return value.written
+    if isinstance(value, float) and not math.isfinite(value):
+        return json.dumps(json.dumps(value))
+    return json.dumps(value, ensure_ascii=False)
 
 
 def _alike(values: Sequence[Any], kind: pa.DataType) -> bool:

@@ -12,6 +12,7 @@ Memory: one row with all its fields; only the wanted fields of the others.
 """
 
 import csv
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -40,6 +41,8 @@ ESCAPE = "surrogateescape"
 """The error handler by which bytes that are not UTF-8 pass through the reader of Python."""
 OTHER_DELIMITERS = {";": ";", "\t": "\\t", "|": "|", ",": ","}
 """Delimiters that a file may have in place of the expected one, as they are written in a config."""
+SEPARATOR = re.compile(r"sep=([^\w\s]?)\r?")
+"""The line that tells Excel which delimiter a file has."""
 csv.field_size_limit(LONGEST_DOCUMENT)
 
 
@@ -199,7 +202,7 @@ def _text_lines(data: Iterable[bytes], size: int) -> Iterator[str]:
         count += block.count(b"\n")
         bounds.refuse_rows(count, size)  # blank lines are not rows, but take as long
         if first and not held:
-            lines.refuse_cr_alone(block)
+            lines.refuse_other_ends(block)
         end = block.rfind(b"\n") + 1
         if end:
             for line in b"".join([*tail, block[: end - 1]]).split(b"\n"):
@@ -261,6 +264,7 @@ def _columns(names: Sequence[str], source: Source) -> pa.Schema:
     for name in (source.text_column, source.id_column):
         if name and name not in names:
             _refuse_undecodable(names, source)
+            _refuse_note_to_excel(names)
             raise SourceError(
                 "has no such column", got=f"{name!r} among {named(names)}", hint=_hint(names, source)
             )
@@ -285,6 +289,22 @@ def _refuse_undecodable(names: Sequence[str], source: Source) -> None:
         got=named(names),
         hint="set source.encoding to its encoding, such as gbk or cp1252",
     )
+
+
+def _refuse_note_to_excel(names: Sequence[str]) -> None:
+    """Refuses the line `sep=;` before the names of columns, which only Excel leaves out.
+
+    Raises:
+        SourceError: it is there.
+    """
+    note = SEPARATOR.fullmatch(names[0]) if names and len(names) <= 2 and not any(names[1:]) else None
+    if note:
+        told = f", and set csv.delimiter to {note.group(1)!r}" if note.group(1) else ""
+        raise SourceError(
+            "its first line is a note to Excel",
+            got=repr(names[0]),
+            hint=f"remove this line, as by: tail -n +2 FILE{told}",
+        )
 
 
 def _hint(names: Sequence[str], source: Source) -> str:

@@ -8,6 +8,7 @@ the others.
 """
 
 import json
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -16,16 +17,18 @@ import pyarrow as pa
 
 from pipeline.config.source import Source
 from pipeline.errors import SourceError
+from pipeline.sanitize import strip_control
 from pipeline.source.formats import bounds, lines, memory
-from pipeline.source.formats.columns import MISFIT, column_of, strings_of, text_of
+from pipeline.source.formats.columns import MISFIT, Fraction, column_of, fraction, strings_of, text_of
 from pipeline.source.formats.compression import compression, known_compression
 from pipeline.source.formats.encoding import can_be_cut
 from pipeline.source.formats.format import Format
 from pipeline.source.piece import MAX_NAMES, Piece, RawRows, Survey, named
 
-SAMPLED_ROWS = 2000
+SAMPLED_ROWS, SHOWN = 2000, 40
 BLOCK_ROWS = 4096
 MISSING = object()
+DECODER = json.JSONDecoder(parse_float=fraction)
 STRUCTURE = (b",", b"[", b"{")
 """The characters of which one precedes each value of a line."""
 Outline = tuple[Sequence[str], dict[str, Any]]
@@ -52,9 +55,36 @@ def survey(file: pa.NativeFile, name: str, size: int, source: Source) -> Survey:
     objects = [found for texts in sampled for found in _sampled(_binary(texts), source)]
     if not objects and not whole and spans:  # every line is longer than a sample
         objects = list(_sampled([lines.first_line(file)], source))
+    _refuse_whole(next((line for texts in sampled for line in _binary(texts) if line.strip()), b""))
     blank = not objects and not any(line.strip() for texts in sampled for line in _binary(texts))
     columns = pa.schema([]) if blank else _columns(objects, source)
     return Survey("rows" if whole else "bytes", columns, spans, streamed=whole)
+
+
+def _refuse_whole(first: bytes) -> None:
+    """Refuses a file that is JSON, but not one object on each line. A part of it may look like an object.
+
+    Args:
+        first: its first line that is not blank.
+
+    Raises:
+        SourceError: it is a list, or its first object takes several lines.
+    """
+    start = first.removeprefix(lines.MARK).strip()
+    if start == b"[" or (start.startswith(b"[") and b"{" in start[:SHOWN]):
+        raise SourceError(
+            "is one list of JSON", got=_shown(start), hint="write an object a line, as by: jq -c '.[]' FILE"
+        )
+    if start == b"{":
+        raise SourceError(
+            "has JSON objects that take several lines",
+            got=_shown(start),
+            hint="write an object a line, as by: jq -c . FILE",
+        )
+
+
+def _shown(start: bytes) -> str:
+    return strip_control(start[:SHOWN].decode(errors="replace"))
 
 
 def read(
@@ -95,6 +125,8 @@ def _table(lines_N: pa.Array, source: Source, columns: pa.Schema) -> pa.Table:
 
 def _cell(value: Any, kind: pa.DataType) -> Any:
     """Returns a value as a column takes it; a nested one becomes JSON, or does not fit."""
+    if isinstance(value, Fraction) and not pa.types.is_string(kind):
+        return value.number if math.isfinite(value.number) else MISFIT
     if not isinstance(value, dict | list):
         return value
     try:
@@ -120,7 +152,8 @@ def _object(line: bytes, errors: str) -> tuple[Any, str]:
     if len(line) > bounds.MAX_VALUES < sum(map(line.count, STRUCTURE)):
         return None, "too_long"
     try:
-        content = json.loads(line.decode(errors="replace" if errors == "replace" else "strict"))
+        text = line.removeprefix(lines.MARK).decode(errors="replace" if errors == "replace" else "strict")
+        content = DECODER.decode(text)
     except UnicodeDecodeError:
         return None, "invalid_utf8"
     except (ValueError, RecursionError):
@@ -172,13 +205,15 @@ def _columns(objects: Sequence[Outline], source: Source) -> pa.Schema:
 
 def _type(cells: Sequence[Any]) -> pa.DataType:
     """Infers the type of a column from samples."""
-    kinds = {type(cell) for cell in cells if cell is not None}
+    kinds = {float if isinstance(cell, Fraction) else type(cell) for cell in cells if cell is not None}
     if not kinds:
         return pa.null()
     if kinds == {bool}:
         return pa.bool_()
     if any(isinstance(cell, int) and not -(2**63) <= cell < 2**63 for cell in cells):
         return pa.string()  # a float would not be the same number
+    if any(isinstance(cell, Fraction) and not cell.fits for cell in cells):
+        return pa.string()
     if kinds == {int}:
         return pa.int64()
     return pa.float64() if kinds <= {int, float} else pa.string()

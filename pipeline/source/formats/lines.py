@@ -23,8 +23,13 @@ from pipeline.source.piece import LONGEST_DOCUMENT, Piece, Span
 
 LF, CR = 10, 13
 MARK = b"\xef\xbb\xbf"
+OTHER_ENDS = (
+    (b"\r", "CR", "convert it, as by: tr '\\r' '\\n' < FILE"),
+    ("\x85".encode(), "NEL", "convert it to UTF-8 with LF"),
+)
+"""Ends of lines of the old Mac and of EBCDIC: the character, its name, and what to do."""
 LONG_LINE = 1 << 12
-"""The average bytes between CRs above which they are parts of text."""
+"""The average bytes between such ends above which they are parts of text."""
 SAMPLES, SAMPLE_BYTES = 8, 1 << 16
 TAIL, CHUNK, MAX_CHUNK = 1 << 14, 1 << 16, 8 << 20
 """Bytes read after a range to find the end of its last line; then chunks that grow up to a bound."""
@@ -49,7 +54,7 @@ def samples(file: pa.NativeFile, size: int) -> Iterator[bytes]:
         file.seek(size * number // places)
         sample = file.read(SAMPLE_BYTES if places > 1 else size)
         if number == 0:
-            refuse_cr_alone(sample)
+            refuse_other_ends(sample)
         begin = sample.find(b"\n") + 1 if number else 0
         yield sample[begin:] if places == 1 else sample[begin : sample.rfind(b"\n") + 1] or sample
 
@@ -123,7 +128,7 @@ def streamed(file: pa.NativeFile, method: str | None, size: int, source: Source)
     held, first = 0, True
     for block in content(file, method, size, source):
         if first and not held:
-            refuse_cr_alone(block)
+            refuse_other_ends(block)
         end = block.rfind(b"\n") + 1
         if end:
             yield split(np.frombuffer(b"".join([*tail, block[:end]]), np.uint8), first)[0]
@@ -205,7 +210,7 @@ def first_line(file: pa.NativeFile) -> bytes:
         data += chunk
         if b"\n" in chunk:
             break
-        refuse_cr_alone(data)
+        refuse_other_ends(data)
         refuse_longer(len(data))
         if len(data) > memory.SMALL:
             memory.take_turn()
@@ -224,19 +229,20 @@ def refuse_longer(size: int) -> None:
         )
 
 
-def refuse_cr_alone(start: bytes | bytearray) -> None:
-    """Refuses a file in which CRs stand where lines should end: all of it would be one line.
+def refuse_other_ends(start: bytes | bytearray) -> None:
+    """Refuses a file in which other characters stand where lines should end: all of it would be one line.
 
     Args:
         start: a first part of the file.
 
     Raises:
-        SourceError: it has no LF, and many CRs with text behind them.
+        SourceError: it has no LF, and many CRs or NELs with text behind them.
     """
-    if b"\n" not in start and start.rstrip(b"\r").count(b"\r") > len(start) // LONG_LINE:
-        raise SourceError(
-            "its lines end with CR alone", got="no LF", hint="convert it, as by: tr '\\r' '\\n' < FILE"
-        )
+    if b"\n" in start:
+        return
+    for end, name, hint in OTHER_ENDS:
+        if start.rstrip(end).count(end) > len(start) // LONG_LINE:
+            raise SourceError(f"its lines end with {name} alone", got="no LF", hint=hint)
 
 
 def _nbytes(texts: pa.Array) -> int:

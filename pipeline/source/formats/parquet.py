@@ -9,14 +9,16 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline.config.source import Source
 from pipeline.errors import SourceError
-from pipeline.source.formats import bounds, memory
+from pipeline.source.formats import bounds, memory, signatures
 from pipeline.source.formats.compression import damage_named, first_line
 from pipeline.source.formats.format import Format
 from pipeline.source.formats.parquet_columns import (
+    has_old_days,
     is_binary,
     is_text,
     readable,
@@ -39,8 +41,8 @@ SIGNATURE_BYTES = 28
 """Bytes that follow a footer that can be read although columns are encrypted: a nonce, and a tag."""
 COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bz2", b"\x28\xb5\x2f\xfd": "zstd", b"\xfd7zX": "xz"}
 """The methods by which a file may be compressed as a whole, by its first bytes; its name does not matter."""
-ENCRYPTED = b"PARE"
-"""The last bytes of a file whose footer is encrypted, too."""
+PARQUET, ENCRYPTED = b"PAR1", b"PARE"
+"""The last bytes of a file; and those of one whose footer is encrypted, too."""
 
 
 def survey(file: pa.NativeFile, _: str, size: int, source: Source) -> Survey:
@@ -108,24 +110,26 @@ def read(file: pa.NativeFile, pieces: Sequence[Piece], source: Source, _: pa.Sch
     rows, pages = _batch_size(parquet.metadata, groups, _leaves(parquet, source))
     with damage_named():
         batches = parquet.iter_batches(rows, row_groups=groups, columns=list(dict.fromkeys(paths)))
-        tables = _tables(batches, paths, columns, DECODING + pages)
+        tables = _tables(batches, paths, columns, has_old_days(parquet.metadata), DECODING + pages)
         for piece, table in in_ranges(tables, pieces, first):
+            faults = table.column(1).combine_chunks()
             yield RawRows(
                 texts=table.column(0).combine_chunks(),
-                columns=table.select(range(1, table.num_columns)) if columns.names else pa.table({}),
+                columns=table.select(range(2, table.num_columns)) if columns.names else pa.table({}),
                 positions=pa.array(np.arange(piece.start, piece.stop, dtype=np.int64)),
                 start=piece.start,
                 stop=piece.stop,
+                faults=faults if pc.any(pc.not_equal(faults, "")).as_py() else None,
             )
 
 
 def _tables(
-    batches: Iterator[pa.RecordBatch], paths: Sequence[str], columns: pa.Schema, most: int
+    batches: Iterator[pa.RecordBatch], paths: Sequence[str], columns: pa.Schema, old_days: bool, most: int
 ) -> Iterator[pa.Table]:
-    """Yields the texts and the carried columns of each batch, in readable types, at their final size.
+    """Yields the texts, faults and carried columns of each batch, in readable types, at their final size.
 
     Args:
-        most: the most bytes of memory that a batch may take.
+        old_days: as `readable` takes it.  most: the most bytes of memory that a batch may take.
     """
     while True:
         with memory.at_most(most):
@@ -134,9 +138,18 @@ def _tables(
                 return
             table = pa.Table.from_batches([batch])
             text, *others = (value_at(table, path) for path in paths)
-            carried = [readable(column, field) for column, field in zip(others, columns, strict=True)]
-            table = pa.Table.from_arrays([texts(text), *carried], names=["", *columns.names])
+            found = [readable(each, field, old_days) for each, field in zip(others, columns, strict=True)]
+            faults = _faults(table.num_rows, [row for _, rows in found for row in rows])
+            arrays = [texts(text), faults, *(column for column, _ in found)]
+            table = pa.Table.from_arrays(arrays, names=["", "", *columns.names])
         yield table
+
+
+def _faults(rows: int, misfits: Sequence[int]) -> pa.Array:
+    """Returns why each row can't be read; empty if it can."""
+    bad = np.zeros(rows, np.bool_)
+    bad[list(misfits)] = True
+    return pc.if_else(pa.array(bad), "carried_type", "")
 
 
 def _batch_size(metadata: pq.FileMetaData, groups: Sequence[int], leaves: Sequence[int]) -> tuple[int, int]:
@@ -212,15 +225,23 @@ def _open(file: pa.NativeFile, size: int) -> pq.ParquetFile:
 
 def _unopened(file: pa.NativeFile, size: int, error: Exception) -> SourceError:
     """Returns the error for a file that Arrow does not open, by its first and last bytes."""
-    first, last = (_bytes_at(file, at) for at in (0, max(0, size - len(ENCRYPTED))))
+    first, last = _bytes_at(file, 0, signatures.LONGEST), _bytes_at(file, max(0, size - 4), 4)
     if last == ENCRYPTED:
         return _encrypted("its footer, too")
+    if isinstance(error, pa.ArrowNotImplementedError):
+        return SourceError(
+            "is a Parquet file that can't be read here",
+            got=first_line(error),
+            hint="write it without what is named here, or leave it out",
+        )
     if method := next((name for start, name in COMPRESSED.items() if first.startswith(start)), None):
         return SourceError(
             "is a compressed Parquet file, which can't be read",
             got=method,
             hint="uncompress it: Parquet compresses its own pages",
         )
+    if not first.startswith(PARQUET) and (other := signatures.known(first)):
+        return SourceError(other[0], hint=other[1])
     return SourceError(
         "is not a complete Parquet file",
         got=f"{size} bytes: {first_line(error)}",
@@ -228,9 +249,9 @@ def _unopened(file: pa.NativeFile, size: int, error: Exception) -> SourceError:
     )
 
 
-def _bytes_at(file: pa.NativeFile, position: int) -> bytes:
+def _bytes_at(file: pa.NativeFile, position: int, size: int) -> bytes:
     file.seek(position)
-    return bytes(file.read(len(ENCRYPTED)))
+    return bytes(file.read(size))
 
 
 def _refuse_encrypted(end: "_End", footer: int) -> None:

@@ -1,10 +1,11 @@
 """The columns of a Parquet file: which type each has by the file's own annotations, and how it is carried.
 
-Arrow's types are not all that a file says. Arrow reads ENUM as bytes and Spark's INT96, an instant, as a time
-without a zone; and its casts of `list_view` lose values. All three are put right here.
+Arrow's types are not all that a file says. Arrow reads ENUM and INTERVAL as bytes and Spark's INT96, an
+instant, as a time without a zone; and its casts of `list_view` lose values. All of this is put right here.
 """
 
-from collections.abc import Iterator, Sequence
+import datetime
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -16,10 +17,20 @@ from pipeline.errors import SourceError
 from pipeline.schema import UTC, readable_type
 from pipeline.source.formats.compression import first_line
 
+Matches = Callable[[pa.DataType], bool]
 TEXT_TYPES = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view, pa.types.is_null)
 BINARY_TYPES = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_binary_view)
 TEXT_ANNOTATIONS = ("ENUM", "JSON", "STRING")
 VIEWS = (pa.types.is_list_view, pa.types.is_large_list_view)
+FIRST_DAY, FIRST_TIME = datetime.date(1582, 10, 15), datetime.datetime(1900, 1, 1)
+"""The first day of the Gregorian calendar; and the time from which on old Spark knew how zones differ."""
+LEGACY_DAYS = (b"org.apache.spark.legacyDateTime", b"org.apache.spark.legacyINT96")
+SPARK_VERSION, PROLEPTIC = b"org.apache.spark.version", b"writer.date.proleptic"
+"""Keys in the footers of Spark and of Hive."""
+DURATIONS, TIMES = (pa.types.is_duration,), (pa.types.is_time,)
+DATES = (*TIMES, pa.types.is_date, pa.types.is_timestamp)
+DAY = {"s": 86_400, "ms": 86_400_000, "us": 86_400_000_000, "ns": 86_400_000_000_000}
+"""A day in the units of times."""
 LISTS = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list, *VIEWS)
 
 
@@ -90,22 +101,101 @@ def readable_columns(schema: pa.Schema, source: Source) -> pa.Schema:
     return pa.schema(fields)
 
 
-def readable(column: pa.ChunkedArray, field: pa.Field) -> pa.ChunkedArray:
-    """Casts a carried column to its readable type. Only the nanoseconds of timestamps are lost.
+def readable(
+    column: pa.ChunkedArray, field: pa.Field, old_days: bool = False
+) -> tuple[pa.ChunkedArray, list[int]]:
+    """Casts a carried column to its readable type. Only nanoseconds of timestamps and durations are lost.
+
+    A value that does not fit becomes null. Returns the numbers of the rows with such values, too.
+
+    Args:
+        old_days: True if days before `FIRST_DAY` are those of another calendar, and so do not fit.
 
     Raises:
-        SourceError: a value does not fit.
+        SourceError: no value of its type can be cast.
     """
     try:
-        if _has_views(column.type):
-            column = pa.chunked_array([_without_views(chunk) for chunk in column.chunks])
-        return _cast(_storage(column), field.type)
+        parts = list(_fitting(column, field.type, old_days))
     except MemoryError:
         raise
     except pa.ArrowException as error:
         raise SourceError(
             f"column {field.name!r} can't be carried", got=first_line(error), hint="do not carry it"
         ) from None
+    stops = np.cumsum([len(part) for part, _ in parts])
+    misfits = [int(stop) - 1 for stop, (_, fits) in zip(stops, parts, strict=True) if not fits]
+    chunks = [chunk for part, _ in parts for chunk in part.chunks]
+    return pa.chunked_array(chunks, field.type), misfits
+
+
+def has_old_days(metadata: pq.FileMetaData) -> bool:
+    """Tells whether a writer, old Spark or Hive, counted early days by the Julian calendar."""
+    told = metadata.metadata or {}
+    if any(key in told for key in LEGACY_DAYS) or told.get(PROLEPTIC) == b"false":
+        return True
+    return bool(told.get(SPARK_VERSION, b"").startswith((b"1.", b"2.")))
+
+
+def _fitting(
+    column: pa.ChunkedArray, kind: pa.DataType, old_days: bool
+) -> Iterator[tuple[pa.ChunkedArray, bool]]:
+    """Yields a column in parts, cast to a type, each with whether it fits. One that does not is a null."""
+    try:
+        if _has(column.type, DATES if old_days else TIMES):
+            for leaf in _leaves(column.combine_chunks()):
+                _check(leaf, old_days)
+        yield _readable(column, kind), True
+    except pa.ArrowInvalid:
+        if len(column) == 1:
+            yield pa.chunked_array([pa.nulls(1, kind)]), False
+            return
+        half = len(column) // 2
+        for rows in (range(half), range(half, len(column))):
+            # `take`, because a cast of a slice may look at all values of the column that it was sliced from.
+            yield from _fitting(column.take(pa.array(rows, pa.int64())), kind, old_days)
+
+
+def _readable(column: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray:
+    if _has(column.type, VIEWS):
+        column = pa.chunked_array([_without_views(chunk) for chunk in column.chunks])
+    column = _storage(column)
+    if _has(column.type, DURATIONS):
+        # Files differ in their units, which an integer does not tell.
+        column = _cast(column, _in_microseconds(column.type))
+    return _cast(column, kind)
+
+
+def _leaves(array: pa.Array) -> Iterator[pa.Array]:
+    """Yields the innermost values of an array."""
+    if isinstance(array.type, pa.BaseExtensionType):
+        yield from _leaves(array.storage)
+    elif pa.types.is_map(array.type):
+        for each in _entries(array):
+            yield from _leaves(each)
+    elif pa.types.is_struct(array.type):
+        for each in array.flatten():
+            yield from _leaves(each)
+    elif any(matches(array.type) for matches in LISTS):
+        yield from _leaves(array.flatten())
+    else:
+        yield array
+
+
+def _check(array: pa.Array, old_days: bool) -> None:
+    """Checks values that a cast would turn into others.
+
+    Raises:
+        pa.ArrowInvalid: there is a time of day that no clock shows, or a day of the Julian calendar.
+    """
+    types = pa.types
+    if types.is_time(array.type):
+        ticks = pc.cast(array, pa.int32() if types.is_time32(array.type) else pa.int64()).cast(pa.int64())
+        if pc.any(pc.or_(pc.less(ticks, 0), pc.greater_equal(ticks, DAY[array.type.unit]))).as_py():
+            raise pa.ArrowInvalid("a time of day beyond 24 hours")
+    elif old_days and (types.is_date(array.type) or types.is_timestamp(array.type)):
+        first = FIRST_DAY if types.is_date(array.type) else FIRST_TIME
+        if pc.any(pc.less(array, pa.scalar(first, array.type))).as_py():
+            raise pa.ArrowInvalid("a day of the Julian calendar")
 
 
 def _told(kind: pa.DataType, leaves: Iterator[pq.ColumnSchema], source: Source) -> pa.DataType:
@@ -122,6 +212,8 @@ def _told(kind: pa.DataType, leaves: Iterator[pq.ColumnSchema], source: Source) 
         _told(kind.storage_type, leaves, source)  # it passes over the leaves
         return kind
     leaf = next(leaves)
+    if leaf.converted_type == "INTERVAL":
+        return pa.month_day_nano_interval()
     if leaf.physical_type == "INT96" and types.is_timestamp(kind):
         return pa.timestamp("us", kind.tz or UTC)
     if is_binary(kind) and _holds_text(leaf, source):
@@ -148,12 +240,25 @@ def _storage(column: pa.ChunkedArray) -> pa.ChunkedArray:
     return pa.chunked_array([chunk.storage for chunk in column.chunks], column.type.storage_type)
 
 
-def _has_views(kind: pa.DataType) -> bool:
+def _has(kind: pa.DataType, wanted: Sequence[Matches]) -> bool:
+    """Tells whether a type is one of the wanted types, or has one inside."""
     if isinstance(kind, pa.BaseExtensionType):
-        return _has_views(kind.storage_type)
-    return any(matches(kind) for matches in VIEWS) or any(
-        _has_views(kind.field(at).type) for at in range(kind.num_fields)
+        return _has(kind.storage_type, wanted)
+    return any(matches(kind) for matches in wanted) or any(
+        _has(kind.field(at).type, wanted) for at in range(kind.num_fields)
     )
+
+
+def _in_microseconds(kind: pa.DataType) -> pa.DataType:
+    """Returns a type with microseconds as the unit of all durations, at any depth."""
+    types = pa.types
+    if types.is_duration(kind):
+        return pa.duration("us")
+    if types.is_struct(kind):
+        return pa.struct([each.with_type(_in_microseconds(each.type)) for each in kind])
+    if types.is_map(kind):
+        return pa.map_(_in_microseconds(kind.key_type), _in_microseconds(kind.item_type))
+    return pa.list_(_in_microseconds(kind.value_type)) if any(is_(kind) for is_ in LISTS) else kind
 
 
 def _without_views(array: pa.Array) -> pa.Array:
@@ -161,7 +266,7 @@ def _without_views(array: pa.Array) -> pa.Array:
     types = pa.types
     if isinstance(array.type, pa.BaseExtensionType):
         return _without_views(array.storage)
-    if not _has_views(array.type):
+    if not _has(array.type, VIEWS):
         return array
     if types.is_struct(array.type):
         children = [_without_views(child) for child in array.flatten()]

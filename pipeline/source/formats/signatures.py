@@ -42,11 +42,31 @@ _CERTAIN = (
     (b"\xff\xd8\xff", "is a picture", "leave it out"),
     (b"GIF89a", "is a picture", "leave it out"),
     (b"\x7fELF", "is a program", "leave it out"),
+    (b"MZ\x90\0", "is a program", "leave it out"),
+    (b"\xca\xfe\xba\xbe\0\0\0", "is a program", "leave it out"),
+    (b"\0asm", "is a program", "leave it out"),
+    (b"\x93NUMPY", "is an array of NumPy", "convert it to Parquet"),
+    (b"ID3\x03\0", "is a sound", "leave it out"),
+    (b"ID3\x04\0", "is a sound", "leave it out"),
+    (b"OggS\0", "is a sound", "leave it out"),
+    (b"fLaC\0", "is a sound", "leave it out"),
+    (b"wOF2", "is a font", "leave it out"),
+    (
+        b"version https://git-lfs.github.com/spec/",
+        "is a pointer of Git LFS",
+        "get the file, as by: git lfs pull",
+    ),
 )
-_BZIP2 = re.compile(rb"BZh[1-9](?:1AY&SY|\x17\x72\x45\x38\x50\x90)")
-_ENCRYPTED = re.compile(rb"PARE[\s\S]{2}\0\0")
-"""The start of a Parquet file with an encrypted footer: a length of four bytes follows."""
-_ORC = re.compile(rb"ORC[\s\S]{,64}?[\x00-\x08\x0e-\x1f]")
+_PATTERNS = (
+    (re.compile(rb"BZh[1-9](?:1AY&SY|\x17\x72\x45\x38\x50\x90)"), "is compressed by bzip2", _COMPRESSION),
+    # A length of four bytes follows the magic of Parquet with an encrypted footer.
+    (re.compile(rb"PARE[\s\S]{2}\0\0"), "is an encrypted Parquet file", "decrypt it, or leave it out"),
+    (re.compile(rb"ORC[\s\S]{,64}?[\x00-\x08\x0e-\x1f]"), "is an ORC file", "convert it to Parquet"),
+    (re.compile(rb"RIFF[\s\S]{4}(?:WAVE|AVI |WEBP)"), "is a sound, a picture or a film", "leave it out"),
+    (re.compile(rb"\0\0[\s\S]{2}ftyp"), "is a sound, a picture or a film", "leave it out"),
+    # The version of the protocol, then the size of the first frame in eight bytes.
+    (re.compile(rb"\x80[\x04\x05]\x95[\s\S]{6}\0\0"), "is a pickle of Python", "convert it to Parquet"),
+)
 _CHECKSUM = slice(148, 156)
 """The place of the sum of all bytes in a header of tar, in which itself counts as spaces."""
 
@@ -70,14 +90,11 @@ def known(start: bytes) -> tuple[str, str] | None:
     for signature, what, hint in _CERTAIN:
         if start.startswith(signature):
             return what, hint
+    for pattern, what, hint in _PATTERNS:
+        if pattern.match(start):
+            return what, hint
     if _is_tar(start):
         return "is a tar archive", _UNPACK
-    if _BZIP2.match(start):
-        return "is compressed by bzip2", _COMPRESSION
-    if _ENCRYPTED.match(start):
-        return "is an encrypted Parquet file", "decrypt it, or leave it out"
-    if _ORC.match(start):
-        return "is an ORC file", "convert it to Parquet"
     if _is_deflated(start):
         return "is compressed by deflate (zlib)", "decompress it"
     return None

@@ -10,6 +10,7 @@ import pyarrow as pa
 
 DAY, MOMENT = datetime.date(2026, 3, 29), datetime.datetime(2026, 3, 29, 1, 30, 0, 123_000)
 NOON = datetime.time(12, 30, 15)
+SPELL = datetime.timedelta(days=1, seconds=1)
 
 
 def leaves() -> dict[str, pa.Array]:
@@ -45,10 +46,7 @@ def leaves() -> dict[str, pa.Array]:
             for unit in ("s", "ms", "us", "ns")
             for zone in (None, "UTC", "Europe/Berlin", "+05:30")
         },
-        **{
-            f"duration[{unit}]": (pa.duration(unit), datetime.timedelta(0), datetime.timedelta(0))
-            for unit in ("s", "ms", "us", "ns")
-        },
+        **{f"duration[{unit}]": (pa.duration(unit), SPELL, -SPELL) for unit in ("s", "ms", "us", "ns")},
         "interval": (pa.month_day_nano_interval(), pa.MonthDayNano([1, 2, 3]), pa.MonthDayNano([0, 0, 0])),
         "dictionary": (pa.dictionary(pa.int32(), pa.string()), "red", "green"),
         "dictionary of int": (pa.dictionary(pa.int8(), pa.int64()), 5, 6),
@@ -125,7 +123,7 @@ def plain(value: object) -> object:
             value.astimezone(datetime.UTC).replace(tzinfo=None).isoformat() + "Z" if value.tzinfo else value
         )
     if isinstance(value, datetime.timedelta):
-        return Decimal(int(value.total_seconds()))
+        return Decimal(value // datetime.timedelta(microseconds=1))
     if isinstance(value, datetime.time):
         return value.isoformat()
     if isinstance(value, str):

@@ -88,6 +88,6 @@ def test_a_view_of_lists_keeps_its_values() -> None:
         (arrow_types.in_map(views), pa.map_(pa.string(), pa.list_(pa.int32()))),
         (arrow_types.in_list(views), pa.list_(pa.list_(pa.int32()))),
     ):
-        got = readable(pa.chunked_array([array]), pa.field("x", kind))
+        got, _ = readable(pa.chunked_array([array]), pa.field("x", kind))
         assert got.type == kind
         assert got.to_pylist() == array.to_pylist()

@@ -143,6 +143,25 @@ def test_lines_that_end_with_cr_are_named(
         documents(path, Source(path=name, **dialect))
 
 
+@pytest.mark.parametrize("name", ["a.txt", "a.csv"])
+def test_lines_of_a_mainframe_are_named(tmp_path: Path, name: str) -> None:
+    """All of its lines would be one text: in EBCDIC the end of a line is NEL."""
+    path = write(tmp_path / name, "text\x85one\x85two\x85".encode("cp037"))
+    with pytest.raises(SourceError, match="its lines end with NEL alone"):
+        documents(path, Source(path=name, encoding="cp037"))
+    path = write(tmp_path / name, "text\none\x85two\n".encode("cp037"))
+    assert documents(path, Source(path=name, encoding="cp037")).texts.to_pylist()[-1] == "one\x85two"
+
+
+@pytest.mark.parametrize(("note", "delimiter"), [("sep=;", ";"), ("sep=;\r", ","), ("sep=,", ",")])
+@pytest.mark.parametrize("newlines", [True, False])
+def test_a_note_to_excel_is_named(tmp_path: Path, note: str, delimiter: str, newlines: bool) -> None:
+    path = write(tmp_path / "a.csv", f"{note}\nid{delimiter}text\n1{delimiter}one\n")
+    dialect = Csv(delimiter=delimiter, newlines_in_fields=newlines)
+    with pytest.raises(SourceError, match="its first line is a note to Excel .*remove this line"):
+        documents(path, Source(path="a.csv", csv=dialect))
+
+
 def test_a_few_crs_in_a_long_line_are_text(tmp_path: Path) -> None:
     path = write(tmp_path / "a.txt", "a\rb" + "c" * 10_000)
     assert len(documents(path, Source(path="a.txt")).texts) == 1

@@ -7,6 +7,7 @@ import itertools
 import json
 import lzma
 import os
+import unicodedata
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -184,6 +185,9 @@ def test_a_value_that_does_not_fit_the_planned_type_rejects_its_row(tmp_path: Pa
 
 def test_what_is_no_json_lines_is_refused(tmp_path: Path) -> None:
     path = write(tmp_path / "a.jsonl", '[\n  "pretty",\n  "printed"\n]\n')
+    with pytest.raises(SourceError, match="is one list of JSON"):
+        documents(path, Source(path="a.jsonl"))
+    path = write(tmp_path / "a.jsonl", "<html>\n</html>\n")
     with pytest.raises(SourceError, match="no JSON objects"):
         documents(path, Source(path="a.jsonl"))
     path = write(tmp_path / "a.jsonl", '{"body": "x"}\n')
@@ -192,6 +196,11 @@ def test_what_is_no_json_lines_is_refused(tmp_path: Path) -> None:
 
 
 # --- CSV and TSV
+
+
+def is_visible(character: str) -> bool:
+    return not character.isspace() and unicodedata.category(character) not in ("Cc", "Cf")
+
 
 fields = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
 
@@ -211,8 +220,8 @@ def test_what_pythons_writer_writes_is_read_back(
     source = Source(path="a.csv", id_column="key", csv=Csv(newlines_in_fields=not lines))
     found = documents(path, source, rows_per_split=3)
     assert len(found.texts) + found.rejects.num_rows == len(rows)
-    kept = [text for _, text in rows if text.strip()]
-    assert [text for text in found.texts.to_pylist() if text.strip()] == kept
+    kept = [text for _, text in rows if any(map(is_visible, text))]
+    assert found.texts.to_pylist() == kept
     rejected = [reason for _, reason in faults(found)]
     assert set(rejected) <= {"blank"}
 
@@ -407,6 +416,7 @@ def test_keys_of_folders_are_carried(job: Job, tmp_path: Path) -> None:
     for key, value in (
         ("date=2026-01-01/lang=d%20e", "one"),
         ("date=__HIVE_DEFAULT_PARTITION__/lang=en", "two"),
+        ("date=%FF/lang=%zz+", "four"),  # which stand for no text: the names are values as they are
     ):
         folder = tmp_path / "in" / key
         folder.mkdir(parents=True)
@@ -420,7 +430,11 @@ def test_keys_of_folders_are_carried(job: Job, tmp_path: Path) -> None:
     read = reader.read_splits(made.splits(), parse_config(values), made.columns)
     parts = [part for _, split in read for part in split]
     found = [part.documents.rows.select(["date", "lang"]).to_pylist() for part in parts if part.documents]
-    assert sorted(found, key=str) == [[{"date": "2026-01-01", "lang": "d e"}], [{"date": None, "lang": "en"}]]
+    assert sorted(found, key=str) == [
+        [{"date": "%FF", "lang": "%zz+"}],
+        [{"date": "2026-01-01", "lang": "d e"}],
+        [{"date": None, "lang": "en"}],
+    ]
 
 
 def test_one_more_small_file_disturbs_its_neighbours_alone(job: Job, tmp_path: Path) -> None:

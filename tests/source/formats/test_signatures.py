@@ -4,6 +4,7 @@ import bz2
 import gzip
 import io
 import lzma
+import pickle
 import sqlite3
 import tarfile
 import zipfile
@@ -11,6 +12,7 @@ import zlib
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -57,6 +59,12 @@ def sqlite() -> bytes:
         return database.serialize()
 
 
+def numpy_array() -> bytes:
+    sink = io.BytesIO()
+    np.save(sink, np.arange(4))
+    return sink.getvalue()
+
+
 OTHERS = {
     "a tar archive": tar(), "a tar archive ": tar(tarfile.GNU_FORMAT), "a tar archive  ": tar(magic=False),
     "a tar archive   ": tar(tarfile.PAX_FORMAT), "a zip archive": zipped(),
@@ -72,6 +80,11 @@ OTHERS = {
     "a PDF": b"%PDF-1.7\n%\xe2\xe3\n",
     "an old file of Office": b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(500),
     "an Avro file": b"Obj\x01\x04\x14avro.codec",
+    "an array of NumPy": numpy_array(), "a pickle of Python": pickle.dumps(["one", "two"]),
+    "a pointer of Git LFS": b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n",
+    "a sound": b"ID3\x03\0\0\0\0\0\x21", "a sound, a picture or a film": b"RIFF\x24\x08\0\0WAVEfmt ",
+    "a sound, a picture or a film ": b"\0\0\0\x18ftypmp42", "a program": b"MZ\x90\0\x03",
+    "a program ": b"\xca\xfe\xba\xbe\0\0\0\x34", "a program  ": b"\0asm\x01\0\0\0",
 }  # fmt: skip
 
 
@@ -95,7 +108,25 @@ def test_a_document_that_is_no_text_is_a_reject(tmp_path: Path, what: str) -> No
 
 @pytest.mark.parametrize(
     "text",
-    ["x^2 + 1", "PARENTÉ", "PARE", "ORCHESTRA", "ORCÉ", "PK", "7z", "BZh9 is", "Obj", "MSCF", "%PDF", "x"],
+    [
+        "x^2 + 1",
+        "PARENTÉ",
+        "PARE",
+        "ORCHESTRA",
+        "ORCÉ",
+        "PK",
+        "7z",
+        "BZh9 is",
+        "Obj",
+        "MSCF",
+        "%PDF",
+        "x",
+        "ID3 tags",
+        "MZ",
+        "RIFF",
+        "left",
+        "version https://git-lfs.com",
+    ],
 )
 def test_text_that_begins_alike_is_text(tmp_path: Path, text: str) -> None:
     for ending in ("\n", "\n" + "more of it\n" * 100):
