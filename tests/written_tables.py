@@ -220,6 +220,23 @@ class Table:
         """Deletes a row; the library rewrites its file."""
         (self.iceberg or self._delta()).delete(f"id = {number}")
 
+    def delete_by_position(self, positions: Sequence[int]) -> None:
+        """Deletes rows of the only data file: by a deletion vector, or by position deletes."""
+        if self.iceberg:
+            [task] = self.iceberg.scan().plan_files()
+            delete_positions(self.iceberg, [(task.file.file_path, at) for at in positions])
+            self.iceberg.refresh()
+        else:
+            [add] = [each["add"] for each in actions(self.root, self.version) if "add" in each]
+            features = ["deletionVectors"]
+            protocol = {"minReaderVersion": 3, "minWriterVersion": 7, "readerFeatures": features}
+            told = [{"protocol": protocol | {"writerFeatures": features}}]
+            commit(self.root, self.version + 1, told + with_vector(self.root, add, positions))
+
+    def scan_with_deletions(self) -> pa.Table:
+        """Returns the rows as the library itself reads them, without those deleted by position."""
+        return self.iceberg.scan().to_arrow() if self.iceberg else pa.table(self._delta().scan())
+
     def scan(self, version: int | None = None) -> pa.Table:
         """Returns the rows as the library itself reads them."""
         if self.iceberg:

@@ -7,12 +7,13 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
+from pipeline import cli
 from pipeline.config.load import parse_config
 from pipeline.driver import run
 from pipeline.errors import ExitCode
 from pipeline.verify import verify
 from tests import written_tables
-from tests.conftest import observed, read_dataset
+from tests.conftest import observed, read_dataset, write_config
 from tests.written_tables import Table, rows
 
 pytestmark = pytest.mark.usefixtures("flow")
@@ -130,6 +131,27 @@ def test_a_night_copies_the_shards_of_unchanged_files_and_lists_no_data(
     assert (summary["copied"], summary["reused"], summary["embedded"]) == (80, 19, 10)
     listed = {path for what, path in asked if what == "list" and path.startswith(table.root)}
     assert listed == {f"{table.root}/{'_delta_log' if kind == 'delta' else 'metadata'}"}
+
+
+@pytest.mark.parametrize("kind", ["delta", "iceberg"])
+def test_plan_and_report_tell_the_version_and_count_no_deleted_rows(
+    job: Job, tmp_path: Path, kind: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = Table(kind, tmp_path)
+    table.append(rows(*range(30)))
+    table.delete_by_position([4, 5, 29])
+    assert table.scan_with_deletions().num_rows == 27
+    config = write_config(tmp_path / "job.yaml", job(source=table.source()))
+    assert cli.main(["plan", str(config)]) == ExitCode.DONE
+    shown = capsys.readouterr().out
+    assert f"docs: {kind} {table.version}" in shown
+    assert "27 rows, counted" in shown
+    embed(job(source=table.source()))
+    assert [row["id"] for row in held(str(tmp_path / "out"), "id")] == sorted(
+        table.scan_with_deletions().column("id").to_pylist()
+    )
+    places = read_dataset(tmp_path / "out").column("source_row").to_pylist()
+    assert sorted(places) == sorted(set(range(30)) - {4, 5, 29})
 
 
 @pytest.mark.parametrize("kind", ["delta", "iceberg"])

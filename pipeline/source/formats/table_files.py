@@ -14,6 +14,7 @@ from dataclasses import replace
 import numpy as np
 import pyarrow as pa
 
+from pipeline import parsing
 from pipeline.config.source import Source
 from pipeline.errors import SourceError
 from pipeline.schema import readable_type
@@ -189,7 +190,8 @@ def _unpack(text: str) -> pa.RecordBatch:
         with pa.ipc.open_stream(data) as stream:
             row = stream.read_next_batch()
             row.validate(full=True)
+            parsing.refuse_extensions(row.schema)
             return row
-    except (binascii.Error, zlib.error, pa.ArrowException, OSError) as error:
+    except (binascii.Error, zlib.error, pa.ArrowException, OSError, StopIteration, TypeError) as error:
         hint = "plan.parquet is damaged: make a new dataset"
         raise SourceError("the plan does not say how it is read", got=str(error), hint=hint) from None

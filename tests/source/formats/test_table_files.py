@@ -12,7 +12,7 @@ import pytest
 
 from pipeline.config.source import Source
 from pipeline.errors import SourceError
-from pipeline.source import formats
+from pipeline.source import formats, inspection, survey
 from pipeline.source.formats import Piece, file_name, file_path
 from pipeline.source.tables import read_snapshot
 from tests.written_tables import Table, column, delta_log, iceberg_catalog, root_of, rows
@@ -218,3 +218,17 @@ def test_a_damaged_plan_is_told(tmp_path: Path, table: str) -> None:
     piece = Piece("docs", file_name(source, info), info.version, info.size, "rows", 0, 2, table)
     with pytest.raises(SourceError, match="the plan does not say how it is read"):
         list(formats.read(info.path, [piece], source, pa.schema([])))
+
+
+@pytest.mark.parametrize("kind", ["delta", "iceberg"])
+def test_another_process_surveys_the_files_of_a_table_alike(tmp_path: Path, kind: str) -> None:
+    made = Table(kind, tmp_path)
+    made.append(rows(*range(10)))
+    made.delete_by_position([1, 4])
+    sources = {"docs": Source(**made.source()["docs"])}
+    listed = [("docs", info) for info in read_snapshot("docs", sources["docs"]).files]
+    [here], [there] = inspection.look(listed, sources), survey.survey(listed, sources)
+    assert isinstance(there, formats.Survey)
+    assert there == here
+    assert there.deleted is not None
+    assert there.deleted.to_pylist() == [1, 4]

@@ -1,5 +1,6 @@
 """Tests snapshots of Delta tables: the log alone decides, and what can't be read right is refused by name."""
 
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -162,6 +163,15 @@ def test_what_is_no_table_or_has_no_rows_is_told(tmp_path: Path) -> None:
     delta_log(tmp_path / "t", SCHEMA, {})
     with pytest.raises(MissingError, match="has no rows"):
         look(tmp_path / "t")
+
+
+@pytest.mark.parametrize("package", ["deltalake", "pyroaring"])
+def test_a_library_that_is_not_installed_is_named(
+    tmp_path: Path, package: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(ConfigError, match="pip install deltalake pyroaring"):
+        look(tmp_path)
 
 
 def test_a_damaged_log_is_told(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Tests snapshots of Iceberg tables: the metadata alone decides, and what can't be read right is refused."""
 
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +104,15 @@ def test_what_is_no_table_or_no_snapshot_is_told(table: Table, tmp_path: Path) -
     newest.write_text("{}")
     with pytest.raises(ConfigError, match="can't be read as an Iceberg table"):
         look(table.root)
+
+
+@pytest.mark.parametrize("package", ["pyiceberg.table", "pyroaring"])
+def test_a_library_that_is_not_installed_is_named(
+    tmp_path: Path, package: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(ConfigError, match="pip install pyiceberg pyroaring"):
+        look(tmp_path)
 
 
 def test_a_table_without_a_snapshot_has_no_rows(tmp_path: Path) -> None:
