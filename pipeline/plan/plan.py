@@ -197,6 +197,8 @@ def extent(pieces: pa.Table) -> int:
 def planned_rows(pieces: pa.Table) -> pa.ChunkedArray:
     """Returns the rows of each piece that is cut by rows, without those that its table has deleted."""
     whole = pc.subtract(pieces.column("stop"), pieces.column("start"))
+    if "deleted_rows" not in pieces.column_names:
+        return whole
     return pc.subtract(whole, pieces.column("deleted_rows").fill_null(0))
 
 
