@@ -20,7 +20,7 @@ WHAT = {
     "requirements.lock": "What a run needs, but for torch.",
     "requirements-torch-cpu.lock": "PyTorch's own build for Linux without CUDA, for where pip finds it.",
     "requirements-torch-cuda.lock": "PyPI's torch: for Linux with CUDA, and what that needs.",
-    "requirements-clouds.lock": "What gs:// and abfs:// need beside requirements.lock.",
+    "requirements-clouds.lock": "What gs://, abfs:// and tables need beside requirements.lock.",
     "requirements-build.lock": "What builds our own package.",
     "requirements-dev.lock": "What tests and linters need beside requirements.lock and torch.",
     "requirements-release.lock": "What `make sbom` and `make audit` need.",
@@ -93,7 +93,8 @@ def resolved(present: Entries, *arguments: str) -> dict[str, Entries]:
     needed = resolve(present, *project)
     # The versions chosen for a run hold for all files.
     present = present | needed
-    clouds = resolve(present, *project, "--extra", "gs", "--extra", "abfs")
+    extras = ("gs", "abfs", "delta", "iceberg")
+    clouds = resolve(present, *project, *(word for extra in extras for word in ("--extra", extra)))
     torch = {name: entry for name, entry in needed.items() if name.startswith(TORCH)}
     return {
         "requirements.lock": _beside(torch, needed),

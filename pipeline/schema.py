@@ -51,6 +51,10 @@ PLAN = pa.schema(
         pa.field("stop", pa.int64()),
         pa.field("stored_bytes", pa.int64()),  # what reading the piece should take from storage
         pa.field("error", pa.string()),
+        # Only of the data files of tables: how the columns are read, and rows that the table no longer has.
+        pa.field("table", pa.string()),
+        pa.field("deleted_rows", pa.int64()),
+        pa.field("deleted", pa.string()),
     ]
 )
 

@@ -4,6 +4,7 @@ import ast
 import datetime
 import json
 import shutil
+import sys
 from collections.abc import Callable, Mapping
 from http import HTTPStatus
 from pathlib import Path
@@ -26,10 +27,13 @@ from tests.embed.on_ray.test_cluster import NO_RAY
 from tests.hub import hub
 from tests.s3.test_errors import CASES as S3_CASES
 from tests.test_supervise import CASES as ENDED
+from tests.written_tables import column as delta_column
+from tests.written_tables import delta_log
 
 ENTRIES = entries()
 Prepare = Callable[[Path, pytest.MonkeyPatch], None]
 Case = tuple[str, Prepare]
+LAKE = "--set source.docs.path=lake --set source.docs.format=delta"
 SERIES = "--set output.path=out/{run_date}"
 
 
@@ -59,6 +63,22 @@ def column(name: str) -> Prepare:
 def lake(folder: Path, _: pytest.MonkeyPatch) -> None:
     shutil.copytree(folder / "corpus", folder / "lake")
     (folder / "lake/_delta_log").mkdir()
+
+
+def without_its_library(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lake(folder, monkeypatch)
+    monkeypatch.setitem(sys.modules, "deltalake", None)
+
+
+def delta_table(*features: str) -> Prepare:
+    def prepare(folder: Path, _: pytest.MonkeyPatch) -> None:
+        pytest.importorskip("deltalake")
+        files = {"0.parquet": pa.table({"key": [1], "text": ["a"]})}
+        delta_log(
+            folder / "lake", [delta_column("key", "long"), delta_column("text", "string")], files, features
+        )
+
+    return prepare
 
 
 def without_rows(folder: Path, _: pytest.MonkeyPatch) -> None:
@@ -254,6 +274,9 @@ CASES: dict[str, Case] = {
         f"{PLAN} --set source.docs.path=lake/*.parquet",
         lake,
     ),
+    "The library of a table is not installed": (f"{PLAN} {LAKE}", without_its_library),
+    "The table does not have the version": (f"{PLAN} {LAKE} --set source.docs.version=7", delta_table()),
+    "A table with features that can't be read": (f"{PLAN} {LAKE}", delta_table("v2Checkpoint")),
     "A source without rows": ("run job.yaml --set source.docs.path=empty/*.parquet", without_rows),
     "An unknown format": (f"{PLAN} --set source.docs.path=corpus", nothing),
     "The text column is missing": (f"{PLAN} --set source.docs.text_column=body", nothing),

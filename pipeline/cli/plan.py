@@ -37,6 +37,8 @@ def _forecast_lines(found: Forecast) -> Lines:
     stored = sum(found.files.column("size").to_pylist())
     pending = len(found.pending.split_ids)
     yield "source", f"{plural(found.files.num_rows, 'file')}, {size(stored)}; {_rows(found)}"
+    for name, version in found.made.snapshots.items():
+        yield "table", f"{name}: {found.config.source[name].format} {version}"
     if found.made.not_read:
         yield "not read", found.made.not_read
     yield from failed_lines(found.made.failed_files)

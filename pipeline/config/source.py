@@ -18,12 +18,14 @@ class FormatOptions:
     suffixes: the endings by which `auto` finds it.  columns: True if its rows have columns beside the text.
     compressible: True if its files may be compressed, as a .gz file is.
     dialect: the default delimiter and quote of `csv`; None if `csv` means nothing to the format.
+    table: True if its path is a table's folder, whose log names the files.
     """
 
     suffixes: tuple[str, ...] = ()
     columns: bool = True
     compressible: bool = True
     dialect: tuple[str, str] | None = None
+    table: bool = False
 
 
 FORMATS = {
@@ -33,9 +35,13 @@ FORMATS = {
     "jsonl": FormatOptions((".jsonl", ".ndjson")),
     "csv": FormatOptions((".csv",), dialect=(",", '"')),
     "tsv": FormatOptions((".tsv",), dialect=("\t", "")),
+    "delta": FormatOptions(compressible=False, table=True),
+    "iceberg": FormatOptions(compressible=False, table=True),
 }
 """The formats by their names in `Source.format`. `source.formats.FORMATS` has the functions to read them."""
 COMPRESSIONS = {".gz": "gzip", ".bz2": "bz2", ".zst": "zstd", ".xz": "xz"}
+ICEBERG_METADATA = ".metadata.json"
+"""What the names of an Iceberg table's metadata files end with."""
 NO_ENCODINGS = ("idna", "punycode", "raw-unicode-escape", "unicode-escape", "undefined", "mbcs", "oem")
 """The codecs of Python from bytes to text that are not encodings of files."""
 ENCODING_HINT = "name one such as utf-8, gbk or cp1252"
@@ -88,13 +94,22 @@ class Source(Section):
 
     path: Path_ = Field(
         description="A file, a folder (read recursively) or a glob (`*`, `?`, `**`); local, `s3://`, "
-        "`gs://`, `abfs://` (account: `AZURE_STORAGE_ACCOUNT_NAME`) or `hf://`."
+        "`gs://`, `abfs://` (account: `AZURE_STORAGE_ACCOUNT_NAME`) or `hf://`. Of a table: its folder."
     )
     options: PathOptions = Field(Options(), description="How to reach the storage of `path`.")
-    format: Literal["auto", "parquet", "text", "text-files", "jsonl", "csv", "tsv"] = Field(
+    format: Literal[
+        "auto", "parquet", "text", "text-files", "jsonl", "csv", "tsv", "delta", "iceberg"
+    ] = Field(
         "auto",
         description="`parquet`; `text` (each line is a document); `text-files` (each file is a document); "
-        "`jsonl` (each line is an object); `csv`; `tsv`. `auto` goes by the ending of `path`.",
+        "`jsonl` (each line is an object); `csv`; `tsv`; `delta` and `iceberg` (a table, `path` is its "
+        "folder). `auto` goes by the ending of `path`.",
+    )  # fmt: skip
+    version: int | None = Field(
+        None,
+        ge=0,
+        description="Of a table: the version (Delta) or the snapshot's id (Iceberg) to read. Default: the "
+        "newest when the plan is made.",
     )
     compression: Literal["auto", "none", "gzip", "bz2", "zstd", "xz"] = Field(
         "auto",
@@ -150,16 +165,27 @@ class Source(Section):
     @field_validator("format")
     @classmethod
     def _resolve_format(cls, value: str, info: ValidationInfo) -> str:
-        if value != "auto" or "path" not in info.data:
+        path = info.data.get("path", "")
+        if value in FORMATS and FORMATS[value].table and set(path) & set("*?["):
+            raise ValueError(f"{value} reads one table: path must be its folder, without wildcards")
+        if value != "auto" or not path:
             return value
-        path = PurePosixPath(info.data["path"])
-        plain = path.with_suffix("") if path.suffix in COMPRESSIONS else path
-        for name, options in FORMATS.items():
+        name = PurePosixPath(path)
+        plain = name.with_suffix("") if name.suffix in COMPRESSIONS else name
+        for kind, options in FORMATS.items():
             if plain.suffix in options.suffixes:
-                return name
+                return kind
         *others, last = FORMATS
         names = f"{', '.join(others)} or {last}"
-        raise ValueError(f"can't tell the format of {info.data['path']!r}: set it to {names}")
+        raise ValueError(f"can't tell the format of {path!r}: set it to {names}")
+
+    @field_validator("version")
+    @classmethod
+    def _is_of_a_table(cls, value: int | None, info: ValidationInfo) -> int | None:
+        kind = info.data.get("format")
+        if value is not None and kind in FORMATS and not FORMATS[kind].table:
+            raise ValueError(f"means nothing to {kind}: drop it")
+        return value
 
     @field_validator("compression")
     @classmethod
@@ -187,6 +213,9 @@ class Source(Section):
     @field_validator("partitions")
     @classmethod
     def _distinct(cls, value: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        kind = info.data.get("format")
+        if value and kind in FORMATS and FORMATS[kind].table:
+            raise ValueError("the partition columns of a table are columns like others: carry them")
         others = (info.data.get("id_column") or "", *(info.data.get("carry") or ()))
         _refuse_twice([*value, *{shard_column(path) for path in others}])
         return value
@@ -197,6 +226,14 @@ class Source(Section):
         kind = info.data.get("format")
         if value and kind and kind != "parquet":
             raise ValueError(f"means nothing to {kind}: drop it")
+        return value
+
+    @field_validator("hidden")
+    @classmethod
+    def _is_of_a_listing(cls, value: str, info: ValidationInfo) -> str:
+        kind = info.data.get("format")
+        if value != "skip" and kind in FORMATS and FORMATS[kind].table:
+            raise ValueError(f"means nothing to {kind}, whose log names its files: drop it")
         return value
 
     @field_validator("csv")
@@ -246,6 +283,14 @@ class Source(Section):
     def has_columns(self) -> bool:
         """True if its rows have columns beside the text."""
         return FORMATS[self.format].columns
+
+    @property
+    def table_folder(self) -> str | None:
+        """The folder of the table; None if the source is none."""
+        if not FORMATS[self.format].table:
+            return None
+        path = self.path.rstrip("/")
+        return path.rpartition("/")[0].rpartition("/")[0] if path.endswith(ICEBERG_METADATA) else path
 
     @property
     def columns(self) -> tuple[str, ...]:

@@ -19,7 +19,7 @@ from pipeline.model.checkpoint import Checkpoint
 from pipeline.model.embedding_spec import EmbeddingSpec, vector_dimension
 
 OPERATIONAL = re.compile(
-    r"(compute|quality|report|reuse|cost|output\.(path|run_date|options)|source\.[^.]+\.options)(\.|$)"
+    r"(compute|quality|report|reuse|cost|output\.(path|run_date|options)|source\.[^.]+\.(options|version))(\.|$)"
 )
 """Config that never changes a shard, and so may differ in a resume. All other config counts."""
 

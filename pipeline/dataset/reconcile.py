@@ -8,7 +8,7 @@ from pipeline.errors import (
     IncompleteError,
 )
 from pipeline.humanize import named
-from pipeline.plan.plan import source_files
+from pipeline.plan.plan import planned_rows, source_files
 
 
 def failed_pieces(pieces: pa.ChunkedArray) -> dict[str, str]:
@@ -47,7 +47,7 @@ def unaccounted(planned: pa.Table, pieces: pa.ChunkedArray, present: set[str]) -
 def _wrong_rows(wanted: pa.Table, done: pa.Table) -> list[tuple[str, str]]:
     """Returns the files cut by rows whose embedded and rejected rows are not as many as planned."""
     wanted = wanted.filter(pc.equal(wanted.column("unit"), "rows"))
-    planned = schema.sum_by(source_files(wanted), pc.subtract(wanted.column("stop"), wanted.column("start")))
+    planned = schema.sum_by(source_files(wanted), planned_rows(wanted))
     found = schema.sum_by(source_files(done), pc.add(done.column("rows"), done.column("rejects")))
     return [
         (file, f"{rows} rows planned, {found.get(file, 0)} found")

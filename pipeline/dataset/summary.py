@@ -26,6 +26,7 @@ def dataset_facts(
         "files": len(plan.versions()),
         "empty_files": plan.empty_files,
         "passed_over": plan.passed_over,
+        "snapshots": plan.snapshots,
         "planned_bytes": plan.stored_bytes,  # compared with read_bytes, it shows how often storage was read
         **counts(manifest),
         **{name: schema.total(manifest, name) for name in summed(Sum.SECONDS)},

@@ -237,6 +237,7 @@ class Forecast:
             "failed_files": self.made.failed_files,
             "empty_files": self.made.empty_files,
             "passed_over": self.made.passed_over,
+            "snapshots": self.made.snapshots,
             "counted_rows": self.counted_rows,
             "estimated_rows": self.estimated_rows,
             "splits": len(self.made.split_ids),
@@ -372,9 +373,9 @@ def _device(dataset: Dataset) -> str | None:
 
 
 def _size(pieces: pa.Table, unit: str) -> int:
-    """Sums the sizes of the pieces that are cut by a unit, in that unit."""
+    """Sums the sizes of the pieces that are cut by a unit, in that unit, without deleted rows of tables."""
     part = pieces.filter(pc.equal(pieces.column("unit"), unit).fill_null(False))
-    return extent(part)
+    return extent(part) - int(schema.total(part, "deleted_rows"))
 
 
 def _reuse_fields(found: Reuse | None) -> dict[str, Any] | None:

@@ -195,7 +195,8 @@ def _whole(pieces: pa.Table) -> list[Piece]:
     whole: list[Piece] = []
     for piece in map(piece_of, pieces.to_pylist()):
         last = whole[-1] if whole else None
-        if last and (last.source_file, last.stop) == (piece.source_file, piece.start):
+        follows = last and (last.source_file, last.stop) == (piece.source_file, piece.start)
+        if last and follows and not (last.deleted or piece.deleted):
             whole[-1] = replace(last, stop=piece.stop)
         else:
             whole.append(piece)

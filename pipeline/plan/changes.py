@@ -27,7 +27,8 @@ def current_versions(config: Config, planned: Mapping[tuple[str, str], str]) -> 
         source = config.source[name]
         key = name, file_name(source, info)
         before = planned.get(key, info.version)
-        same = storage.connect(source.path, source.options).same(before, info.version)
+        store = storage.connect(source.path, source.options)
+        same = before == info.version if source.table_folder else store.same(before, info.version)
         now[key] = before if same else info.version
     return now
 

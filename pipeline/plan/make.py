@@ -3,6 +3,7 @@
 import itertools
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from hashlib import blake2b
 from typing import Any
 
@@ -17,10 +18,11 @@ from pipeline.model.outputs import reserved_names
 from pipeline.plan.cut import Range, cut_spans
 from pipeline.plan.plan import _FIELDS, BLOCK_ROWS, PIECE, Plan, split_id
 from pipeline.plan.sizing import split_bytes
+from pipeline.source.deleted import in_range, pack
 from pipeline.source.formats import Piece, Survey, file_name, partition_keys
 from pipeline.source.inspection import Listed, Surveyed
 from pipeline.source.survey import survey as survey_files
-from pipeline.source.tables import refuse_tables
+from pipeline.source.tables import Snapshot, read_snapshot, refuse_tables
 
 GROUP_FILL = 0.5
 """How full a split of small files is on average, as a fraction of what it may hold."""
@@ -46,7 +48,7 @@ def make_plan(config: Config, checkpoint: Checkpoint, dataset_digest: str) -> Pl
     _refuse_failing_sources(config, listed, surveyed)
     caps = config.output.rows_per_shard, split_bytes(config, checkpoint)
     rows = _rows(listed, surveyed, config, dataset_digest, caps)
-    return Plan(_table(rows), columns, dataset_digest, _passed_over(found))
+    return Plan(_table(rows), columns, dataset_digest, _passed_over(found), _snapshots(found))
 
 
 def _table(rows: Iterator[dict[str, Any]]) -> pa.Table:
@@ -67,10 +69,13 @@ def list_sources(config: Config) -> list[Listed]:
 
 def _look_into(config: Config) -> dict[str, storage.Listing]:
     """Lists each source: its objects, and what is passed over."""
-    return {
-        name: storage.connect(source.path, source.options).search(source.path, source.hidden)
-        for name, source in config.source.items()
-    }
+    return {name: _look_into_one(name, source) for name, source in config.source.items()}
+
+
+def _look_into_one(name: str, source: Source) -> storage.Listing:
+    if source.table_folder:
+        return read_snapshot(name, source)
+    return storage.connect(source.path, source.options).search(source.path, source.hidden)
 
 
 def _listed(found: Mapping[str, storage.Listing]) -> list[Listed]:
@@ -81,6 +86,11 @@ def _passed_over(found: Mapping[str, storage.Listing]) -> dict[str, dict[str, in
     """Counts what is passed over, by source and reason."""
     counted = {name: Counter(listing.passed_over.values()) for name, listing in found.items()}
     return {name: dict(sorted(reasons.items())) for name, reasons in counted.items() if reasons}
+
+
+def _snapshots(found: Mapping[str, storage.Listing]) -> dict[str, int]:
+    """Returns the version of each table."""
+    return {name: listing.version for name, listing in found.items() if isinstance(listing, Snapshot)}
 
 
 def _refuse_failing_sources(config: Config, listed: list[Listed], surveyed: list[Surveyed]) -> None:
@@ -275,7 +285,9 @@ def _splits(
 def _parts(row: Mapping[str, Any], survey: Survey, caps: tuple[int, int]) -> Iterator[tuple[Piece, Range]]:
     """Yields the pieces of a file one by one, because a file may be cut into very many."""
     for part in cut_spans(survey.spans, *caps):
-        yield Piece(**row, unit=survey.unit, start=part.start, stop=part.stop), part
+        deleted = in_range(survey.deleted, part.start, part.stop)
+        piece = Piece(**row, unit=survey.unit, start=part.start, stop=part.stop, table=survey.table)
+        yield replace(piece, deleted_rows=len(deleted), deleted=pack(deleted)), part
 
 
 def _scan(survey: Survey, piece: Piece, part: Range) -> object:

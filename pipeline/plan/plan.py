@@ -23,13 +23,16 @@ from pipeline.humanize import plural
 from pipeline.source.formats import Piece
 from pipeline.storage.names import HIDDEN, MARKER, UNFINISHED
 
-PIECE = ("source", "file", "version", "size", "unit", "start", "stop")
+TABLE = ("table", "deleted_rows", "deleted")
+"""The columns of a plan that only pieces of tables fill."""
+PIECE = ("source", "file", "version", "size", "unit", "start", "stop", *TABLE)
 _FIELDS = attrgetter(*PIECE)
 Split = tuple[str, list[Piece]]
 BLOCK_ROWS = 10_000
 COLUMNS_KEY = b"pipeline.columns"
 DIGEST_KEY = b"pipeline.dataset_digest"
 PASSED_OVER_KEY = b"pipeline.passed_over"
+SNAPSHOTS_KEY = b"pipeline.snapshots"
 NOT_READ = {
     HIDDEN: "hidden name",
     MARKER: "folder marker",
@@ -46,12 +49,14 @@ class Plan:
     reads in one pass, because no split of it can be read without the rows before it.
 
     passed_over: how many names the listing of a source passed over, by source and reason (`storage.names`).
+    snapshots: the version of each source that is a table.
     """
 
     pieces: pa.Table
     columns: pa.Schema
     dataset_digest: str
     passed_over: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    snapshots: Mapping[str, int] = field(default_factory=dict)
 
     @cached_property
     def split_ids(self) -> pa.ChunkedArray:
@@ -141,6 +146,7 @@ class Plan:
             COLUMNS_KEY: self.columns.serialize().to_pybytes().hex(),
             DIGEST_KEY: self.dataset_digest,
             PASSED_OVER_KEY: json.dumps(self.passed_over),
+            SNAPSHOTS_KEY: json.dumps(self.snapshots),
         }
         sink = pa.BufferOutputStream()
         pq.write_table(self.pieces.replace_schema_metadata(metadata), sink, compression="zstd")
@@ -154,13 +160,21 @@ class Plan:
             DamagedError: the bytes are not a plan.
         """
         parquet = parsing.opened(data, where)
-        pieces = parsing.columns(parquet, schema.PLAN, where)
+        known = [
+            each for each in schema.PLAN if each.name not in TABLE or each.name in parquet.schema_arrow.names
+        ]
+        pieces = parsing.columns(parquet, pa.schema(known), where)
         with parsing.damage(where):
+            for each in schema.PLAN:  # older plans lack the columns of tables
+                if each.name not in pieces.column_names:
+                    pieces = pieces.append_column(each, pa.nulls(len(pieces), each.type))
             told = parquet.metadata.metadata
             columns = pa.ipc.read_schema(pa.py_buffer(bytes.fromhex(told[COLUMNS_KEY].decode())))
             parsing.refuse_extensions(columns)
             passed_over = _counts(json.loads(told.get(PASSED_OVER_KEY, b"{}")))  # older plans lack it
-            return Plan(pieces, columns, told[DIGEST_KEY].decode(), passed_over)
+            snapshots = json.loads(told.get(SNAPSHOTS_KEY, b"{}"))
+            snapshots = {str(source): int(version) for source, version in snapshots.items()}
+            return Plan(pieces, columns, told[DIGEST_KEY].decode(), passed_over, snapshots)
 
 
 def _counts(content: Any) -> dict[str, dict[str, int]]:
@@ -180,9 +194,17 @@ def extent(pieces: pa.Table) -> int:
     return int(pc.sum(pc.subtract(pieces.column("stop"), pieces.column("start"))).as_py() or 0)
 
 
+def planned_rows(pieces: pa.Table) -> pa.ChunkedArray:
+    """Returns the rows of each piece that is cut by rows, without those that its table has deleted."""
+    whole = pc.subtract(pieces.column("stop"), pieces.column("start"))
+    if "deleted_rows" not in pieces.column_names:
+        return whole
+    return pc.subtract(whole, pieces.column("deleted_rows").fill_null(0))
+
+
 def piece_of(row: Mapping[str, Any]) -> Piece:
     """Makes a piece from a row of a plan."""
-    return Piece(*(row[name] for name in PIECE))
+    return Piece(**{name: row[name] for name in PIECE if row[name] is not None})
 
 
 def source_files(pieces: pa.Table) -> pa.ChunkedArray:

@@ -37,6 +37,8 @@ class Survey:
         types.
     streamed: True if the file can only be read from its start, so that one scan reads all its splits.
     types_inferred: True if the types of the columns come from samples; any value could be carried as text.
+    table, deleted: of a table's data file, how its columns are read (`formats.table_files`), and the
+        positions of the rows that the table no longer has.
     """
 
     unit: str
@@ -44,11 +46,17 @@ class Survey:
     spans: tuple[Span, ...]
     streamed: bool = False
     types_inferred: bool = False
+    table: str = ""
+    deleted: pa.Array | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """A contiguous range [start, stop) of one version of one file of one source."""
+    """A contiguous range [start, stop) of one version of one file of one source.
+
+    table: of a table's data file, how its columns are read (`formats.table_files`); else empty.
+    deleted_rows, deleted: how many rows of the range the table no longer has, and which (`source.deleted`).
+    """
 
     source: str
     file: str
@@ -57,6 +65,9 @@ class Piece:
     unit: str
     start: int
     stop: int
+    table: str = ""
+    deleted_rows: int = 0
+    deleted: str = ""
 
     @property
     def source_file(self) -> str:

@@ -45,6 +45,12 @@ def test_younger_fields_count_only_if_they_are_used() -> None:
         assert other.differences(before) == [f"source.docs.{field}: null there, {json.dumps(value)} here"]
 
 
+def test_the_version_of_a_table_does_not_count() -> None:
+    """A night names another one, and copies shards of its base; versions of files tell what differs."""
+    before = identity("albert-mini", path="/nowhere/table", format="delta")
+    assert identity("albert-mini", path="/nowhere/table", format="delta", version=3) == before
+
+
 @pytest.mark.parametrize(
     ("more", "digest"),
     [

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -114,6 +115,14 @@ def test_a_plan_survives_its_file_and_knows_what_is_pending(job: Job) -> None:
     assert again.pending(ids[:4]).split_ids.to_pylist() == ids[4:]
     assert [split_id for split_id, _ in again.pending(ids[:4]).splits()] == ids[4:]
     assert list(again.pending(ids).splits()) == []
+
+
+def test_a_plan_from_before_there_were_tables_is_read(job: Job) -> None:
+    made = make(job())
+    before = replace(made, pieces=made.pieces.drop_columns(list(plan.TABLE)))
+    again = Plan.from_bytes(before.to_bytes())
+    assert list(again.splits()) == list(made.splits())
+    assert plan.planned_rows(again.pieces).to_pylist() == [10] * 6
 
 
 def test_differing_columns_become_one_schema(job: Job, corpus: Path) -> None:

@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 
 from pipeline import schema
 from pipeline.operate.report.axis import round_step
-from pipeline.plan.plan import Plan
+from pipeline.plan.plan import Plan, planned_rows
 from pipeline.ragged import Ints, flat_indices
 
 Floats = npt.NDArray[np.float64]
@@ -84,7 +84,7 @@ def by_source(
     pieces = plan.pieces
     counted = pieces.group_by("source").aggregate([("file", "count_distinct")])
     files = dict(zip(*(counted[name].to_pylist() for name in ("source", "file_count_distinct")), strict=True))
-    rows = pc.subtract(pieces["stop"], pieces["start"])
+    rows = planned_rows(pieces)
     sizes = pa.table({"source": pieces["source"], "rows": rows}).filter(pc.is_valid(rows))
     planned = schema.sum_by(sizes["source"], sizes["rows"])
     cut = pieces.filter(pc.equal(pieces["unit"], "bytes").fill_null(False))

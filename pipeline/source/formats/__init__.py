@@ -15,9 +15,10 @@ from pipeline import storage
 from pipeline.config.source import Source
 from pipeline.errors import MissingError, ReplacedError, SourceChangedError, SourceError, SourceGoneError
 from pipeline.source.documents import Documents, separate_rejects
-from pipeline.source.formats import delimited, jsonl, memory, parquet, text_files, text_lines
+from pipeline.source.formats import delimited, jsonl, memory, parquet, table_files, text_files, text_lines
 from pipeline.source.formats.format import Format
 from pipeline.source.piece import Piece, RawRows, Span, Survey
+from pipeline.source.tables.snapshot import DataFile
 
 __all__ = [
     "FORMATS", "Documents", "Format", "Piece", "RawRows", "Span", "Survey", "file_name", "file_path", "look",
@@ -33,6 +34,7 @@ PARTITION = re.compile(r"(?:^|/)([^/=]+)=([^/]*)(?=/)")
 FORMATS: Mapping[str, Format] = {
     "parquet": parquet.FORMAT, "text": text_lines.FORMAT, "text-files": text_files.FORMAT,
     "jsonl": jsonl.FORMAT, "csv": delimited.FORMAT, "tsv": delimited.FORMAT,
+    "delta": table_files.FORMAT, "iceberg": table_files.FORMAT,
 }  # fmt: skip
 """The formats by their names in a config. `config.source.FORMATS` has the options of each."""
 
@@ -44,13 +46,23 @@ def random_access(name: str) -> bool:
 
 def file_name(source: Source, info: storage.ObjectInfo) -> str:
     """Returns the name of a found file in plan and shards, relative to its source."""
-    name = storage.connect(source.path, source.options).relative(source.path, info.path)
+    if source.table_folder:
+        name = info.path.removeprefix(f"{_root(source)}/")
+    else:
+        name = storage.connect(source.path, source.options).relative(source.path, info.path)
     return name.encode("utf-8", "backslashreplace").decode()
 
 
 def file_path(source: Source, name: str) -> str:
     """Returns the full path of the file with a name."""
-    return f"{storage.connect(source.path, source.options).root(source.path)}/{name}"
+    return f"{_root(source)}/{name}"
+
+
+def _root(source: Source) -> str:
+    """Returns the folder that names of a source's files are relative to."""
+    store = storage.connect(source.path, source.options)
+    folder = source.table_folder
+    return store.full(store.strip(folder)) if folder else store.root(source.path)
 
 
 def survey(info: storage.ObjectInfo, name: str, source: Source) -> Survey:
@@ -71,7 +83,10 @@ def survey(info: storage.ObjectInfo, name: str, source: Source) -> Survey:
         known = info if kind.read_from_end else None
         opened = storage.connect(info.path, source.options).open(info.path, known)
         with memory.turns(), opened as file:
-            found = kind.survey(file, name, info.size, source)
+            if isinstance(info, DataFile):
+                found = table_files.survey(file, info, source)
+            else:
+                found = kind.survey(file, name, info.size, source)
     else:
         found = kind.survey(None, name, info.size, source)
     fields = [*found.columns, *(pa.field(key, pa.string()) for key in keys)]
@@ -189,7 +204,7 @@ def _planned(path: str, piece: Piece) -> storage.ObjectInfo:
 
 def _check_version(store: storage.Storage, path: str, piece: Piece) -> None:
     try:
-        found = store.info(path).version
+        info = store.info(path)
     except MissingError:
         raise SourceGoneError(
             "is gone since it was planned",
@@ -197,6 +212,16 @@ def _check_version(store: storage.Storage, path: str, piece: Piece) -> None:
             f"planned {piece.version}",
             "put it back and run again, or embed what is there now into a new output",
         ) from None
+    if piece.table:
+        if info.size != piece.size:
+            raise SourceChangedError(
+                "is not the file that the table's log names",
+                path,
+                f"{info.size} bytes, planned {piece.size}",
+                "check the table with the engine that wrote it",
+            )
+        return
+    found = info.version
     if not store.same(piece.version, found):
         hint = "embed what is there now into a new output"
         if storage.only_its_inode_changed(piece.version, found):

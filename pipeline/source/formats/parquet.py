@@ -51,17 +51,37 @@ def survey(file: pa.NativeFile, _: str, size: int, source: Source) -> Survey:
     Raises:
         SourceError: it is not a Parquet file, its footer can't be true, or it lacks the text or id column.
     """
-    end = _End(file, size)
-    parquet = _open(pa.PythonFile(end, mode="r"), size)
-    _refuse_encrypted(end, parquet.metadata.serialized_size)
+    parquet = open_footer(file, size)
     schema = told_schema(parquet, source)
     if not parquet.metadata.num_rows:
-        _check_claims(parquet.metadata, [], size)
+        spans_of(parquet, (), size)
         return Survey("rows", _columns_of_nothing(schema, source), ())
     _check_columns(schema, source)
-    leaves = _leaves(parquet, source)
+    paths = (source.text_column or "", *source.fields.values())
+    return Survey("rows", readable_columns(schema, source), spans_of(parquet, paths, size))
+
+
+def open_footer(file: pa.NativeFile, size: int) -> pq.ParquetFile:
+    """Reads the footer of a file.
+
+    Raises:
+        SourceError: it is not a Parquet file, or is encrypted.
+    """
+    end = _End(file, size)
+    parquet = open_to_read(pa.PythonFile(end, mode="r"), size)
+    _refuse_encrypted(end, parquet.metadata.serialized_size)
+    return parquet
+
+
+def spans_of(parquet: pq.ParquetFile, paths: Sequence[str], size: int) -> tuple[Span, ...]:
+    """Returns a span for each row group, by the columns at some paths.
+
+    Raises:
+        SourceError: the footer can't be true.
+    """
+    leaves = _leaves(parquet, paths)
     _check_claims(parquet.metadata, leaves, size)
-    return Survey("rows", readable_columns(schema, source), tuple(_spans(parquet.metadata, leaves)))
+    return tuple(_spans(parquet.metadata, leaves))
 
 
 def _check_columns(schema: pa.Schema, source: Source) -> None:
@@ -103,14 +123,32 @@ def read(file: pa.NativeFile, pieces: Sequence[Piece], source: Source, _: pa.Sch
     Raises:
         SourceError: the file is damaged.
     """
-    parquet = _open(file, pieces[0].size)
+    parquet = open_to_read(file, pieces[0].size)
     columns = readable_columns(told_schema(parquet, source), source)
-    paths = [source.text_column or "", *(source.fields[name] for name in columns.names)]
+    paths = [source.fields[name] for name in columns.names]
+    yield from read_columns(parquet, pieces, source.text_column, paths, columns)
+
+
+def read_columns(
+    parquet: pq.ParquetFile,
+    pieces: Sequence[Piece],
+    text: str | None,
+    paths: Sequence[str],
+    columns: pa.Schema,
+) -> Iterator[RawRows]:
+    """Yields the rows of each piece, as `read` does.
+
+    Args:
+        text: the path of the text; without one all texts are null.
+        paths, columns: the paths of the other columns in the file, and their names and readable types.
+    """
+    known = [path for path in (text, *paths) if path]
     first, groups = _groups(parquet, pieces[0].start, pieces[-1].stop)
-    rows, pages = _batch_size(parquet.metadata, groups, _leaves(parquet, source))
+    rows, pages = _batch_size(parquet.metadata, groups, _leaves(parquet, known))
     with damage_named():
-        batches = parquet.iter_batches(rows, row_groups=groups, columns=list(dict.fromkeys(paths)))
-        tables = _tables(batches, paths, columns, has_old_days(parquet.metadata), DECODING + pages)
+        batches = parquet.iter_batches(rows, row_groups=groups, columns=list(dict.fromkeys(known)))
+        old_days = has_old_days(parquet.metadata)
+        tables = _tables(batches, [text, *paths], columns, old_days, DECODING + pages)
         for piece, table in in_ranges(tables, pieces, first):
             faults = table.column(1).combine_chunks()
             yield RawRows(
@@ -124,7 +162,11 @@ def read(file: pa.NativeFile, pieces: Sequence[Piece], source: Source, _: pa.Sch
 
 
 def _tables(
-    batches: Iterator[pa.RecordBatch], paths: Sequence[str], columns: pa.Schema, old_days: bool, most: int
+    batches: Iterator[pa.RecordBatch],
+    paths: Sequence[str | None],
+    columns: pa.Schema,
+    old_days: bool,
+    most: int,
 ) -> Iterator[pa.Table]:
     """Yields the texts, faults and carried columns of each batch, in readable types, at their final size.
 
@@ -137,7 +179,8 @@ def _tables(
             if batch is None:
                 return
             table = pa.Table.from_batches([batch])
-            text, *others = (value_at(table, path) for path in paths)
+            nothing = pa.chunked_array([pa.nulls(batch.num_rows, pa.large_string())])
+            text, *others = (value_at(table, path) if path else nothing for path in paths)
             found = [readable(each, field, old_days) for each, field in zip(others, columns, strict=True)]
             faults = _faults(table.num_rows, [row for _, rows in found for row in rows])
             arrays = [texts(text), faults, *(column for column, _ in found)]
@@ -211,7 +254,12 @@ def _untrue(got: str) -> SourceError:
     return SourceError("has a footer that can't be true", got=got, hint="make it again, or leave it out")
 
 
-def _open(file: pa.NativeFile, size: int) -> pq.ParquetFile:
+def open_to_read(file: pa.NativeFile, size: int) -> pq.ParquetFile:
+    """Opens a file whose footer was read before.
+
+    Raises:
+        SourceError: it is not a Parquet file.
+    """
     try:
         # Spark's INT96 timestamps are read as microseconds: nanoseconds turn the year 9999 into 1816.
         return pq.ParquetFile(
@@ -299,9 +347,9 @@ class _End(io.RawIOBase):
         return data
 
 
-def _leaves(parquet: pq.ParquetFile, source: Source) -> list[int]:
-    """Returns the numbers of the columns that are read, as the file counts them."""
-    wanted = tuple(f"{path}." for path in (source.text_column, *source.fields.values()))
+def _leaves(parquet: pq.ParquetFile, paths: Sequence[str]) -> list[int]:
+    """Returns the numbers of the columns at some paths, as the file counts them."""
+    wanted = tuple(f"{path}." for path in paths)
     schema = parquet.metadata.schema
     return [leaf for leaf in range(len(schema)) if f"{schema.column(leaf).path}.".startswith(wanted)]
 

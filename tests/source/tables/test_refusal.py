@@ -10,12 +10,17 @@ from fsspec.implementations.memory import MemoryFileSystem
 from pipeline import storage, telemetry
 from pipeline.config.source import Source
 from pipeline.errors import ConfigError
-from pipeline.source.tables import refuse_tables
+from pipeline.source.tables.refusal import refuse_tables
 
 LOGS = {
     "Delta": "_delta_log/00000000000000000000.json",
     "Hudi": ".hoodie/hoodie.properties",
     "Iceberg": "metadata/v2.metadata.json",
+}
+WHAT_TO_DO = {
+    "Delta": "set format: delta and path: .*/table",
+    "Hudi": "write the rows",
+    "Iceberg": "set format: iceberg and path: .*/table",
 }
 PATTERNS = (
     "table", "table/*.parquet", "table/date=1/*.parquet", "table/*/part-0.parquet", "**/*.parquet",
@@ -41,7 +46,9 @@ def table(folder: Path, kind: str) -> None:
 @pytest.mark.parametrize("pattern", PATTERNS)
 def test_a_table_is_refused_by_its_name(tmp_path: Path, kind: str, pattern: str) -> None:
     table(tmp_path, kind)
-    with pytest.raises(ConfigError, match=rf"source\.docs: {tmp_path}/table: is an? {kind} table: .* write"):
+    with pytest.raises(
+        ConfigError, match=rf"docs: {tmp_path}/table: is an? {kind} table: .* {WHAT_TO_DO[kind]}"
+    ):
         refuse(str(tmp_path), pattern)
 
 

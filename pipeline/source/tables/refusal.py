@@ -11,7 +11,7 @@ from functools import partial
 
 from pipeline import storage
 from pipeline.config.location import protocol_of
-from pipeline.config.source import Source
+from pipeline.config.source import FORMATS, Source
 from pipeline.errors import ConfigError, DeniedError, MissingError
 
 LOGS = {"_delta_log": "Delta", ".hoodie": "Hudi"}
@@ -41,8 +41,16 @@ def refuse_tables(name: str, source: Source, found: storage.Listing) -> None:
         f"is {'an' if kind[0] in 'AEIOU' else 'a'} {kind} table: its files also hold rows that were deleted "
         "or replaced",
         f"source.{name}: {folder}",
-        hint="write the rows of the version that you want as plain Parquet, with an engine that reads "
-        f"{kind}, and embed those",
+        hint=_what_to_do(kind, folder),
+    )
+
+
+def _what_to_do(kind: str, folder: str) -> str:
+    if kind.lower() in FORMATS:
+        return f"set format: {kind.lower()} and path: {folder}"
+    return (
+        "write the rows of the version that you want as plain Parquet, with an engine that reads "
+        f"{kind}, and embed those"
     )
 
 
