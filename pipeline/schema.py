@@ -15,6 +15,8 @@ import pyarrow.compute as pc
 FORMAT_VERSION = 1
 RECORD_KEY = b"pipeline.record"
 """The key of the shard record in a shard's Parquet footer."""
+LABELS_KEY = b"pipeline.labels"
+"""The key of the outputs' labels in a shard's Parquet footer: a JSON object, from an output to its labels."""
 
 SHARD_TAIL = pa.schema(
     [
@@ -75,6 +77,15 @@ REASON = pa.struct(
     [pa.field("reason", pa.string(), nullable=False), pa.field("rows", pa.int64(), nullable=False)]
 )
 """The number of rows that were rejected for one reason."""
+
+LABEL = pa.struct(
+    [
+        pa.field("output", pa.string(), nullable=False),
+        pa.field("label", pa.string(), nullable=False),
+        pa.field("rows", pa.int64(), nullable=False),
+    ]
+)
+"""The number of rows that an output gave a label."""
 
 TOKEN_BUCKETS = tuple(sorted({start << shift for start in (2, 3) for shift in range(24)} | {1}))
 """Inclusive upper bounds of the buckets of `token_histogram`: 1, 2, 3, 4, 6, 8, 12, 16, 24, ..."""

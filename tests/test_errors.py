@@ -191,6 +191,10 @@ def with_vocab(*tokens: str, **settings: str) -> Prepare:
     return prepare
 
 
+def headless(folder: Path, _: pytest.MonkeyPatch) -> None:
+    make_checkpoint(folder / "model")
+
+
 def on_a_cluster(_: Path, patch: pytest.MonkeyPatch) -> None:
     patch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
 
@@ -263,6 +267,9 @@ CASES: dict[str, Case] = {
     "A model that does not exist": (f"{PLAN} --set model.name=no/model", nothing),
     "The Hub is too busy": (f"{PLAN} --set model.name=albert/albert-base-v2", busy_hub),
     "More tokens than positions": (f"{PLAN} --set model.max_tokens=4096", nothing),
+    "A head that the checkpoint lacks": (
+        f"{PLAN} --set model.name=model --set model.outputs=[classification]", headless,
+    ),
     "Not an ALBERT": (f"{PLAN} --set model.name=model", file("model/config.json", '{"model_type": "bert"}')),
     "A model without weights": (f"{PLAN} --set model.name=model", without_weights),
     "A tokenizer of another class": (

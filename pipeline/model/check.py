@@ -18,6 +18,8 @@ def usable_checkpoint(config: Config) -> checkpoint.Checkpoint:
     found = checkpoint.of_config(model)
     found.check()
     recipe = EmbeddingSpec.of(found, model)
+    if recipe.classes:
+        found.check_head("classification", len(recipe.classes.labels))
     _check_room(Tokenizer(found, recipe.max_tokens), recipe)
     return found
 

@@ -121,7 +121,7 @@ def _unify(surveyed: list[Surveyed], config: Config) -> tuple[pa.Schema, list[Su
     names = list(dict.fromkeys(name for source in config.source.values() for name in source.columns))
     ours = any(source.id_column is None for source in config.source.values())
     names = ["id", *names] if ours else names
-    _refuse_collisions(names)
+    _refuse_collisions(names, reserved_names(config.model.outputs))
     columns, misfits = _joined_columns(surveyed, pa.schema([pa.field("id", pa.string())] if ours else []))
     kept = [
         misfits.get(survey.columns, survey) if isinstance(survey, Survey) and survey.spans else survey
@@ -190,8 +190,8 @@ def _joined(columns: pa.Schema, more: pa.Schema, exact: Collection[str]) -> pa.S
     return pa.schema([field for field in columns if field.name not in names] + joined)
 
 
-def _refuse_collisions(names: Sequence[str]) -> None:
-    seen = {name.lower(): name for name in reserved_names()}
+def _refuse_collisions(names: Sequence[str], reserved: Collection[str]) -> None:
+    seen = {name.lower(): name for name in reserved}
     for name in names:
         if name.lower() in seen:
             raise ConfigError(
