@@ -1,7 +1,6 @@
 """Makes checkpoints with heads: those of transformers, with random weights."""
 
 import json
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -33,9 +32,20 @@ def _saved(folder: Path, architecture: str, labels: Sequence[str], **config: Any
         scale = 0.1 if tensor.ndim == 1 or "embeddings" in name else 2 * tensor.shape[1] ** -0.5
         torch.nn.init.normal_(tensor, float("LayerNorm.weight" in name), scale)
     model.save_pretrained(folder)
-    for name in ("tokenizer.json", "tokenizer_config.json"):
-        shutil.copy(PACKAGED / name, folder / name)
+    settings = json.loads((PACKAGED / "tokenizer_config.json").read_text())
+    settings["model_input_names"] = ["input_ids", "token_type_ids", "attention_mask"]
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    (folder / "tokenizer.json").write_text(json.dumps(_for_pairs()))
     return folder
+
+
+def _for_pairs() -> dict[str, Any]:
+    """Returns the packaged tokenizer with the form of pairs that trained ALBERTs have; it has none."""
+    content: dict[str, Any] = json.loads((PACKAGED / "tokenizer.json").read_text())
+    template = content["post_processor"]
+    first = template["single"]
+    second = [{"Sequence": {"id": "B", "type_id": 1}}, {"SpecialToken": {"id": "[SEP]", "type_id": 1}}]
+    return content | {"post_processor": template | {"pair": [*first, *second]}}
 
 
 def change_config(folder: Path, **values: Any) -> Path:

@@ -24,6 +24,7 @@ from tests.catalogue import entries, provoke
 from tests.conftest import PACKAGED, make_checkpoint, write_config
 from tests.embed.on_ray.test_cluster import NO_RAY
 from tests.hub import hub
+from tests.models_with_heads import with_classes
 from tests.s3.test_errors import CASES as S3_CASES
 from tests.test_supervise import CASES as ENDED
 
@@ -195,6 +196,10 @@ def headless(folder: Path, _: pytest.MonkeyPatch) -> None:
     make_checkpoint(folder / "model")
 
 
+def paired(folder: Path, _: pytest.MonkeyPatch) -> None:
+    with_classes(folder / "model", ["a", "b"])
+
+
 def on_a_cluster(_: Path, patch: pytest.MonkeyPatch) -> None:
     patch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
 
@@ -256,6 +261,9 @@ CASES: dict[str, Case] = {
     "A source without rows": ("run job.yaml --set source.docs.path=empty/*.parquet", without_rows),
     "An unknown format": (f"{PLAN} --set source.docs.path=corpus", nothing),
     "The text column is missing": (f"{PLAN} --set source.docs.text_column=body", nothing),
+    "No second texts": (
+        f"{PLAN} --set model.name=model --set source.docs.text_pair_column=question", paired,
+    ),
     "The text column is not text": (f"{PLAN} --set source.docs.text_column=key", nothing),
     "A header in another encoding": csv_file("gbk.csv", "编号,正文\n1,今天\n".encode("gbk")),
     "Another delimiter": csv_file("semicolon.csv", b"key;text\n1;one\n"),

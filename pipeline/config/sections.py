@@ -353,6 +353,15 @@ class Config(Section):
         return self
 
     @model_validator(mode="after")
+    def _no_windows_of_pairs(self) -> Self:
+        """Refuses pairs of texts in windows: a pair is one sequence."""
+        if self.model.long_text != "truncate":
+            for name, source in self.source.items():
+                if source.text_pair_column:
+                    raise ValueError(f"source.{name} has pairs of texts: set model.long_text to truncate")
+        return self
+
+    @model_validator(mode="after")
     def _one_id(self) -> Self:
         """Refuses a carried column `id` if the pipeline makes an `id` of its own."""
         if any(source.id_column is None for source in self.source.values()):

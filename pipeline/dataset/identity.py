@@ -40,6 +40,7 @@ ADDED: tuple[tuple[re.Pattern[str], Any], ...] = (
     (re.compile(r"source\.[^.]+\.encoding"), "utf-8"),
     (re.compile(r"source\.[^.]+\.csv\.escape"), None),
     (re.compile(r"source\.[^.]+\.csv\.null_values"), []),
+    (re.compile(r"source\.[^.]+\.text_pair_column"), None),
 )
 """Config that older versions did not have, with the value that does what they did.
 

@@ -10,7 +10,7 @@ import platform
 from collections import deque
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -207,17 +207,20 @@ class Encoder:
     ) -> torch.Tensor | None:
         """Returns the vectors on the device, (B, D); None if memory did not suffice."""
         try:
-            return self._forward(model or self.model, unique.ids(batch_B), unique.lengths[batch_B])
+            return self._forward(model or self.model, unique, batch_B)
         except RuntimeError as error:  # torch.OutOfMemoryError among them
             # The caller handles it, when the traceback no longer keeps the batch's tensors alive.
             if not is_out_of_memory(error):
                 raise
             return None
 
-    def _forward(self, model: Transformer, ids_T: Ints, lengths_B: Ints) -> torch.Tensor:
+    def _forward(self, model: Transformer, unique: UniqueTexts, batch_B: Ints) -> torch.Tensor:
         """Returns the numbers on the device, (B, D). Does not wait for it, so that it never waits for us."""
+        ids_T, lengths_B, types_T = unique.ids(batch_B), unique.lengths[batch_B], unique.types(batch_B)
         lengths = moved(lengths_B, self.device)
         packing = Packing.of(lengths, len(ids_T), int(lengths_B.max()), model.varlen)
+        if types_T is not None:
+            packing = replace(packing, type_ids=moved(types_T, self.device))
         hidden_TD = model(moved(ids_T, self.device), packing)
         embeds = "embedding" in self.recipe.outputs
         parts = [self._vectors(hidden_TD, lengths)] if embeds else []

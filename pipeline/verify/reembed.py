@@ -124,7 +124,7 @@ def reembed_shard(sample: Sample) -> Compared:
 
 @dataclass(frozen=True, slots=True)
 class _Drawn:
-    """N drawn rows, and `text` and `text_hash` of their D documents, from the source.
+    """N drawn rows, and `document` and `text_hash` of their D documents, from the source.
 
     document: (N,) the number of each row's document.
     """
@@ -163,7 +163,7 @@ def _with_texts(sample: Sample, rows: pa.Table) -> _Drawn:
     ]
     range_N = shard_audit.range_of(rows, ranges)
     kept = [rows.slice(0, 0)]
-    found = [pa.table({"text": pa.array([], pa.large_string()), "text_hash": pa.array([], pa.binary())})]
+    found: list[pa.Table] = []
     for index in np.unique(range_N).tolist():
         rows_K = rows.filter(pa.array(range_N == index))
         places = pc.unique(rows_K.column("source_row")).to_pylist()
@@ -173,13 +173,17 @@ def _with_texts(sample: Sample, rows: pa.Table) -> _Drawn:
             continue
         kept.append(rows_K)
     rows = pa.concat_tables(kept).combine_chunks()
+    if not found:
+        found.append(
+            pa.table({"text_hash": pa.array([], pa.binary()), "document": pa.array([], pa.large_string())})
+        )
     return _Drawn(rows, document_numbers(rows), pa.concat_tables(found).combine_chunks())
 
 
 def _compared(sample: Sample, drawn: _Drawn) -> tuple[list[Problem], float]:
     """Embeds the documents again; returns what differs, and the nearness of the least near vector."""
     model = _model(sample.config, sample.vector_digest)
-    fresh = model.embed(drawn.documents.column("text").combine_chunks())
+    fresh = model.embed(drawn.documents.column("document").combine_chunks())
     # Row by row, in the same order: a row for each document, or for each of its windows.
     chunk_N = drawn.rows.column("chunk") if fresh.windows else pa.array(np.zeros(len(drawn.document)))
     order = np.lexsort((chunk_N.to_numpy(), drawn.document))
