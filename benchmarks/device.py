@@ -19,7 +19,7 @@ RATE = "SIMULATED_ROWS_PER_SECOND"
 
 
 class _Encoded(NamedTuple):
-    vectors: np.ndarray[Any, Any]
+    values: np.ndarray[Any, Any]
     computed_tokens: int
     padded_tokens: int
     too_large: np.ndarray[Any, Any]
@@ -30,7 +30,8 @@ class Simulated:
 
     def __init__(self, model: Any, recipe: Any, **_: object) -> None:
         self.recipe, self.rate = recipe, float(os.environ[RATE])
-        shape = ROWS_PER_SPLIT, recipe.dimension(model)
+        self.outputs = recipe.output_spec(model)
+        shape = ROWS_PER_SPLIT, self.outputs.dimension
         self.vectors = np.random.default_rng(0).standard_normal(shape, np.float32)
 
     def run(self, tokens: Any) -> _Encoded:

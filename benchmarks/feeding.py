@@ -30,8 +30,9 @@ from pipeline.dataset.identity import Identity
 from pipeline.embed import read as read_stage
 from pipeline.embed.job import Job
 from pipeline.embed.split import PackedTable
-from pipeline.model import checkpoint, outputs
+from pipeline.model import checkpoint
 from pipeline.model.embedding_spec import EmbeddingSpec
+from pipeline.model.output_spec import OutputSpec
 from pipeline.plan.make import make_plan
 from pipeline.plan.plan import Split
 from pipeline.source import reader
@@ -74,10 +75,9 @@ def job(source: Path, output: Path, model: Path) -> tuple[list[Split], Job]:
     parsed = parse_config(values)
     found = checkpoint.resolve(str(model))
     made = make_plan(parsed, found, "digest")
-    digests = Identity.of(parsed, found).vector_digest, found.tokenizer_digest
-    return list(made.splits()), Job(
-        parsed, made.columns, EmbeddingSpec.of(found, parsed.model), None, *digests, "attempt"
-    )
+    identity, recipe = Identity.of(parsed, found), EmbeddingSpec.of(found, parsed.model)
+    digests = identity.vector_digest, found.tokenizer_digest
+    return list(made.splits()), Job(parsed, made.columns, recipe, identity.outputs, None, *digests, "attempt")
 
 
 def measure(splits: list[Split], told: Job, output: Path) -> Spent:
@@ -98,8 +98,9 @@ def measure(splits: list[Split], told: Job, output: Path) -> Spent:
         vectors = np.random.default_rng(0).standard_normal((table.num_rows, DIMENSION), np.float32)
         began = time.process_time()
         contents = writer.Contents(
-            split_id, table, outputs.of_vectors(vectors),
+            split_id, table, {"embedding": vectors},
             pa.concat_tables([part.rejects for part in documents]), [part.consumed() for part in parts],
+            OutputSpec(dimension=DIMENSION),
         )  # fmt: skip
         PackedTable.of(table)  # as it travels between the stages
         writer.write(Dataset(str(output)), contents, _figures())

@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.dataset import vectors
+from pipeline.model.output_spec import OutputSpec
 from pipeline.model.outputs import embedding
 
 QUERIES, NEAREST, CANDIDATES = 500, 10, 100
@@ -24,8 +25,8 @@ Floats = npt.NDArray[np.float32]
 
 def stored(vectors_ND: Floats, kind: str) -> Floats:
     """Returns vectors as a reader of the shards gets them, of length 1."""
-    fields = embedding.fields(kind, vectors_ND.shape[1])
-    table = pa.Table.from_arrays(embedding.store(vectors_ND, kind), schema=pa.schema(fields))
+    spec = OutputSpec(vector=kind, dimension=vectors_ND.shape[1])
+    table = pa.Table.from_arrays(embedding.store(vectors_ND, spec), schema=pa.schema(embedding.fields(spec)))
     return vectors.unit(embedding.load(table, vectors_ND.shape[1]))
 
 

@@ -15,6 +15,8 @@ import pyarrow.compute as pc
 FORMAT_VERSION = 1
 RECORD_KEY = b"pipeline.record"
 """The key of the shard record in a shard's Parquet footer."""
+LABELS_KEY = b"pipeline.labels"
+"""The key of the outputs' labels in a shard's Parquet footer: a JSON object, from an output to its labels."""
 
 SHARD_TAIL = pa.schema(
     [
@@ -80,6 +82,18 @@ REASON = pa.struct(
 )
 """The number of rows that were rejected for one reason."""
 
+TEXT_PAIR = pa.struct([pa.field("first", pa.large_string()), pa.field("second", pa.large_string())])
+"""The type of documents that are pairs of texts; other documents are large strings."""
+
+LABEL = pa.struct(
+    [
+        pa.field("output", pa.string(), nullable=False),
+        pa.field("label", pa.string(), nullable=False),
+        pa.field("rows", pa.int64(), nullable=False),
+    ]
+)
+"""The number of rows that an output gave a label."""
+
 TOKEN_BUCKETS = tuple(sorted({start << shift for start in (2, 3) for shift in range(24)} | {1}))
 """Inclusive upper bounds of the buckets of `token_histogram`: 1, 2, 3, 4, 6, 8, 12, 16, 24, ..."""
 
@@ -91,6 +105,24 @@ CHUNK = pa.schema(
     ]
 )
 """Columns of datasets with a row for each window of a text: the window, and its range of code points."""
+
+
+def parts_of(texts: pa.Array) -> list[pa.Array]:
+    """Returns the texts of documents: one array, or the first and the second texts of pairs."""
+    return texts.flatten() if pa.types.is_struct(texts.type) else [texts]
+
+
+def plain(texts: pa.Array) -> list[str]:
+    """Returns documents as strings; the second text of a pair follows the first."""
+    found: list[str] = pc.binary_join_element_wise(
+        *parts_of(texts), pa.scalar(" ", pa.large_string())
+    ).to_pylist()
+    return found
+
+
+def text_bytes(texts: pa.Array) -> int:
+    """Returns the bytes of all texts of documents."""
+    return sum(pc.sum(pc.binary_length(part)).as_py() or 0 for part in parts_of(texts))
 
 
 def total(table: pa.Table, name: str) -> Any:

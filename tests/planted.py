@@ -29,6 +29,12 @@ class Planted:
         ids = dict.fromkeys(pq.read_table(self.root / "plan.parquet").column("split_id").to_pylist())
         return [self.root / f"data/part-{split}.parquet" for split in ids]
 
+    @property
+    def outputs(self) -> list[str]:
+        """Returns the outputs of the dataset."""
+        fields = json.loads((self.root / "dataset.json").read_text())["vector_fields"]
+        return list(fields.get("model.outputs", ["embedding"]))
+
     def with_rejects(self) -> Path:
         """Returns the first shard that names rejects."""
         return next(path for path in self.shards if self.record(path)["rejects_file"])
@@ -41,11 +47,13 @@ class Planted:
     def rewrite(self, shard: Path, change: Change, **told: Any) -> None:
         """Changes a shard's rows, and with them digest, counts, footer, manifest and summary."""
         table = change(pq.read_table(shard))
-        record = self.record(shard) | {"rows": table.num_rows, "content_digest": content_digest(table)}
+        digest = content_digest(table, self.outputs)
+        record = self.record(shard) | {"rows": table.num_rows, "content_digest": digest}
         record |= {name: sum(table.column(column).to_pylist())
                    for name, column in (("tokens", "n_tokens"), ("truncated", "truncated"))}  # fmt: skip
         record |= told
-        table = table.replace_schema_metadata({schema.RECORD_KEY: json.dumps(record)})
+        kept = {key: value for key, value in table.schema.metadata.items() if key == schema.LABELS_KEY}
+        table = table.replace_schema_metadata(kept | {schema.RECORD_KEY: json.dumps(record)})
         pq.write_table(table, shard, write_page_checksum=True)
         self.tell(record | {"file_bytes": shard.stat().st_size})
 

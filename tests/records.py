@@ -15,8 +15,8 @@ from pipeline.plan.make import make_plan
 from pipeline.plan.plan import Plan
 
 NOTHING: dict[str, Any] = {field.name: 0 for field in RECORD if pa.types.is_primitive(field.type)} | {
-    "token_histogram": [], "reasons": [], "pieces": [], "content_digest": "", "rejects_file": None,
-    "attempt": "a0",
+    "token_histogram": [], "reasons": [], "labels": [], "pieces": [], "content_digest": "",
+    "rejects_file": None, "attempt": "a0",
 }  # fmt: skip
 """The fields of a record without rows; only its split is missing."""
 SHARD = b"no Parquet: whoever opens it has not read the ledger"

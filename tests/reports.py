@@ -74,7 +74,8 @@ def embed(values: dict[str, Any], attempt: str = "attempt") -> tuple[Dataset, Pl
     told = {"attempt": attempt, "started": STARTED, "host": "here"}
     dataset.storage.put(dataset.layout.attempt(attempt), json.dumps(told).encode())
     digests = identity.vector_digest, model.tokenizer_digest
-    job = Told(parsed, frozen.columns, EmbeddingSpec.of(model, parsed.model), None, *digests, attempt)
+    recipe = EmbeddingSpec.of(model, parsed.model)
+    job = Told(parsed, frozen.columns, recipe, identity.outputs, None, *digests, attempt)
     arrived = staged(frozen.pending(dataset.shards()), job)
     return dataset, frozen, [each for each in arrived if isinstance(each, Failure)]
 

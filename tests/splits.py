@@ -30,8 +30,9 @@ def first_split(values: dict[str, Any]) -> tuple[pa.Table, Job]:
     model = checkpoint.resolve(parsed.model.name)
     made = make_plan(parsed, model, "digest")
     row = scan_row(next(iter(made.scans())))
-    digests = Identity.of(parsed, model).vector_digest, model.tokenizer_digest
-    return row, Job(parsed, made.columns, EmbeddingSpec.of(model, parsed.model), None, *digests, "attempt")
+    identity, recipe = Identity.of(parsed, model), EmbeddingSpec.of(model, parsed.model)
+    digests = identity.vector_digest, model.tokenizer_digest
+    return row, Job(parsed, made.columns, recipe, identity.outputs, None, *digests, "attempt")
 
 
 def first_read(row: pa.Table, told: Job) -> pa.Table:

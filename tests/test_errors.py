@@ -25,6 +25,7 @@ from tests.catalogue import entries, provoke
 from tests.conftest import PACKAGED, make_checkpoint, write_config
 from tests.embed.on_ray.test_cluster import NO_RAY
 from tests.hub import hub
+from tests.models_with_heads import with_classes
 from tests.s3.test_errors import CASES as S3_CASES
 from tests.test_supervise import CASES as ENDED
 from tests.written_tables import column as delta_column
@@ -216,6 +217,14 @@ def with_vocab(*tokens: str, **settings: str) -> Prepare:
     return prepare
 
 
+def headless(folder: Path, _: pytest.MonkeyPatch) -> None:
+    make_checkpoint(folder / "model")
+
+
+def paired(folder: Path, _: pytest.MonkeyPatch) -> None:
+    with_classes(folder / "model", ["a", "b"])
+
+
 def on_a_cluster(_: Path, patch: pytest.MonkeyPatch) -> None:
     patch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
 
@@ -280,6 +289,9 @@ CASES: dict[str, Case] = {
     "A source without rows": ("run job.yaml --set source.docs.path=empty/*.parquet", without_rows),
     "An unknown format": (f"{PLAN} --set source.docs.path=corpus", nothing),
     "The text column is missing": (f"{PLAN} --set source.docs.text_column=body", nothing),
+    "No second texts": (
+        f"{PLAN} --set model.name=model --set source.docs.text_pair_column=question", paired,
+    ),
     "The text column is not text": (f"{PLAN} --set source.docs.text_column=key", nothing),
     "A header in another encoding": csv_file("gbk.csv", "编号,正文\n1,今天\n".encode("gbk")),
     "Another delimiter": csv_file("semicolon.csv", b"key;text\n1;one\n"),
@@ -300,6 +312,9 @@ CASES: dict[str, Case] = {
     ),
     "The Hub is too busy": (f"{PLAN} --set model.name=albert/albert-base-v2", busy_hub),
     "More tokens than positions": (f"{PLAN} --set model.max_tokens=4096", nothing),
+    "A head that the checkpoint lacks": (
+        f"{PLAN} --set model.name=model --set model.outputs=[classification]", headless,
+    ),
     "Not an ALBERT": (f"{PLAN} --set model.name=model", file("model/config.json", '{"model_type": "bert"}')),
     "A model without weights": (f"{PLAN} --set model.name=model", without_weights),
     "A tokenizer of another class": (

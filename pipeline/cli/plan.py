@@ -157,8 +157,19 @@ def _cost_lines(found: Forecast) -> Lines:
         yield "price", "not estimated: set cost.price_per_hour"
 
 
+def _kind(found: Forecast) -> str:
+    """Returns in a few words what is kept of a row."""
+    spec, parts = found.outputs, []
+    if "embedding" in spec.names:
+        parts.append(f"{found.dimension:,} dimensions ({spec.vector})")
+    if spec.classes:
+        number = spec.classes.problem == "regression"
+        parts.append("one number" if number else plural(len(spec.classes.labels), "label"))
+    return " and ".join(parts)
+
+
 def _output_lines(found: Forecast) -> Lines:
-    kind = f"{found.dimension:,} dimensions ({found.recipe.vector})"
+    kind = _kind(found)
     if found.new_rows is not None and found.shard_bytes is not None:
         carried = ", and carried columns" if any(each.carry for each in found.config.source.values()) else ""
         yield (

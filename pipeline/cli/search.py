@@ -26,8 +26,9 @@ def run(arguments: Namespace) -> CommandResult:
         found = [{"score": hit.score, "text": text, **hit.row} for hit, text in zip(hits, texts, strict=True)]
         show_json(found)
         return ExitCode.DONE, ""
+    ours = reserved_names(job.model.outputs)
     for hit, text in zip(hits, texts, strict=True):
-        carried = [str(value) for name, value in hit.row.items() if name not in reserved_names()]
+        carried = [str(value) for name, value in hit.row.items() if name not in ours]
         write(
             f"{hit.score:7.4f}  {printable('  '.join(carried), 90)}",
             f"         {printable(text or '(its source is gone or has changed)', 90)}",

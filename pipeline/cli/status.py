@@ -2,6 +2,7 @@
 
 import datetime
 from argparse import ArgumentParser, Namespace
+from collections.abc import Mapping
 from pathlib import Path
 
 from pipeline.cli.arguments import config_of
@@ -13,6 +14,9 @@ from pipeline.errors import ConfigError, ExitCode
 from pipeline.humanize import duration, share
 from pipeline.operate.status import RECENT_MINUTES, Standing, standing
 from pipeline.verify import verify
+
+MAX_LABELS = 10
+"""The most labels of an output that a person is shown; `--json` prints all."""
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -71,6 +75,8 @@ def _standing_lines(found: Standing) -> Lines:
     if reasons := found.reject_reasons:
         told = ", ".join(f"{printable(reason, 40)} {rows:,}" for reason, rows in reasons.items())
         yield "rejects", f"{figures['rejects']:,}: {told}"
+    for counted in (found.labels or {}).values():
+        yield "labels", ", ".join(f"{printable(label, 40)} {rows:,}" for label, rows in _most(counted))
     yield from failed_lines(dict(found.failed_files or {}))
     if found.last_shard:
         ago = duration(max(0.0, (found.now - found.last_shard).total_seconds()))
@@ -95,6 +101,11 @@ def _standing_lines(found: Standing) -> Lines:
         yield "" if number else "attempts", f"{_attempt(attempt)}{'' if last else _ending(attempt)}"
     if len(found.attempts) > MAX_SHOWN:
         yield "", f"and {len(found.attempts) - MAX_SHOWN:,} older ones"
+
+
+def _most(counted: Mapping[str, int]) -> list[tuple[str, int]]:
+    """Returns the most frequent labels; they come first."""
+    return list(counted.items())[:MAX_LABELS]
 
 
 def _attempt(attempt: Attempt) -> str:

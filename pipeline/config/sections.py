@@ -56,6 +56,9 @@ class TokenizerRules(Section):
         return {name: value for name, value in self.model_dump().items() if value is not None}
 
 
+OUTPUTS = ("embedding", "classification")
+"""What can be kept of a text, in the order of the columns."""
+
 NO_RULES = TokenizerRules()
 """The folder's own rules hold."""
 
@@ -115,6 +118,18 @@ class Model(Section):
         "float32",
         description="How vectors are stored. `int8`: with `embedding_scale`; `binary`: one bit a dimension.",
     )
+    outputs: tuple[Literal["embedding", "classification"], ...] = Field(
+        ("embedding",),
+        description="What to keep of a text: `embedding` (the vector), `classification` (`label`, `score` "
+        "and `scores` of an `AlbertForSequenceClassification`).",
+    )
+    threshold: float | None = Field(
+        None,
+        ge=0,
+        le=1,
+        description="Score above which a text has a label, for a head that gives several labels to a text. "
+        "Default: 0.5 for such a head.",
+    )
     dtype: Literal["auto", "float32", "bfloat16"] = Field(
         "auto", description="Arithmetic of the model; `auto`: float32 on cpu, bfloat16 on cuda."
     )
@@ -142,6 +157,25 @@ class Model(Section):
     def _of_the_hub(cls, value: str | None, info: ValidationInfo) -> str | None:
         if value and is_url(info.data.get("name", "")):
             raise ValueError("a folder in object storage has no revisions: drop it")
+        return value
+
+    @field_validator("outputs")
+    @classmethod
+    def _in_one_order(cls, value: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        if not value:
+            raise ValueError("is empty: name at least one output, such as embedding")
+        twice = sorted({name for name in value if value.count(name) > 1})
+        if twice:
+            raise ValueError(f"{', '.join(twice)} is there twice: name each output once")
+        if "classification" in value and info.data.get("long_text") == "mean_of_chunks":
+            raise ValueError("classification has no mean of windows: set long_text to truncate or chunks")
+        return tuple(sorted(value, key=OUTPUTS.index))
+
+    @field_validator("threshold")
+    @classmethod
+    def _is_of_labels(cls, value: float | None, info: ValidationInfo) -> float | None:
+        if value is not None and "classification" not in info.data.get("outputs", ("classification",)):
+            raise ValueError("means nothing without the output classification: drop it")
         return value
 
 
@@ -347,6 +381,15 @@ class Config(Section):
                     raise ValueError(
                         f"source.{name} carries its text, which long_text chunks would repeat in each window"
                     )
+        return self
+
+    @model_validator(mode="after")
+    def _no_windows_of_pairs(self) -> Self:
+        """Refuses pairs of texts in windows: a pair is one sequence."""
+        if self.model.long_text != "truncate":
+            for name, source in self.source.items():
+                if source.text_pair_column:
+                    raise ValueError(f"source.{name} has pairs of texts: set model.long_text to truncate")
         return self
 
     @model_validator(mode="after")

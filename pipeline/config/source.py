@@ -121,6 +121,12 @@ class Source(Section):
         description="The column to embed; a dotted path leads into nested columns. Default: `text`. Not for "
         "`text` and `text-files`.",
     )
+    text_pair_column: Name | None = Field(
+        None,
+        description="The column of a second text, for models that read two: the tokens are those of "
+        "`[CLS] text [SEP] second [SEP]`, and the longer text is shortened first. Needs "
+        "`long_text: truncate`.",
+    )
     id_column: Name | None = Field(
         None,
         description="The column that identifies a row, carried under its own name. Without one, `id` is "
@@ -195,7 +201,7 @@ class Source(Section):
             raise ValueError(f"{kind} compresses its own pages, and its files are never compressed: drop it")
         return value
 
-    @field_validator("text_column", "id_column", "carry")
+    @field_validator("text_column", "text_pair_column", "id_column", "carry")
     @classmethod
     def _refuse_columns_of_text(cls, value: Any, info: ValidationInfo) -> Any:
         kind = info.data.get("format")
@@ -207,7 +213,8 @@ class Source(Section):
         if info.field_name == "carry":
             _refuse_twice(value)
             others = {info.data.get("id_column")} - {None, *value}
-            _refuse_twice([shard_column(path) for path in (*value, *others)])
+            pair = {info.data.get("text_pair_column")} - {None, *value}
+            _refuse_twice([shard_column(path) for path in (*value, *others, *(pair - others))])
         return value
 
     @field_validator("partitions")
@@ -291,6 +298,14 @@ class Source(Section):
             return None
         path = self.path.rstrip("/")
         return path.rpartition("/")[0].rpartition("/")[0] if path.endswith(ICEBERG_METADATA) else path
+
+    @property
+    def with_pair(self) -> "Source":
+        """The source that carries the second texts, too: so every format reads them."""
+        pair = self.text_pair_column
+        if pair is None or pair in self.fields.values():
+            return self
+        return self.model_copy(update={"carry": (*self.carry, pair)})
 
     @property
     def columns(self) -> tuple[str, ...]:

@@ -6,6 +6,7 @@ from typing import Self
 import pyarrow as pa
 
 from pipeline.dataset.identity import Identity
+from pipeline.model.output_spec import OutputSpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -13,8 +14,7 @@ class Expected:
     """The required properties of every shard of a dataset; max_tokens is None if rows may have more."""
 
     columns: pa.Schema
-    vector: str
-    dimension: int
+    outputs: OutputSpec
     normalized: bool
     max_tokens: int | None
 
@@ -24,8 +24,7 @@ class Expected:
         model = {name.removeprefix("model."): value for name, value in identity.vector_fields.items()}
         return cls(
             columns=identity.shard_schema(columns),
-            vector=model["vector"],
-            dimension=identity.dimension,
+            outputs=identity.outputs,
             normalized=model["normalize"],
             max_tokens=None if model["long_text"] == "mean_of_chunks" else model["max_tokens"],
         )

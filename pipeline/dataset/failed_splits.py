@@ -3,8 +3,6 @@
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-import numpy as np
-
 from pipeline import schema
 from pipeline.dataset import writer
 from pipeline.dataset.dataset import Dataset
@@ -26,7 +24,7 @@ def write_failed(dataset: Dataset, plan: Plan, failures: Sequence[Failure], atte
     if identity is None:
         raise StoppedError("was removed while a run was at work at it", dataset.layout.root, hint="run again")
     messages = {failure.split_id: failure.message for failure in failures}
-    vector, dimension = str(identity.vector_fields["model.vector"]), identity.dimension
+    spec = identity.outputs
     rows = schema.rows_schema(plan.columns, "chunk" in identity.shard_schema(plan.columns).names)
     figures = {
         "attempt": attempt,
@@ -43,10 +41,8 @@ def write_failed(dataset: Dataset, plan: Plan, failures: Sequence[Failure], atte
             }
             for piece in pieces
         ]  # fmt: skip
-        nothing = outputs.of_vectors(np.zeros((0, dimension), np.float32))
-        contents = writer.Contents(
-            split_id, rows.empty_table(), nothing, schema.REJECTS.empty_table(), told, vector
-        )
+        rejects = schema.REJECTS.empty_table()
+        contents = writer.Contents(split_id, rows.empty_table(), outputs.empty(spec), rejects, told, spec)
         writer.write(dataset, contents, figures)
 
     with ThreadPoolExecutor(WRITE_THREADS) as pool:

@@ -17,6 +17,7 @@ from pipeline.errors import (
 from pipeline.model import outputs
 from pipeline.model.checkpoint import Checkpoint
 from pipeline.model.embedding_spec import EmbeddingSpec, vector_dimension
+from pipeline.model.output_spec import EMBEDDING, Classes, OutputSpec
 
 OPERATIONAL = re.compile(
     r"(compute|quality|report|reuse|cost|output\.(path|run_date|options)|source\.[^.]+\.(options|version))(\.|$)"
@@ -39,6 +40,7 @@ ADDED: tuple[tuple[re.Pattern[str], Any], ...] = (
     (re.compile(r"source\.[^.]+\.encoding"), "utf-8"),
     (re.compile(r"source\.[^.]+\.csv\.escape"), None),
     (re.compile(r"source\.[^.]+\.csv\.null_values"), []),
+    (re.compile(r"source\.[^.]+\.text_pair_column"), None),
 )
 """Config that older versions did not have, with the value that does what they did.
 
@@ -84,6 +86,18 @@ class Identity:
         hidden_size, kept = model["model.config.hidden_size"], model["model.truncate_dim"]
         return int(vector_dimension(hidden_size, modes, width, kept))
 
+    @property
+    def outputs(self) -> OutputSpec:
+        """Returns the description of the outputs; an older dataset names none, and has vectors alone."""
+        model = self.vector_fields
+        classes = model.get("model.classes")
+        return OutputSpec(
+            names=tuple(model.get("model.outputs", EMBEDDING)),
+            vector=model["model.vector"],
+            dimension=self.dimension,
+            classes=Classes.from_fields(classes) if classes else None,
+        )
+
     def shard_schema(self, columns: pa.Schema) -> pa.Schema:
         """Returns the schema of every shard; needs no checkpoint.
 
@@ -91,8 +105,7 @@ class Identity:
             columns: the plan's id and carried columns.
         """
         rows = schema.rows_schema(columns, chunked=self.vector_fields["model.long_text"] == "chunks")
-        kind = self.vector_fields["model.vector"]
-        return schema.shard_schema(rows, outputs.fields(kind, self.dimension))
+        return schema.shard_schema(rows, outputs.fields(self.outputs))
 
     def to_bytes(self, config: Config, base: str | None = None, claim: str = "") -> bytes:
         """Writes the bytes of dataset.json.
@@ -109,6 +122,7 @@ class Identity:
             "dataset_digest": self.dataset_digest,
             "vector_fields": self.vector_fields,
             "dataset_fields": self.dataset_fields,
+            **({"labels": labels} if (labels := self.outputs.labels) else {}),
             "config": config.model_dump(mode="json"),
         }
         return (json.dumps(content, indent=2, sort_keys=True) + "\n").encode()

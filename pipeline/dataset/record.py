@@ -77,6 +77,7 @@ class ShardRecord:
         those of them that stand for what the vocabulary lacks.  null_ids: documents whose id is null. An
         older version left these three 0.
     token_histogram: rows by their `n_tokens`, up to the last bucket of `schema.TOKEN_BUCKETS` that has any.
+    labels: how many rows each output gave each label (`schema.LABEL`).
     idle_seconds: how long the replica waited for the split.  written_at: seconds since 1970, UTC.
     dataset_digest, vector_digest: as in dataset.json; columns_digest: the digest of the shard's schema.
         device: the device that made the vectors.  software: the versions of this program and of torch. An
@@ -97,6 +98,7 @@ class ShardRecord:
     null_ids: Annotated[int, _count(Sum.AMOUNT, "Rows whose id is null.")] = 0
     token_histogram: Annotated[Sequence[int], Column(pa.list_(pa.int64()))] = ()
     reasons: Annotated[Sequence[Mapping[str, Any]], Column(pa.list_(schema.REASON))] = ()
+    labels: Annotated[Sequence[Mapping[str, Any]], Column(pa.list_(schema.LABEL))] = ()
     text_bytes: Annotated[int, _count(Sum.AMOUNT, "Bytes of text.")] = 0
     read_bytes: Annotated[int, _count(Sum.AMOUNT, "Bytes read from storage.")] = 0
     file_bytes: Annotated[int, _count(Sum.AMOUNT, known_by=Knows.LISTING)] = 0

@@ -31,6 +31,7 @@ def dataset_facts(
         **counts(manifest),
         **{name: schema.total(manifest, name) for name in summed(Sum.SECONDS)},
         "reject_reasons": reject_reasons(manifest),
+        "labels": labels(manifest),
         **_origins(dataset, manifest),
         "failed_files": failed,
     }
@@ -62,6 +63,19 @@ def reject_reasons(manifest: pa.Table) -> dict[str, int]:
     found = schema.structs(manifest.column("reasons"), schema.REASON)
     sums = schema.sum_by(found.column("reason"), found.column("rows"))
     return dict(sorted(sums.items(), key=lambda item: (-item[1], item[0])))
+
+
+def labels(manifest: pa.Table) -> dict[str, dict[str, int]]:
+    """Counts the rows of all shards by output and label, the most frequent label first."""
+    found = schema.structs(manifest.column("labels"), schema.LABEL)
+    counted: dict[str, dict[str, int]] = {}
+    if not found.num_rows:
+        return counted
+    sums = found.group_by(["output", "label"]).aggregate([("rows", "sum")])
+    order = sums.sort_by([("output", "ascending"), ("rows_sum", "descending"), ("label", "ascending")])
+    for row in order.to_pylist():
+        counted.setdefault(row["output"], {})[row["label"]] = row["rows_sum"]
+    return counted
 
 
 def _documents(manifest: pa.Table) -> int:

@@ -20,21 +20,19 @@ def unit(vectors_ND: Vectors) -> Vectors:
     return scaled_ND
 
 
-def non_finite(vectors_ND: Vectors, but_N: npt.NDArray[np.bool_], where: str) -> npt.NDArray[np.bool_]:
-    """Returns which vectors hold NaN or infinity, as (N,) bool.
+def refuse_many_non_finite(bad_N: npt.NDArray[np.bool_], but_N: npt.NDArray[np.bool_], where: str) -> None:
+    """Refuses rows of which too many hold NaN or infinity.
 
     Args:
-        but_N: (N,) vectors that were never computed.
+        bad_N: (N,) rows that do.  but_N: (N,) rows that were never computed.
 
     Raises:
         NonFiniteError: there are too many for their texts to be at fault.
     """
-    bad_N = np.asarray(~np.isfinite(vectors_ND).all(axis=1))
     wrong, computed = int((bad_N & ~but_N).sum()), int((~but_N).sum())
     if wrong >= FEW and wrong > FEW_OF_ALL * computed:
         hint = "look at the node's device; if other nodes say the same, at the checkpoint's weights"
         raise NonFiniteError("the model gives NaN or infinity", where, f"{wrong} of {computed} vectors", hint)
-    return bad_N
 
 
 def mean_of_chunks(

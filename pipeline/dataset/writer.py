@@ -1,7 +1,7 @@
 """Writes rows and vectors as a shard: the reject file first, then the shard in one atomic step."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from hashlib import blake2b
@@ -19,8 +19,8 @@ from pipeline.dataset.dataset import Dataset
 from pipeline.dataset.record import ShardRecord, parquet_bytes
 from pipeline.errors import ExistsError
 from pipeline.model import outputs
+from pipeline.model.output_spec import EMBEDDING, OutputSpec
 from pipeline.model.outputs import Values
-from pipeline.model.outputs.embedding import Vectors
 from pipeline.ragged import Ints
 
 ROW_GROUP_BYTES = 32 << 20
@@ -33,10 +33,9 @@ bytes."""
 class Contents:
     """The content of one shard.
 
-    rows: a table of `schema.rows_schema`.  outputs: the values of each output for the rows, "embedding" among
-        them.
+    rows: a table of `schema.rows_schema`.  outputs: the values of each output for the rows.
     rejects: a table of `schema.REJECTS`.  pieces: the range of each piece that was consumed.
-    vector: how vectors are stored (`outputs.store`).
+    spec: the description of the outputs.
     too_large: (rows,) bool; the rows for which memory did not suffice.
     reused: further rows, with their stored vectors; a table of `schema.shard_schema`.
     order: (rows + reused,); the sort keys of all rows. None if `rows` are in order and nothing is reused.
@@ -48,16 +47,11 @@ class Contents:
     outputs: Mapping[str, Values]
     rejects: pa.Table
     pieces: Sequence[Mapping[str, Any]]
-    vector: str = "float32"
+    spec: OutputSpec
     too_large: npt.NDArray[np.bool_] | None = None
     reused: pa.Table | None = None
     order: npt.NDArray[np.int64] | None = None
     id_column: str | None = None
-
-    @property
-    def vectors(self) -> Vectors:
-        """Returns the vectors; (rows, D) float32."""
-        return self.outputs["embedding"]
 
 
 def write(dataset: Dataset, contents: Contents, figures: Mapping[str, Any]) -> ShardRecord:
@@ -77,7 +71,7 @@ def write(dataset: Dataset, contents: Contents, figures: Mapping[str, Any]) -> S
     rejects_file = _write_rejects(dataset, contents)
     record = _record(contents, table, rejects_file, figures)
     record = replace(record, storage_retries=telemetry.retries.total() - retries)
-    data = _shard_bytes(table, record)
+    data = _shard_bytes(table, record, contents.spec)
     path = dataset.layout.shard(contents.split_id)
     try:
         dataset.storage.put_if_absent(path, data, dataset.layout.root)
@@ -91,17 +85,21 @@ def write(dataset: Dataset, contents: Contents, figures: Mapping[str, Any]) -> S
     )
 
 
-def content_digest(shard: pa.Table) -> str:
+def content_digest(shard: pa.Table, names: Sequence[str] = EMBEDDING) -> str:
     """Returns a digest of a shard's content, 32 hex digits, independent of the layout in Parquet.
 
-    BLAKE2b-128 (RFC 7693) over, in order: the outputs as stored (the vectors, then the scales of int8), the
-    rows' numbers, the numbers of windows, and the texts' hashes.
+    BLAKE2b-128 (RFC 7693) over, in order: the outputs as stored (the vectors, then the scales of int8, and so
+    on), the rows' numbers, the numbers of windows, and the texts' hashes.
+
+    Args:
+        names: the outputs of the shard; other columns of their names are carried ones.
     """
     shard = shard.combine_chunks()
     digest = blake2b(digest_size=16)
-    for name in outputs.columns():
+    for name in outputs.columns(names):
         for chunk in shard.column(name).chunks if name in shard.column_names else ():
-            digest.update(_content(chunk))
+            for part in _content(chunk):
+                digest.update(part)
     for name, kind in (("source_row", np.int64), ("chunk", np.int32)):
         if name in shard.column_names:
             digest.update(np.ascontiguousarray(shard.column(name).to_numpy(), kind).data)
@@ -109,19 +107,29 @@ def content_digest(shard: pa.Table) -> str:
     return digest.hexdigest()
 
 
-def _content(stored: pa.Array) -> bytes | memoryview:
-    """Returns the values of a column as contiguous bytes.
+def _content(stored: pa.Array) -> Iterator[bytes | memoryview]:
+    """Yields the values of a column as contiguous bytes; lengths come before what has several.
 
     Raises:
-        TypeError: the column has another type than an output may have. Of a string NumPy would give pointers.
+        TypeError: the column has another type than an output may have.
     """
-    if pa.types.is_binary(stored.type):
-        return b"".join(stored.to_pylist())
-    values = stored.flatten() if pa.types.is_fixed_size_list(stored.type) else stored
-    array = np.ascontiguousarray(values)
-    if array.dtype.hasobject:
-        raise TypeError(f"an output can't be {stored.type}: see model.outputs")
-    return array.data
+    types, kind = pa.types, stored.type
+    if types.is_struct(kind):
+        for child in stored.flatten():
+            yield from _content(child)
+    elif types.is_list(kind):
+        yield np.ascontiguousarray(pc.list_value_length(stored)).data
+        yield from _content(stored.flatten())
+    elif types.is_string(kind):
+        yield np.ascontiguousarray(pc.binary_length(stored)).data
+        yield b"".join(stored.cast(pa.binary()).to_pylist())
+    elif types.is_binary(kind):
+        yield b"".join(stored.to_pylist())
+    else:
+        array = np.ascontiguousarray(stored.flatten() if types.is_fixed_size_list(kind) else stored)
+        if array.dtype.hasobject:
+            raise TypeError(f"an output can't be {kind}: see model.outputs")
+        yield array.data
 
 
 def document_numbers(rows: pa.Table) -> Ints:
@@ -136,14 +144,14 @@ def document_numbers(rows: pa.Table) -> Ints:
 
 
 def _reject_non_finite(contents: Contents) -> Contents:
-    """Rejects each document that has a vector with NaN or infinity; the others stay.
+    """Rejects each document that has an output with NaN or infinity; the others stay.
 
     If one window of a document is bad, all its windows go. Another device, or more memory, may do better: so
     no such reject is permanent.
     """
-    none = np.zeros(len(contents.vectors), np.bool_)
-    too_large = none if contents.too_large is None else contents.too_large
-    bad = vectors.non_finite(contents.vectors, too_large, contents.split_id)
+    bad = ~outputs.finite(contents.outputs)
+    too_large = np.zeros(len(bad), np.bool_) if contents.too_large is None else contents.too_large
+    vectors.refuse_many_non_finite(bad, too_large, contents.split_id)
     if not bad.any():
         return contents
     document_N = document_numbers(contents.rows)
@@ -198,8 +206,9 @@ def _record(
         null_ids=_null_ids(table, contents.id_column),
         token_histogram=token_histogram(table.column("n_tokens").to_numpy()),
         reasons=_reasons(rejects),
+        labels=outputs.label_counts(table, contents.spec),
         written_at=round(time.time(), 3),
-        content_digest=content_digest(table),
+        content_digest=content_digest(table, contents.spec.names),
         columns_digest=schema.columns_digest(table.schema),
         rejects_file=rejects_file,
         pieces=_counted(contents.pieces, table, rejects),
@@ -256,9 +265,9 @@ def _rows_by_file(table: pa.Table) -> dict[str, npt.NDArray[np.int64]]:
 
 def _table(contents: Contents) -> pa.Table:
     """Returns the shard's table: embedded and reused rows in the order of the source."""
-    fields = outputs.fields(contents.vector, contents.vectors.shape[1])
+    fields = outputs.fields(contents.spec)
     table = contents.rows
-    for field, column in zip(fields, outputs.store(contents.outputs, contents.vector), strict=True):
+    for field, column in zip(fields, outputs.store(contents.outputs, contents.spec), strict=True):
         table = table.append_column(field, column)
     final = schema.shard_schema(contents.rows.schema, fields)
     table = table.select(final.names).cast(final)
@@ -268,16 +277,19 @@ def _table(contents: Contents) -> pa.Table:
     return table.take(pa.array(np.argsort(contents.order, kind="stable")))
 
 
-def _shard_bytes(table: pa.Table, record: ShardRecord) -> bytes:
-    table = table.replace_schema_metadata({schema.RECORD_KEY: record.to_json()})
+def _shard_bytes(table: pa.Table, record: ShardRecord, spec: OutputSpec) -> bytes:
+    table = table.replace_schema_metadata({schema.RECORD_KEY: record.to_json(), **outputs.metadata(spec)})
+    # Dictionaries and statistics of vectors cost time and space, and help no reader.
+    ours = outputs.fields(spec)
+    plain = [each.name for each in ours if pa.types.is_nested(each.type) or pa.types.is_binary(each.type)]
+    repeated = ["source_file", "truncated", *(each.name for each in ours if pa.types.is_string(each.type))]
     sink = pa.BufferOutputStream()
     with pq.ParquetWriter(
         sink,
         table.schema,
         compression="zstd",
-        # Dictionaries and statistics of vectors cost time and space, and help no reader.
-        use_dictionary=[name for name in table.column_names if name in ("source_file", "truncated")],
-        write_statistics=[name for name in table.column_names if name not in outputs.OUTPUTS],
+        use_dictionary=repeated,
+        write_statistics=[name for name in table.column_names if name not in plain],
         write_page_checksum=True,
     ) as file:
         if table.num_rows:  # some readers fail on an empty row group, none on a file without row groups

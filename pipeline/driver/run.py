@@ -119,6 +119,7 @@ def _job(config: Config, model: Checkpoint, identity: Identity, frozen: Plan, ba
         config=config,
         columns=frozen.columns,
         recipe=EmbeddingSpec.of(model, config.model),
+        outputs=identity.outputs,
         revision=model.revision,
         vector_digest=identity.vector_digest,
         dataset_digest=identity.dataset_digest,

@@ -23,6 +23,7 @@ from pipeline.errors import ENDS, DeviceError, NonFiniteError, PipelineError, St
 from pipeline.model import outputs
 from pipeline.model.batching import TokenBatch
 from pipeline.model.embedding_spec import EmbeddingSpec
+from pipeline.model.outputs import Values
 from pipeline.model.outputs.embedding import Vectors
 from pipeline.ragged import offsets_from_lengths
 from pipeline.telemetry.liveness import Heartbeat
@@ -67,15 +68,16 @@ class Encode:
             self._start_again()
         started = time.perf_counter()
         encoded = self._run(split.tokens)
-        vectors_ND, too_large_N = _of_rows(encoded, split, self.encoder.recipe.normalize)
+        values_ND, too_large_N = _of_rows(encoded, split, self.encoder.recipe.normalize)
+        kept = outputs.parted(values_ND, self.encoder.outputs)
         took = {
             "computed_tokens": encoded.computed_tokens,
             "padded_tokens": encoded.padded_tokens,
             "encode_seconds": time.perf_counter() - started,
             "idle_seconds": started - self.ended,
         }
-        self._refuse_non_finite(vectors_ND, too_large_N)
-        return _encoded(split, took, vectors_ND, too_large_N)
+        self._refuse_non_finite(kept, too_large_N)
+        return _encoded(split, took, kept, too_large_N)
 
     def _run(self, tokens: TokenBatch) -> "Encoded":
         try:
@@ -128,15 +130,15 @@ class Encode:
             sys.stderr.flush()
             os._exit(int(error.exit_code))
 
-    def _refuse_non_finite(self, vectors_ND: Vectors, too_large_N: Bools) -> None:
-        """Refuses a split with too many vectors that are not finite; a device that worked before has failed.
+    def _refuse_non_finite(self, kept: Mapping[str, Values], too_large_N: Bools) -> None:
+        """Refuses a split with too many numbers that are not finite; a device that worked before has failed.
 
         Raises:
-            NonFiniteError: its vectors must not be written.
+            NonFiniteError: its outputs must not be written.
         """
         where = f"{self.job.config.compute.device} on {platform.node()}"
         try:
-            vectors.non_finite(vectors_ND, too_large_N, where)
+            vectors.refuse_many_non_finite(~outputs.finite(kept), too_large_N, where)
         except NonFiniteError as error:
             if self.works:
                 self._end_process(error)
@@ -145,15 +147,18 @@ class Encode:
 
 
 def _of_rows(encoded: "Encoded", split: ReadSplit, normalize: bool) -> tuple[Vectors, Bools]:
-    """Returns the vectors of rows, (N, D), and the rows for which memory did not suffice, (N,)."""
+    """Returns the numbers of rows, (N, D), and the rows for which memory did not suffice, (N,).
+
+    Only vectors have a mean: with other outputs a row is one sequence.
+    """
     if split.chunks is None:
-        return encoded.vectors, encoded.too_large
-    vectors_ND = vectors.mean_of_chunks(encoded.vectors, split.lengths, split.chunks, normalize)
+        return encoded.values, encoded.too_large
+    vectors_ND = vectors.mean_of_chunks(encoded.values, split.lengths, split.chunks, normalize)
     return vectors_ND, _any_of_chunks(encoded.too_large, split.chunks)
 
 
 def _encoded(
-    split: ReadSplit, took: Mapping[str, float], vectors_ND: Vectors, too_large_N: Bools
+    split: ReadSplit, took: Mapping[str, float], kept: Mapping[str, Values], too_large_N: Bools
 ) -> EncodedSplit:
     return EncodedSplit(
         split_id=split.split_id,
@@ -163,7 +168,7 @@ def _encoded(
         reused=split.reused,
         order=split.order,
         figures={**split.figures, **took},
-        outputs=outputs.of_vectors(vectors_ND),
+        outputs=kept,
         too_large=too_large_N,
     )
 

@@ -17,6 +17,7 @@ from pipeline.dataset.identity import Identity
 from pipeline.errors import ModelError, SourceChangedError
 from pipeline.model import checkpoint
 from pipeline.model.embedding_spec import EmbeddingSpec
+from pipeline.model.output_spec import OutputSpec
 from pipeline.model.tokenizer.tokenizer import Tokenizer
 from pipeline.nightly.base import Digests, base_of
 from pipeline.nightly.documents import read_matches
@@ -36,6 +37,7 @@ class Job:
     config: Config
     columns: pa.Schema
     recipe: EmbeddingSpec
+    outputs: OutputSpec
     revision: str | None
     vector_digest: str
     tokenizer_digest: str

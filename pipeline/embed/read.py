@@ -51,7 +51,7 @@ def read_split(split_id: str, reading: Reading, job: Job) -> ReadSplit:
     parts = next(parts for of, parts in reading if of == split_id)
     reader.refuse_unseen(parts, job.without)
     documents = _joined(reader.usable(parts))
-    text_bytes = _text_bytes(documents.texts)
+    text_bytes = schema.text_bytes(documents.texts)
     reused = _reused(job, split_id, parts, documents.rows)
     new = _without(documents, reused.document)
     del documents  # of several files it is a copy, which tokenizing need not keep in memory
@@ -65,13 +65,9 @@ def read_split(split_id: str, reading: Reading, job: Job) -> ReadSplit:
 
 def _joined(parts: Sequence[Documents]) -> Documents:
     """Joins the documents of all parts."""
-    texts = pa.chunked_array([part.texts for part in parts], pa.large_string()).combine_chunks()
+    texts = pa.chunked_array([part.texts for part in parts], parts[0].texts.type).combine_chunks()
     rows = pa.concat_tables([part.rows for part in parts])
     return Documents(texts, rows, pa.concat_tables([part.rejects for part in parts]))
-
-
-def _text_bytes(texts: pa.Array) -> int:
-    return pc.sum(pc.binary_length(texts)).as_py() or 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,8 +140,9 @@ def _tokenize(new: _New, tokenizer: Tokenizer, job: Job) -> _Embedded:
 
 def _legibility(tokens: TokenBatch, tokenizer: Tokenizer) -> dict[str, int]:
     """Returns the figures of a record that say how much of the texts the vocabulary has."""
+    specials = tokenizer.specials if tokens.second is None else tokenizer.pair_specials
     return {
-        "text_tokens": len(tokens.ids) - len(tokens.lengths) * tokenizer.specials,
+        "text_tokens": len(tokens.ids) - len(tokens.lengths) * specials,
         "unknown_tokens": int(tokenizer.is_unknown(tokens.ids).sum()),
     }
 
@@ -154,7 +151,9 @@ def _rejected(texts: pa.Array, rows: pa.Table, which_N: npt.NDArray[np.bool_], j
     """Returns the rejects of texts that can't be tokenized; with this tokenizer, they are permanent."""
     which = pa.array(which_N)
     rows = rows.filter(which)
-    texts = pc.utf8_slice_codeunits(texts.filter(which), 0, KEPT_CHARACTERS).cast(pa.string())
+    texts = pc.utf8_slice_codeunits(schema.parts_of(texts.filter(which))[0], 0, KEPT_CHARACTERS).cast(
+        pa.string()
+    )
     rejects = {
         "source_file": rows.column("source_file"),
         "source_row": rows.column("source_row"),
@@ -208,6 +207,7 @@ def _packed(
         ids=embedded.tokens.ids,
         lengths=embedded.tokens.lengths,
         chunks=embedded.chunks,
+        second=embedded.tokens.second,
     )
 
 

@@ -32,7 +32,7 @@ from pipeline.telemetry.liveness import Heartbeat
 Content = ReadSplit | EncodedSplit | ShardRecord | Failure
 _CLASSES: dict[str, Any] = {kind.__name__: kind for kind in (ReadSplit, EncodedSplit, ShardRecord, Failure)}
 _TABLES = ("rows", "rejects", "reused")
-_ARRAYS = ("order", "ids", "lengths", "chunks", "too_large")
+_ARRAYS = ("order", "ids", "lengths", "chunks", "second", "too_large")
 _OUTPUT = "output."
 """The prefix of an output's name in the name of its cell."""
 

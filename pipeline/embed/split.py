@@ -63,16 +63,19 @@ class ReadSplit(SplitRows):
 
     ids: (T,) uint16, or int32 if the vocabulary needs it.  lengths: (S,) tokens of each sequence.
     chunks: (N,) the number of chunks whose mean each row is; None if each row is one sequence.
+    second: (S,) the place in each sequence where the second text of a pair begins; None without pairs.
     """
 
     ids: npt.NDArray[Any]
     lengths: Ints
     chunks: Ints | None
+    second: Ints | None = None
 
     @property
     def tokens(self) -> TokenBatch:
         """Returns the tokens that the model runs; the rows say which texts were truncated."""
-        return TokenBatch(self.ids, offsets_from_lengths(self.lengths), np.zeros(len(self.lengths), np.bool_))
+        none = np.zeros(len(self.lengths), np.bool_)
+        return TokenBatch(self.ids, offsets_from_lengths(self.lengths), none, self.second)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -31,7 +31,7 @@ def _contents(split: EncodedSplit, job: Job) -> writer.Contents:
         outputs=split.outputs,
         rejects=split.rejects.table,
         pieces=split.pieces,
-        vector=job.recipe.vector,
+        spec=job.outputs,
         too_large=split.too_large,
         reused=split.reused.table if split.reused else None,
         order=split.order,

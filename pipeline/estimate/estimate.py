@@ -31,6 +31,7 @@ from pipeline.model import outputs
 from pipeline.model.check import usable_checkpoint
 from pipeline.model.checkpoint import Checkpoint
 from pipeline.model.embedding_spec import EmbeddingSpec
+from pipeline.model.output_spec import OutputSpec
 from pipeline.model.tokenizer.auto_tokenizer import differences
 from pipeline.model.tokenizer.tokenizer import Tokenizer
 from pipeline.nightly.base import Base
@@ -42,7 +43,7 @@ from pipeline.plan.plan import Plan, extent, source_files
 from pipeline.plan.sizing import CPU_FLOPS
 
 ROW_BYTES = 40
-"""Bytes of a shard's row besides vector and carried columns: id, place and hash of its text."""
+"""Bytes of a shard's row besides outputs and carried columns: id, place and hash of its text."""
 
 
 @dataclass(frozen=True)
@@ -158,18 +159,21 @@ class Forecast:
     def shard_bytes(self) -> int | None:
         """Estimates the bytes of these rows, without carried columns."""
         rows = self.new_rows
-        return None if rows is None else rows * (self.vector_bytes + ROW_BYTES)
+        return None if rows is None else round(rows * (self.output_bytes + ROW_BYTES))
 
     @property
     def dimension(self) -> int:
         return self.recipe.dimension(self.checkpoint)
 
+    @cached_property
+    def outputs(self) -> OutputSpec:
+        """Returns the description of the outputs."""
+        return self.recipe.output_spec(self.checkpoint)
+
     @property
-    def vector_bytes(self) -> int:
-        """Returns the bytes of one stored vector."""
-        return {
-            "float32": 4 * self.dimension, "int8": self.dimension + 4, "binary": -(-self.dimension // 8),
-        }[self.recipe.vector]  # fmt: skip
+    def output_bytes(self) -> float:
+        """Estimates the bytes of the outputs of a row."""
+        return outputs.row_bytes(self.outputs)
 
     @property
     def hours(self) -> float | None:
@@ -244,8 +248,10 @@ class Forecast:
             "pending": len(self.pending.split_ids),
             "bytes_to_read": self.pending.stored_bytes,
             "scans": self.scans,
-            "columns": [*self.made.columns.names, *outputs.OUTPUTS],
+            "columns": [*self.made.columns.names, *(each.name for each in outputs.fields(self.outputs))],
             "dimension": self.dimension,
+            "outputs": list(self.recipe.outputs),
+            "labels": self.outputs.labels,
             "reuse": _reuse_fields(self.reuse),
             "embed": {
                 "splits": len(self.todo.split_ids),

@@ -255,12 +255,12 @@ def _stratum(empty: Stratum, seen: Sequence[_Seen], recipe: EmbeddingSpec, token
         for each in seen:
             ids.add(each.ids.digests)
         repeated_ids = ids.count()
-    legibility = measured([text for each in texts for text in each.to_pylist()], tokens, text_R, tokenizer)
+    legibility = measured([text for each in texts for text in schema.plain(each)], tokens, text_R, tokenizer)
     return replace(
         empty,
         covered=sum(each.covered for each in seen),
         texts=sum(map(len, texts)),
-        text_bytes=sum(pc.sum(pc.binary_length(each)).as_py() or 0 for each in texts),
+        text_bytes=sum(map(schema.text_bytes, texts)),
         rejects=Counter(reason for each in seen for reason in each.reasons) + failed,
         lengths=tokens.lengths,
         truncated=tokens.truncated,

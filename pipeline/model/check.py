@@ -18,8 +18,20 @@ def usable_checkpoint(config: Config) -> checkpoint.Checkpoint:
     found = checkpoint.of_config(model)
     found.check()
     recipe = EmbeddingSpec.of(found, model)
-    _check_room(Tokenizer(found, recipe.max_tokens), recipe)
+    if recipe.classes:
+        found.check_head("classification", len(recipe.classes.labels))
+    tokenizer = Tokenizer(found, recipe.max_tokens)
+    _check_room(tokenizer, recipe)
+    if any(source.text_pair_column for source in config.source.values()):
+        _check_pairs(tokenizer, found)
     return found
+
+
+def _check_pairs(tokenizer: Tokenizer, found: checkpoint.Checkpoint) -> None:
+    if found.size("type_vocab_size") < 2:
+        hint = "name another checkpoint, or drop text_pair_column"
+        raise ModelError("can't read pairs of texts", str(found.config.path), "type_vocab_size 1", hint)
+    tokenizer.refuse_other_pairs()
 
 
 def _check_room(tokenizer: Tokenizer, recipe: EmbeddingSpec) -> None:

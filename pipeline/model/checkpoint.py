@@ -24,7 +24,7 @@ from pipeline.model.fetch import bucket, hub
 from pipeline.model.fetch.names import FETCHED, INDEX, PICKLE, PICKLES, TOKENIZER_FILES
 from pipeline.model.model_config import ModelConfig
 from pipeline.model.sentence_transformers import Modules, read_modules
-from pipeline.model.weight_names import match
+from pipeline.model.weight_names import match, match_head
 
 BUILT_IN = "albert-mini"
 AS_GOOGLE = "google_albert 3"
@@ -154,6 +154,19 @@ class Checkpoint:
     def match(self, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, str]:
         """Returns the stored name of each weight that the encoder needs (`weight_names.match`)."""
         return match(self.family, self.config, self.folder, shapes)
+
+    def match_head(self, output: str, labels: int, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, str]:
+        """Returns the stored name of each weight of the head that makes an output (`match_head`)."""
+        return match_head(self.family, self.config, (output, labels), shapes)
+
+    def check_head(self, output: str, labels: int) -> None:
+        """Checks the weights of the head that makes an output, as far as possible without torch.
+
+        Raises:
+            ModelError: they are missing, or of another shape.
+        """
+        if not self.pickled:
+            self.match_head(output, labels, {name: shape for name, (_, shape) in self.stored().items()})
 
     def stored(self) -> dict[str, tuple[Path, tuple[int, ...]]]:
         """Returns file and shape of every weight in the safetensors."""

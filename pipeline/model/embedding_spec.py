@@ -9,6 +9,8 @@ from typing import Any, Self
 from pipeline.config.sections import Model
 from pipeline.errors import ModelError
 from pipeline.model.checkpoint import Checkpoint
+from pipeline.model.head_facts import classes_of
+from pipeline.model.output_spec import EMBEDDING, Classes, OutputSpec
 from pipeline.model.sentence_transformers import Dense
 
 MAX_TOKENS = 512
@@ -27,9 +29,10 @@ def vector_dimension(hidden_size: int, modes: int, dense_width: int | None, trun
 
 @dataclass(frozen=True, slots=True)
 class EmbeddingSpec:
-    """The settings from text to stored vector, with all defaults resolved.
+    """The settings from text to stored outputs, with all defaults resolved.
 
     pooling: modes, whose vectors are concatenated.  dense: layers after it.  truncate_dim: dimensions kept.
+    outputs: what is kept of a text.  classes: what the classification head tells apart, if it is asked for.
     """
 
     max_tokens: int = MAX_TOKENS
@@ -41,6 +44,8 @@ class EmbeddingSpec:
     long_text: str = "truncate"
     chunk_overlap: int = 0
     vector: str = "float32"
+    outputs: tuple[str, ...] = EMBEDDING
+    classes: Classes | None = None
 
     @classmethod
     def of(cls, checkpoint: Checkpoint, model: Model | None = None) -> Self:
@@ -73,6 +78,8 @@ class EmbeddingSpec:
             long_text=model.long_text,
             chunk_overlap=0 if model.long_text == "truncate" else model.chunk_overlap,
             vector=model.vector,
+            outputs=model.outputs,
+            classes=classes_of(checkpoint, model) if "classification" in model.outputs else None,
         )
         recipe.check(checkpoint)
         return recipe
@@ -116,15 +123,28 @@ class EmbeddingSpec:
         width = self.dense[-1].outputs if self.dense else None
         return vector_dimension(checkpoint.size("hidden_size"), len(self.pooling), width, self.truncate_dim)
 
+    def output_spec(self, checkpoint: Checkpoint) -> OutputSpec:
+        """Returns the description of the outputs, which decides their columns."""
+        return OutputSpec(self.outputs, self.vector, self.dimension(checkpoint), self.classes)
+
     @property
     def chunked(self) -> bool:
         """Tells whether a text may become several rows."""
         return self.long_text == "chunks"
 
     def fields(self) -> dict[str, Any]:
-        """Returns the settings by name, for a digest: contents without paths."""
+        """Returns the settings by name, for a digest: contents without paths.
+
+        The outputs are left out if there is only the vector, as in older datasets.
+        """
         dense = [{**asdict(layer), "folder": None} for layer in self.dense]
-        return {**asdict(self), "pooling": "+".join(self.pooling), "dense": dense}
+        found = {**asdict(self), "pooling": "+".join(self.pooling), "dense": dense}
+        del found["outputs"], found["classes"]
+        if self.outputs != EMBEDDING:
+            found["outputs"] = list(self.outputs)
+        if self.classes:
+            found["classes"] = self.classes.fields()
+        return found
 
 
 def _max_tokens(checkpoint: Checkpoint, model: Model) -> int:

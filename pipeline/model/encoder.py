@@ -1,16 +1,16 @@
-"""Turns token ids into vectors: deduplicates, sorts, cuts into micro-batches, runs, restores the order.
+"""Turns token ids into outputs: deduplicates, sorts, cuts into micro-batches, runs, restores the order.
 
 Runs without Ray. A row's vector does not depend on the other rows of its split (to 1e-5 in float32). If
 memory runs out, the budget of a micro-batch shrinks and the job goes on.
 
-Shapes: N texts, U unique texts, B texts of a micro-batch, T tokens of a micro-batch, D dimensions.
+Shapes: N texts, U unique texts, B texts of a micro-batch, T tokens of a micro-batch, D numbers of a text.
 """
 
 import platform
 from collections import deque
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +20,7 @@ from torch.nn.functional import normalize
 
 from pipeline import telemetry
 from pipeline.errors import DeviceError
+from pipeline.model import outputs
 from pipeline.model.attention import Packing
 from pipeline.model.batching import TokenBatch, micro_batches
 from pipeline.model.checkpoint import Checkpoint, resolve
@@ -32,6 +33,7 @@ from pipeline.model.device import (
     require_dtype,
 )
 from pipeline.model.embedding_spec import EmbeddingSpec
+from pipeline.model.heads import text_heads
 from pipeline.model.pooling import pool
 from pipeline.model.transformer import Transformer, load_transformer
 from pipeline.model.unique_texts import UniqueTexts
@@ -52,13 +54,13 @@ TRIES_ALONE = 3
 class Encoded:
     """The results of N texts.
 
-    vectors: (N, D) float32, in the order of the texts.
+    values: (N, D) float32, the numbers of all outputs side by side, in the order of the texts.
     computed_tokens: tokens that the model ran; identical texts count once.
     padded_tokens: tokens that attention ran over, with padding; all else runs over real tokens only.
-    too_large: (N,) bool, texts for which memory did not suffice even alone; their vectors are NaN.
+    too_large: (N,) bool, texts for which memory did not suffice even alone; their numbers are NaN.
     """
 
-    vectors: npt.NDArray[np.float32]
+    values: npt.NDArray[np.float32]
     computed_tokens: int
     padded_tokens: int
     too_large: npt.NDArray[np.bool_]
@@ -98,15 +100,17 @@ class Encoder:
             self.model = load_transformer(checkpoint, self.device, self.dtype)
         self.exact: Transformer | None = self.model if self.dtype == torch.float32 else None
         self.dense = [dense_layer(dense, self.device) for dense in self.recipe.dense]
-        self.dimension = self.recipe.dimension(checkpoint)
+        self.heads = text_heads(checkpoint, self.recipe, self.device)
+        self.outputs = self.recipe.output_spec(checkpoint)
+        self.width = outputs.width(self.outputs)
         self.batch_tokens = batch_tokens or default_batch_tokens(self.device, checkpoint.size("hidden_size"))
 
     def encode(self, tokens: TokenBatch) -> npt.NDArray[np.float32]:
         """Returns a vector for each text, (N, D); NaN for a text for which memory did not suffice."""
-        return self.run(tokens).vectors
+        return outputs.parted(self.run(tokens).values, self.outputs)["embedding"]
 
     def run(self, tokens: TokenBatch) -> Encoded:
-        """Returns what `encode` does, and the cost; identical token ids are run once.
+        """Returns the numbers of all outputs, and the cost; identical token ids are run once.
 
         Raises:
             DeviceError: the device failed; CUDA's errors last as long as the process.
@@ -124,7 +128,7 @@ class Encoder:
     @torch.inference_mode()
     def _run(self, tokens: TokenBatch) -> Encoded:
         unique, which_N = UniqueTexts.of(tokens)
-        results = VectorBuffer.near(self.device, len(unique.first), len(which_N), self.dimension)
+        results = VectorBuffer.near(self.device, len(unique.first), len(which_N), self.width)
         # A single text can't be made smaller, but there may be room once the others are done.
         for text_1 in self._run_batches(unique, results):
             tries = (self._begin(unique, text_1)() for _ in range(TRIES_ALONE))
@@ -203,22 +207,32 @@ class Encoder:
     ) -> torch.Tensor | None:
         """Returns the vectors on the device, (B, D); None if memory did not suffice."""
         try:
-            return self._forward(model or self.model, unique.ids(batch_B), unique.lengths[batch_B])
+            return self._forward(model or self.model, unique, batch_B)
         except RuntimeError as error:  # torch.OutOfMemoryError among them
             # The caller handles it, when the traceback no longer keeps the batch's tensors alive.
             if not is_out_of_memory(error):
                 raise
             return None
 
-    def _forward(self, model: Transformer, ids_T: Ints, lengths_B: Ints) -> torch.Tensor:
-        """Returns the vectors on the device, (B, D). Does not wait for it, so that it never waits for us."""
+    def _forward(self, model: Transformer, unique: UniqueTexts, batch_B: Ints) -> torch.Tensor:
+        """Returns the numbers on the device, (B, D). Does not wait for it, so that it never waits for us."""
+        ids_T, lengths_B, types_T = unique.ids(batch_B), unique.lengths[batch_B], unique.types(batch_B)
         lengths = moved(lengths_B, self.device)
         packing = Packing.of(lengths, len(ids_T), int(lengths_B.max()), model.varlen)
+        if types_T is not None:
+            packing = replace(packing, type_ids=moved(types_T, self.device))
         hidden_TD = model(moved(ids_T, self.device), packing)
-        pooled_BD = pool(hidden_TD, lengths, self.recipe.pooling)
+        embeds = "embedding" in self.recipe.outputs
+        parts = [self._vectors(hidden_TD, lengths)] if embeds else []
+        parts += [head(hidden_TD, lengths) for head in self.heads]
+        return torch.cat(parts, dim=1) if len(parts) > 1 else parts[0]
+
+    def _vectors(self, hidden_TD: torch.Tensor, lengths_B: torch.Tensor) -> torch.Tensor:
+        """Returns the vector of each text."""
+        pooled_BD = pool(hidden_TD, lengths_B, self.recipe.pooling)
         for layer in self.dense:
             pooled_BD = layer(pooled_BD)
-        pooled_BD = pooled_BD[:, : self.dimension]
+        pooled_BD = pooled_BD[:, : self.outputs.dimension]
         return normalize(pooled_BD, dim=-1) if self.recipe.normalize else pooled_BD
 
     def _on_device(self) -> AbstractContextManager[object]:

@@ -28,6 +28,7 @@ class Family(Protocol):
     LIMITS: the largest values of sizes that no weight has.
     PREFIX: the prefix of the weights' names in a checkpoint that was made for a task.
     HEADS: the names of a task's own weights, which a checkpoint may have beside those of `weights`.
+    ARCHITECTURES: the class of transformers, as config.json names it, whose head makes an output.
     """
 
     NAME: str
@@ -37,9 +38,13 @@ class Family(Protocol):
     LIMITS: Mapping[str, int]
     PREFIX: str
     HEADS: re.Pattern[str]
+    ARCHITECTURES: Mapping[str, str]
 
     def check(self, config: ModelConfig, /) -> None: ...
     def weights(self, config: ModelConfig, /) -> Iterator[tuple[str, tuple[int, ...]]]: ...
+    def head_weights(
+        self, config: ModelConfig, output: str, labels: int, /
+    ) -> Iterator[tuple[str, tuple[int, ...]]]: ...
     def flops_per_token(self, config: ModelConfig, /) -> float: ...
 
 

@@ -1,6 +1,6 @@
 """Loads a checkpoint's weights into the forward pass of its family, on a device."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from importlib import import_module
 from typing import Protocol, cast
 
@@ -45,17 +45,33 @@ def load_transformer(checkpoint: Checkpoint, device: torch.device, dtype: torch.
     """
     module, _, name = checkpoint.family.FORWARD.partition(":")
     build = cast(_Build, getattr(import_module(module), name))
-    return build(checkpoint.config, dict(_tensors(checkpoint)), device, dtype)
+    return build(checkpoint.config, dict(_tensors(checkpoint, checkpoint.match)), device, dtype)
 
 
-def _tensors(checkpoint: Checkpoint) -> Iterator[tuple[str, torch.Tensor]]:
+def load_head(
+    checkpoint: Checkpoint, output: str, labels: int, device: torch.device
+) -> dict[str, torch.Tensor]:
+    """Loads the weights of the head that makes an output, in float32, by the names of `Family.head_weights`.
+
+    Raises:
+        ModelError: the checkpoint lacks a weight of the head.
+    """
+    found = _tensors(checkpoint, lambda shapes: checkpoint.match_head(output, labels, shapes))
+    return {name: tensor.to(device) for name, tensor in found}
+
+
+Match = Callable[[Mapping[str, tuple[int, ...]]], dict[str, str]]
+"""The choice of stored weights, by the names that a module gives them, from the shapes of all of them."""
+
+
+def _tensors(checkpoint: Checkpoint, match: Match) -> Iterator[tuple[str, torch.Tensor]]:
     if checkpoint.pickled:
         stored = _unpickled(checkpoint)
-        names = checkpoint.match({name: tuple(tensor.shape) for name, tensor in stored.items()})
+        names = match({name: tuple(tensor.shape) for name, tensor in stored.items()})
         yield from ((name, stored[where].float()) for name, where in names.items())
         return
     files = checkpoint.stored()
-    for name, stored_name in checkpoint.match({name: shape for name, (_, shape) in files.items()}).items():
+    for name, stored_name in match({name: shape for name, (_, shape) in files.items()}).items():
         with safe_open(files[stored_name][0], framework="pt") as file:
             # Copied, because the tensor maps the file, which may be rewritten while this replica lives.
             yield name, file.get_tensor(stored_name).to(torch.float32, copy=True)

@@ -37,6 +37,14 @@ class UniqueTexts:
         starts_B = self.tokens.offsets[self.first[batch_B]]
         return self.tokens.ids[flat_indices(starts_B, self.lengths[batch_B])].astype(np.int64)
 
+    def types(self, batch_B: Ints) -> Ints | None:
+        """Returns the type of each token of some unique texts, (T,): 1 in the second texts of pairs."""
+        if self.tokens.second is None:
+            return None
+        lengths_B = self.lengths[batch_B]
+        place_T = flat_indices(np.zeros(len(batch_B), np.int64), lengths_B)
+        return (place_T >= np.repeat(self.tokens.second[self.first[batch_B]], lengths_B)).astype(np.int64)
+
 
 def _unique(tokens: TokenBatch) -> tuple[Ints, Ints]:
     """Returns the first text of each distinct list of ids, (U,), and the number of each text's list, (N,)."""
@@ -46,6 +54,9 @@ def _unique(tokens: TokenBatch) -> tuple[Ints, Ints]:
     which_N: npt.NDArray[Any] = (
         texts.dictionary_encode().indices.to_numpy(zero_copy_only=False).astype(np.int64)
     )
+    if tokens.second is not None:  # the same ids may be another pair
+        both = which_N * (int(tokens.lengths.max(initial=0)) + 1) + tokens.second
+        which_N = pa.array(both).dictionary_encode().indices.to_numpy().astype(np.int64)
     # A dictionary's indices are in the order of first appearance.
     first_U = np.unique(which_N, return_index=True)[1]
     return first_U, which_N

@@ -44,6 +44,38 @@ def match(
     return names
 
 
+def match_head(
+    family: Family, config: ModelConfig, head: tuple[str, int], shapes: Mapping[str, tuple[int, ...]]
+) -> dict[str, str]:
+    """Returns the stored name of each weight of a head, by its name in `Family.head_weights`.
+
+    Args:
+        head: the output that it makes, and the number of its labels.
+        shapes: the shapes of the stored weights.
+
+    Raises:
+        ModelError: a weight is missing, or has another shape.
+    """
+    output, labels = head
+    expected = dict(family.head_weights(config, output, labels))
+    names = {name: name if name in shapes else family.PREFIX + name for name in expected}
+    missing = [name for name, stored in names.items() if stored not in shapes]
+    wrong = [
+        f"{name} {shapes[names[name]]}, not {shape}"
+        for name, shape in expected.items()
+        if names[name] in shapes and shapes[names[name]] != shape
+    ]
+    again = "fetch config.json and weights again"
+    for what, which, hint in (
+        ("are missing", missing, f"{again}, or drop {output} from model.outputs"),
+        ("are of another shape", wrong, f"they are not of one checkpoint: {again}"),
+    ):
+        if which:
+            where = str(config.path.parent)
+            raise ModelError(f"weights of the head for {output} {what}", where, named(which, ", "), hint)
+    return names
+
+
 def _surplus(family: Family, config: ModelConfig, which: Sequence[str]) -> tuple[str, str]:
     """Returns what to say of weights beside a whole encoder, and what to do."""
     layers = {name.split(".")[0] for name in dict(family.weights(config))}

@@ -226,4 +226,4 @@ def base_of(path: str, options: Options, digests: Digests | None = None) -> Base
 
 def _taken() -> list[str]:
     """Returns the columns that belong to a vector and are taken with it."""
-    return [*outputs.columns(), "n_tokens", "truncated", *schema.CHUNK.names]
+    return [*outputs.columns(tuple(outputs.OUTPUTS)), "n_tokens", "truncated", *schema.CHUNK.names]

@@ -22,8 +22,7 @@ from pipeline.dataset import vectors
 from pipeline.dataset.dataset import Dataset
 from pipeline.dataset.expected import Expected
 from pipeline.dataset.identity import Identity
-from pipeline.errors import MissingError, PipelineError
-from pipeline.model import outputs
+from pipeline.errors import ConfigError, MissingError, PipelineError
 from pipeline.model.checkpoint import Checkpoint
 from pipeline.model.embedding_spec import EmbeddingSpec
 from pipeline.model.outputs import embedding
@@ -48,11 +47,15 @@ def search(config: Config, checkpoint: Checkpoint, query: str, count: int) -> li
     """Returns the rows nearest to a query, nearest first; searches an unfinished dataset's existing shards.
 
     Raises:
+        ConfigError: the dataset has no vectors.
         MissingError: the dataset does not exist.
         OtherDatasetError: another config made the dataset, so its vectors mean something else.
         DamagedError: a shard has other columns than it should.
     """
     dataset, identity = Dataset.of(config), Identity.of(config, checkpoint)
+    if "embedding" not in config.model.outputs:
+        kept = ", ".join(config.model.outputs)
+        raise ConfigError("has no vectors to search in", "model.outputs", kept, hint="add embedding to it")
     if not dataset.refuse_other(identity):
         raise MissingError("no dataset here", config.output.path, hint="run the config first")
     shards = dataset.shards()
@@ -110,6 +113,6 @@ def source_text(config: Config, planned: plan.Plan, row: Mapping[str, Any]) -> s
 def _nearest(shard: pa.Table, query_D: npt.NDArray[np.float32], count: int) -> Iterator[Hit]:
     score_N = vectors.unit(embedding.load(shard, len(query_D))) @ query_D
     top = np.argsort(-score_N, kind="stable")[:count]
-    ours = [name for name in outputs.columns() if name in shard.column_names]
+    ours = [name for name in embedding.COLUMNS if name in shard.column_names]
     rows = shard.drop_columns(ours).take(pa.array(top)).to_pylist()
     return (Hit(float(score), row) for score, row in zip(score_N[top], rows, strict=True))

@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 from pipeline import schema
 from pipeline.dataset.attempts import Attempt, failed_files
 from pipeline.dataset.dataset import Dataset
-from pipeline.dataset.summary import reject_reasons
+from pipeline.dataset.summary import labels, reject_reasons
 from pipeline.errors import ExitCode
 
 VERSION = 1
@@ -65,6 +65,7 @@ class Standing:
     done: int = 0
     figures: Mapping[str, int] | None = None
     reject_reasons: Mapping[str, int] | None = None
+    labels: Mapping[str, Mapping[str, int]] | None = None
     failed_files: Mapping[str, str] | None = None
     rate: Rate | None = None
     last_shard: datetime.datetime | None = None
@@ -113,6 +114,7 @@ class Standing:
             "pending": self.pending,
             **{name: (self.figures or {}).get(name, 0) for name in FIGURES},
             "reject_reasons": dict(self.reject_reasons or {}),
+            "labels": {name: dict(counted) for name, counted in (self.labels or {}).items()},
             "failed_files": dict(self.failed_files or {}),
             "rows_per_second": self.rate and _rounded(self.rate.rows_per_second),
             "splits_per_minute": self.rate and _rounded(self.rate.splits_per_minute),
@@ -157,6 +159,7 @@ def standing(dataset: Dataset, now: datetime.datetime | None = None) -> Standing
         done=len(shards),
         figures={name: schema.total(records, name) for name in FIGURES},
         reject_reasons=reject_reasons(records),
+        labels=labels(records),
         failed_files=failed_files(plan, records, attempts[-1:]),
         rate=_rate(records, newest) if newest else None,
         last_shard=_moment(pc.max(records.column("written_at")).as_py()),

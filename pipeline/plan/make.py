@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from pipeline import schema, storage, telemetry
 from pipeline.config.sections import Config
-from pipeline.config.source import Source
+from pipeline.config.source import Source, shard_column
 from pipeline.errors import ConfigError, SourceError
 from pipeline.model.checkpoint import Checkpoint
 from pipeline.model.outputs import reserved_names
@@ -42,13 +42,37 @@ def make_plan(config: Config, checkpoint: Checkpoint, dataset_digest: str) -> Pl
         refuse_tables(name, source, found[name])
     listed = _listed(found)
     telemetry.event("planning", files=len(listed))
-    surveyed = survey_files(listed, config.source)
+    sources = {name: source.with_pair for name, source in config.source.items()}
+    surveyed = _without_pairs(survey_files(listed, sources), listed, config)
     _refuse_failing_sources(config, listed, surveyed)
     columns, surveyed = _unify(surveyed, config)
     _refuse_failing_sources(config, listed, surveyed)
     caps = config.output.rows_per_shard, split_bytes(config, checkpoint)
     rows = _rows(listed, surveyed, config, dataset_digest, caps)
     return Plan(_table(rows), columns, dataset_digest, _passed_over(found), _snapshots(found))
+
+
+def _without_pairs(surveyed: Sequence[Surveyed], listed: Sequence[Listed], config: Config) -> list[Surveyed]:
+    """Takes the columns of second texts, which no shard has, out of the surveys."""
+    return [
+        _without_pair(found, config.source[name]) if isinstance(found, Survey) else found
+        for found, (name, _) in zip(surveyed, listed, strict=True)
+    ]
+
+
+def _without_pair(found: Survey, source: Source) -> Surveyed:
+    """Takes the column of second texts out of a survey; a file that has none, or not of text, fails."""
+    path = source.text_pair_column
+    if path is None or not (found.spans or len(found.columns)):
+        return found
+    name = shard_column(path)
+    kind = found.columns.field(name).type if name in found.columns.names else None
+    if kind not in (pa.string(), pa.null()):
+        got = f"{path!r}: {'no such column' if kind is None else kind}"
+        return SourceError("has no second texts", got=got, hint="check text_pair_column")
+    if name in source.fields:
+        return found
+    return replace(found, columns=pa.schema([each for each in found.columns if each.name != name]))
 
 
 def _table(rows: Iterator[dict[str, Any]]) -> pa.Table:
@@ -131,7 +155,7 @@ def _unify(surveyed: list[Surveyed], config: Config) -> tuple[pa.Schema, list[Su
     names = list(dict.fromkeys(name for source in config.source.values() for name in source.columns))
     ours = any(source.id_column is None for source in config.source.values())
     names = ["id", *names] if ours else names
-    _refuse_collisions(names)
+    _refuse_collisions(names, reserved_names(config.model.outputs))
     columns, misfits = _joined_columns(surveyed, pa.schema([pa.field("id", pa.string())] if ours else []))
     kept = [
         misfits.get(survey.columns, survey) if isinstance(survey, Survey) and survey.spans else survey
@@ -200,8 +224,8 @@ def _joined(columns: pa.Schema, more: pa.Schema, exact: Collection[str]) -> pa.S
     return pa.schema([field for field in columns if field.name not in names] + joined)
 
 
-def _refuse_collisions(names: Sequence[str]) -> None:
-    seen = {name.lower(): name for name in reserved_names()}
+def _refuse_collisions(names: Sequence[str], reserved: Collection[str]) -> None:
+    seen = {name.lower(): name for name in reserved}
     for name in names:
         if name.lower() in seen:
             raise ConfigError(

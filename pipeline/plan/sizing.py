@@ -4,6 +4,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.config.sections import Config
+from pipeline.model import outputs
 from pipeline.model.checkpoint import Checkpoint
 from pipeline.model.embedding_spec import EmbeddingSpec
 from pipeline.plan.plan import Plan
@@ -40,7 +41,7 @@ def split_bytes(config: Config, checkpoint: Checkpoint) -> int:
 
 
 def payload_bytes(pending: Plan, config: Config, checkpoint: Checkpoint) -> int:
-    """Estimates the bytes of the largest split between two stages: its vectors, its rows and its tokens."""
+    """Estimates the bytes of the largest split between two stages: its outputs, its rows and its tokens."""
     recipe, pieces = EmbeddingSpec.of(checkpoint, config.model), pending.pieces
     stored = _most_of_a_split(pieces, pieces.column("stored_bytes"))
     text = min(split_bytes(config, checkpoint), MAX_EXPANDED * stored)
@@ -50,7 +51,7 @@ def payload_bytes(pending: Plan, config: Config, checkpoint: Checkpoint) -> int:
         rows = max(rows, text // BYTES_PER_LINE)
     most = config.output.rows_per_shard
     rows = min(most, text // BYTES_PER_LINE) if recipe.chunked else min(most, rows)
-    return rows * 4 * recipe.dimension(checkpoint) + 2 * text
+    return rows * 4 * outputs.width(recipe.output_spec(checkpoint)) + 2 * text
 
 
 def _most_of_a_split(pieces: pa.Table, values: pa.ChunkedArray) -> int:

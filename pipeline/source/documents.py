@@ -1,6 +1,7 @@
 """Divides the rows of a piece into documents to embed and rejects. A bad row never costs a good one."""
 
 import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from hashlib import blake2b
 
@@ -13,6 +14,8 @@ from pipeline import schema
 from pipeline.errors import SourceError
 from pipeline.source.piece import LONGEST_DOCUMENT, Piece, RawRows
 
+PAIR = b"pair of texts"
+"""BLAKE2b's personalization of the hash of a pair."""
 KEPT_CHARACTERS = 1000
 """The most characters of a rejected text that are kept."""
 NOTHING_VISIBLE = r"^[\s\pZ\p{Cc}\p{Cf}]*$"
@@ -23,7 +26,8 @@ NOTHING_VISIBLE = r"^[\s\pZ\p{Cc}\p{Cf}]*$"
 class Documents:
     """The documents of a piece with their columns of the shard, except those of tokens; and the rejects.
 
-    texts: valid, non-blank large_strings.  rows: `carried columns + text_hash, source_file, source_row`.
+    texts: valid, non-blank large_strings, or pairs of them (`schema.TEXT_PAIR`).
+    rows: `carried columns + text_hash, source_file, source_row`.
     rejects: a table of `schema.REJECTS`.
     """
 
@@ -33,38 +37,79 @@ class Documents:
 
 
 def separate_rejects(
-    raw: RawRows, piece: Piece, columns: pa.Schema, keep_text: bool, replace_errors: bool
+    raw: RawRows,
+    piece: Piece,
+    columns: pa.Schema,
+    keep_text: bool,
+    replace_errors: bool,
+    seconds: pa.Array | None = None,
 ) -> Documents:
     """Separates documents from rows that can't be embedded: unreadable, null, not UTF-8, blank or too long.
 
     Args:
         columns: the id and carried columns of the shards; the file's columns are cast to them without loss.
         replace_errors: True if bytes that are not UTF-8 become U+FFFD and their row is embedded.
+        seconds: the second text of each row, as the texts are; None if documents are single texts.
 
     Raises:
         SourceError: a column can't be cast.
     """
     if replace_errors:
         raw = _replaced(raw)
-    valid = _valid_utf8(raw.texts)
-    # Nulls replace texts that are not UTF-8: no kernel below may see such bytes.
-    texts = raw.texts if valid.all() else pc.if_else(pa.array(valid), raw.texts, None)
-    blank = pc.match_substring_regex(texts, NOTHING_VISIBLE).fill_null(False)
-    too_long = pc.greater(pc.binary_length(texts), LONGEST_DOCUMENT).fill_null(False)
+        seconds = seconds if seconds is None else _repaired(seconds)
+    checked = [_checked(each) for each in (raw.texts, seconds) if each is not None]
+    texts = checked[0].texts
     faults = np.array(raw.faults.to_pylist() if raw.faults else [""] * len(texts), np.str_)
     reasons = np.select(
-        [faults != "", ~valid, texts.is_null(), blank, too_long, ~_valid_columns(raw.columns, len(texts))],
+        [
+            faults != "",
+            *(_any(checked, name) for name in ("invalid", "null", "blank", "too_long")),
+            ~_valid_columns(raw.columns, len(texts)),
+        ],
         [faults, "invalid_utf8", "null", "blank", "too_long", "invalid_utf8_carried"],
         "",
     )
     rejects = _rejects(texts, reasons, raw.positions, piece, keep_text)
     good = pa.array(reasons == "")
-    kept = texts.filter(good)
+    kept = [each.texts.filter(good) for each in checked]
     # Rows that are not UTF-8 must be dropped before columns are cast.
     kept_columns = raw.columns.filter(good) if raw.columns.num_columns else raw.columns
     raw = replace(raw, columns=kept_columns, positions=raw.positions.filter(good))
     rows = _carried(raw, piece, columns).append_column(schema.SHARD_TAIL.field("text_hash"), _hashes(kept))
-    return Documents(kept, rows, rejects)
+    return Documents(_documents(kept), rows, rejects)
+
+
+@dataclass(frozen=True, slots=True)
+class _Checked:
+    """Texts with nulls in the places of those that are not UTF-8, and what is wrong with which, (rows,)."""
+
+    texts: pa.Array
+    invalid: npt.NDArray[np.bool_]
+    null: npt.NDArray[np.bool_]
+    blank: npt.NDArray[np.bool_]
+    too_long: npt.NDArray[np.bool_]
+
+
+def _checked(texts: pa.Array) -> _Checked:
+    valid = _valid_utf8(texts)
+    # Nulls replace texts that are not UTF-8: no kernel below may see such bytes.
+    texts = texts if valid.all() else pc.if_else(pa.array(valid), texts, None)
+    blank = pc.match_substring_regex(texts, NOTHING_VISIBLE).fill_null(False)
+    too_long = pc.greater(pc.binary_length(texts), LONGEST_DOCUMENT).fill_null(False)
+    found = (each.to_numpy(zero_copy_only=False) for each in (texts.is_null(), blank, too_long))
+    return _Checked(texts, ~valid, *found)
+
+
+def _any(checked: Sequence[_Checked], name: str) -> npt.NDArray[np.bool_]:
+    """Tells in which rows any of the texts has a fault, (rows,)."""
+    return np.asarray(np.logical_or.reduce([getattr(each, name) for each in checked]))
+
+
+def _documents(texts: Sequence[pa.Array]) -> pa.Array:
+    """Returns single texts as they are, and two as pairs."""
+    if len(texts) == 1:
+        return texts[0]
+    return pa.StructArray.from_arrays(list(texts), fields=list(schema.TEXT_PAIR))
 
 
 def _replaced(raw: RawRows) -> RawRows:
@@ -166,14 +211,23 @@ def _cast(column: pa.ChunkedArray, field: pa.Field) -> pa.ChunkedArray:
         ) from None
 
 
-def _hashes(texts: pa.Array) -> pa.Array:
-    """Returns the BLAKE2b-128 (RFC 7693) of the UTF-8 bytes of each text."""
+def _hashes(texts: Sequence[pa.Array]) -> pa.Array:
+    """Returns the BLAKE2b-128 (RFC 7693) of the UTF-8 bytes of each document.
+
+    That of a pair is over the digests of both texts, and personalized: no single text has it.
+    """
+    digests = [_digests(each) for each in texts]
+    if len(digests) == 1:
+        return pa.array(digests[0], pa.binary())
+    pairs = zip(*digests, strict=True)
+    joined = [blake2b(b"".join(pair), digest_size=16, person=PAIR).digest() for pair in pairs]
+    return pa.array(joined, pa.binary())
+
+
+def _digests(texts: pa.Array) -> list[bytes]:
     offsets = np.frombuffer(texts.buffers()[1], np.int64, len(texts) + 1, texts.offset * 8).tolist()
     data = memoryview(texts.buffers()[2] or b"")
-    digests = [
-        blake2b(data[start:stop], digest_size=16).digest() for start, stop in itertools.pairwise(offsets)
-    ]
-    return pa.array(digests, pa.binary())
+    return [blake2b(data[start:stop], digest_size=16).digest() for start, stop in itertools.pairwise(offsets)]
 
 
 def _rejects(

@@ -9,13 +9,16 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline import schema
 from pipeline.config.sections import Config
 from pipeline.source import reader
 from pipeline.source.formats import Piece
 
 
 def documents(config: Config, piece: Piece, places: Sequence[int]) -> pa.Table:
-    """Returns `text` and `text_hash` of the documents at some places of a piece; null where there is none.
+    """Returns `text`, `text_hash` and `document` of some places of a piece; null where there is none.
+
+    `text` is the first text of a pair; `document` has both.
 
     Cost: reads the complete piece.
 
@@ -24,7 +27,13 @@ def documents(config: Config, piece: Piece, places: Sequence[int]) -> pa.Table:
     """
     [found] = reader.usable([reader.read_piece(piece, config, pa.schema([]))])
     at = pc.index_in(pa.array(places, pa.int64()), found.rows.column("source_row").combine_chunks())
-    return pa.table({"text": found.texts, "text_hash": found.rows.column("text_hash")}).take(at)
+    return pa.table(
+        {
+            "text": schema.parts_of(found.texts)[0],
+            "text_hash": found.rows.column("text_hash"),
+            "document": found.texts,
+        }
+    ).take(at)
 
 
 def window(text: str, row: Mapping[str, Any]) -> str:

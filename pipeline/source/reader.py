@@ -6,7 +6,7 @@ is all their documents, up to a bound.
 
 import platform
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from heapq import heappop, heappush
 from itertools import groupby, islice
 from typing import Any
@@ -14,6 +14,7 @@ from typing import Any
 import pyarrow as pa
 
 from pipeline.config.sections import Config
+from pipeline.config.source import Source, shard_column
 from pipeline.errors import (
     CredentialsError,
     DeniedError,
@@ -27,6 +28,7 @@ from pipeline.errors import (
 from pipeline.source import formats
 from pipeline.source.formats import Documents, Piece
 from pipeline.source.formats.bounds import MAX_READ
+from pipeline.source.piece import RawRows
 
 UNSEEN = (SourceChangedError, MissingError, DeniedError, ReplacedError)
 """The errors that only this node may see, or that may pass."""
@@ -174,14 +176,38 @@ def refuse_unseen(found: Sequence[Part], without: Mapping[str, SourceChangedErro
 
 def _of_file(pieces: Sequence[Piece], config: Config, columns: pa.Schema) -> Iterator[Part]:
     source = config.source[pieces[0].source]
-    raws = formats.read(formats.file_path(source, pieces[0].file), pieces, source, columns)
+    wanted = _with_pair(columns, source)
+    raws = formats.read(formats.file_path(source, pieces[0].file), pieces, source.with_pair, wanted)
     keep_text, replace_errors = config.output.keep_rejected_text, source.encoding_errors == "replace"
     error: Exception | None = None
     for piece in pieces:
         if error is None:
             try:
                 raw = next(raws)
-                documents = formats.separate_rejects(raw, piece, columns, keep_text, replace_errors)
+                rest, seconds = _apart(raw, source)
+                documents = formats.separate_rejects(rest, piece, columns, keep_text, replace_errors, seconds)
             except Exception as found:
                 error = found
         yield Part(piece, error=error) if error else Part(piece, documents, raw.start, raw.stop)
+
+
+def _with_pair(columns: pa.Schema, source: Source) -> pa.Schema:
+    """Adds the column of second texts to the columns that are read; its source may not carry it."""
+    path = source.text_pair_column
+    if path is None or path in source.fields.values():
+        return columns
+    others = [field for field in columns if field.name != shard_column(path)]
+    return pa.schema([*others, pa.field(shard_column(path), pa.string())])
+
+
+def _apart(raw: RawRows, source: Source) -> tuple[RawRows, pa.Array | None]:
+    """Takes the second texts from the columns of some rows."""
+    path = source.text_pair_column
+    if path is None:
+        return raw, None
+    name = shard_column(path)
+    seconds = raw.columns.column(name).cast(pa.large_binary()).combine_chunks()
+    texts = pa.LargeStringArray.from_buffers(len(seconds), *seconds.buffers()[1:], seconds.buffers()[0])
+    if path not in source.fields.values():
+        raw = replace(raw, columns=raw.columns.drop_columns([name]))
+    return raw, texts

@@ -26,10 +26,10 @@ from pipeline.dataset.dataset import Dataset
 from pipeline.dataset.identity import Identity
 from pipeline.dataset.writer import document_numbers
 from pipeline.errors import ModelError, SourceError
-from pipeline.model import checkpoint
+from pipeline.model import checkpoint, outputs
 from pipeline.model.checkpoint import Checkpoint
 from pipeline.model.embedding_spec import EmbeddingSpec
-from pipeline.model.outputs import embedding, reserved_names
+from pipeline.model.outputs import Values, classification, embedding, reserved_names
 from pipeline.model.outputs.embedding import Vectors
 from pipeline.model.tokenizer.texts import tokenize_all, tokenized
 from pipeline.model.tokenizer.tokenizer import Tokenizer
@@ -37,10 +37,13 @@ from pipeline.ragged import Ints
 from pipeline.source import lookup
 from pipeline.source.formats import Piece
 from pipeline.verify import shard_audit
-from pipeline.verify.shard_audit import Finding, Problem
+from pipeline.verify.problems import Problem, some
+from pipeline.verify.shard_audit import Finding
 
 LEAST_COSINE = {"float32": 0.9999, "bfloat16": 0.999}
 """The least cosine of a stored vector and its text's, by the arithmetic that made it (docs/decisions.md)."""
+SCORE_SLACK = {"float32": 1e-3, "bfloat16": 0.05}
+"""How far a stored score may be from its text's, by the arithmetic that made it."""
 MEASURES = {"float32": "cosine", "int8": "cosine", "binary": "share of equal bits"}
 """The measure of how near a stored vector is to its text's, by the kind of vectors."""
 UNLIKE_BITS = 0.01
@@ -108,9 +111,7 @@ def reembed_shard(sample: Sample) -> Compared:
     drawn = _with_texts(sample, rows)
     told_N = drawn.documents.column("text_hash").take(pa.array(drawn.document))
     same_N = pc.equal(drawn.rows.column("text_hash"), told_N).fill_null(False).to_numpy()
-    troubles = [
-        *shard_audit.some("deep", ~same_N, drawn.rows, "have another text_hash than their source's text")
-    ]
+    troubles = [*some("deep", ~same_N, drawn.rows, "have another text_hash than their source's text")]
     nearness = math.inf
     sound = drawn.without(drawn.document[~same_N])
     if sound.rows.num_rows:
@@ -123,7 +124,7 @@ def reembed_shard(sample: Sample) -> Compared:
 
 @dataclass(frozen=True, slots=True)
 class _Drawn:
-    """N drawn rows, and `text` and `text_hash` of their D documents, from the source.
+    """N drawn rows, and `document` and `text_hash` of their D documents, from the source.
 
     document: (N,) the number of each row's document.
     """
@@ -144,11 +145,13 @@ class _Drawn:
 
 def _draw(sample: Sample, shard: pa.Table) -> pa.Table:
     """Draws some documents, and returns all their rows."""
+    config = Config.model_validate_json(sample.config)
     seed = blake2b(f"{sample.dataset_digest} {sample.split_id}".encode(), digest_size=8).digest()
-    ours = [name for name in shard.column_names if name in reserved_names()]
+    ours = reserved_names(config.model.outputs)
+    kept = [name for name in shard.column_names if name in ours]
     document_N = document_numbers(shard)
     chances_D = np.random.default_rng(int.from_bytes(seed)).random(document_N.max(initial=-1) + 1)
-    return shard.select(ours).filter(pa.array(chances_D[document_N] < sample.fraction))
+    return shard.select(kept).filter(pa.array(chances_D[document_N] < sample.fraction))
 
 
 def _with_texts(sample: Sample, rows: pa.Table) -> _Drawn:
@@ -160,7 +163,7 @@ def _with_texts(sample: Sample, rows: pa.Table) -> _Drawn:
     ]
     range_N = shard_audit.range_of(rows, ranges)
     kept = [rows.slice(0, 0)]
-    found = [pa.table({"text": pa.array([], pa.large_string()), "text_hash": pa.array([], pa.binary())})]
+    found: list[pa.Table] = []
     for index in np.unique(range_N).tolist():
         rows_K = rows.filter(pa.array(range_N == index))
         places = pc.unique(rows_K.column("source_row")).to_pylist()
@@ -170,47 +173,53 @@ def _with_texts(sample: Sample, rows: pa.Table) -> _Drawn:
             continue
         kept.append(rows_K)
     rows = pa.concat_tables(kept).combine_chunks()
+    if not found:
+        found.append(
+            pa.table({"text_hash": pa.array([], pa.binary()), "document": pa.array([], pa.large_string())})
+        )
     return _Drawn(rows, document_numbers(rows), pa.concat_tables(found).combine_chunks())
 
 
 def _compared(sample: Sample, drawn: _Drawn) -> tuple[list[Problem], float]:
     """Embeds the documents again; returns what differs, and the nearness of the least near vector."""
     model = _model(sample.config, sample.vector_digest)
-    fresh = model.embed(drawn.documents.column("text").combine_chunks())
+    fresh = model.embed(drawn.documents.column("document").combine_chunks())
     # Row by row, in the same order: a row for each document, or for each of its windows.
     chunk_N = drawn.rows.column("chunk") if fresh.windows else pa.array(np.zeros(len(drawn.document)))
     order = np.lexsort((chunk_N.to_numpy(), drawn.document))
     drawn = _Drawn(drawn.rows.take(pa.array(order)), drawn.document[order], drawn.documents)
     bad = _cut_otherwise(drawn, fresh)
-    troubles = [
-        *shard_audit.some(
-            "deep", np.isin(drawn.document, bad), drawn.rows, "are not the windows of their text"
-        )
-    ]
+    troubles = [*some("deep", np.isin(drawn.document, bad), drawn.rows, "are not the windows of their text")]
     good_W = ~np.isin(fresh.document, bad)
     rows = drawn.without(bad).rows
     if not rows.num_rows:
         return troubles, math.inf
     other_N = rows.column("n_tokens").to_numpy() != fresh.tokens[good_W]
-    troubles += shard_audit.some("deep", other_N, rows, "have another n_tokens than their text")
-    far_N, nearness_N = model.unlike(rows, fresh.vectors[good_W])
+    troubles += some("deep", other_N, rows, "have another n_tokens than their text")
+    if model.recipe.classes:
+        other_N = model.other_scores(rows, fresh.outputs["classification"][good_W])
+        troubles += some("deep", other_N, rows, "have other scores than their text")
+    if "embedding" not in fresh.outputs:
+        return troubles, math.inf
+    far_N, nearness_N = model.unlike(rows, fresh.outputs["embedding"][good_W])
     nearness = float(nearness_N.min())
     what = f"have another vector than their text's ({MEASURES[model.recipe.vector]} {nearness:.4f})"
-    return [*troubles, *shard_audit.some("deep", far_N, rows, what)], nearness
+    return [*troubles, *some("deep", far_N, rows, what)], nearness
 
 
 @dataclass(frozen=True, slots=True)
 class _Fresh:
     """The W rows that the documents should have, in the order of the documents.
 
-    document: (W,) the number of each row's document.  tokens: (W,) token ids of each.  vectors: (W, D).
+    document: (W,) the number of each row's document.  tokens: (W,) token ids of each.
+    outputs: the values of each output, (W, ...).
     windows: `chunk`, `char_start` and `char_stop` by name if the dataset has a row for each window; else
         empty.
     """
 
     document: Ints
     tokens: Ints
-    vectors: Vectors
+    outputs: Mapping[str, Values]
     windows: Mapping[str, Ints]
 
 
@@ -237,23 +246,30 @@ class _Model:
         self.tokenizer = Tokenizer(found, self.recipe.max_tokens)
         # A sample needs no GPU. Vectors that a GPU made in bfloat16 are near to these, only less so.
         self.encoder = Encoder(found, device="cpu", dtype="float32", recipe=self.recipe)
-        self.least_cosine = LEAST_COSINE[config.dtype]
+        self.least_cosine, self.score_slack = LEAST_COSINE[config.dtype], SCORE_SLACK[config.dtype]
 
     def embed(self, texts: pa.Array) -> _Fresh:
-        """Computes the rows that these documents should have, with vectors as they are before storage."""
+        """Computes the rows that these documents should have, with outputs as they are before storage."""
         recipe = self.recipe
         (tokens, parts), cut_N = tokenize_all(texts, lambda some: tokenized(some, self.tokenizer, recipe))
         numbers = np.flatnonzero(cut_N)
-        lengths_C, vectors_CD = tokens.lengths, self.encoder.encode(tokens)
+        lengths_C = tokens.lengths
+        kept = outputs.parted(self.encoder.run(tokens).values, self.encoder.outputs)
         if parts is None:
-            return _Fresh(numbers, lengths_C, vectors_CD, {})
+            return _Fresh(numbers, lengths_C, kept, {})
         if recipe.chunked:
             window = {"chunk": parts.numbers, "char_start": parts.char_start, "char_stop": parts.char_stop}
-            return _Fresh(numbers[parts.text], lengths_C, vectors_CD, window)
+            return _Fresh(numbers[parts.text], lengths_C, kept, window)
         tokens_N = np.bincount(parts.text, lengths_C, len(numbers)).astype(np.int64)
         chunks_N = np.bincount(parts.text, minlength=len(numbers))
-        means_ND = vectors.mean_of_chunks(vectors_CD, lengths_C, chunks_N, recipe.normalize)
-        return _Fresh(numbers, tokens_N, means_ND, {})
+        means_ND = vectors.mean_of_chunks(kept["embedding"], lengths_C, chunks_N, recipe.normalize)
+        return _Fresh(numbers, tokens_N, {"embedding": means_ND}, {})
+
+    def other_scores(self, rows: pa.Table, fresh_NL: classification.Scores) -> npt.NDArray[np.bool_]:
+        """Returns (N,) which stored scores are not their texts'."""
+        stored_NL = classification.load(rows, self.encoder.outputs)
+        bound_NL = self.score_slack * np.maximum(1, np.abs(fresh_NL))  # a regression may be of any size
+        return np.asarray(~(np.abs(stored_NL - fresh_NL) <= bound_NL).all(axis=1))
 
     def unlike(self, rows: pa.Table, fresh_ND: Vectors) -> tuple[npt.NDArray[np.bool_], Vectors]:
         """Returns (N,) which stored vectors are not their texts', and (N,) how near each is.

@@ -31,6 +31,8 @@ from pipeline.parsing import brief
 from pipeline.ragged import Ints
 from pipeline.source.formats import Piece
 from pipeline.storage import ObjectInfo
+from pipeline.verify import classification_audit
+from pipeline.verify.problems import Problem, some
 
 NORM_SLACK = 1e-3
 """How far from 1 the length of a normalized vector may be; bfloat16 is rounded before it is scaled."""
@@ -75,10 +77,6 @@ class ShardAudit:
     findings: tuple[Finding, ...]
     contents: Mapping[str, Any] | None = None
     ids: Ids = NO_IDS
-
-
-Problem = tuple[str, str]
-"""A check, and what it found."""
 
 
 def audit_shard(shard: Shard) -> ShardAudit:
@@ -128,12 +126,14 @@ def _audit(
         "tokens": schema.total(rows, "n_tokens"),
         "truncated": schema.total(rows, "truncated"),
         "file_bytes": len(data),
-        "content_digest": writer.content_digest(rows),
+        "content_digest": writer.content_digest(rows, shard.expected.outputs.names),
         "pieces": _counted(ranges, documents, rejects),
     }
     troubles += _records(contents, footer, shard.recorded)
     troubles += _duplicates(rows, rejects, ranges)
-    troubles += _vectors(rows, shard.expected)
+    troubles += _vectors(rows, shard.expected) if "embedding" in shard.expected.outputs.names else ()
+    troubles += classification_audit.labels(rows, shard.expected.outputs)
+    troubles += classification_audit.scores(rows, shard.expected.outputs)
     troubles += _others(rows, shard.expected)
     return troubles, contents, ids_of(rows, shard.pieces[0].source, shard.id_column)
 
@@ -297,17 +297,18 @@ def _doubled(rows: pa.Table, key: list[str], what: str) -> Iterator[Problem]:
 
 def _vectors(rows: pa.Table, expected: Expected) -> Iterator[Problem]:
     """Checks that vectors are finite, and of length 1 if they should be."""
-    if expected.vector == "binary":
-        width = math.ceil(expected.dimension / 8)
+    dimension = expected.outputs.dimension
+    if expected.outputs.vector == "binary":
+        width = math.ceil(dimension / 8)
         other_N = pc.not_equal(pc.binary_length(rows["embedding"]), width).to_numpy()
         yield from some("vectors", other_N, rows, f"have vectors that are not of {width} bytes")
         return
-    vectors_ND = embedding.load(rows, expected.dimension)
+    vectors_ND = embedding.load(rows, dimension)
     finite_N = np.asarray(np.isfinite(vectors_ND).all(axis=1))
     yield from some("vectors", ~finite_N, rows, "hold NaN or infinity")
     if expected.normalized:
         length_N = np.sqrt(np.einsum("nd,nd->n", vectors_ND, vectors_ND))  # norm() would copy them
-        wrong_N = finite_N & (np.abs(length_N - 1) > NORM_SLACK + quantization(rows, expected.dimension))
+        wrong_N = finite_N & (np.abs(length_N - 1) > NORM_SLACK + quantization(rows, dimension))
         example = f" ({length_N[wrong_N][0]:.4g})" if wrong_N.any() else ""
         yield from some("vectors", wrong_N, rows, f"have vectors that are not of length 1{example}")
 
@@ -333,11 +334,3 @@ def _others(rows: pa.Table, expected: Expected) -> Iterator[Problem]:
         start_N, stop_N = rows["char_start"].to_numpy(), rows["char_stop"].to_numpy()
         empty_N: npt.NDArray[np.bool_] = (start_N < 0) | (start_N >= stop_N)
         yield from some("vectors", empty_N, rows, "are windows without a character")
-
-
-def some(check: str, wrong_M: npt.NDArray[np.bool_], rows: pa.Table, what: str) -> Iterator[Problem]:
-    """Yields one problem for all rows that have it; it names the first of them."""
-    if wrong_M.any():
-        first = int(np.flatnonzero(wrong_M)[0])
-        place = f"{rows['source_file'][first]}#{rows['source_row'][first]}"
-        yield check, f"{int(wrong_M.sum())} rows {what}, {place} the first"

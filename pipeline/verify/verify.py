@@ -31,6 +31,7 @@ from pipeline.dataset.identity import Identity, fields_of
 from pipeline.dataset.reconcile import unaccounted
 from pipeline.dataset.summary import counts
 from pipeline.errors import ConfigError, PipelineError
+from pipeline.model.output_spec import OutputSpec
 from pipeline.plan.changes import no_longer_as_planned
 from pipeline.plan.plan import Plan, source_files, split_id
 from pipeline.verify import reembed
@@ -40,7 +41,7 @@ from pipeline.verify.shard_audit import Finding, Shard, audit_shard
 
 CHECKS = (
     "identity", "complete", "shards", "manifest", "reconciliation", "schema", "checksums", "duplicates",
-    "vectors", "rejects", "source", "deep",
+    "vectors", "outputs", "rejects", "source", "deep",
 )  # fmt: skip
 SUMMED = ("rows", "rejects", "file_bytes")
 MANY_SHARDS = 200
@@ -285,7 +286,7 @@ class _Audit:
             "schema": {"columns": len(expected.columns)},
             "checksums": {"bytes": totals["file_bytes"]},
             "duplicates": {**rows, **rejects, **self.figures["duplicates"]},
-            "vectors": {**rows, "kind": expected.vector, "dimensions": expected.dimension},
+            **_outputs(expected.outputs, rows),
             "rejects": {**rejects},
         }
         return unsound
@@ -336,7 +337,7 @@ class _Audit:
             nearness = min(nearness, compared.nearness)
         self.figures["deep"] = {"rows compared": rows, "rows not checked": unchecked}
         if math.isfinite(nearness):
-            self.figures["deep"][f"least {MEASURES[expected.vector]}"] = nearness
+            self.figures["deep"][f"least {MEASURES[expected.outputs.vector]}"] = nearness
         if unchecked:
             self.notes.append(f"deep: {unchecked} rows were not checked: their source is gone or has changed")
         if unsound:
@@ -348,6 +349,16 @@ class _Audit:
         for split, pieces in plan.splits():
             if split in self.evidence.there and split not in unsound:
                 yield Sample(self._root, self.options, split, pieces, self.deep, *digests, told)
+
+
+def _outputs(spec: OutputSpec, rows: Mapping[str, int]) -> dict[str, dict[str, int | float | str]]:
+    """Returns the figures of the checks of vectors and of other outputs."""
+    found: dict[str, dict[str, int | float | str]] = {}
+    if "embedding" in spec.names:
+        found["vectors"] = {**rows, "kind": spec.vector, "dimensions": spec.dimension}
+    if spec.classes:
+        found["outputs"] = {**rows, "labels": len(spec.classes.labels)}
+    return found
 
 
 def _each(

@@ -14,6 +14,7 @@ from pipeline.driver import run
 from pipeline.errors import ExitCode
 from tests.consumers import corpora, java, page
 from tests.flow import use_no_ray
+from tests.models_with_heads import with_classes
 from tests.s3.server import environment, running_server
 
 DEMO = Path(__file__).parents[2] / "configs" / "demo.yaml"
@@ -41,6 +42,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     embed(folder, shards, "output.path=int8", "model.vector=int8")
     embed(folder, shards, "output.path=binary", "model.vector=binary")
     embed(folder, shards, "output.path=chunks", "model.long_text=chunks", "model.max_tokens=16")
+    classifier = with_classes(folder / "classifier", ["news", "sport", "travel"])
+    outputs = "model.outputs=[embedding, classification]"
+    embed(folder, shards, "output.path=classes", f"model.name={classifier}", outputs)
     return folder
 
 

@@ -192,6 +192,25 @@ def test_bits(folder: Path, rows: dict[int, dict[str, Any]]) -> None:
         assert all(true[key] == distance for key, distance in found)
 
 
+def test_labels(folder: Path, spark: Any) -> None:
+    names = page.run("Labels and scores", folder)
+    rows = read_dataset(folder / "classes").to_pylist()
+    surest: dict[str, dict[str, Any]] = {}
+    for row in rows:
+        if row["label"] not in surest or row["score"] > surest[row["label"]]["score"]:
+            surest[row["label"]] = row
+    told = [row["label"] for row in rows]
+    wanted = [
+        {"label": label, "articles": told.count(label), "surest": surest[label]["article_id"]}
+        for label in sorted(surest)
+    ]
+    assert [row.asDict() for row in names["in_spark"]] == wanted
+    assert names["answers"][0] == wanted
+    assert names["in_polars"].to_dicts() == wanted
+    sport = dict(names["sport"].iter_rows())
+    assert sport == {row["article_id"]: row["scores"][1] for row in rows}
+
+
 def test_object_storage(bucket: None, httpfs: None, folder: Path, rows: dict[int, dict[str, Any]]) -> None:
     names = page.run("On object storage", folder)
     for found in (names["with_pyarrow"], names["with_polars"].to_arrow(), names["with_duckdb"]):

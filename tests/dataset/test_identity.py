@@ -38,8 +38,8 @@ def test_the_digests_of_the_built_in_checkpoint_stay() -> None:
 
 def test_younger_fields_count_only_if_they_are_used() -> None:
     before = identity("albert-mini")
-    assert identity("albert-mini", hidden="skip", binary_as_string=False) == before
-    for field, value in (("hidden", "dots"), ("binary_as_string", True)):
+    assert identity("albert-mini", hidden="skip", binary_as_string=False, text_pair_column=None) == before
+    for field, value in (("hidden", "dots"), ("binary_as_string", True), ("text_pair_column", "other")):
         other = identity("albert-mini", **{field: value})
         assert other.dataset_digest != before.dataset_digest
         assert other.differences(before) == [f"source.docs.{field}: null there, {json.dumps(value)} here"]

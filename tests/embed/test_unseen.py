@@ -50,7 +50,8 @@ def made(job: JobValues, folder: Path, allow: bool) -> tuple[Plan, Job]:
     assert len(found.split_ids) == 1
     Dataset.of(parsed).claim(identity, parsed, None)
     digests = identity.vector_digest, model.tokenizer_digest
-    return found, Job(parsed, found.columns, EmbeddingSpec.of(model, parsed.model), None, *digests, "attempt")
+    recipe = EmbeddingSpec.of(model, parsed.model)
+    return found, Job(parsed, found.columns, recipe, identity.outputs, None, *digests, "attempt")
 
 
 def without_ray(job: Job, pending: Plan, between: Callable[[], object]) -> Settled:

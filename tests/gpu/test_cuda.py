@@ -52,7 +52,7 @@ def test_a_capped_memory_costs_budget_and_no_row(base: Path) -> None:
         torch.cuda.set_per_process_memory_fraction(1.0)
     assert encoder.batch_tokens < budget
     assert not encoded.too_large.any()
-    assert np.isfinite(encoded.vectors).all()
+    assert np.isfinite(encoded.values).all()
 
 
 def test_layers_are_fused_and_near_the_plain_ones(base: Path) -> None:

@@ -182,7 +182,7 @@ def test_identical_texts_are_encoded_once(tiny: Path) -> None:
     tokens = tokenized(tiny, ["same words"] * 50 + ["others"])
     encoded = Encoder(tiny).run(tokens)
     assert encoded.computed_tokens == tokens.lengths[0] + tokens.lengths[-1]
-    assert (encoded.vectors[:50] == encoded.vectors[0]).all()
+    assert (encoded.values[:50] == encoded.values[0]).all()
 
 
 def test_no_texts_give_no_vectors(tiny: Path) -> None:
@@ -222,7 +222,7 @@ def test_running_out_of_memory_costs_budget_and_no_row(tiny: Path, caplog: pytes
     out_of_memory(encoder, lambda call, _: 1 <= call <= 10)
     with caplog.at_level(logging.WARNING, "pipeline"):
         encoded = encoder.run(tokens)
-    np.testing.assert_allclose(encoded.vectors, whole, atol=1e-5)
+    np.testing.assert_allclose(encoded.values, whole, atol=1e-5)
     assert not encoded.too_large.any()
     figures = [line for line in caplog.messages if "out of memory" in line]
     assert figures
@@ -294,8 +294,8 @@ def test_a_text_that_does_not_fit_alone_is_told_apart(tiny: Path) -> None:
     out_of_memory(encoder, lambda _, size: size > 60)
     encoded = encoder.run(tokens)
     assert encoded.too_large.tolist() == [length > 60 for length in tokens.lengths]
-    assert np.isnan(encoded.vectors[encoded.too_large]).all()
-    np.testing.assert_allclose(encoded.vectors[~encoded.too_large], whole[~encoded.too_large], atol=1e-5)
+    assert np.isnan(encoded.values[encoded.too_large]).all()
+    np.testing.assert_allclose(encoded.values[~encoded.too_large], whole[~encoded.too_large], atol=1e-5)
 
 
 def test_other_errors_of_the_model_are_not_hidden(tiny: Path) -> None:

@@ -35,7 +35,6 @@ from pipeline.embed.row import from_row, to_row
 from pipeline.embed.split import EncodedSplit, ReadSplit, SplitRows
 from pipeline.errors import ExitCode, PipelineError
 from pipeline.model import checkpoint
-from pipeline.model.outputs import of_vectors
 from pipeline.nightly import DatasetFacts, Series
 from pipeline.nightly import latest as latest_module
 from pipeline.plan.make import make_plan
@@ -318,7 +317,7 @@ def encoded(row: pa.Table, dimension: int) -> pa.Table:
     return to_row(
         EncodedSplit(
             **passed | {"figures": {**split.figures, **figures}},
-            outputs=of_vectors(vectors),
+            outputs={"embedding": vectors},
             too_large=np.zeros(len(vectors), np.bool_),
         )
     )

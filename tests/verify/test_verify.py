@@ -22,6 +22,7 @@ from pipeline.dataset import vectors
 from pipeline.dataset.identity import Identity
 from pipeline.embed import on_ray
 from pipeline.errors import DeniedError, ExitCode, MissingError, ModelError, OtherDatasetError
+from pipeline.model.output_spec import OutputSpec
 from pipeline.model.outputs import embedding
 from pipeline.verify import verify
 from pipeline.verify.verify import Report
@@ -411,8 +412,9 @@ def test_deep_sees_quantized_vectors_of_another_text(
 ) -> None:
     planted = copy(**model)
     other = np.random.default_rng(0).normal(size=(1, 11)).astype(np.float32)
-    columns = embedding.store(vectors.unit(other), model["vector"])
-    for field, column in zip(embedding.fields(model["vector"], 11), columns, strict=True):
+    spec = OutputSpec(vector=model["vector"], dimension=11)
+    columns = embedding.store(vectors.unit(other), spec)
+    for field, column in zip(embedding.fields(spec), columns, strict=True):
         change = functools.partial(replaced, name=field.name, row=0, value=column[0].as_py())
         planted.rewrite(planted.shards[0], change)
     assert found(planted) == []

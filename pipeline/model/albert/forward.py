@@ -66,12 +66,12 @@ class Albert(nn.Module):
 
     def forward(self, ids_T: torch.Tensor, packing: Packing) -> torch.Tensor:
         """Returns the last hidden state, (T, D), for int64 token ids."""
-        hidden_TD: torch.Tensor = self.encoder(self.embeddings(ids_T, packing.position_ids), packing)
+        hidden_TD: torch.Tensor = self.encoder(self.embeddings(ids_T, packing), packing)
         return hidden_TD
 
 
 class _Embeddings(nn.Module):
-    """Embeds each token and its position in its text; all texts are of the first token type."""
+    """Embeds each token, its position, and its type: the second text of a pair has the second type."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -81,10 +81,12 @@ class _Embeddings(nn.Module):
         self.token_type_embeddings = nn.Embedding(config.size("type_vocab_size"), size)
         self.LayerNorm = nn.LayerNorm(size, eps=config.get("layer_norm_eps"))
 
-    def forward(self, ids_T: torch.Tensor, position_T: torch.Tensor) -> torch.Tensor:
+    def forward(self, ids_T: torch.Tensor, packing: Packing) -> torch.Tensor:
         """Returns the embedded tokens, (T, E)."""
-        words_TE = self.word_embeddings(ids_T) + self.token_type_embeddings.weight[0]
-        normed_TE: torch.Tensor = self.LayerNorm(words_TE + self.position_embeddings(position_T))
+        types = self.token_type_embeddings
+        type_TE = types.weight[0] if packing.type_ids is None else types(packing.type_ids)
+        words_TE = self.word_embeddings(ids_T) + type_TE
+        normed_TE: torch.Tensor = self.LayerNorm(words_TE + self.position_embeddings(packing.position_ids))
         return normed_TE
 
 

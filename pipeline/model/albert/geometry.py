@@ -27,6 +27,7 @@ LIMITS: Mapping[str, int] = {"num_hidden_layers": 1000, "num_hidden_groups": 100
 """Limits far beyond any model. More would use up memory or a device's time before anyone saw why."""
 PREFIX = "albert."
 HEADS = re.compile(r"(albert\.)?pooler|predictions|sop_classifier|classifier|qa_outputs|.*position_ids$")
+ARCHITECTURES: Mapping[str, str] = {"classification": "AlbertForSequenceClassification"}
 
 
 def check(config: ModelConfig) -> None:
@@ -75,6 +76,14 @@ def weights(config: ModelConfig) -> Iterator[tuple[str, tuple[int, ...]]]:
             yield from _pair(f"{prefix}.ffn", (inner, hidden))
             yield from _pair(f"{prefix}.ffn_output", (hidden, inner))
             yield from _pair(f"{prefix}.full_layer_layer_norm", (hidden,))
+
+
+def head_weights(config: ModelConfig, output: str, labels: int) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """Yields the name and shape of each weight of the head that makes an output."""
+    hidden = config.size("hidden_size")
+    if output == "classification":
+        yield from _pair("pooler", (hidden, hidden))
+    yield from _pair("classifier", (labels, hidden))
 
 
 def flops_per_token(config: ModelConfig) -> float:

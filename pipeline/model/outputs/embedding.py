@@ -9,17 +9,26 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from pipeline.model.output_spec import OutputSpec
+
 Vectors = npt.NDArray[np.float32]
 COLUMNS: Sequence[str] = ("embedding", "embedding_scale")
 
 
-def of_vectors(vectors_ND: Vectors) -> Vectors:
-    """Returns the vectors as they are."""
-    return vectors_ND
+def width(spec: OutputSpec) -> int:
+    """Returns the length of a vector."""
+    return spec.dimension
 
 
-def fields(kind: str, dimension: int) -> list[pa.Field]:
-    """Returns the fields of the columns that hold vectors of a kind."""
+def row_bytes(spec: OutputSpec) -> float:
+    """Returns the bytes of one stored vector."""
+    dimension = spec.dimension
+    return {"float32": 4 * dimension, "int8": dimension + 4, "binary": -(-dimension // 8)}[spec.vector]
+
+
+def fields(spec: OutputSpec) -> list[pa.Field]:
+    """Returns the fields of the columns that hold the vectors."""
+    kind, dimension = spec.vector, spec.dimension
     if kind == "binary":
         return [pa.field("embedding", pa.binary(), nullable=False)]
     if kind == "int8":
@@ -30,14 +39,14 @@ def fields(kind: str, dimension: int) -> list[pa.Field]:
     return [pa.field("embedding", pa.list_(pa.float32(), dimension), nullable=False)]
 
 
-def store(vectors_ND: Vectors, kind: str) -> list[pa.Array]:
+def store(vectors_ND: Vectors, spec: OutputSpec) -> list[pa.Array]:
     """Returns the columns of `fields`.
 
     `int8`: each vector times 127 over its greatest absolute value, rounded to even. Multiplied by
     `embedding_scale`, each value comes back within half a scale. `binary`: one bit per dimension, 1 if it is
     above zero; eight bits to a byte, the first in the highest bit, zeros at the end.
     """
-    dimension = vectors_ND.shape[1]
+    kind, dimension = spec.vector, spec.dimension
     if kind == "binary":
         packed = np.packbits(vectors_ND > 0, axis=1)
         offsets = np.arange(len(packed) + 1, dtype=np.int32) * packed.shape[1]
@@ -50,6 +59,11 @@ def store(vectors_ND: Vectors, kind: str) -> list[pa.Array]:
         values = pa.array(rounded.reshape(-1))
         return [pa.FixedSizeListArray.from_arrays(values, dimension), pa.array(scale_N)]
     return [pa.FixedSizeListArray.from_arrays(pa.array(vectors_ND.reshape(-1)), dimension)]
+
+
+def labels(_: pa.Table) -> pa.Array:
+    """Returns no label: a vector has none."""
+    return pa.array([], pa.string())
 
 
 def load(shard: pa.Table, dimension: int) -> Vectors:

@@ -201,4 +201,6 @@ def _add_specials(backend: Backend, names: tuple[str, ...]) -> None:
         [AddedToken(name, lstrip=name == mask, special=True, normalized=False) for name in present]
     )
     specials = [(name, backend.token_to_id(name)) for name in (cls, sep)]
-    backend.post_processor = processors.TemplateProcessing(single=f"{cls} $A {sep}", special_tokens=specials)
+    backend.post_processor = processors.TemplateProcessing(
+        single=f"{cls} $A {sep}", pair=f"{cls} $A {sep} $B:1 {sep}:1", special_tokens=specials
+    )

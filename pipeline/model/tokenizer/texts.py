@@ -12,6 +12,7 @@ from pipeline.model.batching import TokenBatch
 from pipeline.model.embedding_spec import EmbeddingSpec
 from pipeline.model.tokenizer.chunks import Chunks, chunk_texts, prefixed
 from pipeline.model.tokenizer.tokenizer import Tokenizer
+from pipeline.schema import parts_of
 
 Tokens = tuple[TokenBatch, Chunks | None]
 """The token ids of each text, or of each chunk of the texts."""
@@ -21,11 +22,14 @@ Tokenize = Callable[[pa.Array], Tokens]
 
 
 def tokenized(texts: pa.Array, tokenizer: Tokenizer, recipe: EmbeddingSpec) -> Tokens:
-    """Returns the token ids of each text, or of each chunk of the texts.
+    """Returns the token ids of each text or pair of texts, or of each chunk of the texts.
 
     Raises:
         TokenizerError: the tokenizer can't cut one of them.
     """
+    if pa.types.is_struct(texts.type):
+        first, second = parts_of(texts)
+        return tokenizer.encode_pairs(prefixed(first, recipe.prefix), second), None
     if recipe.long_text == "truncate":
         return tokenizer.encode(prefixed(texts, recipe.prefix)), None
     found = chunk_texts(tokenizer, texts, recipe.chunk_overlap, recipe.prefix)

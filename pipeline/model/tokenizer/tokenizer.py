@@ -22,7 +22,7 @@ import pyarrow.compute as pc
 from tokenizers import Tokenizer as Backend
 
 from pipeline import telemetry
-from pipeline.errors import TokenizerError
+from pipeline.errors import ModelError, TokenizerError
 from pipeline.model.batching import TokenBatch
 from pipeline.model.checkpoint import Checkpoint, resolve
 from pipeline.model.tokenizer.blocks import BLOCK_BYTES, blocks
@@ -38,12 +38,22 @@ from pipeline.model.tokenizer.word_cache import (
     distinct,
     split,
 )
-from pipeline.ragged import Bytes, Ints, interleave, offsets_from_lengths, text_array, text_bytes
+from pipeline.ragged import (
+    Bytes,
+    Ints,
+    flat_indices,
+    interleave,
+    offsets_from_lengths,
+    text_array,
+    text_bytes,
+)
 
 BYTES_PER_TOKEN = 8
 """Bytes per token that are read of a long text at first; most texts need 4 to 5."""
 
 
+PAIR = ("a b", "c")
+"""The pair of texts whose ids must equal the real tokenizer's."""
 CHECKED = (
     *PROBES,
     "a [MASK] b[CLS]c <unk>",
@@ -130,6 +140,65 @@ class Tokenizer:
                 else:
                     parts += [self._as_it_is(block) for block in blocks(chunk, BLOCK_BYTES)]
         return joined(parts, self.dtype)
+
+    @property
+    def pair_specials(self) -> int:
+        """Returns the number of special tokens in and around each pair of texts."""
+        return self.specials + len(self.after)
+
+    def encode_pairs(self, firsts: pa.Array, seconds: pa.Array) -> TokenBatch:
+        """Returns the token ids of each pair of texts, `[CLS] first [SEP] second [SEP]`.
+
+        A pair that is too long loses tokens at the end of its longer text first, as in the library.
+
+        Raises:
+            TokenizerError: the tokenizer can't cut one of them.
+        """
+        pair = self.encode(firsts), self.encode(seconds)
+        sizes_2N = np.stack([each.lengths - self.specials for each in pair])
+        kept_2N = self._longest_first(sizes_2N, firsts, seconds)
+        pool = np.concatenate([each.ids for each in pair] + [np.array(self.before + self.after, self.dtype)])
+        firsts_at, seconds_at, specials_at = np.cumsum([0, *(len(each.ids) for each in pair)])
+        frame = len(self.before), len(self.after)
+        count = len(firsts)
+        starts, lengths = np.empty((count, 5), np.int64), np.empty((count, 5), np.int64)
+        starts[:, 0], lengths[:, 0] = specials_at, frame[0]
+        for part, (at, batch) in enumerate(zip((firsts_at, seconds_at), pair, strict=True)):
+            starts[:, 1 + 2 * part] = at + batch.offsets[:-1] + frame[0]
+            lengths[:, 1 + 2 * part] = kept_2N[part]
+            starts[:, 2 + 2 * part], lengths[:, 2 + 2 * part] = specials_at + frame[0], frame[1]
+        ids = pool[flat_indices(starts.reshape(-1), lengths.reshape(-1))]
+        truncated = np.asarray((kept_2N < sizes_2N).any(axis=0) | pair[0].truncated | pair[1].truncated)
+        second = frame[0] + kept_2N[0] + frame[1]
+        return TokenBatch(ids, offsets_from_lengths(lengths.sum(axis=1)), truncated, second)
+
+    def _longest_first(self, sizes_2N: Ints, firsts: pa.Array, seconds: pa.Array) -> Ints:
+        """Returns how many tokens of both texts of each pair are kept, (2, N)."""
+        room = self.max_tokens - self.pair_specials
+        shorter_N = sizes_2N.min(axis=0)
+        is_longer_N = sizes_2N[0] > sizes_2N[1]
+        if room % 2:  # one token more for the longer text, of which only the beginning was cut
+            for at in np.flatnonzero((shorter_N > room) & ~is_longer_N).tolist():
+                is_longer_N[at] = len(self.bare(firsts[at].as_py())) > len(self.bare(seconds[at].as_py()))
+        few_N = np.minimum(shorter_N, room // 2)
+        kept_2N = np.where(is_longer_N, np.stack([room - few_N, few_N]), np.stack([few_N, room - few_N]))
+        kept: Ints = np.where(sizes_2N.sum(axis=0) > room, kept_2N, sizes_2N)
+        return kept
+
+    def refuse_other_pairs(self) -> None:
+        """Refuses a tokenizer that joins two texts in another way.
+
+        Raises:
+            ModelError: its ids or token types of a pair are not those of `encode_pairs`.
+        """
+        ours = self.encode_pairs(*(pa.array([text], pa.large_string()) for text in PAIR))
+        theirs = self.backend.encode(*PAIR)
+        second = 0 if ours.second is None else int(ours.second[0])
+        types = [int(place >= second) for place in range(len(ours.ids))]
+        if ours.ids.tolist() != theirs.ids or types != theirs.type_ids:
+            what = "the tokenizer does not join two texts as [CLS] first [SEP] second [SEP]"
+            hint = "name another checkpoint, or drop text_pair_column"
+            raise ModelError(what, self.name, " ".join(theirs.tokens), hint)
 
     def _failing_texts(self) -> AbstractContextManager[None]:
         return named_failures("the tokenizer can't cut a text", self.name, TokenizerError)

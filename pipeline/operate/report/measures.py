@@ -11,11 +11,13 @@ from pipeline.humanize import count, duration, plural, share, short, size
 from pipeline.operate.report import figures
 from pipeline.operate.report.axis import time_ticks
 from pipeline.operate.report.charts import HALF, Bar, Bars, Columns, both
-from pipeline.operate.report.markup import element
+from pipeline.operate.report.markup import beginning, element, join
 from pipeline.operate.report.parts import NOTHING, section
 from pipeline.operate.report.subject import Subject
 from pipeline.sanitize import first_line
 
+MAX_LABELS, LONGEST_LABEL = 20, 40
+"""The most labels that are shown, and the characters of a label."""
 MAX_MARKS = 10
 """Attempts whose starts are marked; if there are more, none is marked."""
 
@@ -195,6 +197,23 @@ def origins(subject: Subject) -> Markup:
     )
     chart = Bars(label="Rows by origin", x_title="rows", bars=bars)
     return section("Where the rows came from", sentence, both(chart, HALF))
+
+
+def labels(subject: Subject) -> Markup:
+    """Returns a section for the labels of each output, by how many rows have them."""
+    sections = []
+    for output, counted in subject.summary.get("labels", {}).items():
+        whole = subject.summary["rows"]
+        bars = [
+            Bar(beginning(label, LONGEST_LABEL), rows, f"{count(rows)} · {share(rows, whole)}")
+            for label, rows in list(counted.items())[:MAX_LABELS]
+        ]
+        more = len(counted) - len(bars)
+        sentence = f"{plural(len(counted), 'label')} that a row has, by the rows that have it, of all rows."
+        sentence += f" Not shown: {plural(more, 'rarer label')}." if more else ""
+        chart = Bars(label=f"Rows by label of {output}", x_title="rows", bars=bars)
+        sections.append(section(f"Labels: {output}", sentence, both(chart, HALF)))
+    return join(*sections)
 
 
 def _every(edges: Sequence[float], about: int) -> list[float]:

@@ -30,6 +30,7 @@ def page(subject: Subject, now: datetime.datetime) -> bytes:
         measures.lengths(subject),
         measures.shards(subject),
         measures.origins(subject),
+        measures.labels(subject),
         excerpts.rejects(subject),
         excerpts.map_(subject),
         account.attempts(subject),

@@ -63,7 +63,7 @@ class Sample:
 
 
 def drawn(config: Config, dataset: Dataset, plan: Plan, records: pa.Table) -> Sample | None:
-    """Draws some rows, spread over the shards; None if there are none, or none are wanted.
+    """Draws some rows, spread over the shards; None if there are none, none are wanted, or none has a vector.
 
     Raises:
         StorageError: storage failed.
@@ -75,6 +75,8 @@ def drawn(config: Config, dataset: Dataset, plan: Plan, records: pa.Table) -> Sa
     whole = sum(record["rows"] for record in chosen)
     wanted = [-(-config.report.samples * record["rows"] // whole) for record in chosen]
     expected = _expected(dataset, plan)
+    if "embedding" not in expected.outputs.names:
+        return None
     with ThreadPoolExecutor(THREADS) as pool:
         parts = list(pool.map(lambda record, rows: _rows(dataset, record, rows, expected), chosen, wanted))
     rows = pa.concat_tables(parts).slice(0, config.report.samples)
@@ -91,12 +93,12 @@ def drawn(config: Config, dataset: Dataset, plan: Plan, records: pa.Table) -> Sa
     )
 
 
-def _expected(dataset: Dataset, plan: Plan) -> pa.Schema:
-    """Returns the columns of every shard."""
+def _expected(dataset: Dataset, plan: Plan) -> Expected:
+    """Returns the form of every shard."""
     identity = dataset.identity()
     if identity is None:
         raise MissingError("is missing", dataset.layout.identity, hint="put back the one that the run wrote")
-    return Expected.of(identity, plan.columns).columns
+    return Expected.of(identity, plan.columns)
 
 
 def rejected(dataset: Dataset, records: pa.Table) -> list[dict[str, Any]]:
@@ -139,20 +141,20 @@ def _chosen(records: pa.Table) -> list[dict[str, Any]]:
     return list(chosen.to_pylist())
 
 
-def _rows(dataset: Dataset, record: Mapping[str, Any], wanted: int, expected: pa.Schema) -> pa.Table:
+def _rows(dataset: Dataset, record: Mapping[str, Any], wanted: int, expected: Expected) -> pa.Table:
     """Reads rows of one shard, evenly spaced in its first `SHARD_BYTES`, with the columns cheap to show.
 
     Raises:
         DamagedError: the shard has other columns than it should.
     """
-    cheap = _cheap(expected)
+    cheap = _cheap(expected.columns, reserved_names(expected.outputs.names))
     most = max(wanted, SHARD_BYTES * record["rows"] // max(record["file_bytes"], 1))
     taken, seen = [], 0
     path = dataset.layout.shard(record["split_id"])
     with dataset.storage.open(path) as file:
         # Buffered, so that nothing after the last batch is read.
         shard = parsing.opened(file, path, buffer_size=BUFFER_BYTES, pre_buffer=False)
-        parsing.refuse_other(shard, expected, path)
+        parsing.refuse_other(shard, expected.columns, path)
         for batch in shard.iter_batches(BATCH_ROWS, columns=cheap):
             taken.append(batch)
             seen += batch.num_rows
@@ -162,12 +164,12 @@ def _rows(dataset: Dataset, record: Mapping[str, Any], wanted: int, expected: pa
     return table.take(np.unique(np.linspace(0, table.num_rows - 1, wanted).astype(np.int64)))
 
 
-def _cheap(columns: pa.Schema) -> list[str]:
+def _cheap(columns: pa.Schema, reserved: set[str]) -> list[str]:
     """Returns our columns that a sample needs, and carried ones whose values fit into a few characters."""
     kinds = (
         pa.types.is_string, pa.types.is_boolean, pa.types.is_integer, pa.types.is_date, pa.types.is_decimal,
     )  # fmt: skip
-    carried = [field for field in columns if field.name not in reserved_names()]
+    carried = [field for field in columns if field.name not in reserved]
     short = [field.name for field in carried if any(is_kind(field.type) for is_kind in kinds)]
     return [*(name for name in OURS if name in columns.names), *short]
 

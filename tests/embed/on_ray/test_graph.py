@@ -60,7 +60,8 @@ def test_a_run_whose_replicas_can_not_start_ends_before_all_splits_have_failed(j
     model = checkpoint.resolve(str(tiny))
     made = make_plan(parsed, model, "digest")
     told = Told(
-        config=parsed, columns=made.columns, recipe=EmbeddingSpec.of(model, parsed.model), revision=None,
+        config=parsed, columns=made.columns, recipe=EmbeddingSpec.of(model, parsed.model),
+        outputs=Identity.of(parsed, model).outputs, revision=None,
         vector_digest="0" * 64, tokenizer_digest=model.tokenizer_digest, attempt="a",
     )  # fmt: skip
     arrived: list[ShardRecord | Failure] = []

@@ -4,12 +4,13 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from pipeline.model.output_spec import OutputSpec
 from pipeline.model.outputs.embedding import fields, load, store
 
 
 def table(vectors: np.ndarray, kind: str) -> pa.Table:
-    schema = pa.schema(fields(kind, vectors.shape[1]))
-    return pa.Table.from_arrays(store(vectors, kind), schema=schema)
+    spec = OutputSpec(vector=kind, dimension=vectors.shape[1])
+    return pa.Table.from_arrays(store(vectors, spec), schema=pa.schema(fields(spec)))
 
 
 @pytest.mark.parametrize("rows", [0, 1, 7])

@@ -21,9 +21,11 @@ from pipeline.config.load import parse_config
 from pipeline.dataset.commit import CommitRequest, commit
 from pipeline.dataset.dataset import Dataset
 from pipeline.dataset.ending import RunResult
+from pipeline.dataset.expected import Expected
 from pipeline.dataset.summary import counts, reject_reasons
 from pipeline.driver import attempt
 from pipeline.errors import ExitCode, StorageError
+from pipeline.model.output_spec import OutputSpec
 from pipeline.operate import report
 from pipeline.operate.report import excerpts, sample
 from pipeline.operate.report import texts as texts_module
@@ -196,7 +198,8 @@ def test_of_a_large_shard_only_the_beginning_is_read(tmp_path: Path, monkeypatch
     monkeypatch.setattr(sample, "SHARD_BYTES", 2 << 20)
     stored = path.stat().st_size
     told = {"split_id": "s", "rows": 20_000, "file_bytes": stored}
-    rows = sample._rows(dataset, told, 100, pa.table(columns).schema)
+    expected = Expected(pa.table(columns).schema, OutputSpec(), normalized=False, max_tokens=None)
+    rows = sample._rows(dataset, told, 100, expected)
     places = rows["source_row"].to_pylist()
     assert (len(places), places[0]) == (100, 0)
     assert 1500 < places[-1] < 2100

@@ -1,0 +1,51 @@
+"""Computes what a checkpoint's heads say of packed texts. Always in float32, as pooling is.
+
+Shapes: B texts, T tokens of all texts, D dimensions, L labels.
+"""
+
+from collections.abc import Mapping
+from typing import Protocol
+
+import torch
+from torch.nn.functional import linear
+
+from pipeline.model.checkpoint import Checkpoint
+from pipeline.model.embedding_spec import EmbeddingSpec
+from pipeline.model.transformer import load_head
+
+Weights = Mapping[str, torch.Tensor]
+
+
+class TextHead(Protocol):
+    """A head that says something of each text."""
+
+    def __call__(self, hidden_TD: torch.Tensor, lengths_B: torch.Tensor) -> torch.Tensor: ...
+
+
+class ClassificationHead:
+    """The head of an `AlbertForSequenceClassification`: a pooler over the first token, then a classifier."""
+
+    def __init__(self, weights: Weights, problem: str) -> None:
+        self.weights, self.problem = weights, problem
+
+    def __call__(self, hidden_TD: torch.Tensor, lengths_B: torch.Tensor) -> torch.Tensor:
+        """Returns the scores of each text, (B, L) float32."""
+        of = self.weights
+        first_BD = hidden_TD[lengths_B.cumsum(0) - lengths_B].float()
+        pooled_BD = torch.tanh(linear(first_BD, of["pooler.weight"], of["pooler.bias"]))
+        logits_BL = linear(pooled_BD, of["classifier.weight"], of["classifier.bias"])
+        if self.problem == "regression":
+            return logits_BL
+        return logits_BL.softmax(dim=1) if self.problem == "single_label" else logits_BL.sigmoid()
+
+
+def text_heads(checkpoint: Checkpoint, recipe: EmbeddingSpec, device: torch.device) -> list[TextHead]:
+    """Loads the heads that a recipe's outputs need, in the order of the outputs.
+
+    Raises:
+        ModelError: the checkpoint lacks a weight of a head.
+    """
+    if recipe.classes is None:
+        return []
+    weights = load_head(checkpoint, "classification", len(recipe.classes.labels), device)
+    return [ClassificationHead(weights, recipe.classes.problem)]

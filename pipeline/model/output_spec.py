@@ -1,0 +1,55 @@
+"""Describes the outputs of a dataset: which they are, and what decides their columns. Needs no torch.
+
+Planning resolves a description from config and checkpoint. Later commands read it from dataset.json, so that
+they need neither.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Self
+
+EMBEDDING: tuple[str, ...] = ("embedding",)
+"""The outputs of a dataset that names none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Classes:
+    """The classes that a head tells apart.
+
+    labels: in the order of the head's scores.
+    problem: `single_label` (the scores of a text sum to 1), `multi_label` (each is a probability of its own),
+        or `regression` (one number that is not a probability).
+    threshold: the score above which a text has a label; None unless the problem is `multi_label`.
+    """
+
+    labels: tuple[str, ...]
+    problem: str
+    threshold: float | None = None
+
+    def fields(self) -> dict[str, Any]:
+        """Returns the settings by name, for a digest."""
+        return {**asdict(self), "labels": list(self.labels)}
+
+    @classmethod
+    def from_fields(cls, fields: Mapping[str, Any]) -> Self:
+        """Takes the settings from the fields of a digest."""
+        return cls(tuple(fields["labels"]), fields["problem"], fields["threshold"])
+
+
+@dataclass(frozen=True, slots=True)
+class OutputSpec:
+    """The outputs of a dataset.
+
+    names: the outputs, in the order of their columns.  vector: how vectors are stored.
+    dimension: of a vector.  classes: those of `classification`.
+    """
+
+    names: tuple[str, ...] = EMBEDDING
+    vector: str = "float32"
+    dimension: int = 0
+    classes: Classes | None = None
+
+    @property
+    def labels(self) -> dict[str, list[str]]:
+        """Returns the labels of each output that has some."""
+        return {"classification": list(self.classes.labels)} if self.classes else {}
