@@ -25,6 +25,7 @@ class Packing:
     cu_seqlens: (B + 1,) int32, the offset where each text begins, and the end.  max_seqlen: L.
     position_ids: (T,) the position of each token in its text.
     varlen: attention runs over the packed texts in place, without padding.
+    type_ids: (T,) 1 for the tokens of second texts, else 0; None without pairs.
     pad_index: (B, L) for each place of a padded batch, a token of the same text: its own, or the last.
     pad_mask: (B, L) bool, true if it is its own.
     unpad_index: (T,) the place of each token in the padded batch.
@@ -38,6 +39,7 @@ class Packing:
     pad_index: torch.Tensor | None = None
     pad_mask: torch.Tensor | None = None
     unpad_index: torch.Tensor | None = None
+    type_ids: torch.Tensor | None = None
 
     @classmethod
     def of(cls, lengths_B: torch.Tensor, tokens: int, max_seqlen: int, varlen: bool) -> Self:
