@@ -25,7 +25,7 @@ import pyarrow as pa
 import torch
 
 from benchmarks.encoder import make_model, sentence_transformer, useful_flops
-from pipeline.model.albert import fused
+from pipeline.model import fused_layer
 from pipeline.model.batching import TokenBatch
 from pipeline.model.checkpoint import resolve
 from pipeline.model.encoder import Encoder
@@ -36,10 +36,10 @@ MIXES = {"titles": (18, 0.45), "docstrings": (60, 1.0), "articles": (330, 0.5)}
 """The median of the lengths, and the spread of their logarithm."""
 FORMS: dict[str, Callable[[torch.nn.Module, str], torch.nn.Module]] = {
     "plain": lambda layer, _: layer,
-    "fused, torch's operators": lambda layer, activation: fused.FusedLayer(
+    "fused, torch's operators": lambda layer, activation: fused_layer.FusedLayer(
         layer, activation, with_kernels=False
     ),
-    "fused, Triton's kernels": fused.quickest,
+    "fused, Triton's kernels": fused_layer.quickest,
 }
 LIBRARY_BATCH = 512
 SIDE = 8192
@@ -95,11 +95,11 @@ def forms(folder: Path, arguments: argparse.Namespace, rate: float) -> None:
     )
     print("|---|---|---|---|---|---|")
     reference: dict[str, Any] = {}
-    usual = fused.quickest
+    usual = fused_layer.quickest
     for name, form in FORMS.items():
-        fused.quickest = form  # type: ignore[assignment]
+        fused_layer.quickest = form  # type: ignore[assignment]
         encoder = Encoder(folder, device=arguments.device, dtype="bfloat16")
-        fused.quickest = usual
+        fused_layer.quickest = usual
         encoder.encode(token_batch("titles", min(200_000, arguments.tokens), 7))
         for mix in MIXES:
             tokens = token_batch(mix, arguments.tokens)

@@ -315,7 +315,9 @@ CASES: dict[str, Case] = {
     "A head that the checkpoint lacks": (
         f"{PLAN} --set model.name=model --set model.outputs=[classification]", headless,
     ),
-    "Not an ALBERT": (f"{PLAN} --set model.name=model", file("model/config.json", '{"model_type": "bert"}')),
+    "A model of another family": (
+        f"{PLAN} --set model.name=model", file("model/config.json", '{"model_type": "gpt2"}'),
+    ),
     "A model without weights": (f"{PLAN} --set model.name=model", without_weights),
     "A tokenizer of another class": (
         f"{PLAN} --set model.name=model", with_vocab(*ascii_letters, tokenizer_class="BertJapaneseTokenizer"),

@@ -62,12 +62,17 @@ class Checkpoint:
                 hint="a checkpoint has a config.json: check model.name",
             ) from None
         family = family_of(values, path)
-        return ModelConfig(path, values, family.DEFAULTS, family.LIMITS)
+        return ModelConfig(path, values, family.DEFAULTS, family.LIMITS, family.ALIASES)
 
     @property
     def family(self) -> Family:
         """Returns the family of its `model_type`."""
         return family_of(self.config.values, self.config.path)
+
+    @property
+    def positions(self) -> int:
+        """Returns the most tokens of a text."""
+        return self.family.positions(self.config)
 
     def size(self, key: str) -> int:
         """Returns a size of config.json."""

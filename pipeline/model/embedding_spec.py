@@ -90,7 +90,7 @@ class EmbeddingSpec:
         Raises:
             ModelError: they do not.
         """
-        positions = checkpoint.size("max_position_embeddings")
+        positions = checkpoint.positions
         if self.max_tokens > positions:
             what, hint = (
                 "model.max_tokens is more than the model has positions",
@@ -152,4 +152,4 @@ def _max_tokens(checkpoint: Checkpoint, model: Model) -> int:
         return model.max_tokens
     own = checkpoint.modules.max_tokens if checkpoint.modules else None
     # tokenizers without a limit give 10^30
-    return int(min(own or MAX_TOKENS, checkpoint.size("max_position_embeddings")))
+    return int(min(own or MAX_TOKENS, checkpoint.positions))

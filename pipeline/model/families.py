@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 from pipeline.errors import ModelError
 from pipeline.model.albert import geometry as albert
+from pipeline.model.bert.geometry import BY_TYPE
 from pipeline.model.model_config import ModelConfig
 
 
@@ -26,6 +27,7 @@ class Family(Protocol):
         change, because older datasets have a digest of them; a new family adds `model_type`. `hidden_size`
         is always among them: the dimension of a dataset is derived from it.
     LIMITS: the largest values of sizes that no weight has.
+    ALIASES: the names that its config.json gives to fields that others call differently.
     PREFIX: the prefix of the weights' names in a checkpoint that was made for a task.
     HEADS: the names of a task's own weights, which a checkpoint may have beside those of `weights`.
     ARCHITECTURES: the class of transformers, as config.json names it, whose head makes an output.
@@ -36,6 +38,7 @@ class Family(Protocol):
     DEFAULTS: Mapping[str, Any]
     DIGESTED: Sequence[str]
     LIMITS: Mapping[str, int]
+    ALIASES: Mapping[str, str]
     PREFIX: str
     HEADS: re.Pattern[str]
     ARCHITECTURES: Mapping[str, str]
@@ -45,10 +48,11 @@ class Family(Protocol):
     def head_weights(
         self, config: ModelConfig, output: str, labels: int, /
     ) -> Iterator[tuple[str, tuple[int, ...]]]: ...
+    def positions(self, config: ModelConfig, /) -> int: ...
     def flops_per_token(self, config: ModelConfig, /) -> float: ...
 
 
-FAMILIES: Mapping[str, Family] = {"albert": albert}
+FAMILIES: Mapping[str, Family] = {"albert": albert, **BY_TYPE}
 
 
 def family_of(config: Any, path: Path) -> Family:
@@ -59,11 +63,11 @@ def family_of(config: Any, path: Path) -> Family:
     """
     kind = config.get("model_type") if isinstance(config, dict) else type(config).__name__
     if not isinstance(config, dict) or not isinstance(kind, str) or kind not in FAMILIES:
-        names = " or ".join(family.NAME for family in FAMILIES.values())
+        names = ", ".join(dict.fromkeys(family.NAME for family in FAMILIES.values()))
         raise ModelError(
-            f"is not a checkpoint of {names}",
+            f"is a checkpoint of none of {names}",
             str(path),
             f"model_type {kind!r}",
-            hint=f"name a folder whose config.json says model_type {' or '.join(FAMILIES)}",
+            hint=f"name a folder whose config.json says one of {', '.join(FAMILIES)}",
         )
     return FAMILIES[kind]

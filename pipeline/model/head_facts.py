@@ -45,7 +45,10 @@ def refuse_other_head(checkpoint: Checkpoint, output: str) -> None:
     Raises:
         ModelError: config.json names another architecture, or none.
     """
-    wanted = checkpoint.family.ARCHITECTURES[output]
+    wanted = checkpoint.family.ARCHITECTURES.get(output)
+    if wanted is None:
+        kind, hint = checkpoint.family.NAME, f"drop {output} from model.outputs"
+        raise ModelError(f"no head of {kind} makes the output {output} here", checkpoint.name, hint=hint)
     found = checkpoint.config.values.get("architectures")
     if isinstance(found, list) and wanted in found:
         return

@@ -16,6 +16,7 @@ class ModelConfig:
     """The values of config.json.
 
     defaults: the values of transformers for those that the file leaves out.
+    aliases: the names that the file gives to fields, by the names that are asked for.
     limits: the largest values of sizes that no weight has; `LARGEST` bounds all others.
     """
 
@@ -23,10 +24,11 @@ class ModelConfig:
     values: Mapping[str, Any]
     defaults: Mapping[str, Any] = field(default_factory=dict)
     limits: Mapping[str, int] = field(default_factory=dict)
+    aliases: Mapping[str, str] = field(default_factory=dict)
 
     def get(self, key: str) -> Any:
         """Returns a value, else its default; None if there is neither."""
-        return self.values.get(key, self.defaults.get(key))
+        return self.values.get(self.aliases.get(key, key), self.defaults.get(key))
 
     def size(self, key: str) -> int:
         """Returns a positive integer.

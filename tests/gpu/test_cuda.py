@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from pipeline.model import kernels
-from pipeline.model.albert.fused import FusedLayer
 from pipeline.model.batching import TokenBatch
 from pipeline.model.encoder import Encoder
+from pipeline.model.fused_layer import FusedLayer
 from tests.conftest import make_checkpoint
 from tests.model.test_encoder import GEOMETRIES, TEXTS, tokenized
 

@@ -3,13 +3,11 @@
 This module is a `families.Family`. Planning and committing use it, so it starts without torch.
 """
 
-import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from pipeline.errors import ModelError
-from pipeline.model.activations import ACTIVATIONS
+from pipeline.model.config_checks import check_layers
 from pipeline.model.model_config import ModelConfig
 
 NAME = "ALBERT"
@@ -23,6 +21,7 @@ DIGESTED: Sequence[str] = (
     "num_hidden_layers", "num_hidden_groups", "inner_group_num", "hidden_size", "num_attention_heads",
     "intermediate_size", "embedding_size", "hidden_act", "layer_norm_eps",
 )  # fmt: skip
+ALIASES: Mapping[str, str] = {}
 LIMITS: Mapping[str, int] = {"num_hidden_layers": 1000, "num_hidden_groups": 100, "inner_group_num": 100}
 """Limits far beyond any model. More would use up memory or a device's time before anyone saw why."""
 PREFIX = "albert."
@@ -36,22 +35,7 @@ def check(config: ModelConfig) -> None:
     Raises:
         ModelError: no replica could load this geometry.
     """
-    where, activation, epsilon = str(config.path), str(config.get("hidden_act")), config.get("layer_norm_eps")
-    if activation not in ACTIVATIONS:
-        known = ", ".join(ACTIVATIONS)
-        raise ModelError("hidden_act is unknown", where, repr(activation), f"one of {known}")
-    if not isinstance(epsilon, float) or not 0 < epsilon < math.inf:
-        hint = "fetch the checkpoint again"
-        raise ModelError("layer_norm_eps must be a small positive float", where, repr(epsilon), hint)
-    config.size("num_hidden_layers")
-    hidden, heads = config.size("hidden_size"), config.size("num_attention_heads")
-    if hidden % heads:
-        raise ModelError(
-            "num_attention_heads must divide hidden_size",
-            where,
-            f"{heads} and {hidden}",
-            hint="fetch the checkpoint again",
-        )
+    check_layers(config)
 
 
 def weights(config: ModelConfig) -> Iterator[tuple[str, tuple[int, ...]]]:
@@ -76,6 +60,11 @@ def weights(config: ModelConfig) -> Iterator[tuple[str, tuple[int, ...]]]:
             yield from _pair(f"{prefix}.ffn", (inner, hidden))
             yield from _pair(f"{prefix}.ffn_output", (hidden, inner))
             yield from _pair(f"{prefix}.full_layer_layer_norm", (hidden,))
+
+
+def positions(config: ModelConfig) -> int:
+    """Returns the most tokens of a text."""
+    return config.size("max_position_embeddings")
 
 
 def head_weights(config: ModelConfig, output: str, labels: int) -> Iterator[tuple[str, tuple[int, ...]]]:

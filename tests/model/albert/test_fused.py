@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 import torch
 
-from pipeline.model import checkpoint, kernels
-from pipeline.model.albert import forward, fused
+from pipeline.model import checkpoint, fused_layer, kernels
+from pipeline.model import layer as plain
 from pipeline.model.albert.forward import Albert
-from pipeline.model.albert.fused import FusedLayer
 from pipeline.model.attention import Packing
+from pipeline.model.fused_layer import FusedLayer
 from pipeline.model.transformer import load_transformer
 from tests.conftest import make_checkpoint
 
@@ -23,7 +23,7 @@ def layer(tmp_path: Path, request: pytest.FixtureRequest) -> torch.nn.Module:
     model = load_transformer(checkpoint.resolve(str(folder)), torch.device("cpu"), torch.bfloat16)
     assert isinstance(model, Albert)
     found = model.float().encoder.albert_layer_groups[0].albert_layers[0]  # type: ignore[union-attr, index]
-    assert isinstance(found, forward._Layer)
+    assert isinstance(found, plain.Layer)
     found.name = request.param  # type: ignore[assignment]
     return found
 
@@ -34,12 +34,12 @@ def test_equals_the_plain_layer(layer: Any) -> None:
     hidden = torch.randn(11, layer.ffn.in_features)
     made = FusedLayer(layer, layer.name, with_kernels=False)
     torch.testing.assert_close(made(hidden, packing), layer(hidden, packing), atol=1e-5, rtol=0)
-    assert fused.difference(made, layer) < 1e-5
+    assert fused_layer.difference(made, layer) < 1e-5
 
 
 def test_the_check_passes_for_what_is_equal(layer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kernels, "LOADED", False)
-    assert isinstance(fused.quickest(layer, layer.name), FusedLayer)
+    assert isinstance(fused_layer.quickest(layer, layer.name), FusedLayer)
 
 
 def test_kernels_that_do_not_compile_are_left_out(
@@ -51,7 +51,7 @@ def test_kernels_that_do_not_compile_are_left_out(
     monkeypatch.setattr(kernels, "LOADED", True)
     monkeypatch.setattr(kernels, "attention", fail, raising=False)
     with caplog.at_level(logging.WARNING, "pipeline"):
-        found = fused.quickest(layer, layer.name)
+        found = fused_layer.quickest(layer, layer.name)
     assert isinstance(found, FusedLayer)
     assert not found.with_kernels
     assert "no C compiler" in caplog.text
@@ -64,5 +64,5 @@ def test_a_layer_that_differs_is_not_used(
     monkeypatch.setattr(kernels, "LOADED", False)
     monkeypatch.setattr(FusedLayer, "_add_norm", lambda _, x, *rest: wrong(x, *rest))
     with caplog.at_level(logging.WARNING, "pipeline"):
-        assert fused.quickest(layer, layer.name) is layer
+        assert fused_layer.quickest(layer, layer.name) is layer
     assert "differs from the plain layer" in caplog.text
