@@ -1,6 +1,7 @@
 """Provides what several tests share: a tiny checkpoint, a corpus, configs, and one Ray for all tests."""
 
 import json
+import logging
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -82,6 +83,15 @@ def flow(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Non
 
 only_on_ray = pytest.mark.parametrize("flow", ["on Ray"], indirect=True)
 """Marks a test with a `flow` that always runs on Ray, and never here."""
+
+
+@pytest.fixture(autouse=True)
+def own_log_level() -> Iterator[None]:
+    """Restores what a command of the test, such as one with `--quiet`, set for all that follow."""
+    log = logging.getLogger("pipeline")
+    level = log.level
+    yield
+    log.setLevel(level)
 
 
 @pytest.fixture(autouse=True)

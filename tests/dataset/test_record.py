@@ -31,6 +31,7 @@ COLUMNS = pa.schema(
         pa.field("null_ids", pa.int64(), nullable=False),
         pa.field("token_histogram", pa.list_(pa.int64()), nullable=False),
         pa.field("reasons", pa.list_(schema.REASON), nullable=False),
+        pa.field("labels", pa.list_(schema.LABEL), nullable=False),
         pa.field("text_bytes", pa.int64(), nullable=False),
         pa.field("read_bytes", pa.int64(), nullable=False),
         pa.field("file_bytes", pa.int64(), nullable=False),
@@ -57,7 +58,7 @@ COLUMNS = pa.schema(
 DEFAULTS = {
     "reused": 0, "transient": 0, "tokens": 0, "computed_tokens": 0, "padded_tokens": 0, "truncated": 0,
     "text_tokens": 0, "unknown_tokens": 0, "null_ids": 0,
-    "token_histogram": (), "reasons": (), "text_bytes": 0, "read_bytes": 0, "file_bytes": 0,
+    "token_histogram": (), "reasons": (), "labels": (), "text_bytes": 0, "read_bytes": 0, "file_bytes": 0,
     "rejects_file": None, "read_seconds": 0.0, "tokenize_seconds": 0.0, "encode_seconds": 0.0,
     "idle_seconds": 0.0, "write_seconds": 0.0, "written_at": 0.0, "cache_hits": 0, "cache_misses": 0,
     "storage_retries": 0, "attempt": "", "dataset_digest": "", "vector_digest": "", "columns_digest": "",
