@@ -98,6 +98,10 @@ class Identity:
             classes=Classes.from_fields(classes) if classes else None,
         )
 
+    @property
+    def _labels(self) -> dict[str, list[str]]:
+        return self.outputs.labels if self.vector_fields.get("model.classes") else {}
+
     def shard_schema(self, columns: pa.Schema) -> pa.Schema:
         """Returns the schema of every shard; needs no checkpoint.
 
@@ -122,7 +126,7 @@ class Identity:
             "dataset_digest": self.dataset_digest,
             "vector_fields": self.vector_fields,
             "dataset_fields": self.dataset_fields,
-            **({"labels": labels} if (labels := self.outputs.labels) else {}),
+            **({"labels": labels} if (labels := self._labels) else {}),
             "config": config.model_dump(mode="json"),
         }
         return (json.dumps(content, indent=2, sort_keys=True) + "\n").encode()

@@ -5,7 +5,7 @@ Each `Geometry` is a `families.Family`. Planning and committing use it, so it st
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pipeline.errors import ModelError
@@ -17,7 +17,7 @@ _BERT: dict[str, Any] = {
     "intermediate_size": 3072, "hidden_act": "gelu", "layer_norm_eps": 1e-12, "max_position_embeddings": 512,
     "type_vocab_size": 2,
 }  # fmt: skip
-_ROBERTA = _BERT | {"vocab_size": 50_265, "pad_token_id": 1}
+_ROBERTA = _BERT | {"pad_token_id": 1}
 _DIGESTED = (
     "model_type", "num_hidden_layers", "hidden_size", "num_attention_heads", "intermediate_size",
     "hidden_act", "layer_norm_eps",
@@ -135,7 +135,16 @@ _DISTILBERT_ALIASES = {
 }  # fmt: skip
 
 BERT = Geometry("BERT", "bert.", _BERT, "encoder.layer.", _STORED)
-ROBERTA = Geometry("RoBERTa", "roberta.", _ROBERTA, "encoder.layer.", _STORED, after_padding=True)
+ROBERTA = Geometry(
+    "RoBERTa",
+    "roberta.",
+    _ROBERTA | {"vocab_size": 50_265},
+    "encoder.layer.",
+    _STORED,
+    after_padding=True,
+)
+XLM_ROBERTA = replace(ROBERTA, NAME="XLM-RoBERTa", DEFAULTS=_ROBERTA)
+CAMEMBERT = replace(XLM_ROBERTA, NAME="CamemBERT")
 DISTILBERT = Geometry(
     "DistilBERT",
     "distilbert.",
@@ -148,8 +157,8 @@ DISTILBERT = Geometry(
 BY_TYPE: Mapping[str, Geometry] = {
     "bert": BERT,
     "roberta": ROBERTA,
-    "xlm-roberta": ROBERTA,
-    "camembert": ROBERTA,
+    "xlm-roberta": XLM_ROBERTA,
+    "camembert": CAMEMBERT,
     "distilbert": DISTILBERT,
 }
 """The families by config.json's `model_type`."""

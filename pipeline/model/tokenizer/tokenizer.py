@@ -93,11 +93,12 @@ class Tokenizer:
         self.cache = WordCache(self.dtype, cache_words, cache_bytes)
         self.backend = without_needless(load_backend(checkpoint.folder, checkpoint.rules), checkpoint)
         with named_failures("the tokenizer fails at our probes", str(checkpoint.folder)):
+            self.backend.no_padding()  # a tokenizer.json may pad and cut as its last user did
+            self.backend.no_truncation()
             check_vocabulary(self.backend, checkpoint)
             self.before, self.after = _frame(self.backend)
             self.limit = max_tokens - self.specials
             self._unknown = [self.backend.token_to_id(name) for name in UNKNOWN]
-            self.backend.no_padding()
             self.backend.enable_truncation(max_tokens)
             why = why_not_by_word(self.backend) or self._first_difference()
         self.by_words = why is None
