@@ -34,10 +34,10 @@ $(READY): $(wildcard requirements*.lock) pyproject.toml
 demo: $(READY)   ## embed the docstrings of Python's standard library, start to finish
 	$(BIN)/python -m jobs.demo
 
-test: $(READY)   ## a test of everything: some twenty to forty minutes on two cores
+test: $(READY)   ## a test of everything: some 25 minutes on two cores
 	$(BIN)/python -m pytest
 
-test-full: $(READY)   ## after that: more on Ray, more kills, nights and stalls; as long again
+test-full: $(READY)   ## after that: more on Ray, more kills, nights and stalls; some 40 minutes
 	$(BIN)/python -m pytest -m 'full and not slow' --timeout 600
 
 test-slow: $(READY)   ## the full sizes: many kills, large files; hours
