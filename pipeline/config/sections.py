@@ -121,7 +121,7 @@ class Model(Section):
     outputs: tuple[Literal["embedding", "classification"], ...] = Field(
         ("embedding",),
         description="What to keep of a text: `embedding` (the vector), `classification` (`label`, `score` "
-        "and `scores` of an `AlbertForSequenceClassification`).",
+        "and `scores` of a model for sequence classification).",
     )
     threshold: float | None = Field(
         None,

@@ -31,6 +31,8 @@ class Family(Protocol):
     PREFIX: the prefix of the weights' names in a checkpoint that was made for a task.
     HEADS: the names of a task's own weights, which a checkpoint may have beside those of `weights`.
     ARCHITECTURES: the class of transformers, as config.json names it, whose head makes an output.
+    HEAD_NAMES: the stored names of a head's layers, by their names in `heads`.
+    HEAD_ACTIVATION: what follows the first layer of a head of classes, `tanh` or `relu`.
     """
 
     NAME: str
@@ -42,12 +44,11 @@ class Family(Protocol):
     PREFIX: str
     HEADS: re.Pattern[str]
     ARCHITECTURES: Mapping[str, str]
+    HEAD_NAMES: Mapping[str, str]
+    HEAD_ACTIVATION: str
 
     def check(self, config: ModelConfig, /) -> None: ...
     def weights(self, config: ModelConfig, /) -> Iterator[tuple[str, tuple[int, ...]]]: ...
-    def head_weights(
-        self, config: ModelConfig, output: str, labels: int, /
-    ) -> Iterator[tuple[str, tuple[int, ...]]]: ...
     def positions(self, config: ModelConfig, /) -> int: ...
     def flops_per_token(self, config: ModelConfig, /) -> float: ...
 

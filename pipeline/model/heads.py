@@ -23,16 +23,20 @@ class TextHead(Protocol):
 
 
 class ClassificationHead:
-    """The head of an `AlbertForSequenceClassification`: a pooler over the first token, then a classifier."""
+    """The head of a model for sequence classification: a layer over the first token, then a classifier.
 
-    def __init__(self, weights: Weights, problem: str) -> None:
-        self.weights, self.problem = weights, problem
+    Args:
+        activation: what follows the first layer, `tanh` or `relu`.
+    """
+
+    def __init__(self, weights: Weights, problem: str, activation: str) -> None:
+        self.weights, self.problem, self.activation = weights, problem, getattr(torch, activation)
 
     def __call__(self, hidden_TD: torch.Tensor, lengths_B: torch.Tensor) -> torch.Tensor:
         """Returns the scores of each text, (B, L) float32."""
         of = self.weights
         first_BD = hidden_TD[lengths_B.cumsum(0) - lengths_B].float()
-        pooled_BD = torch.tanh(linear(first_BD, of["pooler.weight"], of["pooler.bias"]))
+        pooled_BD = self.activation(linear(first_BD, of["pooler.weight"], of["pooler.bias"]))
         logits_BL = linear(pooled_BD, of["classifier.weight"], of["classifier.bias"])
         if self.problem == "regression":
             return logits_BL
@@ -48,4 +52,4 @@ def text_heads(checkpoint: Checkpoint, recipe: EmbeddingSpec, device: torch.devi
     if recipe.classes is None:
         return []
     weights = load_head(checkpoint, "classification", len(recipe.classes.labels), device)
-    return [ClassificationHead(weights, recipe.classes.problem)]
+    return [ClassificationHead(weights, recipe.classes.problem, checkpoint.family.HEAD_ACTIVATION)]

@@ -51,7 +51,7 @@ def load_transformer(checkpoint: Checkpoint, device: torch.device, dtype: torch.
 def load_head(
     checkpoint: Checkpoint, output: str, labels: int, device: torch.device
 ) -> dict[str, torch.Tensor]:
-    """Loads the weights of the head that makes an output, in float32, by the names of `Family.head_weights`.
+    """Loads the weights of the head that makes an output, in float32, by the names of `heads`.
 
     Raises:
         ModelError: the checkpoint lacks a weight of the head.

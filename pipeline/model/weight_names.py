@@ -1,7 +1,7 @@
 """Matches stored weights with those that the encoder needs, and says what others are."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from pipeline.errors import ModelError
@@ -47,7 +47,7 @@ def match(
 def match_head(
     family: Family, config: ModelConfig, head: tuple[str, int], shapes: Mapping[str, tuple[int, ...]]
 ) -> dict[str, str]:
-    """Returns the stored name of each weight of a head, by its name in `Family.head_weights`.
+    """Returns the stored name of each weight of a head, by its name in `head_weights`.
 
     Args:
         head: the output that it makes, and the number of its labels.
@@ -57,8 +57,8 @@ def match_head(
         ModelError: a weight is missing, or has another shape.
     """
     output, labels = head
-    expected = dict(family.head_weights(config, output, labels))
-    names = {name: name if name in shapes else family.PREFIX + name for name in expected}
+    expected = dict(head_weights(config, output, labels))
+    names = {name: _stored(family, name, shapes) for name in expected}
     missing = [name for name, stored in names.items() if stored not in shapes]
     wrong = [
         f"{name} {shapes[names[name]]}, not {shape}"
@@ -74,6 +74,22 @@ def match_head(
             where = str(config.path.parent)
             raise ModelError(f"weights of the head for {output} {what}", where, named(which, ", "), hint)
     return names
+
+
+def head_weights(config: ModelConfig, output: str, labels: int) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """Yields the name in `heads` and the shape of each weight of the head that makes an output."""
+    hidden = config.size("hidden_size")
+    layers = {"pooler": hidden} if output == "classification" else {}
+    for layer, size in (layers | {"classifier": labels}).items():
+        yield f"{layer}.weight", (size, hidden)
+        yield f"{layer}.bias", (size,)
+
+
+def _stored(family: Family, name: str, shapes: Mapping[str, tuple[int, ...]]) -> str:
+    """Returns the stored name of a head's weight: its own layers have no prefix, BERT's pooler has one."""
+    layer, _, kind = name.rpartition(".")
+    stored = f"{family.HEAD_NAMES[layer]}.{kind}"
+    return stored if stored in shapes else family.PREFIX + stored
 
 
 def _surplus(family: Family, config: ModelConfig, which: Sequence[str]) -> tuple[str, str]:

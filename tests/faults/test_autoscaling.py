@@ -53,14 +53,14 @@ def autoscaling(stack: ExitStack, folder: Path, told: str, **groups: Group) -> C
     return stack.enter_context(cluster(folder / "ray.log", 0, environment=environment, groups=groups))
 
 
-def wait_for(what: Callable[[], bool], seconds: float = 240) -> None:
+def wait_for(what: Callable[[], bool], seconds: float = 900) -> None:
     patience = time.monotonic() + seconds
     while not what():
         assert time.monotonic() < patience
         time.sleep(0.2)
 
 
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(2400)
 @pytest.mark.parametrize(
     ("nodes", "lost", "splits"),
     [
@@ -98,7 +98,7 @@ def test_from_no_worker_to_all_replicas_and_back_with_nodes_lost(
 
 
 @pytest.mark.full
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(2400)
 def test_a_group_that_never_comes_leaves_the_run_on_what_is_there(
     job: Callable[..., dict[str, Any]], tmp_path: Path
 ) -> None:

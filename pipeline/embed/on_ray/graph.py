@@ -130,8 +130,9 @@ def _watched(
     done = failed = 0
     while True:
         if time.monotonic() - looked >= LOOK_SECONDS:
+            places = capacity.look(pending - done)  # first: a tracker that starts takes long to answer
             if standing := watchdog.look(pending - done, failed):
-                tell(replace(standing, replicas=capacity.look(pending - done)))
+                tell(replace(standing, replicas=places))
                 replicas = standing.stages.get("encode", NO_ACTIVITY).places
             looked = time.monotonic()
         try:

@@ -27,6 +27,8 @@ LIMITS: Mapping[str, int] = {"num_hidden_layers": 1000, "num_hidden_groups": 100
 PREFIX = "albert."
 HEADS = re.compile(r"(albert\.)?pooler|predictions|sop_classifier|classifier|qa_outputs|.*position_ids$")
 ARCHITECTURES: Mapping[str, str] = {"classification": "AlbertForSequenceClassification"}
+HEAD_NAMES: Mapping[str, str] = {"pooler": "pooler", "classifier": "classifier"}
+HEAD_ACTIVATION = "tanh"
 
 
 def check(config: ModelConfig) -> None:
@@ -65,14 +67,6 @@ def weights(config: ModelConfig) -> Iterator[tuple[str, tuple[int, ...]]]:
 def positions(config: ModelConfig) -> int:
     """Returns the most tokens of a text."""
     return config.size("max_position_embeddings")
-
-
-def head_weights(config: ModelConfig, output: str, labels: int) -> Iterator[tuple[str, tuple[int, ...]]]:
-    """Yields the name and shape of each weight of the head that makes an output."""
-    hidden = config.size("hidden_size")
-    if output == "classification":
-        yield from _pair("pooler", (hidden, hidden))
-    yield from _pair("classifier", (labels, hidden))
 
 
 def flops_per_token(config: ModelConfig) -> float:

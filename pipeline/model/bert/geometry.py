@@ -30,6 +30,7 @@ _ATTENTION = ("query", "key", "value", "dense")
 class Geometry:
     """The facts of a family; see `families.Family`.
 
+    CLASSIFIER: the class of transformers with a head of classes.
     LAYER: the prefix of a layer's weights, before its number.
     STORED: the stored name of each part of a layer, by its name in `layer.Layer`.
     typed: tokens have types.
@@ -37,21 +38,25 @@ class Geometry:
     """
 
     NAME: str
+    CLASSIFIER: str
     PREFIX: str
     DEFAULTS: Mapping[str, Any]
     LAYER: str
     STORED: Mapping[str, str]
+    HEAD_NAMES: Mapping[str, str]
     ALIASES: Mapping[str, str] = field(default_factory=dict)
     typed: bool = True
     after_padding: bool = False
     FORWARD: str = "pipeline.model.bert.forward:Bert"
     LIMITS: Mapping[str, int] = field(default_factory=lambda: {"num_hidden_layers": 1000})
-    ARCHITECTURES: Mapping[str, str] = field(default_factory=dict)
+    HEAD_ACTIVATION: str = "tanh"
+    ARCHITECTURES: Mapping[str, str] = field(init=False)
     DIGESTED: Sequence[str] = field(init=False)
     HEADS: re.Pattern[str] = field(init=False)
 
     def __post_init__(self) -> None:
         self.DIGESTED = (*_DIGESTED, "pad_token_id") if self.after_padding else _DIGESTED
+        self.ARCHITECTURES = {"classification": self.CLASSIFIER}
         self.HEADS = re.compile(rf"({re.escape(self.PREFIX)})?pooler|{_OTHERS}")
 
     def check(self, config: ModelConfig) -> None:
@@ -98,10 +103,6 @@ class Geometry:
                 name = part.rpartition(".")[2]
                 yield from _pair(f"{self.LAYER}{number}.{stored}", shapes.get(name, (hidden,)))
 
-    def head_weights(self, *_: object) -> Iterator[tuple[str, tuple[int, ...]]]:
-        """Yields nothing: no head of these families makes an output (`ARCHITECTURES`)."""
-        yield from ()
-
     def flops_per_token(self, config: ModelConfig) -> float:
         """Returns the matrix work of one token in all layers, without attention."""
         hidden, inner = config.size("hidden_size"), config.size("intermediate_size")
@@ -134,25 +135,40 @@ _DISTILBERT_ALIASES = {
     "intermediate_size": "hidden_dim", "hidden_act": "activation",
 }  # fmt: skip
 
-BERT = Geometry("BERT", "bert.", _BERT, "encoder.layer.", _STORED)
+BERT = Geometry(
+    "BERT",
+    "BertForSequenceClassification",
+    "bert.",
+    _BERT,
+    "encoder.layer.",
+    _STORED,
+    {"pooler": "pooler.dense", "classifier": "classifier"},
+)
 ROBERTA = Geometry(
     "RoBERTa",
+    "RobertaForSequenceClassification",
     "roberta.",
     _ROBERTA | {"vocab_size": 50_265},
     "encoder.layer.",
     _STORED,
+    {"pooler": "classifier.dense", "classifier": "classifier.out_proj"},
     after_padding=True,
 )
-XLM_ROBERTA = replace(ROBERTA, NAME="XLM-RoBERTa", DEFAULTS=_ROBERTA)
-CAMEMBERT = replace(XLM_ROBERTA, NAME="CamemBERT")
+XLM_ROBERTA = replace(
+    ROBERTA, NAME="XLM-RoBERTa", CLASSIFIER="XLMRobertaForSequenceClassification", DEFAULTS=_ROBERTA
+)
+CAMEMBERT = replace(XLM_ROBERTA, NAME="CamemBERT", CLASSIFIER="CamembertForSequenceClassification")
 DISTILBERT = Geometry(
     "DistilBERT",
+    "DistilBertForSequenceClassification",
     "distilbert.",
     _BERT | {"num_hidden_layers": 6},
     "transformer.layer.",
     _DISTILBERT_STORED,
-    _DISTILBERT_ALIASES,
+    {"pooler": "pre_classifier", "classifier": "classifier"},
+    ALIASES=_DISTILBERT_ALIASES,
     typed=False,
+    HEAD_ACTIVATION="relu",
 )
 BY_TYPE: Mapping[str, Geometry] = {
     "bert": BERT,

@@ -11,9 +11,11 @@ import torch
 import transformers
 from safetensors.torch import save_file
 
+from pipeline.config.sections import Model
 from pipeline.errors import ModelError
-from pipeline.model import checkpoint, onednn_linear
+from pipeline.model import checkpoint, onednn_linear, outputs
 from pipeline.model.batching import TokenBatch
+from pipeline.model.embedding_spec import EmbeddingSpec
 from pipeline.model.encoder import Encoder
 from pipeline.ragged import offsets_from_lengths
 
@@ -175,3 +177,32 @@ def test_a_tokenizer_of_byte_pairs_is_used_as_it_is(tmp_path: Path) -> None:
     for text, start, stop in zip(some, batch.offsets[:-1], batch.offsets[1:], strict=True):
         assert batch.ids[start:stop].tolist() == backend.encode(text).ids
     assert batch.truncated.tolist()[-1]
+
+
+@pytest.mark.parametrize(
+    "problem", ["single_label_classification", "multi_label_classification", "regression"]
+)
+@pytest.mark.parametrize("kind", KINDS)
+def test_classes_are_those_of_transformers(kind: str, problem: str, tmp_path: Path) -> None:
+    labels = 1 if problem == "regression" else 4
+    config_name, model_name = KINDS[kind]
+    sizes = SIZES_OF_DISTILBERT if kind == "distilbert" else SIZES
+    config = getattr(transformers, config_name)(**sizes, num_labels=labels, problem_type=problem)
+    torch.manual_seed(0)
+    architecture = model_name.replace("Model", "ForSequenceClassification")
+    theirs = getattr(transformers, architecture)(config).eval()
+    for parameter in theirs.parameters():
+        parameter.data += 0.1 * torch.randn_like(parameter)
+    theirs.save_pretrained(tmp_path)
+    found = checkpoint.resolve(str(tmp_path))
+    found.check()
+    model = Model(name=str(tmp_path), max_tokens=68, outputs=("embedding", "classification"))
+    encoder = Encoder(found, recipe=EmbeddingSpec.of(found, model), batch_tokens=100)
+    tokens = batch([3, 68, 12, 1], 300)
+    ours = outputs.parted(encoder.run(tokens).values, encoder.outputs)["classification"]
+    for row, start, stop in zip(ours, tokens.offsets[:-1], tokens.offsets[1:], strict=True):
+        ids = torch.from_numpy(tokens.ids[start:stop].astype(np.int64))[None]
+        with torch.inference_mode():
+            logits = theirs(input_ids=ids, attention_mask=torch.ones_like(ids)).logits[0]
+        wanted = {"s": logits.softmax(0), "m": logits.sigmoid(), "r": logits}[problem[0]]
+        assert np.abs(row - wanted.numpy()).max() < 1e-5
