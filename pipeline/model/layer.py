@@ -7,15 +7,46 @@ once (`onednn_linear.py`). Both fall back to the plain layers of this module, an
 Shapes: T tokens of all texts, E dimensions of an embedding, D dimensions.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 
 import torch
 from torch import nn
 
 from pipeline.model import fused_layer, onednn_linear
 from pipeline.model.activations import ACTIVATIONS
-from pipeline.model.attention import Packing, attend
+from pipeline.model.attention import Packing, attend, has_varlen
 from pipeline.model.model_config import ModelConfig
+
+
+class PackedTransformer(nn.Module):
+    """The base of all families: it takes the weights, and gives the layers their fastest form.
+
+    varlen: as `transformer.Transformer` has it.
+    """
+
+    varlen: bool
+
+    def fill(
+        self,
+        config: ModelConfig,
+        weights: Mapping[str, torch.Tensor],
+        device: torch.device,
+        dtype: torch.dtype,
+    ) -> None:
+        """Gives weights to the parts that were made without any, on a device.
+
+        Args:
+            weights: float32 tensors, by the names of the parts.
+        """
+        size, heads = config.size("hidden_size"), config.size("num_attention_heads")
+        self.varlen = has_varlen(size // heads, device, dtype)
+        self.load_state_dict(weights, strict=True, assign=True)
+        self.to(device=device, dtype=dtype).eval().requires_grad_(False)
+        activation = str(config.get("hidden_act"))
+        if self.varlen:
+            _fuse(self, activation)
+        elif device.type == "cpu" and dtype == torch.float32 and onednn_linear.available():
+            _prepack(self, activation)
 
 
 class Embeddings(nn.Module):
@@ -57,17 +88,9 @@ class Layer(nn.Module):
         size, inner = config.size("hidden_size"), config.size("intermediate_size")
         self.attention = Attention(config)
         self.ffn = nn.Linear(size, inner)
-        self.activation = activation_module(str(config.get("hidden_act")))
+        self.activation = _activation(str(config.get("hidden_act")))
         self.ffn_output = nn.Linear(inner, size)
         self.full_layer_layer_norm = nn.LayerNorm(size, eps=config.get("layer_norm_eps"))
-
-    def prepack(self, activation: str) -> None:
-        """Lays out the weights for oneDNN, which computes the activation in the pass of its product."""
-        assert isinstance(self.ffn, nn.Linear)
-        if ACTIVATIONS[activation].onednn:
-            self.ffn = onednn_linear.PrepackedLinear(self.ffn, activation)
-            self.activation = nn.Identity()
-        onednn_linear.prepack(self)
 
     def forward(self, hidden_TD: torch.Tensor, packing: Packing) -> torch.Tensor:
         attended_TD = self.attention(hidden_TD, packing)
@@ -93,20 +116,27 @@ class Attention(nn.Module):
         return normed_TD
 
 
-def activation_module(name: str) -> nn.Module:
+def _activation(name: str) -> nn.Module:
     activation = ACTIVATIONS[name]
     arguments = [activation.approximate] if activation.approximate else []
     module: nn.Module = getattr(nn, activation.module)(*arguments)
     return module
 
 
-def quickened(layers: Sequence[nn.Module], config: ModelConfig, varlen: bool) -> list[nn.Module]:
-    """Returns the fastest form of layers on their device: fused, prepacked, or as they are."""
-    activation, weight = str(config.get("hidden_act")), next(layers[0].parameters())
-    if varlen:
-        return [fused_layer.quickest(layer, activation) for layer in layers]
-    if weight.device.type == "cpu" and weight.dtype == torch.float32 and onednn_linear.available():
-        for layer in layers:
-            assert isinstance(layer, Layer)
-            layer.prepack(activation)
-    return list(layers)
+def _fuse(module: nn.Module, activation: str) -> None:
+    """Replaces the layers in a module, at any depth, by the fastest form that gives the same there."""
+    for name, child in module.named_children():
+        if isinstance(child, Layer):
+            setattr(module, name, fused_layer.quickest(child, activation))
+        else:
+            _fuse(child, activation)
+
+
+def _prepack(module: nn.Module, activation: str) -> None:
+    """Lays out weights for oneDNN, which computes the activation in the pass of the product before it."""
+    for layer in module.modules():
+        if isinstance(layer, Layer) and ACTIVATIONS[activation].onednn:
+            assert isinstance(layer.ffn, nn.Linear)
+            layer.ffn = onednn_linear.PrepackedLinear(layer.ffn, activation)
+            layer.activation = nn.Identity()
+    onednn_linear.prepack(module)

@@ -25,13 +25,8 @@ def match(
     """
     expected = dict(family.weights(config))
     names = {name: name if name in shapes else family.PREFIX + name for name in expected}
-    missing = [name for name, stored in names.items() if stored not in shapes]
+    missing, wrong = _faults(expected, names, shapes)
     unexpected = [name for name in shapes if name not in names.values() and not family.HEADS.match(name)]
-    wrong = [
-        f"{name} {shapes[names[name]]}, not {shape}"
-        for name, shape in expected.items()
-        if names[name] in shapes and shapes[names[name]] != shape
-    ]
     for what, which in (
         ("are missing", missing),
         ("are unexpected", unexpected),
@@ -59,12 +54,7 @@ def match_head(
     output, labels = head
     expected = dict(head_weights(config, output, labels))
     names = {name: _stored(family, name, shapes) for name in expected}
-    missing = [name for name, stored in names.items() if stored not in shapes]
-    wrong = [
-        f"{name} {shapes[names[name]]}, not {shape}"
-        for name, shape in expected.items()
-        if names[name] in shapes and shapes[names[name]] != shape
-    ]
+    missing, wrong = _faults(expected, names, shapes)
     again = "fetch config.json and weights again"
     for what, which, hint in (
         ("are missing", missing, f"{again}, or drop {output} from model.outputs"),
@@ -74,6 +64,19 @@ def match_head(
             where = str(config.path.parent)
             raise ModelError(f"weights of the head for {output} {what}", where, named(which, ", "), hint)
     return names
+
+
+def _faults(
+    expected: Mapping[str, tuple[int, ...]], names: Mapping[str, str], shapes: Mapping[str, tuple[int, ...]]
+) -> tuple[list[str], list[str]]:
+    """Returns which of the expected weights are missing, and which are of another shape."""
+    missing = [name for name, stored in names.items() if stored not in shapes]
+    wrong = [
+        f"{name} {shapes[names[name]]}, not {shape}"
+        for name, shape in expected.items()
+        if names[name] in shapes and shapes[names[name]] != shape
+    ]
+    return missing, wrong
 
 
 def head_weights(config: ModelConfig, output: str, labels: int) -> Iterator[tuple[str, tuple[int, ...]]]:

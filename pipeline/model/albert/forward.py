@@ -11,13 +11,12 @@ from collections.abc import Mapping
 import torch
 from torch import nn
 
-from pipeline.model import onednn_linear
-from pipeline.model.attention import Packing, has_varlen
-from pipeline.model.layer import Embeddings, Layer, quickened
+from pipeline.model.attention import Packing
+from pipeline.model.layer import Embeddings, Layer, PackedTransformer
 from pipeline.model.model_config import ModelConfig
 
 
-class Albert(nn.Module):
+class Albert(PackedTransformer):
     """A replica, which turns packed token ids into packed token vectors.
 
     Args:
@@ -32,18 +31,10 @@ class Albert(nn.Module):
         dtype: torch.dtype,
     ) -> None:
         super().__init__()
-        size, heads = config.size("hidden_size"), config.size("num_attention_heads")
-        self.varlen = has_varlen(size // heads, device, dtype)
         with torch.device("meta"):
             self.embeddings = Embeddings(config, config.size("embedding_size"))
             self.encoder = _Encoder(config)
-        self.load_state_dict(weights, strict=True, assign=True)
-        self.to(device=device, dtype=dtype).eval().requires_grad_(False)
-        for group in self.encoder.albert_layer_groups:
-            assert isinstance(group, _Group)
-            group.albert_layers = nn.ModuleList(quickened(list(group.albert_layers), config, self.varlen))
-        if device.type == "cpu" and dtype == torch.float32 and onednn_linear.available():
-            onednn_linear.prepack(self)
+        self.fill(config, weights, device, dtype)
 
     def forward(self, ids_T: torch.Tensor, packing: Packing) -> torch.Tensor:
         """Returns the last hidden state, (T, D), for int64 token ids."""

@@ -10,13 +10,13 @@ from collections.abc import Iterator, Mapping
 import torch
 from torch import nn
 
-from pipeline.model.attention import Packing, has_varlen
+from pipeline.model.attention import Packing
 from pipeline.model.bert.geometry import BY_TYPE, Geometry
-from pipeline.model.layer import Embeddings, Layer, quickened
+from pipeline.model.layer import Embeddings, Layer, PackedTransformer
 from pipeline.model.model_config import ModelConfig
 
 
-class Bert(nn.Module):
+class Bert(PackedTransformer):
     """A replica, which turns packed token ids into packed token vectors.
 
     Args:
@@ -31,15 +31,11 @@ class Bert(nn.Module):
         dtype: torch.dtype,
     ) -> None:
         super().__init__()
-        family = BY_TYPE[config.values["model_type"]]
-        size = config.size("hidden_size")
-        self.varlen = has_varlen(size // config.size("num_attention_heads"), device, dtype)
+        family, size = BY_TYPE[config.values["model_type"]], config.size("hidden_size")
         with torch.device("meta"):
             self.embeddings = Embeddings(config, size, family.first_position(config), family.typed)
             self.layers = nn.ModuleList(Layer(config) for _ in range(config.size("num_hidden_layers")))
-        self.load_state_dict(dict(_named(weights, family)), strict=True, assign=True)
-        self.to(device=device, dtype=dtype).eval().requires_grad_(False)
-        self.layers = nn.ModuleList(quickened(list(self.layers), config, self.varlen))
+        self.fill(config, dict(_named(weights, family)), device, dtype)
 
     def forward(self, ids_T: torch.Tensor, packing: Packing) -> torch.Tensor:
         """Returns the last hidden state, (T, D), for int64 token ids."""

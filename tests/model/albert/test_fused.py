@@ -37,6 +37,16 @@ def test_equals_the_plain_layer(layer: Any) -> None:
     assert fused_layer.difference(made, layer) < 1e-5
 
 
+def test_each_layer_of_a_model_is_fused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernels, "LOADED", False)
+    model = load_transformer(checkpoint.resolve("albert-mini"), torch.device("cpu"), torch.bfloat16)
+    assert isinstance(model, Albert)
+    before = sum(isinstance(each, plain.Layer) for each in model.modules())
+    plain._fuse(model, "gelu_new")
+    assert sum(isinstance(each, FusedLayer) for each in model.modules()) == before > 0
+    assert not any(isinstance(each, plain.Layer) for each in model.modules())
+
+
 def test_the_check_passes_for_what_is_equal(layer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kernels, "LOADED", False)
     assert isinstance(fused_layer.quickest(layer, layer.name), FusedLayer)
