@@ -48,6 +48,12 @@ def text_array(data_V: Bytes, starts_R: Ints, lengths_R: Ints) -> pa.Array:
     return pa.LargeStringArray.from_buffers(len(lengths_R), offsets, values)
 
 
+def unchecked_strings(binary: pa.Array) -> pa.Array:
+    """Returns large binaries as large strings, without a copy. Nobody has checked that they are UTF-8."""
+    valid, offsets, data = binary.buffers()
+    return pa.LargeStringArray.from_buffers(len(binary), offsets, data, valid, offset=binary.offset)
+
+
 def interleave(
     which_R: npt.NDArray[np.bool_],
     chosen: tuple[npt.NDArray[Any], Ints],

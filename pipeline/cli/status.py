@@ -8,6 +8,7 @@ from pathlib import Path
 from pipeline.cli.arguments import config_of
 from pipeline.cli.command import Command
 from pipeline.cli.output import MAX_SHOWN, CommandResult, Lines, failed_lines, printable, show, show_lines
+from pipeline.config.location import is_url
 from pipeline.dataset.attempts import Attempt
 from pipeline.dataset.dataset import Dataset
 from pipeline.errors import ConfigError, ExitCode
@@ -38,7 +39,7 @@ def run(arguments: Namespace) -> CommandResult:
 def _dataset(arguments: Namespace) -> Dataset:
     """Returns the dataset that a config writes, or the one at a folder or URL."""
     where = arguments.config
-    if "://" not in where and not Path(where).exists():
+    if not is_url(where) and not Path(where).exists():
         raise ConfigError("is neither a config nor a dataset's folder", where, hint="check the path")
     if Path(where).is_file():
         return Dataset.of(config_of(arguments))

@@ -7,7 +7,7 @@ A config is frozen, and complete once it is loaded: every default is a value her
 import datetime
 import fnmatch
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal, Self, get_args
 
 from pydantic import (
     Field,
@@ -56,7 +56,8 @@ class TokenizerRules(Section):
         return {name: value for name, value in self.model_dump().items() if value is not None}
 
 
-OUTPUTS = ("embedding", "classification")
+OutputName = Literal["embedding", "classification"]
+OUTPUTS: tuple[str, ...] = get_args(OutputName)
 """What can be kept of a text, in the order of the columns."""
 
 NO_RULES = TokenizerRules()
@@ -118,7 +119,7 @@ class Model(Section):
         "float32",
         description="How vectors are stored. `int8`: with `embedding_scale`; `binary`: one bit a dimension.",
     )
-    outputs: tuple[Literal["embedding", "classification"], ...] = Field(
+    outputs: tuple[OutputName, ...] = Field(
         ("embedding",),
         description="What to keep of a text: `embedding` (the vector), `classification` (`label`, `score` "
         "and `scores` of a model for sequence classification).",

@@ -90,17 +90,17 @@ class Identity:
     def outputs(self) -> OutputSpec:
         """Returns the description of the outputs; an older dataset names none, and has vectors alone."""
         model = self.vector_fields
-        classes = model.get("model.classes")
         return OutputSpec(
             names=tuple(model.get("model.outputs", EMBEDDING)),
             vector=model["model.vector"],
             dimension=self.dimension,
-            classes=Classes.from_fields(classes) if classes else None,
+            classes=self._classes,
         )
 
     @property
-    def _labels(self) -> dict[str, list[str]]:
-        return self.outputs.labels if self.vector_fields.get("model.classes") else {}
+    def _classes(self) -> Classes | None:
+        told = self.vector_fields.get("model.classes")
+        return Classes.from_fields(told) if told else None
 
     def shard_schema(self, columns: pa.Schema) -> pa.Schema:
         """Returns the schema of every shard; needs no checkpoint.
@@ -126,7 +126,7 @@ class Identity:
             "dataset_digest": self.dataset_digest,
             "vector_fields": self.vector_fields,
             "dataset_fields": self.dataset_fields,
-            **({"labels": labels} if (labels := self._labels) else {}),
+            **({"labels": labels} if (labels := OutputSpec(classes=self._classes).labels) else {}),
             "config": config.model_dump(mode="json"),
         }
         return (json.dumps(content, indent=2, sort_keys=True) + "\n").encode()

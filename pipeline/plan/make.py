@@ -310,8 +310,16 @@ def _parts(row: Mapping[str, Any], survey: Survey, caps: tuple[int, int]) -> Ite
     """Yields the pieces of a file one by one, because a file may be cut into very many."""
     for part in cut_spans(survey.spans, *caps):
         deleted = in_range(survey.deleted, part.start, part.stop)
-        piece = Piece(**row, unit=survey.unit, start=part.start, stop=part.stop, table=survey.table)
-        yield replace(piece, deleted_rows=len(deleted), deleted=pack(deleted)), part
+        piece = Piece(
+            **row,
+            unit=survey.unit,
+            start=part.start,
+            stop=part.stop,
+            table=survey.table,
+            deleted_rows=len(deleted),
+            deleted=pack(deleted),
+        )
+        yield piece, part
 
 
 def _scan(survey: Survey, piece: Piece, part: Range) -> object:

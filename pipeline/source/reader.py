@@ -25,6 +25,7 @@ from pipeline.errors import (
     SourceError,
     UnseenError,
 )
+from pipeline.ragged import unchecked_strings
 from pipeline.source import formats
 from pipeline.source.formats import Documents, Piece
 from pipeline.source.formats.bounds import MAX_READ
@@ -206,8 +207,7 @@ def _apart(raw: RawRows, source: Source) -> tuple[RawRows, pa.Array | None]:
     if path is None:
         return raw, None
     name = shard_column(path)
-    seconds = raw.columns.column(name).cast(pa.large_binary()).combine_chunks()
-    texts = pa.LargeStringArray.from_buffers(len(seconds), *seconds.buffers()[1:], seconds.buffers()[0])
+    texts = unchecked_strings(raw.columns.column(name).cast(pa.large_binary()).combine_chunks())
     if path not in source.fields.values():
         raw = replace(raw, columns=raw.columns.drop_columns([name]))
     return raw, texts

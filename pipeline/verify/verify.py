@@ -22,7 +22,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline import schema, telemetry
-from pipeline.config.location import Options, absolute, check_url, protocol_of, refuse_relative
+from pipeline.config.location import Options, absolute, check_url, is_url, protocol_of, refuse_relative
 from pipeline.config.sections import Config
 from pipeline.dataset.dataset import Dataset
 from pipeline.dataset.expected import Expected
@@ -123,7 +123,7 @@ def root(path: str) -> str:
         check_url(path)
     except ValueError as error:
         raise ConfigError(str(error), "dataset", path) from None
-    if "://" in path:
+    if is_url(path):
         return path.rstrip("/")
     refuse_relative(path, "dataset")
     return absolute(path)

@@ -97,9 +97,10 @@ def _before_map(charsmap: bytes, name: str, keep_accents: bool) -> list[Any]:
     """
     steps: list[Any] = []
     if name in FOLDING:
-        folded = normalizers.Precompiled(charsmap).normalize_str
+        mapped = normalizers.Precompiled(charsmap).normalize_str
+        folds = {each: mapped(each) for each in _folded_lower()}
         steps.append(normalizers.Lowercase())
-        steps += [normalizers.Replace(each, folded(each)) for each in _folded_lower() if folded(each) != each]
+        steps += [normalizers.Replace(each, fold) for each, fold in folds.items() if fold != each]
     if name in COMPOSING:
         steps.append(normalizers.NFKC() if keep_accents else normalizers.NFC())
     return steps

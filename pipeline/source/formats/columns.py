@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from pipeline.ragged import unchecked_strings
+
 MISFITS = (pa.ArrowException, TypeError, OverflowError)
 FLOAT_DIGITS = 17
 """The most digits that tell a 64-bit float from all others."""
@@ -23,10 +25,7 @@ def strings_of(values: Sequence[str | None], errors: str = "surrogatepass") -> p
         errors: `surrogateescape` if surrogates stand for bytes of the file.
     """
     data = [None if value is None else value.encode("utf-8", errors) for value in values]
-    binary = pa.array(data, pa.large_binary())
-    return pa.LargeStringArray.from_buffers(
-        len(binary), binary.buffers()[1], binary.buffers()[2], binary.buffers()[0]
-    )
+    return unchecked_strings(pa.array(data, pa.large_binary()))
 
 
 def column_of(values: Sequence[Any], kind: pa.DataType) -> tuple[pa.Array, list[int]]:

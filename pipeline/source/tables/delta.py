@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline import storage
+from pipeline.config.location import is_url
 from pipeline.config.source import Source
 from pipeline.errors import ConfigError, MissingError, one_line
 from pipeline.source.tables.deletions import vector_name
@@ -29,6 +30,7 @@ from pipeline.source.tables.snapshot import (
     Deletion,
     Snapshot,
     data_file,
+    require,
     wanted_columns,
 )
 
@@ -57,12 +59,9 @@ def read_snapshot(where: str, source: Source, folder: str) -> Snapshot:
         ConfigError: deltalake is not installed, or it is a table or a version that can't be read.
         StorageError: storage failed, or there is no table.
     """
-    try:
-        from deltalake import DeltaTable  # noqa: PLC0415  (an extra)
-        from pyroaring import BitMap64  # noqa: F401, PLC0415
-    except ImportError as error:
-        hint = "pip install deltalake pyroaring"
-        raise ConfigError("needs a package that is not installed", where, str(error), hint) from None
+    require(where, "deltalake", "pyroaring")
+    from deltalake import DeltaTable  # noqa: PLC0415  (an extra)
+
     store = storage.connect(folder, source.options)
     with tempfile.TemporaryDirectory() as mirror:
         version = _copy_log(where, store, folder, source.version, Path(mirror, LOG))
@@ -169,7 +168,7 @@ class _Setup:
         """Makes a data file of an action of the log."""
         name = urllib.parse.unquote(add["path"])
         path = f"{self.folder}/{name}"
-        if "://" in name or name.startswith("/"):
+        if is_url(name) or name.startswith("/"):
             raise self._elsewhere(name)
         values = dict(add["partitionValues"] or ())
         constants = {

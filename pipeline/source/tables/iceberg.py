@@ -20,6 +20,7 @@ from pipeline.source.tables.snapshot import (
     Snapshot,
     data_file,
     field_id,
+    require,
     wanted_columns,
 )
 
@@ -41,12 +42,9 @@ def read_snapshot(where: str, source: Source, folder: str) -> Snapshot:
     """
     store = storage.connect(folder, source.options)
     full = store.full(store.strip(folder))
-    try:
-        import pyroaring  # noqa: F401, PLC0415
-        from pyiceberg.table import StaticTable  # noqa: PLC0415  (an extra)
-    except ImportError as error:
-        hint = "pip install pyiceberg pyroaring"
-        raise ConfigError("needs a package that is not installed", where, str(error), hint) from None
+    require(where, "pyiceberg.table", "pyroaring")
+    from pyiceberg.table import StaticTable  # noqa: PLC0415  (an extra)
+
     named = source.path.endswith(ICEBERG_METADATA)
     path = f"{full}/metadata/{source.path.rpartition('/')[2]}" if named else _newest(where, store, full)
     try:

@@ -11,12 +11,13 @@ from functools import partial
 
 from pipeline import storage
 from pipeline.config.location import protocol_of
-from pipeline.config.source import FORMATS, Source
+from pipeline.config.source import FORMATS, ICEBERG_METADATA, Source
 from pipeline.errors import ConfigError, DeniedError, MissingError
+from pipeline.source.tables import delta
 
-LOGS = {"_delta_log": "Delta", ".hoodie": "Hudi"}
+LOGS = {delta.LOG: "Delta", ".hoodie": "Hudi"}
 """The folder in which a table keeps its log, and the kind of table."""
-ICEBERG = ("Iceberg", "metadata", ".metadata.json")
+ICEBERG = ("Iceberg", "metadata", ICEBERG_METADATA)
 """The kind of table, the folder of its metadata, and what its snapshots' names have in them."""
 MOST_FOLDERS = 64
 ABOVE = 4

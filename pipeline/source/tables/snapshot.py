@@ -1,5 +1,6 @@
 """Describes a table of any kind to the planner: the data files of one version, and how each is read."""
 
+import importlib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass, field
@@ -85,6 +86,20 @@ class Snapshot(Listing):
     """
 
     version: int = 0
+
+
+def require(where: str, *modules: str) -> None:
+    """Checks that modules of an extra are installed.
+
+    Raises:
+        ConfigError: one is not.
+    """
+    try:
+        for module in modules:
+            importlib.import_module(module)
+    except ImportError as error:
+        hint = f"pip install {' '.join(module.partition('.')[0] for module in modules)}"
+        raise ConfigError("needs a package that is not installed", where, str(error), hint) from None
 
 
 NO_ALIASES: Mapping[int, Sequence[str]] = {}
