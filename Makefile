@@ -34,8 +34,9 @@ $(READY): $(wildcard requirements*.lock) pyproject.toml
 demo: $(READY)   ## embed the docstrings of Python's standard library, start to finish
 	$(BIN)/python -m jobs.demo
 
-test: $(READY)   ## a test of everything: some 25 minutes on two cores
-	$(BIN)/python -m pytest
+# Each process has a Ray and servers of its own; the tests of a file share one.
+test: $(READY)   ## a test of everything: some 15 minutes on two cores
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 test-full: $(READY)   ## after that: more on Ray, more kills, nights and stalls; some 40 minutes
 	$(BIN)/python -m pytest -m 'full and not slow' --timeout 600

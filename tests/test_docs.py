@@ -63,6 +63,8 @@ def test_every_command_in_the_docs_is_one_that_is_run() -> None:
             pass  # run by tests/cli/test_cli.py
         elif line.startswith("python -m jobs.distill "):
             assert (ROOT / line.split()[3]).exists()  # run by tests/jobs/test_distill.py
+        elif line.startswith("python -m jobs.train_head "):
+            pass  # run by tests/jobs/test_train_head.py
         elif line.startswith("python -m benchmarks."):
             assert (ROOT / "benchmarks" / f"{line.split()[2].split('.')[1]}.py").exists()
         elif line.startswith(("kubectl ", "helm ", "docker ", "export RAY_")):

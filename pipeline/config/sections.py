@@ -131,6 +131,12 @@ class Model(Section):
         description="Score above which a text has a label, for a head that gives several labels to a text. "
         "Default: 0.5 for such a head.",
     )
+    head: str | None = Field(
+        None,
+        min_length=1,
+        description="The head of `classification`: a folder or URL that `jobs.train_head` wrote. Default: "
+        "the checkpoint's own head.",
+    )
     dtype: Literal["auto", "float32", "bfloat16"] = Field(
         "auto", description="Arithmetic of the model; `auto`: float32 on cpu, bfloat16 on cuda."
     )
@@ -178,6 +184,19 @@ class Model(Section):
         if value is not None and "classification" not in info.data.get("outputs", ("classification",)):
             raise ValueError("means nothing without the output classification: drop it")
         return value
+
+    @field_validator("head")
+    @classmethod
+    def _makes_classes(cls, value: str | None, info: ValidationInfo) -> str | None:
+        if value is None:
+            return None
+        if "classification" not in info.data.get("outputs", ("classification",)):
+            raise ValueError("means nothing without the output classification: drop it")
+        if info.data.get("threshold") is not None:
+            raise ValueError("gives a text one label, so there is no threshold: drop one of both")
+        if is_url(value):
+            check_url(value)
+        return value.removeprefix("file://").rstrip("/")
 
 
 class Compute(Section):
@@ -411,14 +430,15 @@ class Config(Section):
         paths = [self.output.path, *(source.path for source in self.source.values())]
         for path in paths:
             refuse_relative(path)
-        name, base = self.model.name, self.reuse.base
+        name, head, base = self.model.name, self.model.head, self.reuse.base
+        model = {"name": absolute(name) if Path(name).is_dir() else name, "head": head and absolute(head)}
         updates = {
             "reuse": self.reuse.model_copy(update={"base": absolute(base) if base and "/" in base else base}),
             "source": {
                 key: source.model_copy(update={"path": absolute(source.path)})
                 for key, source in self.source.items()
             },
-            "model": self.model.model_copy(update={"name": absolute(name) if Path(name).is_dir() else name}),
+            "model": self.model.model_copy(update=model),
             "output": self.output.model_copy(update={"path": absolute(self.output.path)}),
         }
         return self.model_copy(update=updates)

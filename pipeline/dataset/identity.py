@@ -60,6 +60,11 @@ class Identity:
 
     @classmethod
     def of(cls, config: Config, checkpoint: Checkpoint) -> Self:
+        """Derives the identity of what a config makes with a checkpoint.
+
+        Raises:
+            ModelError: the head of the config was trained on other vectors.
+        """
         # The recipe replaces the config's model: contents count, not their names or paths.
         recipe = EmbeddingSpec.of(checkpoint, config.model)
         model = {f"model.{key}": value for key, value in recipe.fields().items()}
@@ -67,6 +72,8 @@ class Identity:
         model |= {"model.weights": checkpoint.weights_digest, "model.tokenizer": checkpoint.tokenizer_digest}
         model |= {f"model.config.{key}": value for key, value in checkpoint.digested.items()}
         model |= {name: version for name, version in OWN.items() if version != 1}
+        if recipe.head:
+            recipe.head.refuse_other_vectors(model)
         return cls(model, fields_of(config))
 
     @property

@@ -97,7 +97,7 @@ class Encode:
                 replica,
                 device=config.compute.device,
                 dtype=config.dtype,
-                recipe=EmbeddingSpec.of(replica, config.model),
+                recipe=EmbeddingSpec.of(replica, config.model, self.job.recipe.head),
                 batch_tokens=config.compute.batch_tokens,
                 threads=self.job.threads,
             )

@@ -18,7 +18,7 @@ def usable_checkpoint(config: Config) -> checkpoint.Checkpoint:
     found = checkpoint.of_config(model)
     found.check()
     recipe = EmbeddingSpec.of(found, model)
-    if recipe.classes:
+    if recipe.classes and not recipe.head:
         found.check_head("classification", len(recipe.classes.labels))
     tokenizer = Tokenizer(found, recipe.max_tokens)
     _check_room(tokenizer, recipe)

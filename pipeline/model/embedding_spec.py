@@ -3,15 +3,17 @@
 The vector digest covers these settings, the weights and the tokenizer.
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Self
 
 from pipeline.config.sections import Model
 from pipeline.errors import ModelError
+from pipeline.model import trained_head
 from pipeline.model.checkpoint import Checkpoint
 from pipeline.model.head_facts import classes_of
 from pipeline.model.output_spec import EMBEDDING, Classes, OutputSpec
 from pipeline.model.sentence_transformers import Dense
+from pipeline.model.trained_head import TrainedHead
 
 MAX_TOKENS = 512
 
@@ -33,6 +35,7 @@ class EmbeddingSpec:
 
     pooling: modes, whose vectors are concatenated.  dense: layers after it.  truncate_dim: dimensions kept.
     outputs: what is kept of a text.  classes: what the classification head tells apart, if it is asked for.
+    head: a head over the vector, which takes the place of the checkpoint's own.
     """
 
     max_tokens: int = MAX_TOKENS
@@ -46,10 +49,14 @@ class EmbeddingSpec:
     vector: str = "float32"
     outputs: tuple[str, ...] = EMBEDDING
     classes: Classes | None = None
+    head: TrainedHead | None = None
 
     @classmethod
-    def of(cls, checkpoint: Checkpoint, model: Model | None = None) -> Self:
+    def of(cls, checkpoint: Checkpoint, model: Model | None = None, head: TrainedHead | None = None) -> Self:
         """Resolves what a config asks of a checkpoint; without `model`, returns the checkpoint's defaults.
+
+        Args:
+            head: what the driver read at `model.head`; by default it is read.
 
         Raises:
             ModelError: the checkpoint can't do it.
@@ -68,6 +75,7 @@ class EmbeddingSpec:
             raise ModelError(
                 "pools without the prompt, which is not supported", checkpoint.name, prefix, hint
             )
+        head = head or (trained_head.read(model.head) if model.head else None)
         recipe = cls(
             max_tokens=_max_tokens(checkpoint, model),
             prefix=prefix,
@@ -79,7 +87,8 @@ class EmbeddingSpec:
             chunk_overlap=0 if model.long_text == "truncate" else model.chunk_overlap,
             vector=model.vector,
             outputs=model.outputs,
-            classes=classes_of(checkpoint, model) if "classification" in model.outputs else None,
+            classes=_classes(checkpoint, model, head),
+            head=head,
         )
         recipe.check(checkpoint)
         return recipe
@@ -114,6 +123,10 @@ class EmbeddingSpec:
                 f"{self.truncate_dim} of {width}",
                 hint="lower it",
             )
+        if self.head and self.head.weight.shape[1] != self.dimension(checkpoint):
+            got = f"{self.head.weight.shape[1]} dimensions, not {self.dimension(checkpoint)}"
+            hint = "train it on a dataset of this config (jobs.train_head)"
+            raise ModelError("was trained on other vectors", self.head.where, got, hint)
 
     def pooled_dimension(self, checkpoint: Checkpoint) -> int:
         return checkpoint.size("hidden_size") * len(self.pooling)
@@ -138,13 +151,21 @@ class EmbeddingSpec:
         The outputs are left out if there is only the vector, as in older datasets.
         """
         dense = [{**asdict(layer), "folder": None} for layer in self.dense]
-        found = {**asdict(self), "pooling": "+".join(self.pooling), "dense": dense}
-        del found["outputs"], found["classes"]
+        found = {**asdict(replace(self, head=None)), "pooling": "+".join(self.pooling), "dense": dense}
+        del found["outputs"], found["classes"], found["head"]
         if self.outputs != EMBEDDING:
             found["outputs"] = list(self.outputs)
         if self.classes:
             found["classes"] = self.classes.fields()
+        if self.head:
+            found["head"] = self.head.digest
         return found
+
+
+def _classes(checkpoint: Checkpoint, model: Model, head: TrainedHead | None) -> Classes | None:
+    if "classification" not in model.outputs:
+        return None
+    return head.classes if head else classes_of(checkpoint, model)
 
 
 def _max_tokens(checkpoint: Checkpoint, model: Model) -> int:

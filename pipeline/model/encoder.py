@@ -100,8 +100,8 @@ class Encoder:
             self.model = load_transformer(checkpoint, self.device, self.dtype)
         self.exact: Transformer | None = self.model if self.dtype == torch.float32 else None
         self.dense = [dense_layer(dense, self.device) for dense in self.recipe.dense]
-        self.heads = text_heads(checkpoint, self.recipe, self.device)
         self.outputs = self.recipe.output_spec(checkpoint)
+        self.heads = text_heads(checkpoint, self.recipe, self.device, self._vectors)
         self.width = outputs.width(self.outputs)
         self.batch_tokens = batch_tokens or default_batch_tokens(self.device, checkpoint.size("hidden_size"))
 

@@ -1,4 +1,4 @@
-"""Computes what a checkpoint's heads say of packed texts. Always in float32, as pooling is.
+"""Computes what heads say of packed texts. Always in float32, as pooling is.
 
 Shapes: B texts, T tokens of all texts, D dimensions, L labels.
 """
@@ -11,6 +11,7 @@ from torch.nn.functional import linear
 
 from pipeline.model.checkpoint import Checkpoint
 from pipeline.model.embedding_spec import EmbeddingSpec
+from pipeline.model.trained_head import TrainedHead
 from pipeline.model.transformer import load_head
 
 Weights = Mapping[str, torch.Tensor]
@@ -43,13 +44,36 @@ class ClassificationHead:
         return logits_BL.softmax(dim=1) if self.problem == "single_label" else logits_BL.sigmoid()
 
 
-def text_heads(checkpoint: Checkpoint, recipe: EmbeddingSpec, device: torch.device) -> list[TextHead]:
+class VectorHead:
+    """A head that was trained on vectors.
+
+    Args:
+        vectors: returns the vectors of texts, (B, D) float32, from what a head is given.
+    """
+
+    def __init__(self, head: TrainedHead, device: torch.device, vectors: TextHead) -> None:
+        self.weight, self.bias = (torch.tensor(each, device=device) for each in (head.weight, head.bias))
+        self.vectors = vectors
+
+    def __call__(self, hidden_TD: torch.Tensor, lengths_B: torch.Tensor) -> torch.Tensor:
+        """Returns the scores of each text, (B, L) float32, which sum to 1."""
+        return linear(self.vectors(hidden_TD, lengths_B), self.weight, self.bias).softmax(dim=1)
+
+
+def text_heads(
+    checkpoint: Checkpoint, recipe: EmbeddingSpec, device: torch.device, vectors: TextHead
+) -> list[TextHead]:
     """Loads the heads that a recipe's outputs need, in the order of the outputs.
+
+    Args:
+        vectors: returns the vectors of texts, for heads that were trained on vectors.
 
     Raises:
         ModelError: the checkpoint lacks a weight of a head.
     """
     if recipe.classes is None:
         return []
+    if recipe.head:
+        return [VectorHead(recipe.head, device, vectors)]
     weights = load_head(checkpoint, "classification", len(recipe.classes.labels), device)
     return [ClassificationHead(weights, recipe.classes.problem, checkpoint.family.HEAD_ACTIVATION)]

@@ -82,7 +82,8 @@ def environment(url: str) -> dict[str, str]:
 def free_ports(count: int) -> list[int]:
     """Returns free ports whose gRPC ports, at +10000, are free, too."""
     found: list[int] = []
-    candidate = 20_000 + os.getpid() % 10_000
+    # Tests run in several processes, whose numbers follow one another: they look far from one another.
+    candidate = 20_000 + os.getpid() * 101 % 9_000
     while len(found) < count:
         candidate += 1
         if all(_free(port) for port in (candidate, candidate + 10_000)):
