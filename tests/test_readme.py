@@ -10,6 +10,7 @@ from pathlib import Path
 
 import duckdb
 import pytest
+import yaml
 
 ROOT = Path(__file__).parent.parent
 ENGLISH, CHINESE = ROOT / "README.md", ROOT / "README.zh-CN.md"
@@ -18,6 +19,19 @@ ENGLISH, CHINESE = ROOT / "README.md", ROOT / "README.zh-CN.md"
 def blocks(page: Path, language: str) -> list[str]:
     """Returns the fenced blocks of a language in a page."""
     return re.findall(rf"```{language}\n(.*?)```", page.read_text(), re.S)
+
+
+def follow(commands: str) -> None:
+    """Runs commands as a reader does."""
+    for line in commands.splitlines():
+        done = subprocess.run(
+            [sys.executable, *shlex.split(line)[1:]],
+            env=os.environ | {"PYTHONPATH": str(ROOT)},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
 
 
 @pytest.mark.full
@@ -31,18 +45,13 @@ def test_a_csv_of_ones_own_is_embedded_and_asked(tmp_path: Path, monkeypatch: py
         rows = csv.writer(file)
         rows.writerow(["article_id", "body", "language"])
         rows.writerows([number, body, "en"] for number, body in enumerate(bodies))
-    Path("articles.yaml").write_text(blocks(ENGLISH, "yaml")[0])
-    commands = next(block for block in blocks(ENGLISH, "bash") if "articles.yaml" in block)
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    for line in commands.splitlines():
-        done = subprocess.run(
-            [sys.executable, *shlex.split(line)[1:]],
-            env=environment,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert done.returncode == 0, done.stdout + done.stderr
+    shown = blocks(ENGLISH, "yaml")[0]
+    drafts, commands = [block for block in blocks(ENGLISH, "bash") if "articles.yaml" in block]
+    follow(drafts)
+    source, drafted = (yaml.safe_load(text)["source"] for text in (shown, Path("articles.yaml").read_text()))
+    assert source["articles"] | {"format": "csv"} == drafted["articles"] | {"carry": ["language"]}
+    Path("articles.yaml").write_text(shown)
+    follow(commands)
     found = duckdb.sql(blocks(ENGLISH, "sql")[0]).fetchall()
     assert len(found) == 10
     assert {found[0][0], found[0][1]} == {"1", "3"}  # a CSV's values are strings

@@ -12,10 +12,10 @@ from pipeline.config.location import protocol_of
 from pipeline.config.source import Source
 from pipeline.errors import DeniedError, MissingError
 from pipeline.source.tables import delta, iceberg
-from pipeline.source.tables.refusal import refuse_tables
+from pipeline.source.tables.refusal import refuse_tables, table_in
 from pipeline.source.tables.snapshot import DataFile, Snapshot
 
-__all__ = ["DataFile", "Snapshot", "read_snapshot", "refuse_tables"]
+__all__ = ["DataFile", "Snapshot", "read_snapshot", "refuse_tables", "table_in"]
 
 KINDS = {"delta": delta.read_snapshot, "iceberg": iceberg.read_snapshot}
 

@@ -78,7 +78,7 @@ def _looked_up(source: Source, paths: Sequence[str]) -> tuple[str, str] | None:
     store = storage.connect(source.path, source.options)
     folders = _candidates(store.root(source.path), paths)
     with ThreadPoolExecutor(THREADS) as pool:
-        kinds = list(pool.map(partial(_kind_of, store), folders))
+        kinds = list(pool.map(partial(table_in, store), folders))
     found = zip(kinds, folders, strict=True)
     return next(((kind, folder) for kind, folder in found if kind), None)
 
@@ -105,7 +105,7 @@ def _above(root: str) -> list[str]:
     return above
 
 
-def _kind_of(store: storage.Storage, folder: str) -> str | None:
+def table_in(store: storage.Storage, folder: str) -> str | None:
     """Returns the kind of the table in a folder; None if it holds none, or may not be looked at."""
     kind, metadata, snapshot = ICEBERG
     try:
