@@ -316,7 +316,15 @@ CASES: dict[str, Case] = {
         f"{PLAN} --set model.name=model --set model.outputs=[classification]", headless,
     ),
     "A model of another family": (
-        f"{PLAN} --set model.name=model", file("model/config.json", '{"model_type": "gpt2"}'),
+        f"{PLAN} --set model.name=model --set model.engine=native",
+        file("model/config.json", '{"model_type": "electra"}'),
+    ),
+    "A model that nothing here can run": (
+        f"{PLAN} --set model.name=model", file("model/config.json", '{"model_type": "my_bert"}'),
+    ),
+    "A model that is code of its own": (
+        f"{PLAN} --set model.name=model",
+        file("model/config.json", '{"model_type": "my_bert", "auto_map": {"AutoModel": "mine.Model"}}'),
     ),
     "A model without weights": (f"{PLAN} --set model.name=model", without_weights),
     "A tokenizer of another class": (

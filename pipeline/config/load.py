@@ -5,7 +5,7 @@ import difflib
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, TypeVar, cast, get_args
 
 import yaml
 from pydantic import (
@@ -73,7 +73,18 @@ def load_config(path: str, overrides: Sequence[str] = (), run_date: datetime.dat
         )
     for override in overrides:
         apply_override(values, override)
-    config = parse_config(values, where=path)
+    return make_config(values, path, run_date)
+
+
+def make_config(
+    values: Mapping[str, Any], where: str = "config", run_date: datetime.date | None = None
+) -> Config:
+    """Validates a mapping of sections, and fills in `{run_date}` as `load_config` does.
+
+    Raises:
+        ConfigError: lists all mistakes, one a line.
+    """
+    config = parse_config(values, where)
     return config.model_copy(update={"output": _dated(config.output, run_date)})
 
 
@@ -104,12 +115,33 @@ def parse_config(values: Mapping[str, Any], where: str = "config") -> Config:
     try:
         return Config.model_validate(values)
     except ValidationError as error:
-        problems = [_describe(problem) for problem in error.errors()]
-        if len(problems) == 1:
-            raise ConfigError(problems[0], where) from None
-        raise ConfigError(
-            f"{len(problems)} mistakes:", where, more=first_few(problems, MAX_MISTAKES)
-        ) from None
+        raise _mistakes([_describe(problem) for problem in error.errors()], where) from None
+
+
+SectionKind = TypeVar("SectionKind", bound=Section)
+
+
+def parse_section(kind: type[SectionKind], name: str, values: Mapping[str, Any], where: str) -> SectionKind:
+    """Validates the values of one section.
+
+    Args:
+        name: the section's name in a config.
+
+    Raises:
+        ConfigError: lists all mistakes, one a line.
+    """
+    try:
+        return kind.model_validate(values)
+    except ValidationError as error:
+        found = [{**problem, "loc": (name, *problem["loc"])} for problem in error.errors()]
+        problems = [_describe(cast(ErrorDetails, problem)) for problem in found]
+        raise _mistakes([problem.removeprefix(f"{name}.") for problem in problems], where) from None
+
+
+def _mistakes(problems: Sequence[str], where: str) -> ConfigError:
+    if len(problems) == 1:
+        return ConfigError(problems[0], where)
+    return ConfigError(f"{len(problems)} mistakes:", where, more=first_few(problems, MAX_MISTAKES))
 
 
 def apply_override(values: dict[str, Any], override: str, top_level: bool = False) -> None:

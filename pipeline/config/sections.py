@@ -31,7 +31,7 @@ from pipeline.config.location import (
     refuse_meaningless,
     refuse_relative,
 )
-from pipeline.config.source import Source
+from pipeline.config.source import Source, in_place_of_prefix
 
 SourceName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]*$")]
 
@@ -79,6 +79,12 @@ class Model(Section):
     allow_pickle: bool = Field(
         False, description="Read weights from `pytorch_model.bin` if the model lacks safetensors."
     )
+    engine: Literal["auto", "native", "transformers"] = Field(
+        "auto",
+        description="What runs the model. `native`: this program, packed and without padding, for the types "
+        "of [models.md](models.md); `transformers`: that library, for any encoder of safetensors that it "
+        "loads without code of the folder; `auto`: `native` where there is one.",
+    )
     tokenizer: TokenizerRules = Field(
         NO_RULES, description="The rules of a tokenizer whose folder does not state them."
     )
@@ -94,7 +100,12 @@ class Model(Section):
         description="Text to put before each text. Default: the default prompt of a sentence-transformers "
         "folder, else nothing.",
     )
-    pooling: Literal["auto", "mean", "cls", "max", "mean_sqrt_len"] = Field(
+    prompt: str | None = Field(
+        None,
+        description="The name of a prompt of a sentence-transformers folder (`prompts` in its "
+        "config_sentence_transformers.json), to put before each text. In place of `prefix`.",
+    )
+    pooling: Literal["auto", "mean", "cls", "max", "mean_sqrt_len", "weighted_mean", "last_token"] = Field(
         "auto",
         description="How token vectors become one vector. `auto`: the pooling of the sentence-transformers "
         "folder, else `mean`.",
@@ -166,6 +177,11 @@ class Model(Section):
             raise ValueError("a folder in object storage has no revisions: drop it")
         return value
 
+    @field_validator("prompt")
+    @classmethod
+    def _in_place_of_prefix(cls, value: str | None, info: ValidationInfo) -> str | None:
+        return in_place_of_prefix(value, info)
+
     @field_validator("outputs")
     @classmethod
     def _in_one_order(cls, value: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
@@ -197,6 +213,12 @@ class Model(Section):
         if is_url(value):
             check_url(value)
         return value.removeprefix("file://").rstrip("/")
+
+    def dtype_on(self, device: str) -> str:
+        """Returns the dtype that all replicas must use on a device."""
+        if self.dtype == "auto":
+            return "bfloat16" if device == "cuda" else "float32"
+        return self.dtype
 
 
 class Compute(Section):
@@ -413,6 +435,18 @@ class Config(Section):
         return self
 
     @model_validator(mode="after")
+    def _no_texts_of_other_sources(self) -> Self:
+        """Refuses to look for texts in other sources if the same text has another vector there."""
+        if self.reuse.base and self.reuse.match == "dataset":
+            for name, source in self.source.items():
+                if source.has_prefix:
+                    raise ValueError(
+                        f"source.{name} has a prefix of its own, so a text has another vector in another "
+                        "source: set reuse.match to file"
+                    )
+        return self
+
+    @model_validator(mode="after")
     def _one_id(self) -> Self:
         """Refuses a carried column `id` if the pipeline makes an `id` of its own."""
         if any(source.id_column is None for source in self.source.values()):
@@ -446,9 +480,7 @@ class Config(Section):
     @property
     def dtype(self) -> str:
         """The dtype that all replicas must use."""
-        if self.model.dtype == "auto":
-            return "bfloat16" if self.compute.device == "cuda" else "float32"
-        return self.model.dtype
+        return self.model.dtype_on(self.compute.device)
 
 
 def _reads_below(pattern: str, folder: str) -> bool:

@@ -127,6 +127,14 @@ class Source(Section):
         "`[CLS] text [SEP] second [SEP]`, and the longer text is shortened first. Needs "
         "`long_text: truncate`.",
     )
+    prefix: str | None = Field(
+        None,
+        description="Text to put before each text of this source, such as `query: ` where other sources have "
+        "`passage: `. Default: that of `model`.",
+    )
+    prompt: str | None = Field(
+        None, description="The name of a prompt, as in `model`, for this source. In place of `prefix`."
+    )
     id_column: Name | None = Field(
         None,
         description="The column that identifies a row, carried under its own name. Without one, `id` is "
@@ -217,6 +225,11 @@ class Source(Section):
             _refuse_twice([shard_column(path) for path in (*value, *others, *(pair - others))])
         return value
 
+    @field_validator("prompt")
+    @classmethod
+    def _in_place_of_prefix(cls, value: str | None, info: ValidationInfo) -> str | None:
+        return in_place_of_prefix(value, info)
+
     @field_validator("partitions")
     @classmethod
     def _distinct(cls, value: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
@@ -287,6 +300,11 @@ class Source(Section):
         return name
 
     @property
+    def has_prefix(self) -> bool:
+        """True if its texts have a prefix or a prompt of their own."""
+        return self.prefix is not None or self.prompt is not None
+
+    @property
     def has_columns(self) -> bool:
         """True if its rows have columns beside the text."""
         return FORMATS[self.format].columns
@@ -317,6 +335,13 @@ class Source(Section):
         """The dotted path of each column in a row, by its name in the shards; without partition keys."""
         paths = ((self.id_column,) if self.id_column else ()) + self.carry
         return {shard_column(path): path for path in paths}
+
+
+def in_place_of_prefix(prompt: str | None, info: ValidationInfo) -> str | None:
+    """Refuses a prompt beside a prefix."""
+    if prompt is not None and info.data.get("prefix") is not None:
+        raise ValueError("prefix is set, too: drop one of the two")
+    return prompt
 
 
 def shard_column(path: str) -> str:

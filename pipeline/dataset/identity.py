@@ -23,6 +23,8 @@ OPERATIONAL = re.compile(
     r"(compute|quality|report|reuse|cost|output\.(path|run_date|options)|source\.[^.]+\.(options|version))(\.|$)"
 )
 """Config that never changes a shard, and so may differ in a resume. All other config counts."""
+RESOLVED = re.compile(r"source\.[^.]+\.(prefix|prompt)")
+"""Config of sources that the recipe has instead: what is put before a text counts, not who says so."""
 
 
 OWN = {"model.arithmetic": 1, "model.tokenizing": 1}
@@ -66,7 +68,7 @@ class Identity:
             ModelError: the head of the config was trained on other vectors.
         """
         # The recipe replaces the config's model: contents count, not their names or paths.
-        recipe = EmbeddingSpec.of(checkpoint, config.model)
+        recipe = EmbeddingSpec.of_config(checkpoint, config)
         model = {f"model.{key}": value for key, value in recipe.fields().items()}
         model |= {"model.dtype": config.dtype}
         model |= {"model.weights": checkpoint.weights_digest, "model.tokenizer": checkpoint.tokenizer_digest}
@@ -74,6 +76,8 @@ class Identity:
         model |= {name: version for name, version in OWN.items() if version != 1}
         if recipe.head:
             recipe.head.refuse_other_vectors(model)
+        if checkpoint.engine != "native":  # older datasets know no other
+            model["model.engine"] = checkpoint.engine
         return cls(model, fields_of(config))
 
     @property
@@ -176,8 +180,13 @@ def fields_of(config: Config) -> dict[str, Any]:
     return {
         key: value
         for key, value in flat.items()
-        if not (key.startswith("model.") or OPERATIONAL.match(key) or _as_before(key, value))
+        if not (key.startswith("model.") or _elsewhere(key) or _as_before(key, value))
     }
+
+
+def _elsewhere(key: str) -> bool:
+    """Tells whether a field decides nothing about the shards, or decides it by the recipe."""
+    return bool(OPERATIONAL.match(key) or RESOLVED.fullmatch(key))
 
 
 def _as_before(key: str, value: Any) -> bool:

@@ -118,9 +118,10 @@ def _job(config: Config, model: Checkpoint, identity: Identity, frozen: Plan, ba
     return Job(
         config=config,
         columns=frozen.columns,
-        recipe=EmbeddingSpec.of(model, config.model),
+        recipe=EmbeddingSpec.of_config(model, config),
         outputs=identity.outputs,
         revision=model.revision,
+        engine=model.engine,
         vector_digest=identity.vector_digest,
         dataset_digest=identity.dataset_digest,
         tokenizer_digest=model.tokenizer_digest,

@@ -32,6 +32,7 @@ class Job:
     payload_bytes: the size of the largest split between two stages.
     dataset_digest, claim: the identity of the dataset; without a digest it is not checked.
     without: files that the driver found changed or gone; splits are done without them.
+    engine: what runs the checkpoint.
     """
 
     config: Config
@@ -48,6 +49,7 @@ class Job:
     base_digests: Digests | None = None
     dataset_digest: str = ""
     claim: str | None = None
+    engine: str = "native"
     without: Mapping[str, SourceChangedError] = field(default_factory=dict)
 
     def dataset(self) -> Dataset:
@@ -68,8 +70,13 @@ class Job:
             "dataset_digest": self.dataset_digest,
             "vector_digest": self.vector_digest,
             "device": self.config.compute.device,
-            "software": ", ".join(f"{name} {versions()[name]}" for name in ("albert-embed", "torch")),
+            "software": ", ".join(f"{name} {number}" for name, number in self._software().items()),
         }
+
+    def _software(self) -> dict[str, str]:
+        """Returns the versions of what computes vectors."""
+        used = {name: versions()[name] for name in ("albert-embed", "torch")}
+        return used | ({"transformers": version("transformers")} if self.engine == "transformers" else {})
 
     def replica(self) -> checkpoint.Checkpoint:
         """Resolves the driver's checkpoint on this node.

@@ -20,6 +20,7 @@ from pipeline.embed.job import Job
 from pipeline.embed.row import run_stage
 from pipeline.embed.split import PackedTable, ReadSplit
 from pipeline.model.batching import TokenBatch
+from pipeline.model.embedding_spec import EmbeddingSpec
 from pipeline.model.tokenizer.chunks import Chunks
 from pipeline.model.tokenizer.texts import tokenize_all, tokenized
 from pipeline.model.tokenizer.tokenizer import Tokenizer
@@ -58,7 +59,9 @@ def read_split(split_id: str, reading: Reading, job: Job) -> ReadSplit:
     meter.has_read()
     tokenizer = job.tokenizer()
     meter.has_tokenizer(tokenizer)
-    embedded = _tokenize(new, tokenizer, job)
+    # A split is of one source.
+    recipe = job.recipe.of_source(parts[0].piece.source)
+    embedded = _tokenize(new, tokenizer, recipe, job)
     told = {"attempt": job.attempt, "text_bytes": text_bytes, **_legibility(embedded.tokens, tokenizer)}
     return _packed(split_id, parts, embedded, reused, told | meter.figures(tokenizer), job)
 
@@ -123,16 +126,16 @@ class _Embedded:
     chunks: Ints | None
 
 
-def _tokenize(new: _New, tokenizer: Tokenizer, job: Job) -> _Embedded:
+def _tokenize(new: _New, tokenizer: Tokenizer, recipe: EmbeddingSpec, job: Job) -> _Embedded:
     """Cuts texts into tokens, and into chunks if the recipe says so; texts that can't be cut are rejects."""
     texts, rows, number_N = new.documents.texts, new.documents.rows, new.number
-    (tokens, chunks), cut_N = tokenize_all(texts, lambda some: tokenized(some, tokenizer, job.recipe))
+    (tokens, chunks), cut_N = tokenize_all(texts, lambda some: tokenized(some, tokenizer, recipe))
     rejects = new.documents.rejects
     if not cut_N.all():
         rejects = pa.concat_tables([rejects, _rejected(texts, rows, ~cut_N, job)])
         rows, number_N = rows.filter(pa.array(cut_N)), number_N[cut_N]
     counts_N = np.bincount(chunks.text, minlength=rows.num_rows) if chunks else None
-    if chunks and job.recipe.chunked:
+    if chunks and recipe.chunked:
         rows = _rows_of_chunks(rows, tokens, chunks)
         return _Embedded(rows, rejects, number_N[chunks.text], tokens, None)
     return _Embedded(_rows_of_texts(rows, tokens, chunks), rejects, number_N, tokens, counts_N)

@@ -294,7 +294,7 @@ def forecast(config: Config) -> Forecast:
     base = _base(config, dataset if frozen else None, identity)
     spared = _spared(config, base, identity, pending) if base else None
     todo = _todo(pending, spared)
-    recipe = EmbeddingSpec.of(checkpoint, config.model)
+    recipe = EmbeddingSpec.of_config(checkpoint, config)
     sample = sampling.draw(
         todo.pieces, made.columns, config, recipe, Tokenizer(checkpoint, recipe.max_tokens)
     )

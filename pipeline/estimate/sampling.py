@@ -245,7 +245,7 @@ def _seen(part: Part, most: int, id_column: str | None) -> _Seen:
 def _stratum(empty: Stratum, seen: Sequence[_Seen], recipe: EmbeddingSpec, tokenizer: Tokenizer) -> Stratum:
     """Adds its sample to a stratum, in the order of its files."""
     seen = sorted(seen, key=lambda each: (each.piece.file, each.piece.start))
-    texts = [each.texts for each in seen if len(each.texts)]
+    texts, recipe = [each.texts for each in seen if len(each.texts)], recipe.of_source(empty.source)
     cuts = [tokenize_all(each, lambda some: tokenized(some, tokenizer, recipe)) for each in texts]
     tokens = joined((found for (found, _), _ in cuts), tokenizer.dtype)
     text_R = _texts_of_rows([found for found, _ in cuts])

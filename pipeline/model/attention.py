@@ -30,6 +30,8 @@ class Packing:
     pad_mask: (B, L) bool, true if it is its own.
     unpad_index: (T,) the place of each token in the padded batch.
     The last three are None if no padding is needed.
+    score_bias: (B, H, L, L) or (1, H, L, L) what a family adds to the scores of a padded batch, minus
+    infinity at places of padding; None if it adds nothing.
     """
 
     cu_seqlens: torch.Tensor
@@ -40,6 +42,7 @@ class Packing:
     pad_mask: torch.Tensor | None = None
     unpad_index: torch.Tensor | None = None
     type_ids: torch.Tensor | None = None
+    score_bias: torch.Tensor | None = None
 
     @classmethod
     def of(cls, lengths_B: torch.Tensor, tokens: int, max_seqlen: int, varlen: bool) -> Self:
@@ -101,9 +104,9 @@ def _padded(
     if packing.pad_index is None or packing.pad_mask is None or packing.unpad_index is None:
         shape = (tokens // packing.max_seqlen, packing.max_seqlen, heads, size)
         query, key, value = (t.reshape(shape).transpose(1, 2) for t in (query_THC, key_THC, value_THC))
-        attended_BHLC = scaled_dot_product_attention(query, key, value)
+        attended_BHLC = scaled_dot_product_attention(query, key, value, attn_mask=packing.score_bias)
         return attended_BHLC.transpose(1, 2).reshape(tokens, heads, size)
     query, key, value = (t[packing.pad_index].transpose(1, 2) for t in (query_THC, key_THC, value_THC))
-    mask_B11L = packing.pad_mask[:, None, None, :]
-    attended_BHLC = scaled_dot_product_attention(query, key, value, attn_mask=mask_B11L)
+    mask = packing.pad_mask[:, None, None, :] if packing.score_bias is None else packing.score_bias
+    attended_BHLC = scaled_dot_product_attention(query, key, value, attn_mask=mask)
     return attended_BHLC.transpose(1, 2).flatten(0, 1)[packing.unpad_index]

@@ -1,6 +1,6 @@
 """Checks a checkpoint and its config before any worker is requested."""
 
-from pipeline.config.sections import Config
+from pipeline.config.sections import Config, Model
 from pipeline.errors import ModelError
 from pipeline.model import checkpoint
 from pipeline.model.embedding_spec import EmbeddingSpec
@@ -14,17 +14,29 @@ def usable_checkpoint(config: Config) -> checkpoint.Checkpoint:
     Raises:
         ModelError: it can't be used.
     """
-    model = config.model
+    found, tokenizer = usable_model(config.model)
+    recipe = EmbeddingSpec.of_config(found, config)
+    for name, _ in recipe.prefixes:
+        _check_room(tokenizer, recipe.of_source(name), f"source.{name}")
+    if any(source.text_pair_column for source in config.source.values()):
+        _check_pairs(tokenizer, found)
+    return found
+
+
+def usable_model(model: Model) -> tuple[checkpoint.Checkpoint, Tokenizer]:
+    """Returns the checkpoint of a config's section `model`, checked in the same way, and its tokenizer.
+
+    Raises:
+        ModelError: it can't be used.
+    """
     found = checkpoint.of_config(model)
     found.check()
     recipe = EmbeddingSpec.of(found, model)
     if recipe.classes and not recipe.head:
         found.check_head("classification", len(recipe.classes.labels))
     tokenizer = Tokenizer(found, recipe.max_tokens)
-    _check_room(tokenizer, recipe)
-    if any(source.text_pair_column for source in config.source.values()):
-        _check_pairs(tokenizer, found)
-    return found
+    _check_room(tokenizer, recipe, "model")
+    return found, tokenizer
 
 
 def _check_pairs(tokenizer: Tokenizer, found: checkpoint.Checkpoint) -> None:
@@ -34,12 +46,12 @@ def _check_pairs(tokenizer: Tokenizer, found: checkpoint.Checkpoint) -> None:
     tokenizer.refuse_other_pairs()
 
 
-def _check_room(tokenizer: Tokenizer, recipe: EmbeddingSpec) -> None:
+def _check_room(tokenizer: Tokenizer, recipe: EmbeddingSpec, where: str) -> None:
     left = room(tokenizer, recipe.prefix)
     if 2 * left < tokenizer.limit:
         hint = "raise it, or shorten the prefix"
         raise ModelError(
-            "model.prefix leaves too little of model.max_tokens", got=f"{left} tokens", hint=hint
+            f"{where}.prefix leaves too little of model.max_tokens", got=f"{left} tokens", hint=hint
         )
     if 2 * recipe.chunk_overlap > left:
         hint = f"at most half of the {left} tokens that a window has"

@@ -19,7 +19,7 @@ from pipeline import parsing, telemetry
 from pipeline.config.location import DEFAULT_OPTIONS, Options, is_url
 from pipeline.config.sections import NO_RULES, Model, TokenizerRules
 from pipeline.errors import ModelError
-from pipeline.model.families import Family, family_of
+from pipeline.model.families import Family, engine_of, family_of
 from pipeline.model.fetch import bucket, hub
 from pipeline.model.fetch.names import FETCHED, INDEX, PICKLE, PICKLES, TOKENIZER_FILES
 from pipeline.model.model_config import ModelConfig
@@ -39,6 +39,7 @@ class Checkpoint:
     """A checkpoint in a local folder; it has `modules` if sentence-transformers saved it.
 
     revision: the Hub's commit, or the digest of a folder in object storage; None for a folder of this node.
+    asked: the engine that is asked for, as the config's `model.engine`.
     """
 
     name: str
@@ -47,6 +48,7 @@ class Checkpoint:
     modules: Modules | None = None
     allow_pickle: bool = False
     rules: TokenizerRules = NO_RULES
+    asked: str = "auto"
 
     @cached_property
     def config(self) -> ModelConfig:
@@ -61,13 +63,18 @@ class Checkpoint:
                 str(error),
                 hint="a checkpoint has a config.json: check model.name",
             ) from None
-        family = family_of(values, path)
+        family = family_of(values, path, self.asked)
         return ModelConfig(path, values, family.DEFAULTS, family.LIMITS, family.ALIASES)
 
     @property
     def family(self) -> Family:
-        """Returns the family of its `model_type`."""
-        return family_of(self.config.values, self.config.path)
+        """Returns the family of its `model_type`, or that of all that transformers runs."""
+        return family_of(self.config.values, self.config.path, self.asked)
+
+    @property
+    def engine(self) -> str:
+        """Returns what runs it: `native` or `transformers`."""
+        return engine_of(self.config.values, self.asked)
 
     @property
     def positions(self) -> int:
@@ -91,13 +98,13 @@ class Checkpoint:
         if (self.folder / INDEX).exists():
             return sorted(self._parts())
         here = (self.folder / PICKLE).exists()
-        if here and self.allow_pickle:
+        if here and self.allow_pickle and self.engine == "native":
             return [self.folder / PICKLE]
         if self.from_hub:  # where a pickle is not even fetched
             hint = f"set model.revision to {hub.CONVERTED} if its page has a pull request that adds them"
         else:
             hint = f"convert {PICKLE}" if here else "name the folder that has the weights"
-        if here or (self.revision and not self.allow_pickle):
+        if self.engine == "native" and (here or (self.revision and not self.allow_pickle)):
             hint += ", or set model.allow_pickle if you trust where it comes from"
         raise ModelError("no model.safetensors here", str(self.folder), hint=hint)
 
@@ -196,6 +203,7 @@ def resolve(
     allow_pickle: bool = False,
     rules: TokenizerRules = NO_RULES,
     options: Options = DEFAULT_OPTIONS,
+    engine: str = "auto",
 ) -> Checkpoint:
     """Returns the checkpoint of a name: built in, a folder, a URL, or a Hub id.
 
@@ -203,6 +211,7 @@ def resolve(
 
     Args:
         options: how to reach the object storage of a URL.
+        engine: what runs it, as the config's `model.engine`.
 
     Raises:
         ModelError: no checkpoint has that name, or it needs something that is not supported.
@@ -223,7 +232,7 @@ def resolve(
         folder, pinned = hub.fetch(name, revision, files)
     modules = read_modules(folder)
     transformer = modules.transformer if modules else folder
-    return Checkpoint(name, transformer, pinned, modules, allow_pickle, rules)
+    return Checkpoint(name, transformer, pinned, modules, allow_pickle, rules, engine)
 
 
 def of_config(model: Model, revision: str | None = None) -> Checkpoint:
@@ -238,6 +247,7 @@ def of_config(model: Model, revision: str | None = None) -> Checkpoint:
         allow_pickle=model.allow_pickle,
         rules=model.tokenizer,
         options=model.options,
+        engine=model.engine,
     )
 
 

@@ -1,4 +1,4 @@
-"""Checks the sizes of layers in a config.json, which the families have in common. Starts without torch."""
+"""Checks what the families have in common in a config.json. Starts without torch."""
 
 import math
 
@@ -29,3 +29,10 @@ def check_layers(config: ModelConfig) -> None:
             f"{heads} and {hidden}",
             hint="fetch the checkpoint again",
         )
+
+
+def own_code(config: ModelConfig) -> str | None:
+    """Returns the code of its own that config.json names for the model; None if it names none."""
+    found = config.values.get("auto_map")
+    codes = found.values() if isinstance(found, dict) else ()
+    return next((code for code in codes if isinstance(code, str)), None)

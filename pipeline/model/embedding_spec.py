@@ -6,7 +6,7 @@ The vector digest covers these settings, the weights and the tokenizer.
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Self
 
-from pipeline.config.sections import Model
+from pipeline.config.sections import Config, Model
 from pipeline.errors import ModelError
 from pipeline.model import trained_head
 from pipeline.model.checkpoint import Checkpoint
@@ -36,6 +36,7 @@ class EmbeddingSpec:
     pooling: modes, whose vectors are concatenated.  dense: layers after it.  truncate_dim: dimensions kept.
     outputs: what is kept of a text.  classes: what the classification head tells apart, if it is asked for.
     head: a head over the vector, which takes the place of the checkpoint's own.
+    prefixes: pairs of a source and its prefix, for the sources whose prefix is another than `prefix`.
     """
 
     max_tokens: int = MAX_TOKENS
@@ -50,6 +51,27 @@ class EmbeddingSpec:
     outputs: tuple[str, ...] = EMBEDDING
     classes: Classes | None = None
     head: TrainedHead | None = None
+    prefixes: tuple[tuple[str, str], ...] = ()
+
+    @classmethod
+    def of_config(cls, checkpoint: Checkpoint, config: Config) -> Self:
+        """Resolves what a config asks of a checkpoint, for all of its sources.
+
+        Raises:
+            ModelError: the checkpoint can't do it.
+        """
+        found = cls.of(checkpoint, config.model)
+        stated = {
+            name: prefix_of(checkpoint, source.prefix, source.prompt, f"source.{name}")
+            for name, source in config.source.items()
+            if source.has_prefix
+        }
+        others = sorted((name, prefix) for name, prefix in stated.items() if prefix != found.prefix)
+        return replace(found, prefixes=tuple(others))
+
+    def of_source(self, name: str) -> Self:
+        """Returns the settings for the texts of a source: those with its prefix."""
+        return replace(self, prefix=dict(self.prefixes).get(name, self.prefix), prefixes=())
 
     @classmethod
     def of(cls, checkpoint: Checkpoint, model: Model | None = None, head: TrainedHead | None = None) -> Self:
@@ -69,16 +91,10 @@ class EmbeddingSpec:
                 "has Dense layers made for its own pooling", "model.pooling", model.pooling, hint
             )
         pooling = own.pooling if own else ("mean",)
-        prefix = (own.prefix if own else "") if model.prefix is None else model.prefix
-        if prefix and own and not own.include_prompt:
-            hint = "set model.prefix to an empty text"
-            raise ModelError(
-                "pools without the prompt, which is not supported", checkpoint.name, prefix, hint
-            )
         head = head or (trained_head.read(model.head) if model.head else None)
         recipe = cls(
             max_tokens=_max_tokens(checkpoint, model),
-            prefix=prefix,
+            prefix=prefix_of(checkpoint, model.prefix, model.prompt, "model"),
             pooling=pooling if model.pooling == "auto" else (model.pooling,),
             dense=own.dense if own else (),
             normalize=(own.normalize if own else True) if model.normalize is None else model.normalize,
@@ -148,11 +164,14 @@ class EmbeddingSpec:
     def fields(self) -> dict[str, Any]:
         """Returns the settings by name, for a digest: contents without paths.
 
-        The outputs are left out if there is only the vector, as in older datasets.
+        The outputs are left out if there is only the vector, and the sources' prefixes if there are none, as
+        in older datasets.
         """
         dense = [{**asdict(layer), "folder": None} for layer in self.dense]
         found = {**asdict(replace(self, head=None)), "pooling": "+".join(self.pooling), "dense": dense}
-        del found["outputs"], found["classes"], found["head"]
+        del found["outputs"], found["classes"], found["head"], found["prefixes"]
+        if self.prefixes:
+            found["prefixes"] = dict(self.prefixes)
         if self.outputs != EMBEDDING:
             found["outputs"] = list(self.outputs)
         if self.classes:
@@ -166,6 +185,31 @@ def _classes(checkpoint: Checkpoint, model: Model, head: TrainedHead | None) -> 
     if "classification" not in model.outputs:
         return None
     return head.classes if head else classes_of(checkpoint, model)
+
+
+def prefix_of(checkpoint: Checkpoint, prefix: str | None, prompt: str | None, where: str) -> str:
+    """Returns what is put before each text.
+
+    Args:
+        prefix: a text of the caller's, which may be empty.
+        prompt: the name of one of the checkpoint's prompts. Without both its default prompt counts.
+        where: the section of the config that states one of them.
+
+    Raises:
+        ModelError: the checkpoint has no such prompt, or does not pool the tokens of prompts.
+    """
+    own = checkpoint.modules
+    prompts = own.prompts if own else {}
+    if prompt is not None and prompt not in prompts:
+        names = ", ".join(prompts)
+        hint = f"one of {names}, or state {where}.prefix" if names else f"state {where}.prefix instead"
+        raise ModelError("has no prompt of this name", checkpoint.name, prompt, hint)
+    default = own.prefix if own else ""
+    found = prompts[prompt] if prompt is not None else default if prefix is None else prefix
+    if found and own and not own.include_prompt:
+        hint = f"set {where}.prefix to an empty text"
+        raise ModelError("pools without the prompt, which is not supported", checkpoint.name, found, hint)
+    return found
 
 
 def _max_tokens(checkpoint: Checkpoint, model: Model) -> int:

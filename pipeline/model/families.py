@@ -2,7 +2,8 @@
 
 A new family is a package beside this file and a line in it. A family is two modules: its facts (`Family`,
 without torch), and its forward pass over packed texts (`transformer.Transformer`), which is named here and
-imported only where it runs. The rest of the pipeline reads only `vocab_size`, `max_position_embeddings` and
+imported only where it runs. A type without a family here is run by transformers (`by_transformers`), which is
+one more family. The rest of the pipeline reads only `vocab_size`, `max_position_embeddings` and
 `hidden_size` from a config.json.
 """
 
@@ -14,7 +15,9 @@ from typing import Any, Protocol
 from pipeline.errors import ModelError
 from pipeline.model.albert import geometry as albert
 from pipeline.model.bert.geometry import BY_TYPE
+from pipeline.model.by_transformers.geometry import AnyEncoder
 from pipeline.model.model_config import ModelConfig
+from pipeline.model.mpnet.geometry import MPNET
 
 
 class Family(Protocol):
@@ -53,16 +56,31 @@ class Family(Protocol):
     def flops_per_token(self, config: ModelConfig, /) -> float: ...
 
 
-FAMILIES: Mapping[str, Family] = {"albert": albert, **BY_TYPE}
+FAMILIES: Mapping[str, Family] = {"albert": albert, **BY_TYPE, "mpnet": MPNET}
 
 
-def family_of(config: Any, path: Path) -> Family:
+def engine_of(config: Any, asked: str) -> str:
+    """Returns what runs a parsed config.json: `native`, if there is a family or it is asked for, else
+    `transformers`."""
+    if asked != "auto":
+        return asked
+    kind = config.get("model_type") if isinstance(config, dict) else None
+    return "transformers" if isinstance(kind, str) and kind not in FAMILIES else "native"
+
+
+def family_of(config: Any, path: Path, asked: str = "native") -> Family:
     """Returns the family of a parsed config.json.
+
+    Args:
+        asked: `auto`, `native` or `transformers`, as the config's `model.engine`.
 
     Raises:
         ModelError: no family has its `model_type`.
     """
     kind = config.get("model_type") if isinstance(config, dict) else type(config).__name__
+    by_transformers = engine_of(config, asked) == "transformers"
+    if isinstance(config, dict) and isinstance(kind, str) and by_transformers:
+        return AnyEncoder(config, FAMILIES.get(kind))
     if not isinstance(config, dict) or not isinstance(kind, str) or kind not in FAMILIES:
         names = ", ".join(dict.fromkeys(family.NAME for family in FAMILIES.values()))
         raise ModelError(

@@ -22,9 +22,11 @@ class PackedTransformer(nn.Module):
     """The base of all families: it takes the weights, and gives the layers their fastest form.
 
     varlen: as `transformer.Transformer` has it.
+    in_place: its attention is plain, so that it may run over packed texts in place.
     """
 
     varlen: bool
+    in_place: bool = True
 
     def fill(
         self,
@@ -39,7 +41,7 @@ class PackedTransformer(nn.Module):
             weights: float32 tensors, by the names of the parts.
         """
         size, heads = config.size("hidden_size"), config.size("num_attention_heads")
-        self.varlen = has_varlen(size // heads, device, dtype)
+        self.varlen = self.in_place and has_varlen(size // heads, device, dtype)
         self.load_state_dict(weights, strict=True, assign=True)
         self.to(device=device, dtype=dtype).eval().requires_grad_(False)
         activation = str(config.get("hidden_act"))

@@ -61,7 +61,11 @@ class Dense:
 
 @dataclass(frozen=True, slots=True)
 class Modules:
-    """A sentence-transformers folder: the path of its transformer, and the steps before and after it."""
+    """A sentence-transformers folder: the path of its transformer, and the steps before and after it.
+
+    prefix: the default prompt, which is put before each text; empty if there is none.
+    prompts: all prompts by name.
+    """
 
     transformer: Path
     pooling: tuple[str, ...]
@@ -69,6 +73,7 @@ class Modules:
     normalize: bool
     max_tokens: int | None
     prefix: str
+    prompts: Mapping[str, str]
     include_prompt: bool
 
 
@@ -109,7 +114,7 @@ def read_modules(folder: Path) -> Modules | None:
         normalize=names[-1] == "Normalize",
         max_tokens=_limit(settings, "max_seq_length", folders[0])
         or _limit(_settings(folders[0], "tokenizer_config.json"), "model_max_length", folders[0]),
-        prefix=_prefix(folder),
+        **_prompts(folder),
     )
 
 
@@ -123,17 +128,17 @@ def _limit(settings: Mapping[str, Any], name: str, folder: Path) -> int | None:
     return int(value)
 
 
-def _prefix(folder: Path) -> str:
-    """Returns the default prompt, which is put before each text; empty if there is none."""
+def _prompts(folder: Path) -> dict[str, Any]:
+    """Returns the default prompt and all prompts, as fields of `Modules`."""
     name = "config_sentence_transformers.json"
     settings = _settings(folder, name)
     prompts, default = settings.get("prompts") or {}, settings.get("default_prompt_name")
     if not isinstance(prompts, dict) or not isinstance(default, str | None):
         raise ModelError("has prompts without names", str(folder / name), hint="fetch the folder again")
-    prefix = prompts.get(default) or ""
-    if not isinstance(prefix, str):
+    if not all(isinstance(prompt, str | None) for prompt in prompts.values()):
         raise ModelError("has a prompt that is not a text", str(folder / name), hint="fetch the folder again")
-    return prefix
+    named = {prompt: text or "" for prompt, text in prompts.items()}
+    return {"prefix": named.get(default, ""), "prompts": named}
 
 
 def _pooling(settings: Mapping[str, Any], folder: Path) -> tuple[str, ...]:

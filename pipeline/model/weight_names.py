@@ -6,6 +6,7 @@ from pathlib import Path
 
 from pipeline.errors import ModelError
 from pipeline.humanize import named
+from pipeline.model.config_checks import own_code
 from pipeline.model.families import Family
 from pipeline.model.model_config import ModelConfig
 
@@ -109,10 +110,3 @@ def _advice(config: ModelConfig) -> str:
     if code := own_code(config):
         return f"config.json names code of its own ({code}), which is never run: name a checkpoint without it"
     return "config.json and weights are not of one checkpoint: fetch both again"
-
-
-def own_code(config: ModelConfig) -> str | None:
-    """Returns the code of its own that config.json names for the model; None if it names none."""
-    found = config.values.get("auto_map")
-    codes = found.values() if isinstance(found, dict) else ()
-    return next((code for code in codes if isinstance(code, str)), None)

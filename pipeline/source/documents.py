@@ -79,6 +79,18 @@ def separate_rejects(
     return Documents(_documents(kept), rows, rejects)
 
 
+def faults(texts: pa.Array) -> npt.NDArray[np.str_]:
+    """Returns why each text can't be embedded, (rows,): the reason of its reject; empty if it can.
+
+    Args:
+        texts: large_strings, which may be null, and whose bytes nobody has checked.
+    """
+    checked = _checked(texts)
+    reasons = ("invalid_utf8", checked.invalid), ("null", checked.null), ("blank", checked.blank)
+    found = dict((*reasons, ("too_long", checked.too_long)))
+    return np.select(list(found.values()), list(found), "")
+
+
 @dataclass(frozen=True, slots=True)
 class _Checked:
     """Texts with nulls in the places of those that are not UTF-8, and what is wrong with which, (rows,)."""

@@ -183,7 +183,8 @@ def _with_texts(sample: Sample, rows: pa.Table) -> _Drawn:
 def _compared(sample: Sample, drawn: _Drawn) -> tuple[list[Problem], float]:
     """Embeds the documents again; returns what differs, and the nearness of the least near vector."""
     model = _model(sample.config, sample.vector_digest)
-    fresh = model.embed(drawn.documents.column("document").combine_chunks())
+    texts, source = drawn.documents.column("document").combine_chunks(), sample.pieces[0].source
+    fresh = model.embed(texts, source)
     # Row by row, in the same order: a row for each document, or for each of its windows.
     chunk_N = drawn.rows.column("chunk") if fresh.windows else pa.array(np.zeros(len(drawn.document)))
     order = np.lexsort((chunk_N.to_numpy(), drawn.document))
@@ -242,15 +243,15 @@ class _Model:
         from pipeline.model.encoder import Encoder  # noqa: PLC0415
 
         found = resolve(config, vector_digest)
-        self.recipe = EmbeddingSpec.of(found, config.model)
+        self.recipe = EmbeddingSpec.of_config(found, config)
         self.tokenizer = Tokenizer(found, self.recipe.max_tokens)
         # A sample needs no GPU. Vectors that a GPU made in bfloat16 are near to these, only less so.
         self.encoder = Encoder(found, device="cpu", dtype="float32", recipe=self.recipe)
         self.least_cosine, self.score_slack = LEAST_COSINE[config.dtype], SCORE_SLACK[config.dtype]
 
-    def embed(self, texts: pa.Array) -> _Fresh:
-        """Computes the rows that these documents should have, with outputs as they are before storage."""
-        recipe = self.recipe
+    def embed(self, texts: pa.Array, source: str) -> _Fresh:
+        """Computes the rows that documents of a source should have, with outputs as before storage."""
+        recipe = self.recipe.of_source(source)
         (tokens, parts), cut_N = tokenize_all(texts, lambda some: tokenized(some, self.tokenizer, recipe))
         numbers = np.flatnonzero(cut_N)
         lengths_C = tokens.lengths

@@ -35,7 +35,7 @@ class Bert(PackedTransformer):
         with torch.device("meta"):
             self.embeddings = Embeddings(config, size, family.first_position(config), family.typed)
             self.layers = nn.ModuleList(Layer(config) for _ in range(config.size("num_hidden_layers")))
-        self.fill(config, dict(_named(weights, family)), device, dtype)
+        self.fill(config, dict(named_parts(weights, family)), device, dtype)
 
     def forward(self, ids_T: torch.Tensor, packing: Packing) -> torch.Tensor:
         """Returns the last hidden state, (T, D), for int64 token ids."""
@@ -45,7 +45,7 @@ class Bert(PackedTransformer):
         return hidden_TD
 
 
-def _named(weights: Mapping[str, torch.Tensor], family: Geometry) -> Iterator[tuple[str, torch.Tensor]]:
+def named_parts(weights: Mapping[str, torch.Tensor], family: Geometry) -> Iterator[tuple[str, torch.Tensor]]:
     """Yields the weights by the names of this module's parts."""
     parts = {stored: part for part, stored in family.STORED.items()}
     for name, tensor in weights.items():

@@ -38,7 +38,7 @@ PRE_TOKENIZERS = {
     "WordPiece": {"type": "BertPreTokenizer"},
 }
 """For each model, the one pre-tokenizer that is known to cut at whitespace and to treat all words alike."""
-POST_PROCESSORS = {None, "TemplateProcessing", "BertProcessing"}
+POST_PROCESSORS = {None, "TemplateProcessing", "BertProcessing", "RobertaProcessing"}
 """Post-processors that put special tokens around a text and change nothing within it."""
 SPACE = r"\t-\r \x{85}\x{a0}\x{1680}\x{2000}-\x{200a}\x{2028}\x{2029}\x{202f}\x{205f}\x{3000}"
 """Unicode's White_Space characters, at which the pre-tokenizer cuts."""

@@ -17,7 +17,9 @@ BERT = (
     "LxmertTokenizer", "SqueezeBertTokenizer", "LayoutLMTokenizer", "RealmTokenizer", "RetriBertTokenizer",
 )  # fmt: skip
 """Classes that are BERT's under another name."""
-KNOWN: Mapping[str, tuple[str, ...]] = {"spiece.model": ALBERT, "vocab.txt": (*BERT, *ALBERT)}
+MPNET = ("MPNetTokenizer",)
+"""BERT's with other special tokens."""
+KNOWN: Mapping[str, tuple[str, ...]] = {"spiece.model": ALBERT, "vocab.txt": (*BERT, *ALBERT, *MPNET)}
 """The classes whose ids a file alone decides. A Chinese ALBERT may name ALBERT's class beside a `vocab.txt`,
 which that class can't read."""
 

@@ -9,7 +9,7 @@ import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from sentencepiece import sentencepiece_model_pb2  # type: ignore[attr-defined,unused-ignore]
 from tokenizers import AddedToken, models, normalizers, pre_tokenizers, processors
@@ -19,8 +19,10 @@ from pipeline import telemetry
 from pipeline.config.sections import NO_RULES, TokenizerRules
 from pipeline.errors import ENDS, ModelError
 from pipeline.model.tokenizer import google_albert
-from pipeline.model.tokenizer.classes import refuse_unknown, settings_of
+from pipeline.model.tokenizer.classes import MPNET, class_of, refuse_unknown, settings_of
 
+SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+SPECIALS_OF_MPNET = ("<pad>", "[UNK]", "<s>", "</s>", "<mask>")
 UNIGRAM = 1
 """sentencepiece's number of the model that ALBERT has."""
 
@@ -35,12 +37,6 @@ def load_backend(folder: Path, rules: TokenizerRules = NO_RULES) -> Backend:
         ModelError: there is none, or it can't be read, or its ids can't be known.
     """
     settings = settings_of(folder)
-    if settings.get("truncation_side", "right") != "right":
-        raise ModelError(
-            "truncation_side must be right",
-            str(folder / "tokenizer_config.json"),
-            hint="set it to right there",
-        )
     for name, build in (
         ("tokenizer.json", _from_json),
         ("spiece.model", _from_spiece),
@@ -62,6 +58,25 @@ def load_backend(folder: Path, rules: TokenizerRules = NO_RULES) -> Backend:
         str(folder),
         hint="put the checkpoint's tokenizer there",
     )
+
+
+def truncation_side(folder: Path, backend: Backend) -> Literal["left", "right"]:
+    """Returns the side on which texts that are too long lose tokens.
+
+    Raises:
+        ModelError: tokenizer_config.json states another side, or tokenizer.json states one that is not there.
+    """
+    side = settings_of(folder).get("truncation_side")
+    where, hint = str(folder / "tokenizer_config.json"), "set it to left or right there"
+    if side not in (None, "left", "right"):
+        raise ModelError("truncation_side is unknown", where, repr(side), hint)
+    own = (backend.truncation or {}).get("direction", "right")
+    if side is None and own != "right":
+        # transformers takes it from there; earlier versions of this program did not.
+        raise ModelError(
+            "truncation_side is missing, and tokenizer.json truncates on the left", where, hint=hint
+        )
+    return "left" if side == "left" else "right"
 
 
 def _refuse(path: Path, rules: TokenizerRules) -> None:
@@ -175,7 +190,7 @@ def _from_vocab(path: Path, settings: Mapping[str, Any]) -> Backend:
     backend = Backend(models.WordPiece.from_file(str(path), unk_token="[UNK]"))
     backend.normalizer = bert_normalizer(settings)
     backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    _add_specials(backend, ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"))
+    _add_specials(backend, SPECIALS_OF_MPNET if class_of(path.parent)[0] in MPNET else SPECIALS)
     return backend
 
 

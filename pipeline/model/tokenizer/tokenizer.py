@@ -27,7 +27,7 @@ from pipeline.model.batching import TokenBatch
 from pipeline.model.checkpoint import Checkpoint, resolve
 from pipeline.model.tokenizer.blocks import BLOCK_BYTES, blocks
 from pipeline.model.tokenizer.by_word import Cutter, why_not_by_word
-from pipeline.model.tokenizer.hf import load_backend, named_failures
+from pipeline.model.tokenizer.hf import load_backend, named_failures, truncation_side
 from pipeline.model.tokenizer.vocabulary import PROBES, UNKNOWN, check_vocabulary, without_needless
 from pipeline.model.tokenizer.word_cache import (
     LONGEST,
@@ -93,14 +93,15 @@ class Tokenizer:
         self.cache = WordCache(self.dtype, cache_words, cache_bytes)
         self.backend = without_needless(load_backend(checkpoint.folder, checkpoint.rules), checkpoint)
         with named_failures("the tokenizer fails at our probes", str(checkpoint.folder)):
+            self.side = truncation_side(checkpoint.folder, self.backend)
             self.backend.no_padding()  # a tokenizer.json may pad and cut as its last user did
             self.backend.no_truncation()
             check_vocabulary(self.backend, checkpoint)
             self.before, self.after = _frame(self.backend)
             self.limit = max_tokens - self.specials
             self._unknown = [self.backend.token_to_id(name) for name in UNKNOWN]
-            self.backend.enable_truncation(max_tokens)
-            why = why_not_by_word(self.backend) or self._first_difference()
+            self._truncate()
+            why = self._why_whole() or self._first_difference()
         self.by_words = why is None
         if why:
             telemetry.event("tokenizer.slow", model=checkpoint.name, reason=why)
@@ -114,6 +115,14 @@ class Tokenizer:
         """Tells which ids stand for text that the vocabulary lacks, (T,)."""
         return np.isin(ids_T, [each for each in self._unknown if each is not None])
 
+    def _truncate(self) -> None:
+        """Lets the real tokenizer keep only `max_tokens` of a text."""
+        self.backend.enable_truncation(self.max_tokens, direction=self.side)
+
+    def _why_whole(self) -> str | None:
+        """Returns why texts can't be read word by word, from their start on; None if they can."""
+        return "it truncates on the left" if self.side == "left" else why_not_by_word(self.backend)
+
     def _first_difference(self) -> str | None:
         """Switches to word by word if all probes get the same ids; otherwise returns the reason not to."""
         probes = pa.array(CHECKED)
@@ -124,7 +133,7 @@ class Tokenizer:
         self.cache.hits = self.cache.misses = 0
         if np.array_equal(fast.ids, real.ids) and np.array_equal(fast.offsets, real.offsets):
             return None
-        self.backend.enable_truncation(self.max_tokens)
+        self._truncate()
         return "probes differ"
 
     def encode(self, texts: pa.Array | pa.ChunkedArray) -> TokenBatch:
@@ -192,13 +201,17 @@ class Tokenizer:
         Raises:
             ModelError: its ids or token types of a pair are not those of `encode_pairs`.
         """
+        hint = "name another checkpoint, or drop text_pair_column"
+        if self.side == "left":
+            raise ModelError(
+                "pairs of texts lose tokens on the right", self.name, "truncation_side left", hint
+            )
         ours = self.encode_pairs(*(pa.array([text], pa.large_string()) for text in PAIR))
         theirs = self.backend.encode(*PAIR)
         second = 0 if ours.second is None else int(ours.second[0])
         types = [int(place >= second) for place in range(len(ours.ids))]
         if ours.ids.tolist() != theirs.ids or types != theirs.type_ids:
             what = "the tokenizer does not join two texts as [CLS] first [SEP] second [SEP]"
-            hint = "name another checkpoint, or drop text_pair_column"
             raise ModelError(what, self.name, " ".join(theirs.tokens), hint)
 
     def _failing_texts(self) -> AbstractContextManager[None]:
@@ -213,7 +226,7 @@ class Tokenizer:
                 ids: list[int] = self.backend.encode(text, add_special_tokens=False).ids
         finally:
             if not self.by_words:
-                self.backend.enable_truncation(self.max_tokens)
+                self._truncate()
         return ids
 
     def words(self, text_B: Bytes) -> tuple[Ints, Ints, Ints]:

@@ -1,4 +1,4 @@
-"""Checks BERT, RoBERTa and DistilBERT against transformers, one text at a time."""
+"""Checks BERT, RoBERTa, DistilBERT and MPNet against transformers, one text at a time."""
 
 import json
 from pathlib import Path
@@ -25,6 +25,7 @@ KINDS = {
     "xlm-roberta": ("XLMRobertaConfig", "XLMRobertaModel"),
     "camembert": ("CamembertConfig", "CamembertModel"),
     "distilbert": ("DistilBertConfig", "DistilBertModel"),
+    "mpnet": ("MPNetConfig", "MPNetModel"),  # more of it in tests/model/mpnet
 }
 SIZES = {
     "hidden_size": 48, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 96,
@@ -91,7 +92,8 @@ def test_plain_layers_give_the_same(kind: str, tmp_path: Path, monkeypatch: pyte
 
 
 @pytest.mark.parametrize(
-    ("kind", "prefix"), [("bert", "bert."), ("xlm-roberta", "roberta."), ("distilbert", "distilbert.")]
+    ("kind", "prefix"),
+    [("bert", "bert."), ("xlm-roberta", "roberta."), ("distilbert", "distilbert."), ("mpnet", "mpnet.")],
 )
 def test_a_checkpoint_of_a_task_is_taken_without_its_head(kind: str, prefix: str, tmp_path: Path) -> None:
     folder, _ = made(tmp_path / "bare", kind)
@@ -103,7 +105,9 @@ def test_a_checkpoint_of_a_task_is_taken_without_its_head(kind: str, prefix: str
     assert np.array_equal(bare, of_task)
 
 
-@pytest.mark.parametrize(("kind", "positions"), [("bert", 70), ("roberta", 68), ("distilbert", 70)])
+@pytest.mark.parametrize(
+    ("kind", "positions"), [("bert", 70), ("roberta", 68), ("distilbert", 70), ("mpnet", 68)]
+)
 def test_positions_for_padding_are_none_for_texts(kind: str, positions: int, tmp_path: Path) -> None:
     folder, _ = made(tmp_path / kind, kind)
     assert checkpoint.resolve(str(folder)).positions == positions

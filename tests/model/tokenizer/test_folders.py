@@ -135,6 +135,10 @@ KINDS = {
         vocab(*KOREAN, tokenizer_class="BertTokenizer", do_lower_case=False), "BERT, cased",
         "`AutoTokenizer`", auto,
     ),
+    "`vocab.txt`; `MPNetTokenizer`": Kind(
+        vocab("<s>", "<pad>", "</s>", "<mask>", tokenizer_class="MPNetTokenizer"), "BERT, lower-cased",
+        "`AutoTokenizer`", auto,
+    ),
     "`vocab.txt` alone (Korean)": Kind(vocab(*KOREAN), "refused"),
     "`vocab.txt` alone (Korean), and `model.tokenizer.lower_case: false`": Kind(
         vocab(*KOREAN), "BERT, cased", "`BertTokenizer`", bert(False), TokenizerRules(lower_case=False)

@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from sentencepiece import SentencePieceProcessor
+from tokenizers import Tokenizer as Backend
 from transformers import AutoTokenizer
 
 from jobs import docstrings
@@ -74,8 +75,38 @@ def test_what_can_not_be_read_or_honoured_is_refused(tmp_path: Path) -> None:
         Tokenizer(make_folder(tmp_path / "none", 10))
     with pytest.raises(ModelError, match="can't be read"):
         Tokenizer(make_folder(tmp_path / "broken", 10, tokenizer_json="{"))
-    with pytest.raises(ModelError, match="truncation_side"):
-        Tokenizer(wordpiece(tmp_path / "left", truncation_side="left"))
+    with pytest.raises(
+        ModelError, match=r"tokenizer_config\.json: truncation_side is unknown .got 'middle'."
+    ):
+        Tokenizer(wordpiece(tmp_path / "middle", truncation_side="middle"))
+
+
+def test_a_side_that_only_tokenizer_json_states_is_asked_for(tmp_path: Path) -> None:
+    backend = Backend.from_file(str(PACKAGED / "tokenizer.json"))
+    backend.enable_truncation(8, direction="left")
+    rows = backend.get_vocab_size()
+    with pytest.raises(
+        ModelError, match="truncation_side is missing, and tokenizer.json truncates on the left"
+    ):
+        Tokenizer(make_folder(tmp_path, rows, tokenizer_json=backend.to_str()))
+
+
+def test_texts_lose_tokens_on_the_side_that_the_folder_states(tmp_path: Path) -> None:
+    settings = json.loads((PACKAGED / "tokenizer_config.json").read_text()) | {"truncation_side": "left"}
+    rows = Backend.from_file(str(PACKAGED / "tokenizer.json")).get_vocab_size()
+    text = (PACKAGED / "tokenizer.json").read_text()
+    folder = make_folder(tmp_path, rows, tokenizer_json=text).folder
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    texts = ["one two three four five six seven eight", "short", "", "x" * 300, "naïve café " * 9]
+    theirs = AutoTokenizer.from_pretrained(folder)(texts, truncation=True, max_length=6)["input_ids"]
+    ours = Tokenizer(folder, 6)
+    assert not ours.by_words
+    found = ours.encode(pa.array(texts))
+    assert [each.tolist() for each in np.split(found.ids, found.offsets[1:-1])] == theirs
+    assert found.truncated.tolist() == [True, False, False, True, True]
+    assert len(ours.bare(texts[0])) > 6
+    with pytest.raises(ModelError, match="pairs of texts lose tokens on the right"):
+        ours.refuse_other_pairs()
 
 
 @pytest.mark.parametrize("character", "=-*_.#~")
