@@ -58,7 +58,7 @@ def test_every_command_in_the_docs_is_one_that_is_run() -> None:
             arguments = vars(cli.parser().parse_args(shlex.split(line)[3:]))
             if line.startswith("python -m pipeline init "):
                 continue  # run by tests/cli/test_init.py
-            where = arguments.get("dataset") or arguments["config"]
+            where = arguments.get("config") or arguments["dataset"]
             # The last one is written and run by tests/test_readme.py.
             assert where in outputs or (ROOT / where).exists() or where == "articles.yaml"
         elif line == "source <(albert-embed completion bash)":

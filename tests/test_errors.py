@@ -20,7 +20,7 @@ from pipeline.errors import ExitCode, PipelineError
 from pipeline.model.tokenizer.vocabulary import PROBES
 from pipeline.nightly import DatasetFacts, Series
 from pipeline.storage import retry
-from tests import records
+from tests import records, written_datasets
 from tests.catalogue import entries, provoke
 from tests.conftest import PACKAGED, make_checkpoint, write_config
 from tests.embed.on_ray.test_cluster import NO_RAY
@@ -195,6 +195,27 @@ def pruned_beside_a_rollback(folder: Path, patch: pytest.MonkeyPatch) -> None:
     )
 
 
+ROWS = [{"key": 7, "text": "one", "topic": "t"}, {"key": 8, "text": "two", "topic": "t"}]
+
+
+def other_ids(folder: Path, _: pytest.MonkeyPatch) -> None:
+    written_datasets.made(str(folder / "old"), {"0": ROWS}, written_datasets.Kind(id_column=None))
+    written_datasets.made(str(folder / "new"), {"0": ROWS})
+
+
+def repeated_ids(folder: Path, _: pytest.MonkeyPatch) -> None:
+    written_datasets.made(str(folder / "old"), {"0": ROWS})
+    written_datasets.made(str(folder / "new"), {"0": [*ROWS, ROWS[0]]})
+
+
+def made_again(folder: Path, _: pytest.MonkeyPatch) -> None:
+    for name in ("old", "new"):
+        written_datasets.made(str(folder / name), {name: ROWS})
+    assert cli.main(["changes", "new", "--since", "old"]) == ExitCode.DONE
+    shutil.rmtree(folder / "old")
+    written_datasets.made(str(folder / "old"), {"other": ROWS})
+
+
 def without_weights(folder: Path, _: pytest.MonkeyPatch) -> None:
     shutil.copytree(PACKAGED, folder / "model", ignore=shutil.ignore_patterns("*.safetensors"))
 
@@ -276,6 +297,10 @@ CASES: dict[str, Case] = {
     "A nightly job without a date": (f"nightly job.yaml {SERIES}", nothing),
     "The output is not a series": ("rollback job.yaml", nothing),
     "No dataset to go back to": (f"rollback job.yaml {SERIES} --to 2026-11-24", nothing),
+    "Changes without a base": (f"{PLAN} --set reuse.changes=true", nothing),
+    "Datasets whose rows can't be compared": ("changes new --since old", other_ids),
+    "Two rows of one id": ("changes new --since old", repeated_ids),
+    "Changes since another dataset of that name": ("changes new --since old", made_again),
     "The base is not complete": (f"{PLAN} --set reuse.base=yesterday", nothing),
     "Relative paths on a cluster": ("run job.yaml", on_a_cluster),
     "No file where the source points": (f"{PLAN} --set source.docs.path=corpus/*.pq", nothing),

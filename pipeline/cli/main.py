@@ -11,6 +11,7 @@ from typing import NoReturn
 import pipeline
 from pipeline import supervise
 from pipeline.cli import (
+    changes,
     completion,
     examples,
     init,
@@ -34,7 +35,8 @@ GARBAGE = 100_000, 50, 100
 """Thresholds of Python's garbage collector. With its defaults, listing a million shards takes less time than
 the collector spends on visiting them again and again."""
 MODULES = (
-    init, plan, run, status, report, search, nightly, retry_rejects, rollback, prune, verify, completion,
+    init, plan, run, status, report, search, nightly, changes, retry_rejects, rollback, prune, verify,
+    completion,
 )  # fmt: skip
 """The commands in the order of the help. A new command is a module of this package, and a name here."""
 COMMANDS = {module.COMMAND.name: module.COMMAND for module in MODULES}

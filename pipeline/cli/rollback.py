@@ -6,6 +6,7 @@ from pipeline.cli.arguments import series_of
 from pipeline.cli.command import Command
 from pipeline.cli.output import CommandResult, show
 from pipeline.errors import ExitCode
+from pipeline.nightly import Latest, Series
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -16,9 +17,20 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(arguments: Namespace) -> CommandResult:
     series = series_of(arguments)
+    before = series.latest()
     latest = series.unpin() if arguments.unpin else series.rollback(arguments.to)
-    show(arguments, {"series": series.layout.root, **latest.fields()})
+    told = {"series": series.layout.root, **latest.fields(), "changes": _changes(series, before, latest)}
+    show(arguments, told)
     return ExitCode.DONE, ""
+
+
+def _changes(series: Series, before: Latest | None, latest: Latest) -> str | None:
+    """Returns the folder of the changes since the dataset that readers followed; None if there is none."""
+    if before is None or before.dataset == latest.dataset:
+        return None
+    dataset = series.dataset(latest.dataset)
+    layout = dataset.layout.changes(before.dataset)
+    return layout.root if dataset.storage.exists(layout.success) else None
 
 
 COMMAND = Command(

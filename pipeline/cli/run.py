@@ -26,8 +26,12 @@ def ended(arguments: Namespace, ending: RunResult) -> CommandResult:
     names = ["output", "reason", "files", "splits", "shards", "rows", "rejects", "tokens", "truncated"]
     if summary.get("base"):
         names += ["base", "copied", "reused", "embedded", "gone", "encode_seconds_saved"]
+    names += ["changes"] if summary.get("changes") else []
     names += ["report"] if ending.report else []
-    show(arguments, {**summary, "reason": ending.reason, "report": ending.report}, names)
+    told = {**summary, "reason": ending.reason, "report": ending.report}
+    if not arguments.json and summary.get("changes"):
+        told["changes"] = ", ".join(f"{rows:,} {name}" for name, rows in summary["changes"].items())
+    show(arguments, told, names)
     failed = ending.summary["failed_files"].items()
     for line in first_few([f"{file}: {first_line(reason, LONGEST_FAILED)}" for file, reason in failed]):
         console.print_line(printable(f"failed: {line}", LONGEST_FAILED))

@@ -315,11 +315,23 @@ class Reuse(Section):
         description="Where to search for the texts of a changed file: in the shards of the same file, or in "
         "all of the dataset, for sources that are rewritten under other names.",
     )
+    changes: bool = Field(
+        False,
+        description="Write the changes since the base into the dataset, before readers follow it "
+        "([changes.md](changes.md)). Ids must be unique within a source.",
+    )
 
     @field_validator("base")
     @classmethod
     def _is_no_secret(cls, value: str | None) -> str | None:
         return check_url(value) if value and "/" in value else value
+
+    @field_validator("changes")
+    @classmethod
+    def _has_a_base(cls, value: bool, info: ValidationInfo) -> bool:
+        if value and info.data.get("base") is None:
+            raise ValueError("needs reuse.base, such as latest: without it there is nothing to compare with")
+        return value
 
 
 class Quality(Section):

@@ -5,6 +5,7 @@ checked here before it becomes part of a path, so that none leads out of its fol
 """
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from pipeline.errors import OtherDatasetError
@@ -17,12 +18,40 @@ _OURS = re.compile(
     r"|matches/(part-[^/]+\.parquet|_DONE)"
     r"|rejects/part-[^/]+\.parquet"
     r"|ledger/[^/]+(-\d{5}\.parquet|\.json)"
+    r"|changes/[^/.][^/]*/(part-[^/]+\.parquet|_since\.json|_counts\.json|_SUCCESS)"
     r"|\.lock|\.probe-[0-9a-f]{32}(/[^/]+)?)"
 )
 LOCK = ".lock"
 """The file that a file system locks in a folder while it replaces a file there."""
+_NAME = re.compile(r"[^/.][^/]*")
+"""The name of a dataset: a single visible folder."""
 _HALF_WRITTEN = re.compile(r"(.*/)?\.([^/]+)\.[0-9a-f]{32}")
 """A file left by a killed writer on a file system without unnamed files: its final name, hidden."""
+
+
+@dataclass(frozen=True, slots=True)
+class ChangesLayout:
+    """Paths below the folder `root` of the changes of one dataset since another.
+
+    Names that begin with `_` are hidden from what reads all Parquet files of a folder.
+    """
+
+    root: str
+
+    @property
+    def since(self) -> str:
+        return f"{self.root}/_since.json"
+
+    @property
+    def counts(self) -> str:
+        return f"{self.root}/_counts.json"
+
+    @property
+    def success(self) -> str:
+        return f"{self.root}/_SUCCESS"
+
+    def part(self, name: str) -> str:
+        return f"{self.root}/{name}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,9 +145,28 @@ class Layout:
         return f"{self.root}/report.html"
 
     @property
-    def folders(self) -> tuple[str, ...]:
-        """Returns the folders that a dataset makes, inner ones first."""
-        return self.data, f"{self.root}/rejects", self.all_matches, self.ledger, self.root
+    def all_changes(self) -> str:
+        """Returns the folder with a folder of changes for each dataset that was compared with this one."""
+        return f"{self.root}/changes"
+
+    def changes(self, since: str) -> ChangesLayout:
+        """Returns the paths of the changes since the dataset of a name.
+
+        Raises:
+            OtherDatasetError: no dataset of ours has such a name.
+        """
+        return ChangesLayout(f"{self.all_changes}/{self._checked(since, _NAME)}")
+
+    def folders_of(self, names: Iterable[str]) -> list[str]:
+        """Returns the folders that a dataset makes, inner ones first.
+
+        Args:
+            names: its files, relative to the root: their folders are among those of changes.
+        """
+        compared = sorted({name.rpartition("/")[0] for name in names if name.startswith("changes/")})
+        inner = [f"{self.root}/{folder}" for folder in compared]
+        outer = [self.all_changes, self.data, f"{self.root}/rejects", self.all_matches, self.ledger]
+        return [*inner, *outer, self.root]
 
     def below(self, name: str) -> str:
         """Returns the path of a name that is relative to the root."""

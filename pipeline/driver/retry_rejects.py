@@ -47,7 +47,8 @@ def retry_rejects(config: Config, to: str | None = None, quiet: bool = False) ->
         )
         return RunResult(ExitCode.SOURCE_MOVED, reason, committed(found).summary, base)
     telemetry.event("trying rejects again", dataset=base, rows=_transient(found), into=path)
-    retried = {"output": output.model_copy(update={"path": path}), "reuse": Reuse(base=base)}
+    reuse = Reuse(base=base, changes=config.reuse.changes)
+    retried = {"output": output.model_copy(update={"path": path}), "reuse": reuse}
     return run(config.model_copy(update=retried), quiet)
 
 

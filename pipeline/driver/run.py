@@ -1,6 +1,7 @@
 """Runs a job from start to end: identity, plan, existing shards, pending splits, commit."""
 
 import secrets
+from dataclasses import replace
 
 from pipeline import telemetry
 from pipeline.config.sections import Config
@@ -9,6 +10,7 @@ from pipeline.dataset.dataset import Dataset
 from pipeline.dataset.ending import RunResult, finished
 from pipeline.dataset.identity import Identity
 from pipeline.driver.attempt import attempt, now
+from pipeline.driver.changes import changes_of_night
 from pipeline.embed import on_ray
 from pipeline.embed.job import Job
 from pipeline.errors import ExitCode, IncompleteError, OtherDatasetError, StoppedError
@@ -37,16 +39,14 @@ def run(config: Config, quiet: bool = False) -> RunResult:
     dataset.refuse_unconditional()
     if dataset.refuse_other(identity) and (done := finished(dataset)):
         # Before the sources are listed: they may be gone, or we may lack access.
-        _let_readers_follow(config, dataset)
+        done = _publish(config, dataset, done)
         sweep(dataset)
         return _unless_moved(config, dataset, done)
     on_ray.refuse_private_output(config.output.path, config.output.options)
     frozen = frozen_plan(config, dataset, identity, model)
     base = recorded_base(dataset, identity, config.output.options)
     ending = attempt(dataset, frozen, _job(config, model, identity, frozen, base), identity, quiet)
-    if finished(dataset):
-        _let_readers_follow(config, dataset)
-    return ending
+    return _publish(config, dataset, ending) if finished(dataset) else ending
 
 
 def frozen_plan(config: Config, dataset: Dataset, identity: Identity, model: Checkpoint) -> Plan:
@@ -90,6 +90,16 @@ def _refuse_empty(made: Plan, config: Config) -> None:
             made.not_read,
             "run again when there are rows; if this is right, set quality.allow_empty",
         )
+
+
+def _publish(config: Config, dataset: Dataset, ending: RunResult) -> RunResult:
+    """Makes the changes since the base if they are wanted, then lets readers follow a complete dataset.
+
+    In this order, so that who follows LATEST.json finds the changes.
+    """
+    made = changes_of_night(config, dataset)
+    _let_readers_follow(config, dataset)
+    return replace(ending, summary={**ending.summary, "changes": made.counts}) if made else ending
 
 
 def _let_readers_follow(config: Config, dataset: Dataset) -> None:

@@ -163,7 +163,7 @@ def _remove(series: SeriesReader, name: str, young: datetime.datetime) -> str | 
     for path in last:
         if layout.name(path) in found:
             storage.remove(path)
-    for folder in layout.folders:
+    for folder in layout.folders_of(layout.name(path) for path in paths):
         storage.remove_empty_folder(folder)
     telemetry.event("dataset removed", dataset=layout.root, files=len(paths) + len(last))
     return None

@@ -9,13 +9,11 @@ Cost: the dataset is read once; O(shards) memory here, one shard in each thread 
 """
 
 import math
-import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -30,28 +28,24 @@ from pipeline.dataset.identifiers import id_columns, repeats
 from pipeline.dataset.identity import Identity, fields_of
 from pipeline.dataset.reconcile import unaccounted
 from pipeline.dataset.summary import counts
+from pipeline.embed.spread_out import spread_out
 from pipeline.errors import ConfigError, PipelineError
 from pipeline.model.output_spec import OutputSpec
 from pipeline.plan.changes import no_longer_as_planned
 from pipeline.plan.plan import Plan, source_files, split_id
-from pipeline.verify import reembed
+from pipeline.verify import changes_audit, reembed
 from pipeline.verify.metadata import Metadata
 from pipeline.verify.reembed import MEASURES, Sample, reembed_shard
 from pipeline.verify.shard_audit import Finding, Shard, audit_shard
 
 CHECKS = (
     "identity", "complete", "shards", "manifest", "reconciliation", "schema", "checksums", "duplicates",
-    "vectors", "outputs", "rejects", "source", "deep",
+    "vectors", "outputs", "rejects", "changes", "source", "deep",
 )  # fmt: skip
 SUMMED = ("rows", "rejects", "file_bytes")
-MANY_SHARDS = 200
-"""Above this number shards are spread over Ray, which takes seconds to start."""
 SOURCE_PATH = re.compile(r"source\.[^.]+\.path:")
 THREADS = 2
 """Threads without Ray. Each takes about six times a shard's bytes (1.2 GB for 65,536 rows of 768 floats)."""
-
-Item = TypeVar("Item")
-Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -164,6 +158,7 @@ class _Audit:
         self._check_manifest()
         self._check_ranges(plan)
         unsound = self._check_contents(plan, expected)
+        self._check_changes()
         self._check_source(plan)
         if self.config and self.deep:
             self._check_deep(plan, expected, unsound, self.config)
@@ -268,7 +263,8 @@ class _Audit:
         telemetry.event("reading", shards=len(evidence.there & evidence.planned))
         pieces, totals, unsound = {}, Counter[str](), set()
         with repeats() as ids:
-            for audited in _each(audit_shard, self._shards(plan, expected), len(evidence.there), THREADS):
+            shards = self._shards(plan, expected)
+            for audited in spread_out(audit_shard, shards, len(evidence.there), THREADS):
                 evidence.found.extend(audited.findings)
                 ids.add(audited.ids.digests)
                 totals["null_ids"] += audited.ids.nulls
@@ -313,6 +309,22 @@ class _Audit:
         documents = sum(piece["rows"] + piece["rejects"] for each in pieces.values() for piece in each)
         self.figures["reconciliation"] = {"files": len(plan.versions()), "documents": documents}
 
+    def _check_changes(self) -> None:
+        """Checks the changes since other datasets, which lie in this one."""
+        evidence = self.evidence
+        if not evidence.finished or evidence.manifest is None:
+            self.skipped["changes"] = "a run writes them when it is done"
+            return
+        found = changes_audit.folders(evidence.dataset, evidence.manifest, self.options)
+        self.notes += found.notes
+        for finding in found.findings:
+            evidence.add("changes", finding.where, finding.what)
+        files = 0
+        for findings in spread_out(changes_audit.audit_part, found.parts, len(found.parts), THREADS):
+            evidence.found.extend(findings)
+            files += 1
+        self.figures["changes"] = {"datasets compared": found.complete, "files": files}
+
     def _check_source(self, plan: Plan) -> None:
         """Checks whether the sources are still as planned; if not, that is a note, not a finding."""
         if self.config is None:
@@ -331,7 +343,7 @@ class _Audit:
         telemetry.event("embedding again", fraction=self.deep)
         rows, unchecked, nearness = 0, 0, math.inf
         samples = self._samples(plan, unsound, config)
-        for compared in _each(reembed_shard, samples, len(self.evidence.there), 1):
+        for compared in spread_out(reembed_shard, samples, len(self.evidence.there), 1):
             self.evidence.found.extend(compared.findings)
             rows, unchecked = rows + compared.rows, unchecked + compared.unchecked
             nearness = min(nearness, compared.nearness)
@@ -359,17 +371,3 @@ def _outputs(spec: OutputSpec, rows: Mapping[str, int]) -> dict[str, dict[str, i
     if spec.classes:
         found["outputs"] = {**rows, "labels": len(spec.classes.labels)}
     return found
-
-
-def _each(
-    function: Callable[[Item], Result], items: Iterable[Item], count: int, threads: int
-) -> Iterator[Result]:
-    """Yields a function's result for each item: on Ray with a cluster or many items, else in threads."""
-    if os.environ.get("RAY_ADDRESS") or count > MANY_SHARDS:
-        # Ray takes a second to import and six to start.
-        from pipeline.embed.on_ray import spread  # noqa: PLC0415
-
-        yield from spread(function, items)
-        return
-    with ThreadPoolExecutor(threads) as pool:
-        yield from pool.map(function, items)

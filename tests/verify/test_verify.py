@@ -20,7 +20,7 @@ from pipeline.config import sections
 from pipeline.config.load import parse_config
 from pipeline.dataset import vectors
 from pipeline.dataset.identity import Identity
-from pipeline.embed import on_ray
+from pipeline.embed import on_ray, spread_out
 from pipeline.errors import DeniedError, ExitCode, MissingError, ModelError, OtherDatasetError
 from pipeline.model.output_spec import OutputSpec
 from pipeline.model.outputs import embedding
@@ -513,7 +513,7 @@ def test_many_shards_are_spread_over_ray(planted: Planted, monkeypatch: pytest.M
     missing_shard(planted)
     told = own(planted.root)
     here = verify.verify(str(planted.root), 0.5, told)
-    monkeypatch.setattr(verify, "MANY_SHARDS", 1)
+    monkeypatch.setattr(spread_out, "MANY", 1)
     there = verify.verify(str(planted.root), 0.5, told)
     assert _rounded(there) == _rounded(here)
     assert len(there.findings) == 2
