@@ -25,6 +25,7 @@ SECTIONS = {
     "feeding": ("The cost of reading, tokenizing and writing", []),
     "million": ("A million splits", []),
     "nights": ("A resume and a night compared with a full run", []),
+    "changes": ("The changes between two nights", []),
     "replicas": ("How many replicas one driver keeps up with", []),
     "driver_memory": ("The driver with few and many splits", ["1000", "10000", "100000"]),
 }

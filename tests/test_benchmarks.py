@@ -36,3 +36,11 @@ def test_the_gpu_benchmark_in_small_without_a_gpu() -> None:
     ]
     assert len(rows) == 9 + 3 + 3, done.stdout
     assert all(float(row.split("|")[-2]) > 0.999 for row in rows), rows
+
+
+@pytest.mark.full
+def test_changes_between_nights_in_small() -> None:
+    command = [sys.executable, "-m", "benchmarks.changes", "--rows", "1600", "--changed", "16"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    rows = [[cell.strip() for cell in line.split("|")[2:5]] for line in done.stdout.splitlines()[2:]]
+    assert rows == [["1,600", "0", "0"], ["1,600", "200", "16"], ["1,600", "3,200", "16"]]
