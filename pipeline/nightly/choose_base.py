@@ -1,7 +1,7 @@
 """Chooses the base of a dataset: the one that the config names, or the one in its dataset.json."""
 
 from pipeline import telemetry
-from pipeline.config.location import Options
+from pipeline.config.location import Options, protocol_of
 from pipeline.config.sections import Config
 from pipeline.dataset.damage import unless_damaged
 from pipeline.dataset.dataset import Dataset
@@ -29,6 +29,9 @@ def resolve_base(config: Config) -> str | None:
     path = name.rstrip("/") if "/" in name else SeriesLayout(folder).dataset(name).root
     if path == config.output.path:
         raise ConfigError("a dataset can't be its own base", "reuse.base", name, hint="name another")
+    if protocol_of(path) != protocol_of(config.output.path):
+        hint = "name one beside the output, or leave reuse.base out"
+        raise ConfigError("is on another storage than the output", "reuse.base", path, hint)
     if not Dataset(path, config.output.options).complete():
         hint = "name one that has data/_SUCCESS"
         raise ConfigError("is not a complete dataset", "reuse.base", path, hint)

@@ -20,6 +20,7 @@ from pipeline.storage.base import (
 )
 from pipeline.storage.filesystem import filesystem
 from pipeline.storage.local import BROKEN_LINK, LocalStorage, only_its_inode_changed
+from pipeline.storage.objects import ObjectStorage
 from pipeline.storage.s3 import S3Storage
 
 __all__ = [
@@ -33,7 +34,15 @@ __all__ = [
     "only_its_inode_changed",
 ]
 
-KINDS = {"file": LocalStorage, "hf": HubStorage, "memory": MemoryStorage, "s3": S3Storage}
+KINDS: dict[str, type[Storage]] = {
+    "abfs": ObjectStorage,
+    "az": ObjectStorage,
+    "file": LocalStorage,
+    "gs": ObjectStorage,
+    "hf": HubStorage,
+    "memory": MemoryStorage,
+    "s3": S3Storage,
+}
 
 
 def connect(path: str, options: Options | None = None) -> Storage:

@@ -24,6 +24,7 @@ from botocore.exceptions import (
 from botocore.parsers import ResponseParserError
 from huggingface_hub.errors import LocalTokenNotFoundError, OfflineModeIsEnabled
 
+from pipeline.config.location import AZURE, protocol_of
 from pipeline.errors import (
     CredentialsError,
     DeniedError,
@@ -42,19 +43,31 @@ PASSING_CODES = (
 )  # fmt: skip
 PASSING_ERRORS = (
     HTTPClientError, ConnectionError, IncompleteReadError, ResponseParserError, aiohttp.ClientError,
-    httpx2.TransportError, TimeoutError, ConnectionResetError,
+    httpx2.TransportError, TimeoutError, ConnectionResetError, ConnectionRefusedError,
 )  # fmt: skip
 UNREACHABLE = (
     EndpointConnectionError, ConnectTimeoutError, ProxyConnectionError, httpx2.ConnectError,
-    httpx2.ConnectTimeout, httpx2.ProxyError,
+    httpx2.ConnectTimeout, httpx2.ProxyError, ConnectionRefusedError,
 )  # fmt: skip
 CREDENTIALS = (
-    "ExpiredToken", "InvalidAccessKeyId", "InvalidToken", "RequestExpired", "RequestTimeTooSkewed",
-    "SignatureDoesNotMatch", "TokenRefreshRequired",
+    "AuthenticationFailed", "AuthorizationFailure", "ExpiredToken", "InvalidAccessKeyId",
+    "InvalidAuthenticationInfo", "InvalidToken", "NoAuthenticationInformation", "NoCredentials",
+    "RequestExpired", "RequestTimeTooSkewed", "SignatureDoesNotMatch", "TokenRefreshRequired", "Unauthorized",
 )  # fmt: skip
 """Codes of refusals that say nothing about the requested object."""
 PASSING_STATUSES = (408, 409, 425, 429)
 LOST = {ExistsError: "exists already", ReplacedError: "is not the expected version"}
+
+
+class RefusalError(Exception):
+    """The answer of another server than S3's, in the form in which botocore keeps one.
+
+    It is the cause of one of Python's own errors, as s3fs makes them.
+    """
+
+    def __init__(self, status: int, name: str) -> None:
+        super().__init__(name)
+        self.response = {"Error": {"Code": name}, "ResponseMetadata": {"HTTPStatusCode": status}}
 
 
 @contextmanager
@@ -97,7 +110,7 @@ def is_unreachable(error: Exception) -> bool:
 
 
 def code(error: Exception) -> str:
-    """Returns the S3 server's code for an error. s3fs keeps it as the cause of its own error."""
+    """Returns the server's code for an error. s3fs keeps it as the cause of its own error."""
     return str(_answer(error).get("Error", {}).get("Code", ""))
 
 
@@ -131,12 +144,14 @@ def _named(error: OSError, path: str, lost: type[StorageError]) -> StorageError:
     if isinstance(error, PermissionError):
         kind = CredentialsError if code(error) in CREDENTIALS else DeniedError
         return kind("access denied", path, _brief(error), "check the credentials and their rights")
-    return StorageError("storage failed", path, _brief(error), "run again")
+    hint = "check endpoint and network, and run again" if is_unreachable(error) else "run again"
+    return StorageError("storage failed", path, _brief(error), hint)
 
 
 def _missing(error: OSError, path: str) -> MissingError:
     if code(error) == "NoSuchBucket":
-        return MissingError("its bucket does not exist", path, hint="make it, or check its name")
+        what = "container" if protocol_of(path) in AZURE else "bucket"
+        return MissingError(f"its {what} does not exist", path, hint="make it, or check its name")
     in_the_way = isinstance(error, NotADirectoryError)
     what = "can't be there: a file stands where a folder should be" if in_the_way else "does not exist"
     return MissingError(what, path, hint="check the path")

@@ -1,5 +1,6 @@
-"""Makes the fsspec driver of each protocol, and translates the config's options for it."""
+"""Makes the driver of each protocol, and translates the config's options for it."""
 
+import importlib
 from typing import Any
 
 import fsspec
@@ -8,8 +9,13 @@ from pipeline.config.location import Options
 from pipeline.errors import ConfigError
 from pipeline.storage.s3 import BOTOCORE, S3
 
-PACKAGES = {"gs": "gcsfs", "abfs": "adlfs"}
-"""Packages of drivers that are not installed with this program."""
+CLIENTS = {"gs": "gcs.Google", "abfs": "azure.Azure", "az": "azure.Azure"}
+"""Our own clients, whose modules need packages that are not installed with this program."""
+PACKAGES = {
+    "gs": "google-auth[requests]",
+    "abfs": "azure-storage-blob azure-identity",
+    "az": "azure-storage-blob azure-identity",
+}
 
 
 def filesystem(protocol: str, options: Options) -> Any:
@@ -23,6 +29,9 @@ def filesystem(protocol: str, options: Options) -> Any:
     if protocol == "s3":
         return S3(use_listings_cache=False, skip_instance_cache=True, config_kwargs=BOTOCORE, **given)
     try:
+        if protocol in CLIENTS:
+            module, name = CLIENTS[protocol].split(".")
+            return getattr(importlib.import_module(f"pipeline.storage.{module}"), name)(protocol, options)
         # A cached listing would hide a rival's shards, and files that changed while they were read.
         return fsspec.filesystem(protocol, use_listings_cache=False, **given)
     except ImportError as error:
@@ -43,15 +52,6 @@ def _arguments(protocol: str, options: Options) -> dict[str, Any]:
             "requester_pays": options.requester_pays,
             "client_kwargs": {"region_name": options.region} if options.region else None,
         }
-    if protocol == "gs":
-        return {
-            # The driver's default silently becomes anonymous if it finds no credentials.
-            "token": "anon" if options.anonymous else "google_default",
-            "endpoint_url": options.endpoint_url,
-            "requester_pays": options.requester_pays,
-        }
-    if protocol == "abfs":
-        return {"anon": options.anonymous}
     if protocol == "hf":
         return {"endpoint": options.endpoint_url, "token": False if options.anonymous else None}
     return {}

@@ -26,16 +26,44 @@ async def retried(attempt: Callable[[], Awaitable[T]], known: bool) -> T:
     Raises:
         Exception: what the last attempt raised.
     """
-    started, pause = time.monotonic(), FIRST_PAUSE_SECONDS
+    pauses = _Pauses(known)
     while True:
         try:
             return await attempt()
         except Exception as error:
-            reason = transient(error)
-            wait = random.uniform(0, pause)  # fully random, so that requests that failed together spread out
-            patience = FIRST_PATIENCE_SECONDS if is_unreachable(error) and not known else PATIENCE_SECONDS
-            if reason is None or time.monotonic() + wait > started + patience:
-                raise
-        telemetry.count_retry(reason)
+            wait = pauses.after(error)
         await asyncio.sleep(wait)
-        pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
+
+
+def repeated(attempt: Callable[[], T], known: bool) -> T:
+    """Does the same as `retried`, for an attempt that blocks its thread."""
+    pauses = _Pauses(known)
+    while True:
+        try:
+            return attempt()
+        except Exception as error:
+            wait = pauses.after(error)
+        time.sleep(wait)
+
+
+class _Pauses:
+    """The pauses between the attempts of one request."""
+
+    def __init__(self, known: bool) -> None:
+        self.known, self.started, self.pause = known, time.monotonic(), FIRST_PAUSE_SECONDS
+
+    def after(self, error: Exception) -> float:
+        """Counts a failure, and returns the seconds to wait.
+
+        Raises:
+            Exception: the failure itself, because it does not pass, or because time is up.
+        """
+        reason = transient(error)
+        wait = random.uniform(0, self.pause)  # fully random, so that requests that failed together spread out
+        early = is_unreachable(error) and not self.known
+        patience = FIRST_PATIENCE_SECONDS if early else PATIENCE_SECONDS
+        if reason is None or time.monotonic() + wait > self.started + patience:
+            raise error
+        telemetry.count_retry(reason)
+        self.pause = min(2 * self.pause, LONGEST_PAUSE_SECONDS)
+        return wait

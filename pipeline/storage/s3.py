@@ -23,7 +23,7 @@ from fsspec.asyn import sync_wrapper
 
 from pipeline.storage.base import NO_VERSION, NamedFile, ObjectInfo, Storage, version_of
 from pipeline.storage.error_mapping import code, is_unreachable, map_errors
-from pipeline.storage.read_ahead import Ahead
+from pipeline.storage.object_file import ObjectFile
 from pipeline.storage.retry import retried
 from pipeline.storage.s3_listing import parse_early
 
@@ -323,41 +323,14 @@ async def _parts(count: int, send: Callable[[int], Awaitable[str]]) -> list[dict
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-class _Object(io.RawIOBase):
-    """An object to read, in the version that it had when it was opened, or listed."""
-
-    def __init__(self, filesystem: S3, path: str, known: ObjectInfo | None) -> None:
-        # If a server lists no etags, versions have another form.
-        if known and not known.version.startswith(f"{known.size}-"):
-            self.size, etag, first = known.size, f'"{known.version}"', b""
-        else:
-            self.size, etag, first = filesystem.beginning(path)
-        self.ahead = Ahead(partial(filesystem.ask, path, etag), self.size, PART_BYTES, first)
-        self.position = 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self.position
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        self.position = offset + (0, self.position, self.size)[whence]
-        return self.position
-
-    def read(self, size: int = -1) -> bytes:
-        stop = self.size if size < 0 else self.position + size
-        data = self.ahead.read(self.position, stop)
-        self.position += len(data)
-        return data
-
-    def close(self) -> None:
-        if not self.closed:
-            self.ahead.drop()
-        super().close()
+def _opened(filesystem: S3, path: str, known: ObjectInfo | None) -> ObjectFile:
+    """Opens an object in the version that it has now, or had when it was listed."""
+    # If a server lists no etags, versions have another form.
+    if known and not known.version.startswith(f"{known.size}-"):
+        size, etag, first = known.size, f'"{known.version}"', b""
+    else:
+        size, etag, first = filesystem.beginning(path)
+    return ObjectFile(partial(filesystem.ask, path, etag), size, PART_BYTES, first)
 
 
 def _attempt(write: Callable[..., None], *arguments: Any) -> None:
@@ -383,7 +356,7 @@ class S3Storage(Storage):
         return bytes(self.filesystem.read(path))
 
     def _open(self, path: str, known: ObjectInfo | None) -> pa.NativeFile:
-        return pa.PythonFile(NamedFile(_Object(self.filesystem, path, known), path), mode="r")
+        return pa.PythonFile(NamedFile(_opened(self.filesystem, path, known), path), mode="r")
 
     def _files_in(self, path: str, edges: Sequence[str]) -> Iterable[ObjectInfo]:
         return self.filesystem.files_in(path, edges) if edges else super()._files_in(path, edges)

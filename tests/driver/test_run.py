@@ -270,7 +270,7 @@ def test_an_output_without_conditional_replacement_is_refused_before_anything(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setitem(storage.KINDS, "memory", storage.Storage)  # as for gs and abfs
+    monkeypatch.setitem(storage.KINDS, "memory", storage.Storage)  # a storage of no special kind
     storage._connect.cache_clear()
     path = write_config(tmp_path / "job.yaml", job(output={"path": f"memory://{tmp_path}/out"}))
     try:

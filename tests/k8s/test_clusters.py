@@ -360,3 +360,55 @@ def test_the_schedule_loads_the_config_that_the_job_runs(folder: str) -> None:
     assert config in template["spec"]["entrypoint"].split()
     # A ConfigError ends with 2.
     assert 2 in job["podFailurePolicy"]["rules"][0]["onExitCodes"]["values"]
+
+
+# Storage
+
+OWN = {"overlays/aws": "s3", "overlays/gcp": "gs", "overlays/azure": "abfs"}
+
+
+def _night(text: str) -> Any:
+    values = yaml.safe_load(text)
+    return values | {"source": values["source"]["articles"]}
+
+
+@pytest.mark.parametrize(("folder", "protocol"), OWN.items())
+def test_the_night_of_a_cloud_is_on_its_own_storage(folder: str, protocol: str) -> None:
+    """But for the places it is the night of configs/."""
+    [configs] = [
+        each for each in kind(folder, "ConfigMap") if each["metadata"]["name"].startswith("configs-")
+    ]
+    assert set(configs["data"]) == {"cluster.yaml", "demo.yaml", "nightly.yaml"}
+    found = _night(configs["data"]["nightly.yaml"])
+    common = _night((ROOT / "configs" / "nightly.yaml").read_text())
+    for section in ("source", "output"):
+        assert found[section].pop("path").startswith(f"{protocol}://")
+        common[section].pop("path")
+    assert found == common
+
+
+def test_on_azure_all_pods_that_reach_storage_have_the_identity() -> None:
+    [account] = [
+        each for each in kind("overlays/azure", "ServiceAccount") if each["metadata"]["name"] == "embed"
+    ]
+    assert "azure.workload.identity/client-id" in account["metadata"]["annotations"]
+    [job] = jobs_of("overlays/azure")
+    workers = [group["template"] for group in job["rayClusterSpec"]["workerGroupSpecs"]]
+    for template in [head_of(job["rayClusterSpec"]), *workers]:
+        assert template["metadata"]["labels"]["azure.workload.identity/use"] == "true"
+        assert template["spec"]["serviceAccountName"] == "embed"
+    [settings] = [
+        each for each in kind("overlays/azure", "ConfigMap") if "AZURE_STORAGE_ACCOUNT_NAME" in each["data"]
+    ]
+    for container in head_of(job["rayClusterSpec"])["spec"]["containers"][:1]:
+        sources = [each.get("configMapRef", {}).get("name") for each in container["envFrom"]]
+        assert settings["metadata"]["name"] in sources
+
+
+def test_on_google_the_pods_have_the_identity() -> None:
+    [account] = [
+        each for each in kind("overlays/gcp", "ServiceAccount") if each["metadata"]["name"] == "embed"
+    ]
+    assert "iam.gke.io/gcp-service-account" in account["metadata"]["annotations"]
+    [job] = jobs_of("overlays/gcp")
+    assert head_of(job["rayClusterSpec"])["spec"]["serviceAccountName"] == "embed"

@@ -28,7 +28,7 @@ from pipeline.dataset.record import RECORD, Failure, ShardRecord, parquet_bytes
 from pipeline.driver import run
 from pipeline.embed.encode import Encode
 from pipeline.embed.job import Job
-from pipeline.errors import DeniedError, ExitCode, OtherDatasetError, StorageError
+from pipeline.errors import ConfigError, DeniedError, ExitCode, OtherDatasetError, StorageError
 from pipeline.model.check import usable_checkpoint
 from pipeline.model.checkpoint import Checkpoint
 from pipeline.nightly import base as base_module
@@ -480,3 +480,10 @@ def test_a_shard_of_a_base_that_may_not_be_read_costs_its_copy(
         assert len(night.copy()) == 5
     finally:
         telemetry.observers.remove(refuse)
+
+
+def test_a_base_on_another_storage_is_refused(job: Callable[..., dict[str, Any]]) -> None:
+    """Storage copies shards, and reaches only its own."""
+    parsed = parse_config(job(reuse={"base": "s3://bucket/series/2026-11-01"}))
+    with pytest.raises(ConfigError, match="is on another storage than the output"):
+        resolve_base(parsed)

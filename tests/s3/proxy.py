@@ -9,11 +9,18 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import TypeVar
 
 FAULTS = ("slow_down", "error", "cut", "stall", "lose")
 """503; 500; a body cut in the middle; a pause; a lost answer to a request that was carried out."""
 ERROR = '<?xml version="1.0"?><Error><Code>{code}</Code><Message>Please try again.</Message></Error>'
-CODES = {"slow_down": (503, "SlowDown"), "error": (500, "InternalError")}
+CODES = {
+    "slow_down": (503, "SlowDown"),
+    "error": (500, "InternalError"),
+    "forbidden": (403, "AccessDenied"),
+    "unknown": (401, "InvalidToken"),
+}
+Proxy = TypeVar("Proxy", bound="FaultProxy")
 HOP_BY_HOP = ("connection", "keep-alive", "transfer-encoding", "expect")
 
 
@@ -29,7 +36,7 @@ class FaultProxy(ThreadingHTTPServer):
     request_queue_size = 128
 
     def __init__(self, upstream: str, seed: int, stall_seconds: float = 0.5) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
+        super().__init__(("127.0.0.1", 0), Handler)
         self.upstream = urllib.parse.urlsplit(upstream).netloc
         self.stall_seconds = stall_seconds
         self.faults: dict[str, float] = {}
@@ -60,7 +67,14 @@ class FaultProxy(ThreadingHTTPServer):
 @contextmanager
 def fault_proxy(upstream: str, seed: int, stall_seconds: float = 0.5) -> Iterator[FaultProxy]:
     """Yields a running proxy; it has no faults until a test sets `faults`."""
-    with FaultProxy(upstream, seed, stall_seconds) as proxy:
+    with serving(FaultProxy(upstream, seed, stall_seconds)) as proxy:
+        yield proxy
+
+
+@contextmanager
+def serving(proxy: Proxy) -> Iterator[Proxy]:
+    """Yields a proxy that runs as long as the context."""
+    with proxy:
         thread = threading.Thread(target=proxy.serve_forever, kwargs={"poll_interval": 0.05})
         thread.start()
         try:
@@ -70,7 +84,7 @@ def fault_proxy(upstream: str, seed: int, stall_seconds: float = 0.5) -> Iterato
             thread.join()
 
 
-class _Handler(BaseHTTPRequestHandler):
+class Handler(BaseHTTPRequestHandler):
     server: FaultProxy
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True

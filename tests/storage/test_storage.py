@@ -546,11 +546,21 @@ def test_one_storage_for_each_protocol_and_options() -> None:
     assert storage.connect("s3://a", other) is storage.connect("s3://a", Options(**other.model_dump()))
 
 
-@pytest.mark.parametrize(("path", "package"), [("gs://b", "gcsfs"), ("abfs://b", "adlfs")])
-def test_a_driver_that_is_not_installed_is_named(
-    path: str, package: str, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("path", "module", "package"),
+    [
+        ("gs://b", "google.auth", "google-auth"),
+        ("abfs://b", "azure.storage.blob", "azure-storage-blob azure-identity"),
+        ("az://b", "azure.storage.blob", "azure-storage-blob azure-identity"),
+    ],
+)
+def test_a_library_that_is_not_installed_is_named(
+    path: str, module: str, package: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(sys.modules, package, None)
+    for name in ("gcs", "azure"):
+        monkeypatch.delitem(sys.modules, f"pipeline.storage.{name}", raising=False)
+    monkeypatch.setitem(sys.modules, module, None)
+    storage._connect.cache_clear()
     with pytest.raises(ConfigError, match=f"pip install {package}"):
         storage.connect(path)
 
