@@ -2,7 +2,7 @@
 
 from pathlib import Path
 from types import NoneType
-from typing import Any, get_args
+from typing import Any, Literal, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 
@@ -55,7 +55,9 @@ def _row(name: str, field: FieldInfo) -> str:
 
 def _kind(annotation: Any) -> str:
     kinds = [kind for kind in get_args(annotation) or (annotation,) if kind not in (NoneType, Ellipsis)]
-    kinds = [getattr(kind, "__origin__", kind) for kind in kinds]  # of Annotated[str, ...] the str
+    # Of an optional Literal the values, and of Annotated[str, ...] the str.
+    kinds = [each for kind in kinds for each in (get_args(kind) if get_origin(kind) is Literal else (kind,))]
+    kinds = [getattr(kind, "__origin__", kind) for kind in kinds]
     names = [f"`{kind}`" if isinstance(kind, str) else getattr(kind, "__name__", str(kind)) for kind in kinds]
     return "list of str" if getattr(annotation, "__origin__", None) is tuple else " or ".join(names)
 
