@@ -6,6 +6,7 @@ output.
 Shapes: R rows, V values.
 """
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,34 @@ import pyarrow as pa
 
 Ints = npt.NDArray[np.int64]
 Bytes = npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True, slots=True)
+class Ragged:
+    """R rows of several values each: the V values, row after row, and the number of each row's, (R,)."""
+
+    values: npt.NDArray[Any]
+    lengths: Ints
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def __getitem__(self, kept_R: npt.NDArray[np.bool_]) -> "Ragged":
+        """Returns some of the rows."""
+        return Ragged(self.values[np.repeat(kept_R, self.lengths)], self.lengths[kept_R])
+
+    @property
+    def rows(self) -> Ints:
+        """Returns the number of each value's row, (V,)."""
+        return np.repeat(np.arange(len(self.lengths)), self.lengths)
+
+
+def sums(values_V: npt.NDArray[Any], lengths_R: Ints) -> Ints:
+    """Returns the sum of each row's integers or truths, (R,); 0 for a row without any."""
+    before = np.zeros(len(values_V) + 1, np.int64)
+    np.cumsum(values_V, out=before[1:])
+    found: Ints = np.diff(before[offsets_from_lengths(lengths_R)])
+    return found
 
 
 def offsets_from_lengths(lengths_R: npt.NDArray[Any]) -> Ints:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from pipeline.model.tokenizer.hf import load_backend
 from tests.conftest import PACKAGED
 
 SIZES = {
@@ -18,6 +19,26 @@ def with_classes(folder: Path, labels: Sequence[str], **config: Any) -> Path:
     return _saved(folder, "AlbertForSequenceClassification", labels, **config)
 
 
+def with_tags(folder: Path, tags: Sequence[str], **config: Any) -> Path:
+    """Makes an `AlbertForTokenClassification` with the packaged tokenizer, of sentencepiece."""
+    return _saved(folder, "AlbertForTokenClassification", tags, **config)
+
+
+def chinese_with_tags(folder: Path, tags: Sequence[str]) -> Path:
+    """Makes a `BertForTokenClassification` with a small WordPiece vocabulary; it cuts at Chinese letters."""
+    from tests.tokenizers_of import wordpiece
+
+    made = wordpiece(folder, strip_accents=True)
+    backend = load_backend(made.folder)
+    sizes = {**SIZES, "vocab_size": made.size("vocab_size"), "hidden_act": "gelu"}
+    _saved(folder, "BertForTokenClassification", tags, **sizes)
+    backend.save(str(folder / "tokenizer.json"))
+    names = {"unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]", "pad_token": "[PAD]"}
+    settings = {"tokenizer_class": "PreTrainedTokenizerFast", "mask_token": "[MASK]", **names}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    return folder
+
+
 def _saved(folder: Path, architecture: str, labels: Sequence[str], **config: Any) -> Path:
     import torch
     import transformers
@@ -26,7 +47,8 @@ def _saved(folder: Path, architecture: str, labels: Sequence[str], **config: Any
     named = {"id2label": dict(enumerate(labels)), "label2id": {name: at for at, name in enumerate(labels)}}
     values = SIZES | {"vocab_size": packaged["vocab_size"]} | named | config
     torch.manual_seed(len(labels))
-    model = getattr(transformers, architecture)(transformers.AlbertConfig(**values))
+    kind = getattr(transformers, architecture)
+    model = kind(kind.config_class(**values))
     for name, tensor in model.named_parameters():
         # As large as in trained models: otherwise all texts would have nearly the same scores.
         scale = 0.1 if tensor.ndim == 1 or "embeddings" in name else 2 * tensor.shape[1] ** -0.5

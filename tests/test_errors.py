@@ -340,6 +340,11 @@ CASES: dict[str, Case] = {
     "A head that the checkpoint lacks": (
         f"{PLAN} --set model.name=model --set model.outputs=[classification]", headless,
     ),
+    "Entities or tokens of pairs": (
+        f"{PLAN} --set model.name=model --set source.docs.text_pair_column=question "
+        "--set model.outputs=[tokens]",
+        paired,
+    ),
     "A model of another family": (
         f"{PLAN} --set model.name=model --set model.engine=native",
         file("model/config.json", '{"model_type": "electra"}'),

@@ -11,6 +11,7 @@ from pipeline.estimate.estimate import Forecast, Reuse, forecast, sample_fields
 from pipeline.estimate.legibility import Legibility
 from pipeline.estimate.token_lengths import PADDED_BATCH, Tokens
 from pipeline.humanize import bar, duration, plural, share, size
+from pipeline.model import outputs
 
 BAR = 40
 RATES = {
@@ -157,26 +158,14 @@ def _cost_lines(found: Forecast) -> Lines:
         yield "price", "not estimated: set cost.price_per_hour"
 
 
-def _kind(found: Forecast) -> str:
-    """Returns in a few words what is kept of a row."""
-    spec, parts = found.outputs, []
-    if "embedding" in spec.names:
-        parts.append(f"{found.dimension:,} dimensions ({spec.vector})")
-    if spec.classes:
-        number = spec.classes.problem == "regression"
-        parts.append("one number" if number else plural(len(spec.classes.labels), "label"))
-    return " and ".join(parts)
-
-
 def _output_lines(found: Forecast) -> Lines:
-    kind = _kind(found)
     if found.new_rows is not None and found.shard_bytes is not None:
         carried = ", and carried columns" if any(each.carry for each in found.config.source.values()) else ""
         yield (
             "output",
             (
                 f"{plural(len(found.todo.split_ids), 'new shard')}, about {plural(found.new_rows, 'row')} of "
-                f"{kind}: {size(found.shard_bytes)}{carried}"
+                f"{outputs.told(found.outputs)}: {size(found.shard_bytes)}{carried}"
             ),
         )
     yield "payload", f"{size(found.payload_bytes)} of the largest split between two stages"

@@ -56,7 +56,7 @@ class TokenizerRules(Section):
         return {name: value for name, value in self.model_dump().items() if value is not None}
 
 
-OutputName = Literal["embedding", "classification"]
+OutputName = Literal["embedding", "classification", "entities", "tokens"]
 OUTPUTS: tuple[str, ...] = get_args(OutputName)
 """What can be kept of a text, in the order of the columns."""
 
@@ -133,7 +133,14 @@ class Model(Section):
     outputs: tuple[OutputName, ...] = Field(
         ("embedding",),
         description="What to keep of a text: `embedding` (the vector), `classification` (`label`, `score` "
-        "and `scores` of a model for sequence classification).",
+        "and `scores` of a model for sequence classification), `entities` (label, score and place of each "
+        "entity, by a model for token classification), `tokens` (place and vector of each token).",
+    )
+    aggregation: Literal["simple", "first"] | None = Field(
+        None,
+        description="How tokens become entities, as transformers' `aggregation_strategy` does it. `simple`: "
+        "neighbours of one label are joined; `first`: first each word gets the label of its first token. "
+        "Default: `simple` with the output `entities`.",
     )
     threshold: float | None = Field(
         None,
@@ -190,9 +197,19 @@ class Model(Section):
         twice = sorted({name for name in value if value.count(name) > 1})
         if twice:
             raise ValueError(f"{', '.join(twice)} is there twice: name each output once")
-        if "classification" in value and info.data.get("long_text") == "mean_of_chunks":
-            raise ValueError("classification has no mean of windows: set long_text to truncate or chunks")
+        for name in ("classification", "tokens"):
+            if name in value and info.data.get("long_text") == "mean_of_chunks":
+                raise ValueError(f"{name} has no mean of windows: set long_text to truncate or chunks")
+        if "tokens" in value and info.data.get("vector") == "binary":
+            raise ValueError("tokens has no vectors of bits: set vector to float32 or int8")
         return tuple(sorted(value, key=OUTPUTS.index))
+
+    @field_validator("aggregation")
+    @classmethod
+    def _is_of_entities(cls, value: str | None, info: ValidationInfo) -> str | None:
+        if value is not None and "entities" not in info.data.get("outputs", ("entities",)):
+            raise ValueError("means nothing without the output entities: drop it")
+        return value
 
     @field_validator("threshold")
     @classmethod

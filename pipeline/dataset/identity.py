@@ -17,7 +17,7 @@ from pipeline.errors import (
 from pipeline.model import outputs
 from pipeline.model.checkpoint import Checkpoint
 from pipeline.model.embedding_spec import EmbeddingSpec, vector_dimension
-from pipeline.model.output_spec import EMBEDDING, Classes, OutputSpec
+from pipeline.model.output_spec import EMBEDDING, Classes, OutputSpec, Tags
 
 OPERATIONAL = re.compile(
     r"(compute|quality|report|reuse|cost|output\.(path|run_date|options)|source\.[^.]+\.(options|version))(\.|$)"
@@ -106,12 +106,19 @@ class Identity:
             vector=model["model.vector"],
             dimension=self.dimension,
             classes=self._classes,
+            tags=self._tags,
+            hidden_size=model["model.config.hidden_size"],
         )
 
     @property
     def _classes(self) -> Classes | None:
         told = self.vector_fields.get("model.classes")
         return Classes.from_fields(told) if told else None
+
+    @property
+    def _tags(self) -> Tags | None:
+        told = self.vector_fields.get("model.tags")
+        return Tags.from_fields(told) if told else None
 
     def shard_schema(self, columns: pa.Schema) -> pa.Schema:
         """Returns the schema of every shard; needs no checkpoint.
@@ -129,6 +136,7 @@ class Identity:
             base: the path of the dataset whose vectors may be reused.
             claim: distinguishes this dataset from an earlier one at the same path that was removed.
         """
+        labels = OutputSpec(classes=self._classes, tags=self._tags).labels
         content = {
             "format_version": schema.FORMAT_VERSION,
             "claim": claim,
@@ -137,7 +145,7 @@ class Identity:
             "dataset_digest": self.dataset_digest,
             "vector_fields": self.vector_fields,
             "dataset_fields": self.dataset_fields,
-            **({"labels": labels} if (labels := OutputSpec(classes=self._classes).labels) else {}),
+            **({"labels": labels} if labels else {}),
             "config": config.model_dump(mode="json"),
         }
         return (json.dumps(content, indent=2, sort_keys=True) + "\n").encode()

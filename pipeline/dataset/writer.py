@@ -282,7 +282,7 @@ def _shard_bytes(table: pa.Table, record: ShardRecord, spec: OutputSpec) -> byte
     # Dictionaries and statistics of vectors cost time and space, and help no reader.
     ours = outputs.fields(spec)
     plain = [each.name for each in ours if pa.types.is_nested(each.type) or pa.types.is_binary(each.type)]
-    repeated = ["source_file", "truncated", *(each.name for each in ours if pa.types.is_string(each.type))]
+    repeated = ["source_file", "truncated", *(path for each in ours for path in _strings(each))]
     sink = pa.BufferOutputStream()
     with pq.ParquetWriter(
         sink,
@@ -295,6 +295,14 @@ def _shard_bytes(table: pa.Table, record: ShardRecord, spec: OutputSpec) -> byte
         if table.num_rows:  # some readers fail on an empty row group, none on a file without row groups
             file.write_table(table, row_group_size=_rows_of_a_group(table))
     return bytes(sink.getvalue())  # one copy: S3's client takes nothing but bytes
+
+
+def _strings(field: pa.Field) -> list[str]:
+    """Returns the path in Parquet of each string of an output, alone or in a list of structs."""
+    kind = field.type
+    if pa.types.is_list(kind) and pa.types.is_struct(kind.value_type):
+        return [f"{field.name}.list.element.{path}" for each in kind.value_type for path in _strings(each)]
+    return [field.name] if pa.types.is_string(kind) else []
 
 
 def _rows_of_a_group(table: pa.Table) -> int:

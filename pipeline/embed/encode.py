@@ -20,7 +20,7 @@ from pipeline.embed.job import Job
 from pipeline.embed.row import run_on_row
 from pipeline.embed.split import EncodedSplit, ReadSplit
 from pipeline.errors import ENDS, DeviceError, NonFiniteError, PipelineError, StartError
-from pipeline.model import outputs
+from pipeline.model import outputs, token_places
 from pipeline.model.batching import TokenBatch
 from pipeline.model.embedding_spec import EmbeddingSpec
 from pipeline.model.outputs import Values
@@ -69,7 +69,8 @@ class Encode:
         started = time.perf_counter()
         encoded = self._run(split.tokens)
         values_ND, too_large_N = _of_rows(encoded, split, self.encoder.recipe.normalize)
-        kept = outputs.parted(values_ND, self.encoder.outputs)
+        of_texts = outputs.parted(values_ND, self.encoder.outputs)
+        kept: dict[str, Values] = {**of_texts, **self._of_tokens(encoded, split)}
         took = {
             "computed_tokens": encoded.computed_tokens,
             "padded_tokens": encoded.padded_tokens,
@@ -78,6 +79,13 @@ class Encode:
         }
         self._refuse_non_finite(kept, too_large_N)
         return _encoded(split, took, kept, too_large_N)
+
+    def _of_tokens(self, encoded: "Encoded", split: ReadSplit) -> dict[str, Values]:
+        """Returns the values that outputs of tokens keep of the rows."""
+        if split.places is None:
+            return {}
+        placed = token_places.of_rows(split.places, split.lengths, split.chunks)
+        return outputs.joined(encoded.of_tokens, placed, self.encoder.outputs)
 
     def _run(self, tokens: TokenBatch) -> "Encoded":
         try:

@@ -211,6 +211,7 @@ def _packed(
         lengths=embedded.tokens.lengths,
         chunks=embedded.chunks,
         second=embedded.tokens.second,
+        places=embedded.tokens.places,
     )
 
 

@@ -24,7 +24,8 @@ import pyarrow as pa
 from pipeline.dataset.record import START, Failure, ShardRecord
 from pipeline.embed.split import EncodedSplit, PackedTable, ReadSplit
 from pipeline.errors import ENDS, ExitCode, PipelineError, StartError, UnseenError
-from pipeline.model.outputs import OUTPUTS
+from pipeline.model.outputs import OUTPUTS, TOKEN_OUTPUTS, Values
+from pipeline.ragged import Ragged
 from pipeline.sanitize import redact
 from pipeline.telemetry import liveness
 from pipeline.telemetry.liveness import Heartbeat
@@ -32,21 +33,21 @@ from pipeline.telemetry.liveness import Heartbeat
 Content = ReadSplit | EncodedSplit | ShardRecord | Failure
 _CLASSES: dict[str, Any] = {kind.__name__: kind for kind in (ReadSplit, EncodedSplit, ShardRecord, Failure)}
 _TABLES = ("rows", "rejects", "reused")
-_ARRAYS = ("order", "ids", "lengths", "chunks", "second", "too_large")
-_OUTPUT = "output."
-"""The prefix of an output's name in the name of its cell."""
+_ARRAYS = ("order", "ids", "lengths", "chunks", "second", "places", "too_large")
+_OUTPUT, _LENGTHS = "output.", " lengths"
+"""What stands before an output's name in the name of its cell, and behind it in that of its rows' lengths."""
 
 
 def to_row(content: Content) -> pa.Table:
     """Makes a row of a stage's result."""
     values = {field.name: getattr(content, field.name) for field in fields(content)}
-    outputs = {f"{_OUTPUT}{name}": array for name, array in values.pop("outputs", {}).items()}
+    outputs = _output_cells(values.pop("outputs", {}))
     tables = {name: values.pop(name).buffer for name in _TABLES if isinstance(values.get(name), PackedTable)}
     arrays = {name: values.pop(name) for name in _ARRAYS if isinstance(values.get(name), np.ndarray)}
     arrays |= outputs
     header = {
         "class": type(content).__name__,
-        "arrays": {name: (array.dtype.str, array.shape) for name, array in arrays.items()},
+        "arrays": {name: (_told(array.dtype), array.shape) for name, array in arrays.items()},
         "values": values,
     }
     cells = tables | arrays
@@ -117,16 +118,48 @@ def _content(row: pa.Table, header: Mapping[str, Any]) -> Content:
         return ShardRecord(**values)
     tables = {name: PackedTable(from_cell(row.column(name))) for name in _TABLES if _has(row, name)}
     arrays = {
-        name: np.frombuffer(from_cell(row.column(name)), dtype).reshape(shape)
+        name: np.frombuffer(from_cell(row.column(name)), _dtype(dtype)).reshape(shape)
         for name, (dtype, shape) in header["arrays"].items()
     }
-    outputs = {name: arrays.pop(f"{_OUTPUT}{name}") for name in OUTPUTS if f"{_OUTPUT}{name}" in arrays}
+    outputs = _outputs(arrays)
     content: Content = kind(**values, **tables, **arrays, **({"outputs": outputs} if outputs else {}))
     return content
 
 
 def _cell_names() -> list[str]:
-    return [*_TABLES, *_ARRAYS, *(f"{_OUTPUT}{name}" for name in OUTPUTS)]
+    lengths = [f"{_OUTPUT}{name}{_LENGTHS}" for name in TOKEN_OUTPUTS]
+    return [*_TABLES, *_ARRAYS, *(f"{_OUTPUT}{name}" for name in OUTPUTS), *lengths]
+
+
+def _output_cells(outputs: Mapping[str, Values]) -> dict[str, npt.NDArray[Any]]:
+    """Returns the arrays of outputs by the names of their cells; of ragged values also the rows' lengths."""
+    cells = {}
+    for name, values in outputs.items():
+        if isinstance(values, Ragged):
+            cells[f"{_OUTPUT}{name}{_LENGTHS}"] = values.lengths
+        cells[f"{_OUTPUT}{name}"] = values.values if isinstance(values, Ragged) else values
+    return cells
+
+
+def _outputs(arrays: dict[str, npt.NDArray[Any]]) -> dict[str, Values]:
+    """Takes the outputs out of the arrays of a row, as `_output_cells` made them."""
+    found: dict[str, Values] = {}
+    for name in OUTPUTS:
+        values, lengths = (arrays.pop(f"{_OUTPUT}{name}{end}", None) for end in ("", _LENGTHS))
+        if values is not None:
+            found[name] = values if lengths is None else Ragged(values, lengths)
+    return found
+
+
+def _told(dtype: np.dtype[Any]) -> Any:
+    """Returns a dtype as JSON can hold it."""
+    return dtype.descr if dtype.names else dtype.str
+
+
+def _dtype(told: Any) -> np.dtype[Any]:
+    if isinstance(told, str):
+        return np.dtype(told)
+    return np.dtype([(name, kind, *map(tuple, shape)) for name, kind, *shape in told])
 
 
 def _has(row: pa.Table, name: str) -> bool:

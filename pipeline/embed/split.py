@@ -15,6 +15,7 @@ import pyarrow as pa
 
 from pipeline.model.batching import TokenBatch
 from pipeline.model.outputs import Values
+from pipeline.model.token_places import Places
 from pipeline.ragged import Ints, offsets_from_lengths
 
 
@@ -64,12 +65,14 @@ class ReadSplit(SplitRows):
     ids: (T,) uint16, or int32 if the vocabulary needs it.  lengths: (S,) tokens of each sequence.
     chunks: (N,) the number of chunks whose mean each row is; None if each row is one sequence.
     second: (S,) the place in each sequence where the second text of a pair begins; None without pairs.
+    places: (T,) the place of each token in its text (`token_places`); None if no output asks for them.
     """
 
     ids: npt.NDArray[Any]
     lengths: Ints
     chunks: Ints | None
     second: Ints | None = None
+    places: Places | None = None
 
     @property
     def tokens(self) -> TokenBatch:

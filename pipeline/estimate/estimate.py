@@ -158,8 +158,10 @@ class Forecast:
     @property
     def shard_bytes(self) -> int | None:
         """Estimates the bytes of these rows, without carried columns."""
-        rows = self.new_rows
-        return None if rows is None else round(rows * (self.output_bytes + ROW_BYTES))
+        rows, tokens = self.new_rows, self.tokens
+        if rows is None or tokens is None:
+            return None
+        return round(rows * (self.output_bytes + ROW_BYTES) + tokens * outputs.token_bytes(self.outputs))
 
     @property
     def dimension(self) -> int:
@@ -172,7 +174,7 @@ class Forecast:
 
     @property
     def output_bytes(self) -> float:
-        """Estimates the bytes of the outputs of a row."""
+        """Estimates the bytes of the outputs of a row, without those of its tokens."""
         return outputs.row_bytes(self.outputs)
 
     @property

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 REJECT = "reject"
 """The column that says why a text has no outputs; it is null where the text has them."""
-Values = dict[str, outputs.Values]
+Values = dict[str, npt.NDArray[Any]]
 
 
 class Embedder:

@@ -15,12 +15,14 @@ class TokenBatch:
     ids: (tokens,) uint16, or int32 if the vocabulary needs it.  offsets: (texts + 1,) int64.
     truncated: (texts,) bool, true if the text had more tokens than were kept.
     second: (texts,) int64, the place where the second text of a pair begins; None without pairs.
+    places: (tokens,) the place of each token in its text (`token_places`); None if no output asks for them.
     """
 
     ids: npt.NDArray[Any]
     offsets: npt.NDArray[np.int64]
     truncated: npt.NDArray[np.bool_]
     second: npt.NDArray[np.int64] | None = None
+    places: npt.NDArray[np.void] | None = None
 
     @property
     def lengths(self) -> npt.NDArray[np.int64]:

@@ -2,9 +2,10 @@
 
 from pipeline.config.sections import Config, Model
 from pipeline.errors import ModelError
-from pipeline.model import checkpoint
+from pipeline.model import checkpoint, outputs
 from pipeline.model.embedding_spec import EmbeddingSpec
 from pipeline.model.tokenizer.chunks import room
+from pipeline.model.tokenizer.places import refuse_without_places
 from pipeline.model.tokenizer.tokenizer import Tokenizer
 
 
@@ -19,6 +20,7 @@ def usable_checkpoint(config: Config) -> checkpoint.Checkpoint:
     for name, _ in recipe.prefixes:
         _check_room(tokenizer, recipe.of_source(name), f"source.{name}")
     if any(source.text_pair_column for source in config.source.values()):
+        _refuse_pairs(recipe)
         _check_pairs(tokenizer, found)
     return found
 
@@ -32,11 +34,20 @@ def usable_model(model: Model) -> tuple[checkpoint.Checkpoint, Tokenizer]:
     found = checkpoint.of_config(model)
     found.check()
     recipe = EmbeddingSpec.of(found, model)
-    if recipe.classes and not recipe.head:
-        found.check_head("classification", len(recipe.classes.labels))
+    for output, scores in recipe.heads.items():
+        found.check_head(output, scores)
     tokenizer = Tokenizer(found, recipe.max_tokens)
     _check_room(tokenizer, recipe, "model")
+    if recipe.of_tokens:
+        refuse_without_places(tokenizer)
     return found, tokenizer
+
+
+def _refuse_pairs(recipe: EmbeddingSpec) -> None:
+    if of_tokens := outputs.of_tokens(recipe.outputs):
+        names = " and ".join(of_tokens)
+        what, hint = f"{names} can't be kept of pairs of texts", f"drop {names}, or text_pair_column"
+        raise ModelError(what, "model.outputs", "text_pair_column", hint)
 
 
 def _check_pairs(tokenizer: Tokenizer, found: checkpoint.Checkpoint) -> None:

@@ -8,10 +8,10 @@ from typing import Any, Self
 
 from pipeline.config.sections import Config, Model
 from pipeline.errors import ModelError
-from pipeline.model import trained_head
+from pipeline.model import outputs, trained_head
 from pipeline.model.checkpoint import Checkpoint
-from pipeline.model.head_facts import classes_of
-from pipeline.model.output_spec import EMBEDDING, Classes, OutputSpec
+from pipeline.model.head_facts import classes_of, tags_of
+from pipeline.model.output_spec import EMBEDDING, Classes, OutputSpec, Tags
 from pipeline.model.sentence_transformers import Dense
 from pipeline.model.trained_head import TrainedHead
 
@@ -34,7 +34,8 @@ class EmbeddingSpec:
     """The settings from text to stored outputs, with all defaults resolved.
 
     pooling: modes, whose vectors are concatenated.  dense: layers after it.  truncate_dim: dimensions kept.
-    outputs: what is kept of a text.  classes: what the classification head tells apart, if it is asked for.
+    outputs: what is kept of a text.
+    classes, tags: what the heads of `classification` and `entities` tell apart, if they are asked for.
     head: a head over the vector, which takes the place of the checkpoint's own.
     prefixes: pairs of a source and its prefix, for the sources whose prefix is another than `prefix`.
     """
@@ -50,6 +51,7 @@ class EmbeddingSpec:
     vector: str = "float32"
     outputs: tuple[str, ...] = EMBEDDING
     classes: Classes | None = None
+    tags: Tags | None = None
     head: TrainedHead | None = None
     prefixes: tuple[tuple[str, str], ...] = ()
 
@@ -104,6 +106,7 @@ class EmbeddingSpec:
             vector=model.vector,
             outputs=model.outputs,
             classes=_classes(checkpoint, model, head),
+            tags=tags_of(checkpoint, model) if "entities" in model.outputs else None,
             head=head,
         )
         recipe.check(checkpoint)
@@ -154,7 +157,22 @@ class EmbeddingSpec:
 
     def output_spec(self, checkpoint: Checkpoint) -> OutputSpec:
         """Returns the description of the outputs, which decides their columns."""
-        return OutputSpec(self.outputs, self.vector, self.dimension(checkpoint), self.classes)
+        dimension, hidden_size = self.dimension(checkpoint), checkpoint.size("hidden_size")
+        return OutputSpec(self.outputs, self.vector, dimension, self.classes, self.tags, hidden_size)
+
+    @property
+    def heads(self) -> dict[str, int]:
+        """Returns the outputs that take a head of the checkpoint, and how many scores each head gives."""
+        scores = {
+            "classification": None if self.head else self.classes and self.classes.labels,
+            "entities": self.tags and self.tags.tags,
+        }
+        return {output: len(found) for output, found in scores.items() if found}
+
+    @property
+    def of_tokens(self) -> bool:
+        """Tells whether an output has something of each token, and so needs the places of tokens."""
+        return bool(outputs.of_tokens(self.outputs))
 
     @property
     def chunked(self) -> bool:
@@ -169,13 +187,15 @@ class EmbeddingSpec:
         """
         dense = [{**asdict(layer), "folder": None} for layer in self.dense]
         found = {**asdict(replace(self, head=None)), "pooling": "+".join(self.pooling), "dense": dense}
-        del found["outputs"], found["classes"], found["head"], found["prefixes"]
+        del found["outputs"], found["classes"], found["tags"], found["head"], found["prefixes"]
         if self.prefixes:
             found["prefixes"] = dict(self.prefixes)
         if self.outputs != EMBEDDING:
             found["outputs"] = list(self.outputs)
         if self.classes:
             found["classes"] = self.classes.fields()
+        if self.tags:
+            found["tags"] = self.tags.fields()
         if self.head:
             found["head"] = self.head.digest
         return found

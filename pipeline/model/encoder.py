@@ -3,7 +3,8 @@
 Runs without Ray. A row's vector does not depend on the other rows of its split (to 1e-5 in float32). If
 memory runs out, the budget of a micro-batch shrinks and the job goes on.
 
-Shapes: N texts, U unique texts, B texts of a micro-batch, T tokens of a micro-batch, D numbers of a text.
+Shapes: N texts, U unique texts, B texts of a micro-batch, T tokens of a micro-batch, D numbers of a text,
+K numbers of a token.
 """
 
 import platform
@@ -33,11 +34,11 @@ from pipeline.model.device import (
     require_dtype,
 )
 from pipeline.model.embedding_spec import EmbeddingSpec
-from pipeline.model.heads import text_heads
+from pipeline.model.heads import text_heads, token_heads
 from pipeline.model.pooling import pool
 from pipeline.model.transformer import Transformer, load_transformer
 from pipeline.model.unique_texts import UniqueTexts
-from pipeline.model.vector_buffer import VectorBuffer, moved, to_host
+from pipeline.model.vector_buffer import Numbers, VectorBuffer, moved, to_host
 from pipeline.ragged import Ints
 
 STRETCH = 2.0
@@ -54,13 +55,15 @@ TRIES_ALONE = 3
 class Encoded:
     """The results of N texts.
 
-    values: (N, D) float32, the numbers of all outputs side by side, in the order of the texts.
+    values: (N, D) float32, the numbers of all outputs of texts side by side, in the order of the texts.
+    of_tokens: (all tokens, K) float32, those of all outputs of tokens, in the order of the texts' ids.
     computed_tokens: tokens that the model ran; identical texts count once.
     padded_tokens: tokens that attention ran over, with padding; all else runs over real tokens only.
     too_large: (N,) bool, texts for which memory did not suffice even alone; their numbers are NaN.
     """
 
     values: npt.NDArray[np.float32]
+    of_tokens: npt.NDArray[np.float32]
     computed_tokens: int
     padded_tokens: int
     too_large: npt.NDArray[np.bool_]
@@ -102,7 +105,8 @@ class Encoder:
         self.dense = [dense_layer(dense, self.device) for dense in self.recipe.dense]
         self.outputs = self.recipe.output_spec(checkpoint)
         self.heads = text_heads(checkpoint, self.recipe, self.device, self._vectors)
-        self.width = outputs.width(self.outputs)
+        self.token_heads = token_heads(checkpoint, self.recipe, self.device)
+        self.widths = outputs.width(self.outputs), outputs.token_width(self.outputs)
         self.batch_tokens = batch_tokens or default_batch_tokens(self.device, checkpoint.size("hidden_size"))
 
     def encode(self, tokens: TokenBatch) -> npt.NDArray[np.float32]:
@@ -128,22 +132,23 @@ class Encoder:
     @torch.inference_mode()
     def _run(self, tokens: TokenBatch) -> Encoded:
         unique, which_N = UniqueTexts.of(tokens)
-        results = VectorBuffer.near(self.device, len(unique.first), len(which_N), self.width)
+        results = VectorBuffer.near(self.device, unique.lengths, which_N, self.widths)
         # A single text can't be made smaller, but there may be room once the others are done.
         for text_1 in self._run_batches(unique, results):
             tries = (self._begin(unique, text_1)() for _ in range(TRIES_ALONE))
-            pooled_1D = next((pooled for pooled in tries if pooled is not None), None)
-            if pooled_1D is None:
+            found = next((each for each in tries if each is not None), None)
+            if found is None:
                 telemetry.warn("out of memory for one text", tokens=unique.size(text_1))
             else:
-                results.add(text_1, pooled_1D, self._attended(unique.lengths[text_1]))
+                results.add(text_1, found, self._attended(unique.lengths[text_1]))
         self._again(unique, results)
         missing_U = results.missing
         computed = int(unique.lengths[~missing_U].sum())
         if len(unique.first) == len(which_N):  # all distinct: already in order
-            return Encoded(to_host(results.vectors), computed, results.padded, missing_U)
-        vectors_ND = to_host(results.of(which_N))
-        return Encoded(vectors_ND, computed, results.padded, missing_U[which_N])
+            values, of_tokens = to_host(results.vectors), to_host(results.of_tokens)
+            return Encoded(values, of_tokens, computed, results.padded, missing_U)
+        values, of_tokens = to_host(results.of(which_N)), to_host(results.tokens_of(which_N))
+        return Encoded(values, of_tokens, computed, results.padded, missing_U[which_N])
 
     def _again(self, unique: UniqueTexts, results: VectorBuffer) -> None:
         """Computes texts whose vectors are not finite again: each alone, in float32.
@@ -160,23 +165,23 @@ class Encoder:
             telemetry.warn("no memory for the model in float32")
             return
         for text_1 in strange[:MAX_AGAIN, None]:
-            pooled_1D = self._attempt(unique, text_1, self.exact)
-            if pooled_1D is not None:
-                results.replace(text_1, pooled_1D)
+            found = self._attempt(unique, text_1, self.exact)
+            if found is not None:
+                results.replace(text_1, found)
 
     def _run_batches(self, unique: UniqueTexts, results: VectorBuffer) -> list[Ints]:
         """Runs all texts in micro-batches; returns those that are too large even alone, an array for each."""
         waiting = deque(self._cut(unique.lengths, np.arange(len(unique.lengths))))
-        begun: deque[tuple[Ints, Callable[[], torch.Tensor | None]]] = deque()
+        begun: deque[tuple[Ints, Callable[[], Numbers | None]]] = deque()
         too_large: list[Ints] = []
         while waiting or begun:
             while waiting and len(begun) < self.lanes.ahead:
                 begun.append((waiting[0], self._begin(unique, waiting.popleft())))
             batch_B, finished = begun.popleft()
-            pooled_BD, size = finished(), unique.size(batch_B)
+            found, size = finished(), unique.size(batch_B)
             telemetry.heartbeat()
-            if pooled_BD is not None:
-                results.add(batch_B, pooled_BD, self._attended(unique.lengths[batch_B]))
+            if found is not None:
+                results.add(batch_B, found, self._attended(unique.lengths[batch_B]))
             elif len(batch_B) == 1:
                 too_large.append(batch_B)
             elif size > self.batch_tokens // 2:
@@ -197,15 +202,15 @@ class Encoder:
         batches = micro_batches(lengths_U[chosen], self.batch_tokens, stretch, MAX_TEXTS)
         return [chosen[batch] for batch in batches]
 
-    def _begin(self, unique: UniqueTexts, batch_B: Ints) -> Callable[[], torch.Tensor | None]:
+    def _begin(self, unique: UniqueTexts, batch_B: Ints) -> Callable[[], Numbers | None]:
         """Begins a micro-batch; returns a function that waits for the result of `_attempt`."""
         return self.lanes.begin(self._attempt, unique, batch_B)
 
     @torch.inference_mode()
     def _attempt(
         self, unique: UniqueTexts, batch_B: Ints, model: Transformer | None = None
-    ) -> torch.Tensor | None:
-        """Returns the vectors on the device, (B, D); None if memory did not suffice."""
+    ) -> Numbers | None:
+        """Returns the numbers on the device; None if memory did not suffice."""
         try:
             return self._forward(model or self.model, unique, batch_B)
         except RuntimeError as error:  # torch.OutOfMemoryError among them
@@ -214,8 +219,8 @@ class Encoder:
                 raise
             return None
 
-    def _forward(self, model: Transformer, unique: UniqueTexts, batch_B: Ints) -> torch.Tensor:
-        """Returns the numbers on the device, (B, D). Does not wait for it, so that it never waits for us."""
+    def _forward(self, model: Transformer, unique: UniqueTexts, batch_B: Ints) -> Numbers:
+        """Returns the numbers on the device. Does not wait for it, so that it never waits for us."""
         ids_T, lengths_B, types_T = unique.ids(batch_B), unique.lengths[batch_B], unique.types(batch_B)
         lengths = moved(lengths_B, self.device)
         packing = Packing.of(lengths, len(ids_T), int(lengths_B.max()), model.varlen)
@@ -225,7 +230,7 @@ class Encoder:
         embeds = "embedding" in self.recipe.outputs
         parts = [self._vectors(hidden_TD, lengths)] if embeds else []
         parts += [head(hidden_TD, lengths) for head in self.heads]
-        return torch.cat(parts, dim=1) if len(parts) > 1 else parts[0]
+        return Numbers(_beside(parts), _beside([head(hidden_TD) for head in self.token_heads]))
 
     def _vectors(self, hidden_TD: torch.Tensor, lengths_B: torch.Tensor) -> torch.Tensor:
         """Returns the vector of each text."""
@@ -245,3 +250,8 @@ class Encoder:
         telemetry.warn("out of memory", tokens=tokens, batch_tokens=self.batch_tokens)
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
+
+
+def _beside(parts: list[torch.Tensor]) -> torch.Tensor | None:
+    """Returns the numbers of several outputs side by side; None without an output."""
+    return torch.cat(parts, dim=1) if len(parts) > 1 else next(iter(parts), None)

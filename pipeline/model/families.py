@@ -34,7 +34,8 @@ class Family(Protocol):
     PREFIX: the prefix of the weights' names in a checkpoint that was made for a task.
     HEADS: the names of a task's own weights, which a checkpoint may have beside those of `weights`.
     ARCHITECTURES: the class of transformers, as config.json names it, whose head makes an output.
-    HEAD_NAMES: the stored names of a head's layers, by their names in `heads`.
+    HEAD_NAMES: the stored names of the layers of a head of classes for texts, by their names in `heads`.
+        That of tags for tokens has one layer, which all families call `classifier`.
     HEAD_ACTIVATION: what follows the first layer of a head of classes, `tanh` or `relu`.
     """
 

@@ -10,7 +10,7 @@ from typing import Any
 from pipeline.config.sections import Model
 from pipeline.errors import ModelError
 from pipeline.model.checkpoint import Checkpoint
-from pipeline.model.output_spec import Classes
+from pipeline.model.output_spec import Classes, Tags
 
 PROBLEMS = {
     "single_label_classification": "single_label",
@@ -19,6 +19,8 @@ PROBLEMS = {
 }
 """transformers' names of what the scores are, and ours."""
 THRESHOLD = 0.5
+AGGREGATION = "simple"
+"""The least that transformers does to make entities of tokens."""
 
 
 def classes_of(checkpoint: Checkpoint, model: Model) -> Classes:
@@ -37,6 +39,16 @@ def classes_of(checkpoint: Checkpoint, model: Model) -> Classes:
     if problem == "multi_label":
         threshold = THRESHOLD if model.threshold is None else model.threshold
     return Classes(labels, problem, threshold)
+
+
+def tags_of(checkpoint: Checkpoint, model: Model) -> Tags:
+    """Returns what the head of a checkpoint says of tokens.
+
+    Raises:
+        ModelError: it has no such head, or config.json contradicts itself.
+    """
+    refuse_other_head(checkpoint, "entities")
+    return Tags(labels_of(checkpoint), model.aggregation or AGGREGATION)
 
 
 def refuse_other_head(checkpoint: Checkpoint, output: str) -> None:

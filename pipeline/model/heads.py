@@ -1,6 +1,6 @@
 """Computes what heads say of packed texts. Always in float32, as pooling is.
 
-Shapes: B texts, T tokens of all texts, D dimensions, L labels.
+Shapes: B texts, T tokens of all texts, D dimensions, L labels, K numbers of a token.
 """
 
 from collections.abc import Mapping
@@ -21,6 +21,12 @@ class TextHead(Protocol):
     """A head that says something of each text."""
 
     def __call__(self, hidden_TD: torch.Tensor, lengths_B: torch.Tensor) -> torch.Tensor: ...
+
+
+class TokenHead(Protocol):
+    """A head that says something of each token."""
+
+    def __call__(self, hidden_TD: torch.Tensor) -> torch.Tensor: ...
 
 
 class ClassificationHead:
@@ -58,6 +64,38 @@ class VectorHead:
     def __call__(self, hidden_TD: torch.Tensor, lengths_B: torch.Tensor) -> torch.Tensor:
         """Returns the scores of each text, (B, L) float32, which sum to 1."""
         return linear(self.vectors(hidden_TD, lengths_B), self.weight, self.bias).softmax(dim=1)
+
+
+class TagHead:
+    """The head of a model for token classification: a classifier over each token."""
+
+    def __init__(self, weights: Weights) -> None:
+        self.weight, self.bias = weights["classifier.weight"], weights["classifier.bias"]
+
+    def __call__(self, hidden_TD: torch.Tensor) -> torch.Tensor:
+        """Returns the tag of each token, its score, and the distance to the next score: (T, 3) float32."""
+        scores_TL = linear(hidden_TD.float(), self.weight, self.bias).softmax(dim=1)
+        tag_T1 = scores_TL.argmax(dim=1, keepdim=True)
+        score_T1 = scores_TL.gather(1, tag_T1)
+        next_T1 = scores_TL.scatter(1, tag_T1, 0.0).amax(dim=1, keepdim=True)
+        return torch.cat([tag_T1.float(), score_T1, score_T1 - next_T1], dim=1)
+
+
+def hidden_state(hidden_TD: torch.Tensor) -> torch.Tensor:
+    """Returns the last hidden state of each token, (T, D) float32."""
+    return hidden_TD.float()
+
+
+def token_heads(checkpoint: Checkpoint, recipe: EmbeddingSpec, device: torch.device) -> list[TokenHead]:
+    """Loads what makes a recipe's outputs of tokens, in their order.
+
+    Raises:
+        ModelError: the checkpoint lacks a weight of a head.
+    """
+    found: list[TokenHead] = []
+    if recipe.tags:
+        found.append(TagHead(load_head(checkpoint, "entities", len(recipe.tags.tags), device)))
+    return [*found, hidden_state] if "tokens" in recipe.outputs else found
 
 
 def text_heads(

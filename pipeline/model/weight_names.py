@@ -54,7 +54,7 @@ def match_head(
     """
     output, labels = head
     expected = dict(head_weights(config, output, labels))
-    names = {name: _stored(family, name, shapes) for name in expected}
+    names = {name: _stored(family, output, name, shapes) for name in expected}
     missing, wrong = _faults(expected, names, shapes)
     again = "fetch config.json and weights again"
     for what, which, hint in (
@@ -89,10 +89,11 @@ def head_weights(config: ModelConfig, output: str, labels: int) -> Iterator[tupl
         yield f"{layer}.bias", (size,)
 
 
-def _stored(family: Family, name: str, shapes: Mapping[str, tuple[int, ...]]) -> str:
+def _stored(family: Family, output: str, name: str, shapes: Mapping[str, tuple[int, ...]]) -> str:
     """Returns the stored name of a head's weight: its own layers have no prefix, BERT's pooler has one."""
     layer, _, kind = name.rpartition(".")
-    stored = f"{family.HEAD_NAMES[layer]}.{kind}"
+    names = family.HEAD_NAMES if output == "classification" else {}
+    stored = f"{names.get(layer, layer)}.{kind}"
     return stored if stored in shapes else family.PREFIX + stored
 
 

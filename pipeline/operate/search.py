@@ -25,7 +25,7 @@ from pipeline.dataset.identity import Identity
 from pipeline.errors import ConfigError, MissingError, PipelineError
 from pipeline.model.checkpoint import Checkpoint
 from pipeline.model.embedding_spec import EmbeddingSpec
-from pipeline.model.outputs import embedding
+from pipeline.model.outputs import embedding, vector_columns
 from pipeline.model.tokenizer.chunks import prefixed
 from pipeline.model.tokenizer.tokenizer import Tokenizer
 from pipeline.plan import plan
@@ -113,6 +113,6 @@ def source_text(config: Config, planned: plan.Plan, row: Mapping[str, Any]) -> s
 def _nearest(shard: pa.Table, query_D: npt.NDArray[np.float32], count: int) -> Iterator[Hit]:
     score_N = vectors.unit(embedding.load(shard, len(query_D))) @ query_D
     top = np.argsort(-score_N, kind="stable")[:count]
-    ours = [name for name in embedding.COLUMNS if name in shard.column_names]
+    ours = [name for name in vector_columns() if name in shard.column_names]
     rows = shard.drop_columns(ours).take(pa.array(top)).to_pylist()
     return (Hit(float(score), row) for score, row in zip(score_N[top], rows, strict=True))

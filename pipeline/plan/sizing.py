@@ -25,6 +25,14 @@ BYTES_PER_TOKEN = 4
 BYTES_PER_LINE = 32
 
 
+PLACE_BYTES = 9
+"""The bytes of a token's place between two stages."""
+
+
+TOKENS_BYTES = 512 << 20
+"""About the most bytes of numbers of tokens in a split: a text of 4 bytes may have a vector of 3 KB."""
+
+
 MAX_EXPANDED = 10
 """About how many times its stored bytes a text takes at most once it is read; used to estimate memory."""
 
@@ -32,11 +40,15 @@ MAX_EXPANDED = 10
 def split_bytes(config: Config, checkpoint: Checkpoint) -> int:
     """Returns the most bytes of text in a split: the config's, or what keeps the device busy for a while.
 
-    If a text becomes a row for each window, the limit is about the text of `rows_per_shard` windows.
+    If a text becomes a row for each window, the limit is about the text of `rows_per_shard` windows. With
+    outputs of tokens, it is also about the text whose tokens have `TOKENS_BYTES` of numbers.
     """
     recipe = EmbeddingSpec.of(checkpoint, config.model)
     window = (recipe.max_tokens - recipe.chunk_overlap) * BYTES_PER_TOKEN
     most = config.output.rows_per_shard * window if recipe.chunked else GPU_SPLIT_BYTES
+    of_a_token = 4 * outputs.token_width(recipe.output_spec(checkpoint))
+    if of_a_token:
+        most = min(most, max(1, TOKENS_BYTES * BYTES_PER_TOKEN // of_a_token))
     return min(most, config.output.max_split_bytes or _busy_bytes(config, checkpoint))
 
 
@@ -51,7 +63,9 @@ def payload_bytes(pending: Plan, config: Config, checkpoint: Checkpoint) -> int:
         rows = max(rows, text // BYTES_PER_LINE)
     most = config.output.rows_per_shard
     rows = min(most, text // BYTES_PER_LINE) if recipe.chunked else min(most, rows)
-    return rows * 4 * outputs.width(recipe.output_spec(checkpoint)) + 2 * text
+    spec = recipe.output_spec(checkpoint)
+    tokens = text // BYTES_PER_TOKEN if recipe.of_tokens else 0
+    return rows * 4 * outputs.width(spec) + tokens * (PLACE_BYTES + 4 * outputs.token_width(spec)) + 2 * text
 
 
 def _most_of_a_split(pieces: pa.Table, values: pa.ChunkedArray) -> int:

@@ -13,6 +13,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -26,7 +27,7 @@ from pipeline.dataset.dataset import Dataset
 from pipeline.dataset.identity import Identity
 from pipeline.dataset.writer import document_numbers
 from pipeline.errors import ModelError, SourceError
-from pipeline.model import checkpoint, outputs
+from pipeline.model import checkpoint, outputs, token_places
 from pipeline.model.checkpoint import Checkpoint
 from pipeline.model.embedding_spec import EmbeddingSpec
 from pipeline.model.outputs import Values, classification, embedding, reserved_names
@@ -200,6 +201,9 @@ def _compared(sample: Sample, drawn: _Drawn) -> tuple[list[Problem], float]:
     if model.recipe.classes:
         other_N = model.other_scores(rows, fresh.outputs["classification"][good_W])
         troubles += some("deep", other_N, rows, "have other scores than their text")
+    kept = {name: values[good_W] for name, values in fresh.outputs.items()}
+    for name, other_N in outputs.unlike(rows, kept, model.encoder.outputs, model.dtype):
+        troubles += some("deep", other_N, rows, f"have other {name} than their text")
     if "embedding" not in fresh.outputs:
         return troubles, math.inf
     far_N, nearness_N = model.unlike(rows, fresh.outputs["embedding"][good_W])
@@ -220,7 +224,7 @@ class _Fresh:
 
     document: Ints
     tokens: Ints
-    outputs: Mapping[str, Values]
+    outputs: Mapping[str, Any]
     windows: Mapping[str, Ints]
 
 
@@ -247,6 +251,7 @@ class _Model:
         self.tokenizer = Tokenizer(found, self.recipe.max_tokens)
         # A sample needs no GPU. Vectors that a GPU made in bfloat16 are near to these, only less so.
         self.encoder = Encoder(found, device="cpu", dtype="float32", recipe=self.recipe)
+        self.dtype = config.dtype
         self.least_cosine, self.score_slack = LEAST_COSINE[config.dtype], SCORE_SLACK[config.dtype]
 
     def embed(self, texts: pa.Array, source: str) -> _Fresh:
@@ -255,16 +260,25 @@ class _Model:
         (tokens, parts), cut_N = tokenize_all(texts, lambda some: tokenized(some, self.tokenizer, recipe))
         numbers = np.flatnonzero(cut_N)
         lengths_C = tokens.lengths
-        kept = outputs.parted(self.encoder.run(tokens).values, self.encoder.outputs)
+        encoded = self.encoder.run(tokens)
+        kept = outputs.parted(encoded.values, self.encoder.outputs)
+        one_row = parts is not None and not recipe.chunked
+        chunks_N = np.bincount(parts.text, minlength=len(numbers)) if parts else np.ones(0, np.int64)
+        more: dict[str, Values] = {}
+        if tokens.places is not None:
+            placed = token_places.of_rows(tokens.places, lengths_C, chunks_N if one_row else None)
+            more = {**outputs.joined(encoded.of_tokens, placed, self.encoder.outputs)}
         if parts is None:
-            return _Fresh(numbers, lengths_C, kept, {})
+            return _Fresh(numbers, lengths_C, {**kept, **more}, {})
         if recipe.chunked:
             window = {"chunk": parts.numbers, "char_start": parts.char_start, "char_stop": parts.char_stop}
-            return _Fresh(numbers[parts.text], lengths_C, kept, window)
+            return _Fresh(numbers[parts.text], lengths_C, {**kept, **more}, window)
         tokens_N = np.bincount(parts.text, lengths_C, len(numbers)).astype(np.int64)
-        chunks_N = np.bincount(parts.text, minlength=len(numbers))
-        means_ND = vectors.mean_of_chunks(kept["embedding"], lengths_C, chunks_N, recipe.normalize)
-        return _Fresh(numbers, tokens_N, {"embedding": means_ND}, {})
+        means = {
+            name: vectors.mean_of_chunks(each, lengths_C, chunks_N, recipe.normalize)
+            for name, each in kept.items()
+        }
+        return _Fresh(numbers, tokens_N, {**means, **more}, {})
 
     def other_scores(self, rows: pa.Table, fresh_NL: classification.Scores) -> npt.NDArray[np.bool_]:
         """Returns (N,) which stored scores are not their texts'."""

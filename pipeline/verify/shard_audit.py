@@ -26,6 +26,7 @@ from pipeline.dataset.expected import Expected
 from pipeline.dataset.identifiers import NO_IDS, Ids, ids_of
 from pipeline.dataset.record import ShardRecord
 from pipeline.errors import DamagedError, MissingError, OtherDatasetError, StorageError
+from pipeline.model import outputs
 from pipeline.model.outputs import embedding
 from pipeline.parsing import brief
 from pipeline.ragged import Ints
@@ -134,6 +135,8 @@ def _audit(
     troubles += _vectors(rows, shard.expected) if "embedding" in shard.expected.outputs.names else ()
     troubles += classification_audit.labels(rows, shard.expected.outputs)
     troubles += classification_audit.scores(rows, shard.expected.outputs)
+    for wrong_N, what in outputs.faults(rows, shard.expected.outputs):
+        troubles += some("outputs", wrong_N, rows, what)
     troubles += _others(rows, shard.expected)
     return troubles, contents, ids_of(rows, shard.pieces[0].source, shard.id_column)
 

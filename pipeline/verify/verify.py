@@ -30,6 +30,7 @@ from pipeline.dataset.reconcile import unaccounted
 from pipeline.dataset.summary import counts
 from pipeline.embed.spread_out import spread_out
 from pipeline.errors import ConfigError, PipelineError
+from pipeline.model import outputs
 from pipeline.model.output_spec import OutputSpec
 from pipeline.plan.changes import no_longer_as_planned
 from pipeline.plan.plan import Plan, source_files, split_id
@@ -368,6 +369,6 @@ def _outputs(spec: OutputSpec, rows: Mapping[str, int]) -> dict[str, dict[str, i
     found: dict[str, dict[str, int | float | str]] = {}
     if "embedding" in spec.names:
         found["vectors"] = {**rows, "kind": spec.vector, "dimensions": spec.dimension}
-    if spec.classes:
-        found["outputs"] = {**rows, "labels": len(spec.classes.labels)}
+    if spec.labels or outputs.of_tokens(spec.names):
+        found["outputs"] = {**rows, "labels": sum(map(len, spec.labels.values()))}
     return found

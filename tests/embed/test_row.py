@@ -15,7 +15,9 @@ from pipeline.embed.row import from_cell, from_row, to_cell, to_row
 from pipeline.embed.split import EncodedSplit, PackedTable, ReadSplit
 from pipeline.embed.write import write_row
 from pipeline.errors import ExitCode
+from pipeline.ragged import Ragged
 from tests import records
+from tests.models_with_heads import with_tags
 from tests.splits import first_read, first_split, written
 
 JobValues = Callable[..., dict[str, Any]]
@@ -119,3 +121,26 @@ def test_a_split_without_a_document_has_arrays_of_no_length(job: JobValues, corp
     record = written(Encode(told)(first_read(row, told)), told)
     assert isinstance(record, ShardRecord)
     assert (record.rows, record.rejects) == (0, 10)
+
+
+def test_outputs_of_tokens_pass_with_their_records(job: JobValues, tmp_path: Path) -> None:
+    """The stages hand on places, and records of any number for each row."""
+    model = with_tags(tmp_path / "model", ["O", "B-X"])
+    row, told = first_split(job(model={"name": str(model), "outputs": ["entities", "tokens"]}))
+    read = from_row(first_read(row, told))
+    assert isinstance(read, ReadSplit)
+    assert read.places is not None
+    assert read.places.dtype.names == ("start", "stop", "joined")
+    assert len(read.places) == len(read.ids)
+    encoded = from_row(Encode(told)(first_read(row, told)))
+    assert isinstance(encoded, EncodedSplit)
+    again = from_row(to_row(encoded))
+    assert isinstance(again, EncodedSplit)
+    for name in ("entities", "tokens"):
+        one, other = encoded.outputs[name], again.outputs[name]
+        assert isinstance(one, Ragged)
+        assert isinstance(other, Ragged)
+        assert one.values.dtype == other.values.dtype
+        assert np.array_equal(one.lengths, other.lengths)
+        assert one.values.tobytes() == other.values.tobytes()
+    assert encoded.outputs["tokens"].values["vector"].shape[1] == 16

@@ -26,7 +26,10 @@ LIMITS: Mapping[str, int] = {"num_hidden_layers": 1000, "num_hidden_groups": 100
 """Limits far beyond any model. More would use up memory or a device's time before anyone saw why."""
 PREFIX = "albert."
 HEADS = re.compile(r"(albert\.)?pooler|predictions|sop_classifier|classifier|qa_outputs|.*position_ids$")
-ARCHITECTURES: Mapping[str, str] = {"classification": "AlbertForSequenceClassification"}
+ARCHITECTURES: Mapping[str, str] = {
+    "classification": "AlbertForSequenceClassification",
+    "entities": "AlbertForTokenClassification",
+}
 HEAD_NAMES: Mapping[str, str] = {"pooler": "pooler", "classifier": "classifier"}
 HEAD_ACTIVATION = "tanh"
 

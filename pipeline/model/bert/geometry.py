@@ -30,7 +30,7 @@ _ATTENTION = ("query", "key", "value", "dense")
 class Geometry:
     """The facts of a family; see `families.Family`.
 
-    CLASSIFIER: the class of transformers with a head of classes.
+    CLASSIFIER: the class of transformers with a head of classes for texts; that for tokens is named alike.
     LAYER: the prefix of a layer's weights, before its number.
     STORED: the stored name of each part of a layer, by its name in `layer.Layer`.
     typed: tokens have types.
@@ -56,7 +56,8 @@ class Geometry:
 
     def __post_init__(self) -> None:
         self.DIGESTED = (*_DIGESTED, "pad_token_id") if self.after_padding else _DIGESTED
-        self.ARCHITECTURES = {"classification": self.CLASSIFIER}
+        of_tokens = self.CLASSIFIER.replace("Sequence", "Token")
+        self.ARCHITECTURES = {"classification": self.CLASSIFIER, "entities": of_tokens}
         self.HEADS = re.compile(rf"({re.escape(self.PREFIX)})?pooler|{_OTHERS}")
 
     def check(self, config: ModelConfig) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from pipeline.humanize import plural
 from pipeline.model.output_spec import Classes, OutputSpec
 from pipeline.ragged import offsets_from_lengths
 
@@ -19,6 +20,12 @@ COLUMNS: Sequence[str] = ("label", "score", "scores")
 def width(spec: OutputSpec) -> int:
     """Returns the number of scores of a text."""
     return len(_classes(spec).labels)
+
+
+def told(spec: OutputSpec) -> str:
+    """Returns in words what is kept of a row."""
+    classes = _classes(spec)
+    return "one number" if classes.problem == "regression" else plural(len(classes.labels), "label")
 
 
 def row_bytes(spec: OutputSpec) -> float:

@@ -20,6 +20,11 @@ def width(spec: OutputSpec) -> int:
     return spec.dimension
 
 
+def told(spec: OutputSpec) -> str:
+    """Returns in words what is kept of a row."""
+    return f"{spec.dimension:,} dimensions ({spec.vector})"
+
+
 def row_bytes(spec: OutputSpec) -> float:
     """Returns the bytes of one stored vector."""
     dimension = spec.dimension
@@ -53,12 +58,17 @@ def store(vectors_ND: Vectors, spec: OutputSpec) -> list[pa.Array]:
         buffers = [None, pa.py_buffer(offsets), pa.py_buffer(packed)]
         return [pa.BinaryArray.from_buffers(pa.binary(), len(packed), buffers)]
     if kind == "int8":
-        scale_N = (np.abs(vectors_ND).max(axis=1, initial=0) / np.float32(127)).astype(np.float32)
-        divisor_N1 = np.where(scale_N > 0, scale_N, 1)[:, None]
-        rounded = np.rint(vectors_ND / divisor_N1).clip(-127, 127).astype(np.int8)
-        values = pa.array(rounded.reshape(-1))
+        rounded_ND, scale_N = quantized(vectors_ND)
+        values = pa.array(rounded_ND.reshape(-1))
         return [pa.FixedSizeListArray.from_arrays(values, dimension), pa.array(scale_N)]
     return [pa.FixedSizeListArray.from_arrays(pa.array(vectors_ND.reshape(-1)), dimension)]
+
+
+def quantized(vectors_ND: Vectors) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.float32]]:
+    """Returns vectors as int8, (N, D), and the scale of each, (N,)."""
+    scale_N = (np.abs(vectors_ND).max(axis=1, initial=0) / np.float32(127)).astype(np.float32)
+    divisor_N1 = np.where(scale_N > 0, scale_N, 1)[:, None]
+    return np.rint(vectors_ND / divisor_N1).clip(-127, 127).astype(np.int8), scale_N
 
 
 def labels(_: pa.Table) -> pa.Array:

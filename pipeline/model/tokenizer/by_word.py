@@ -123,7 +123,7 @@ class Cutter:
 
     def cut_long(self, words: pa.Array) -> tuple[npt.NDArray[Any], Ints]:
         """Does the same as `cut` for words of any length, by the real tokenizer, or cuts only their start."""
-        return self._by_backend([self._enough(word) for word in words.to_pylist()])
+        return self._by_backend([self.enough(word) for word in words.to_pylist()])
 
     def _normalized(self, words: pa.Array) -> pa.Array:
         """Returns each word as the model gets it."""
@@ -157,7 +157,7 @@ class Cutter:
         encodings = self.backend.encode_batch_fast(words, add_special_tokens=False)
         return [encoding.ids for encoding in encodings]
 
-    def _enough(self, word: str) -> str:
+    def enough(self, word: str) -> str:
         """Returns the word, or a beginning that has the same first `limit` ids, and more than `limit`.
 
         The best path of the word passes one of any `longest_piece` places in a row, and up to there it is the

@@ -1,6 +1,7 @@
 """Tokenizes texts, or each chunk of long ones."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -11,6 +12,7 @@ from pipeline.errors import TokenizerError
 from pipeline.model.batching import TokenBatch
 from pipeline.model.embedding_spec import EmbeddingSpec
 from pipeline.model.tokenizer.chunks import Chunks, chunk_texts, prefixed
+from pipeline.model.tokenizer.places import places_in_windows, places_of
 from pipeline.model.tokenizer.tokenizer import Tokenizer
 from pipeline.schema import parts_of
 
@@ -24,6 +26,8 @@ Tokenize = Callable[[pa.Array], Tokens]
 def tokenized(texts: pa.Array, tokenizer: Tokenizer, recipe: EmbeddingSpec) -> Tokens:
     """Returns the token ids of each text or pair of texts, or of each chunk of the texts.
 
+    If an output of the recipe asks for them, the tokens have their places in the complete text.
+
     Raises:
         TokenizerError: the tokenizer can't cut one of them.
     """
@@ -31,8 +35,14 @@ def tokenized(texts: pa.Array, tokenizer: Tokenizer, recipe: EmbeddingSpec) -> T
         first, second = parts_of(texts)
         return tokenizer.encode_pairs(prefixed(first, recipe.prefix), second), None
     if recipe.long_text == "truncate":
-        return tokenizer.encode(prefixed(texts, recipe.prefix)), None
+        tokens = tokenizer.encode(prefixed(texts, recipe.prefix))
+        if recipe.of_tokens:
+            tokens = replace(tokens, places=places_of(tokenizer, texts, tokens, recipe.prefix))
+        return tokens, None
     found = chunk_texts(tokenizer, texts, recipe.chunk_overlap, recipe.prefix)
+    if recipe.of_tokens:
+        places = places_in_windows(tokenizer, texts, found, recipe.prefix, one_row=not recipe.chunked)
+        return replace(found.tokens, places=places), found
     return found.tokens, found
 
 

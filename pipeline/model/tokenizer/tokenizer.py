@@ -11,6 +11,7 @@ Shapes: N texts, W words, T token ids.
 
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
+from functools import cached_property
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
+from tokenizers import Encoding
 from tokenizers import Tokenizer as Backend
 
 from pipeline import telemetry
@@ -228,6 +230,26 @@ class Tokenizer:
             if not self.by_words:
                 self._truncate()
         return ids
+
+    def placed(self, texts: list[str]) -> list[Encoding]:
+        """Tokenizes texts by the real tokenizer, without special tokens; its encodings have tokens' places.
+
+        A tokenizer that can't work word by word may leave out tokens after `max_tokens`.
+        """
+        with self._failing_texts():
+            encodings: list[Encoding] = self.backend.encode_batch(texts, add_special_tokens=False)
+        return encodings
+
+    @property
+    def marks_parts_of_words(self) -> bool:
+        """Tells whether the vocabulary marks tokens that go on with a word, as WordPiece does."""
+        return bool(getattr(self.backend.model, "continuing_subword_prefix", None))
+
+    @cached_property
+    def written_lengths(self) -> Ints:
+        """Returns the number of characters of each token as the vocabulary writes it."""
+        written = {id_: token for token, id_ in self.backend.get_vocab().items()}
+        return np.array([len(written.get(id_, "")) for id_ in range(max(written) + 1)])
 
     def words(self, text_B: Bytes) -> tuple[Ints, Ints, Ints]:
         """Returns the words of one text, (words,) each: their numbers of ids, their first bytes, their ends.

@@ -210,3 +210,32 @@ def test_classes_are_those_of_transformers(kind: str, problem: str, tmp_path: Pa
             logits = theirs(input_ids=ids, attention_mask=torch.ones_like(ids)).logits[0]
         wanted = {"s": logits.softmax(0), "m": logits.sigmoid(), "r": logits}[problem[0]]
         assert np.abs(row - wanted.numpy()).max() < 1e-5
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_tags_and_hidden_states_are_those_of_transformers(kind: str, tmp_path: Path) -> None:
+    config_name, model_name = KINDS[kind]
+    sizes = SIZES_OF_DISTILBERT if kind == "distilbert" else SIZES
+    torch.manual_seed(0)
+    architecture = model_name.replace("Model", "ForTokenClassification")
+    config = getattr(transformers, config_name)(**sizes, num_labels=5)
+    theirs = getattr(transformers, architecture)(config).eval()
+    for parameter in theirs.parameters():
+        parameter.data += 0.1 * torch.randn_like(parameter)
+    theirs.save_pretrained(tmp_path)
+    found = checkpoint.resolve(str(tmp_path))
+    found.check()
+    found.check_head("entities", 5)
+    model = Model(name=str(tmp_path), max_tokens=68, outputs=("entities", "tokens"))
+    encoder = Encoder(found, recipe=EmbeddingSpec.of(found, model), batch_tokens=100)
+    tokens = batch([3, 68, 12, 1, 68], 300)
+    ours = encoder.run(tokens).of_tokens
+    for start, stop in zip(tokens.offsets[:-1], tokens.offsets[1:], strict=True):
+        ids = torch.from_numpy(tokens.ids[start:stop].astype(np.int64))[None]
+        with torch.inference_mode():
+            told = theirs(input_ids=ids, attention_mask=torch.ones_like(ids), output_hidden_states=True)
+        scores, tags = told.logits[0].softmax(1).sort(dim=1, descending=True)
+        assert ours[start:stop, 0].tolist() == tags[:, 0].tolist()
+        assert np.abs(ours[start:stop, 1] - scores[:, 0].numpy()).max() < 1e-5
+        assert np.abs(ours[start:stop, 2] - (scores[:, 0] - scores[:, 1]).numpy()).max() < 1e-5
+        assert np.abs(ours[start:stop, 3:] - told.hidden_states[-1][0].numpy()).max() < 1e-5

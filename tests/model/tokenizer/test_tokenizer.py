@@ -238,8 +238,8 @@ def test_a_giant_word_is_cut_short_and_right(kind: str, folders: Path) -> None:
     for limit in (8, 128):
         assert_same(kind, limit, giants, folders)
     fast, _ = made(kind, 128, folders)
-    assert len(fast.cutter._enough(base64)) < 2000
-    assert fast.cutter._enough(within[0]) == within[0]
+    assert len(fast.cutter.enough(base64)) < 2000
+    assert fast.cutter.enough(within[0]) == within[0]
 
 
 def test_a_cache_stays_within_its_bounds_and_changes_nothing() -> None:
