@@ -14,7 +14,7 @@ from pipeline.driver import run
 from pipeline.errors import ExitCode
 from tests.consumers import corpora, java, page
 from tests.flow import use_no_ray
-from tests.models_with_heads import with_classes
+from tests.models_with_heads import with_classes, with_tags
 from tests.s3.server import environment, running_server
 
 DEMO = Path(__file__).parents[2] / "configs" / "demo.yaml"
@@ -45,6 +45,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     classifier = with_classes(folder / "classifier", ["news", "sport", "travel"])
     outputs = "model.outputs=[embedding, classification]"
     embed(folder, shards, "output.path=classes", f"model.name={classifier}", outputs)
+    tagger = with_tags(folder / "tagger", ["O", "B-person", "I-person", "B-place", "I-place"])
+    outputs = "model.outputs=[entities, tokens]"
+    embed(folder, shards, "output.path=entities", f"model.name={tagger}", outputs)
     return folder
 
 

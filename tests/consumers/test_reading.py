@@ -211,6 +211,36 @@ def test_labels(folder: Path, spark: Any) -> None:
     assert sport == {row["article_id"]: row["scores"][1] for row in rows}
 
 
+def test_entities(folder: Path, spark: Any) -> None:
+    """Every engine finds the same entities, and cuts the same text at their places."""
+    names = page.run("Entities and tokens", folder)
+    rows = read_dataset(folder / "entities").to_pylist()
+    found = [(row["article_id"], each) for row in rows for each in row["entities"]]
+    wanted = [
+        {
+            "label": label,
+            "entities": sum(each["label"] == label for _, each in found),
+            "articles": len({key for key, each in found if each["label"] == label}),
+        }
+        for label in sorted({each["label"] for _, each in found})
+    ]
+    by_label, cut = names["answers"]
+    assert by_label == wanted
+    assert [row.asDict() for row in names["in_spark"]] == wanted
+    assert names["in_polars"].to_dicts() == wanted
+    texts = [
+        {
+            "article_id": key,
+            "label": each["label"],
+            "found": body(key)[each["char_start"] : each["char_stop"]],
+        }
+        for key, each in sorted(found, key=lambda pair: (pair[0], pair[1]["char_start"]))
+    ]
+    assert cut == texts
+    vectors = np.array([token["embedding"] for row in rows for token in row["tokens"]])
+    np.testing.assert_array_equal(np.sort(names["vectors"], axis=0), np.sort(vectors, axis=0))
+
+
 def test_object_storage(bucket: None, httpfs: None, folder: Path, rows: dict[int, dict[str, Any]]) -> None:
     names = page.run("On object storage", folder)
     for found in (names["with_pyarrow"], names["with_polars"].to_arrow(), names["with_duckdb"]):
