@@ -304,6 +304,18 @@ class Output(Section):
         description="Most rows of a split, and so of a shard; an estimate with `long_text: chunks`, and for "
         "files that are cut by bytes.",
     )
+    target_file_bytes: int | None = Field(
+        None,
+        ge=1 << 20,
+        description="About how many bytes a shard takes, carried columns aside: the rows of a split are as "
+        "many, in place of `rows_per_shard`. The text of a split stays below `max_split_bytes`, by default "
+        "64 MiB then.",
+    )
+    vector_list: Literal["fixed", "plain"] = Field(
+        "fixed",
+        description="The type of vectors and scores in the shards' Arrow schema: lists of a fixed size, or "
+        "plain lists. The Parquet data are the same.",
+    )
     max_split_bytes: int | None = Field(
         None,
         ge=1,

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any, Self
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from pipeline import parsing, storage
 from pipeline.config.location import Options
@@ -16,6 +17,7 @@ from pipeline.config.sections import Config
 from pipeline.dataset import shard_records
 from pipeline.dataset.attempts import parse_attempt
 from pipeline.dataset.claim import Claim, begin_removal, end_removal, held
+from pipeline.dataset.field_ids import field_ids, with_field_ids
 from pipeline.dataset.identity import Identity
 from pipeline.dataset.layout import Layout
 from pipeline.dataset.record import ShardRecord, read_records
@@ -25,7 +27,7 @@ from pipeline.errors import (
     OtherDatasetError,
 )
 from pipeline.humanize import first_few
-from pipeline.plan.plan import Plan
+from pipeline.plan.plan import FieldIds, Plan, columns_told
 
 LARGE_PLAN_BYTES = 64 << 20
 """The approximate size from which a plan is uploaded in parts."""
@@ -164,6 +166,26 @@ class Dataset:
             DamagedError: there is none, or it can't be read.
         """
         return Plan.from_bytes(self.plan_bytes() or b"", self.layout.plan)
+
+    def field_ids(self) -> FieldIds:
+        """Returns the field ids of the shards and of earlier datasets, from dataset.json and the plan.
+
+        Raises:
+            MissingError: there is no plan yet, or no dataset.json.
+            DamagedError: one of them can't be read.
+        """
+        return self._schema_and_ids()[1]
+
+    def shard_schema(self) -> pa.Schema:
+        """Returns the schema of every shard, with its field ids; reads and raises the same as `field_ids`."""
+        return with_field_ids(*self._schema_and_ids())
+
+    def _schema_and_ids(self) -> tuple[pa.Schema, FieldIds]:
+        identity, path = self.claim_file().identity(), self.layout.plan
+        with self.storage.open(path, self.storage.info(path)) as file, parsing.damage(path):
+            columns, known = columns_told(pq.read_metadata(file).metadata or {})
+            found = identity.shard_schema(columns)
+            return found, field_ids(found, known)
 
     def freeze(self, plan: bytes) -> bytes:
         """Freezes the plan; returns the bytes of the plan that holds, ours or a rival's."""

@@ -42,7 +42,9 @@ def write_failed(dataset: Dataset, plan: Plan, failures: Sequence[Failure], atte
             for piece in pieces
         ]  # fmt: skip
         rejects = schema.REJECTS.empty_table()
-        contents = writer.Contents(split_id, rows.empty_table(), outputs.empty(spec), rejects, told, spec)
+        contents = writer.Contents(
+            split_id, rows.empty_table(), outputs.empty(spec), rejects, told, spec, field_ids=plan.field_ids
+        )
         writer.write(dataset, contents, figures)
 
     with ThreadPoolExecutor(WRITE_THREADS) as pool:

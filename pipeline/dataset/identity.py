@@ -20,7 +20,7 @@ from pipeline.model.embedding_spec import EmbeddingSpec, vector_dimension
 from pipeline.model.output_spec import EMBEDDING, Classes, OutputSpec, Tags
 
 OPERATIONAL = re.compile(
-    r"(compute|quality|report|reuse|cost|output\.(path|run_date|options)|source\.[^.]+\.(options|version))(\.|$)"
+    r"(compute|quality|report|reuse|cost|publish|output\.(path|run_date|options)|source\.[^.]+\.(options|version))(\.|$)"
 )
 """Config that never changes a shard, and so may differ in a resume. All other config counts."""
 RESOLVED = re.compile(r"source\.[^.]+\.(prefix|prompt)")
@@ -43,6 +43,8 @@ ADDED: tuple[tuple[re.Pattern[str], Any], ...] = (
     (re.compile(r"source\.[^.]+\.csv\.escape"), None),
     (re.compile(r"source\.[^.]+\.csv\.null_values"), []),
     (re.compile(r"source\.[^.]+\.text_pair_column"), None),
+    (re.compile(r"output\.vector_list"), "fixed"),
+    (re.compile(r"output\.target_file_bytes"), None),
 )
 """Config that older versions did not have, with the value that does what they did.
 
@@ -108,6 +110,7 @@ class Identity:
             classes=self._classes,
             tags=self._tags,
             hidden_size=model["model.config.hidden_size"],
+            fixed_lists=self.dataset_fields.get("output.vector_list", "fixed") == "fixed",
         )
 
     @property

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from typing import Any
 
@@ -16,11 +16,13 @@ import pyarrow.parquet as pq
 from pipeline import schema, telemetry
 from pipeline.dataset import vectors
 from pipeline.dataset.dataset import Dataset
+from pipeline.dataset.field_ids import field_ids, with_field_ids
 from pipeline.dataset.record import ShardRecord, parquet_bytes
 from pipeline.errors import ExistsError
 from pipeline.model import outputs
 from pipeline.model.output_spec import EMBEDDING, OutputSpec
 from pipeline.model.outputs import Values
+from pipeline.plan.plan import FieldIds
 from pipeline.ragged import Ints
 
 ROW_GROUP_BYTES = 32 << 20
@@ -40,6 +42,7 @@ class Contents:
     reused: further rows, with their stored vectors; a table of `schema.shard_schema`.
     order: (rows + reused,); the sort keys of all rows. None if `rows` are in order and nothing is reused.
     id_column: the name of the column that identifies the rows; None if their source names none.
+    field_ids: the numbers of the shard's fields as far as the plan tells them.
     """
 
     split_id: str
@@ -52,6 +55,7 @@ class Contents:
     reused: pa.Table | None = None
     order: npt.NDArray[np.int64] | None = None
     id_column: str | None = None
+    field_ids: FieldIds = field(default_factory=dict)
 
 
 def write(dataset: Dataset, contents: Contents, figures: Mapping[str, Any]) -> ShardRecord:
@@ -71,7 +75,7 @@ def write(dataset: Dataset, contents: Contents, figures: Mapping[str, Any]) -> S
     rejects_file = _write_rejects(dataset, contents)
     record = _record(contents, table, rejects_file, figures)
     record = replace(record, storage_retries=telemetry.retries.total() - retries)
-    data = _shard_bytes(table, record, contents.spec)
+    data = _shard_bytes(table, record, contents)
     path = dataset.layout.shard(contents.split_id)
     try:
         dataset.storage.put_if_absent(path, data, dataset.layout.root)
@@ -267,8 +271,8 @@ def _table(contents: Contents) -> pa.Table:
     """Returns the shard's table: embedded and reused rows in the order of the source."""
     fields = outputs.fields(contents.spec)
     table = contents.rows
-    for field, column in zip(fields, outputs.store(contents.outputs, contents.spec), strict=True):
-        table = table.append_column(field, column)
+    for each, column in zip(fields, outputs.store(contents.outputs, contents.spec), strict=True):
+        table = table.append_column(each, column)
     final = schema.shard_schema(contents.rows.schema, fields)
     table = table.select(final.names).cast(final)
     if contents.reused is None or contents.order is None:
@@ -277,8 +281,9 @@ def _table(contents: Contents) -> pa.Table:
     return table.take(pa.array(np.argsort(contents.order, kind="stable")))
 
 
-def _shard_bytes(table: pa.Table, record: ShardRecord, spec: OutputSpec) -> bytes:
-    table = table.replace_schema_metadata({schema.RECORD_KEY: record.to_json(), **outputs.metadata(spec)})
+def _shard_bytes(table: pa.Table, record: ShardRecord, contents: Contents) -> bytes:
+    spec, ids = contents.spec, field_ids(table.schema, contents.field_ids)
+    marked = with_field_ids(table.schema, ids)
     # Dictionaries and statistics of vectors cost time and space, and help no reader.
     ours = outputs.fields(spec)
     plain = [each.name for each in ours if pa.types.is_nested(each.type) or pa.types.is_binary(each.type)]
@@ -286,7 +291,7 @@ def _shard_bytes(table: pa.Table, record: ShardRecord, spec: OutputSpec) -> byte
     sink = pa.BufferOutputStream()
     with pq.ParquetWriter(
         sink,
-        table.schema,
+        marked.with_metadata({schema.RECORD_KEY: record.to_json(), **outputs.metadata(spec)}),
         compression="zstd",
         use_dictionary=repeated,
         write_statistics=[name for name in table.column_names if name not in plain],

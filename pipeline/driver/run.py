@@ -8,6 +8,7 @@ from pipeline.config.sections import Config
 from pipeline.dataset.commit_files import sweep
 from pipeline.dataset.dataset import Dataset
 from pipeline.dataset.ending import RunResult, finished
+from pipeline.dataset.field_ids import field_ids
 from pipeline.dataset.identity import Identity
 from pipeline.driver.attempt import attempt, now
 from pipeline.driver.changes import changes_of_night
@@ -20,6 +21,7 @@ from pipeline.model.embedding_spec import EmbeddingSpec
 from pipeline.nightly import DatasetFacts, Series, series_folder
 from pipeline.nightly.base import Base
 from pipeline.nightly.choose_base import recorded_base, resolve_base
+from pipeline.nightly.field_ids import known_field_ids
 from pipeline.plan.changes import moved_sources
 from pipeline.plan.make import make_plan
 from pipeline.plan.plan import Plan
@@ -61,8 +63,11 @@ def frozen_plan(config: Config, dataset: Dataset, identity: Identity, model: Che
     made = None if found else make_plan(config, model, identity.dataset_digest)
     if made:
         _refuse_empty(made, config)
-    anew = dataset.claim(identity, config, resolve_base(config) if made else None)
+    base = resolve_base(config) if made else None
+    anew = dataset.claim(identity, config, base)
     if made:
+        known = known_field_ids(config.output, base)
+        made = replace(made, field_ids=field_ids(identity.shard_schema(made.columns), known))
         found = dataset.freeze(made.to_bytes())
         telemetry.event("plan frozen", splits=len(made.split_ids))
     elif anew and found:  # the dataset was removed after we had read its plan
@@ -138,5 +143,6 @@ def _job(config: Config, model: Checkpoint, identity: Identity, frozen: Plan, ba
         attempt=f"{now():%Y%m%dT%H%M%SZ}-{secrets.token_hex(4)}",
         base=base.path if base else None,
         base_digests=base.digests if base else None,
+        field_ids=frozen.field_ids,
         payload_bytes=payload_bytes(frozen, config, model),
     )

@@ -21,6 +21,7 @@ from pipeline.model.output_spec import OutputSpec
 from pipeline.model.tokenizer.tokenizer import Tokenizer
 from pipeline.nightly.base import Digests, base_of
 from pipeline.nightly.documents import read_matches
+from pipeline.plan.plan import FieldIds
 from pipeline.source.reader import Part
 
 
@@ -33,6 +34,7 @@ class Job:
     dataset_digest, claim: the identity of the dataset; without a digest it is not checked.
     without: files that the driver found changed or gone; splits are done without them.
     engine: what runs the checkpoint.
+    field_ids: the numbers of the shards' fields in Parquet, as the plan tells them.
     """
 
     config: Config
@@ -51,6 +53,7 @@ class Job:
     claim: str | None = None
     engine: str = "native"
     without: Mapping[str, SourceChangedError] = field(default_factory=dict)
+    field_ids: FieldIds = field(default_factory=dict)
 
     def dataset(self) -> Dataset:
         """Opens the job's dataset for writing.

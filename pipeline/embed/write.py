@@ -36,4 +36,5 @@ def _contents(split: EncodedSplit, job: Job) -> writer.Contents:
         reused=split.reused.table if split.reused else None,
         order=split.order,
         id_column=id_column and shard_column(id_column),
+        field_ids=job.field_ids,
     )

@@ -40,10 +40,7 @@ from pipeline.nightly.copy_shards import copyable_shards
 from pipeline.plan import sizing
 from pipeline.plan.make import make_plan
 from pipeline.plan.plan import Plan, extent, source_files
-from pipeline.plan.sizing import CPU_FLOPS
-
-ROW_BYTES = 40
-"""Bytes of a shard's row besides outputs and carried columns: id, place and hash of its text."""
+from pipeline.plan.sizing import CPU_FLOPS, ROW_BYTES
 
 
 @dataclass(frozen=True)

@@ -78,6 +78,7 @@ class OutputSpec:
     names: the outputs, in the order of their columns.  vector: how vectors are stored.
     dimension: of a text's vector.  hidden_size: of a token's vector.
     classes: those of `classification`.  tags: those of `entities`.
+    fixed_lists: whether the Arrow type of lists of numbers names their length.
     """
 
     names: tuple[str, ...] = EMBEDDING
@@ -86,6 +87,7 @@ class OutputSpec:
     classes: Classes | None = None
     tags: Tags | None = None
     hidden_size: int = 0
+    fixed_lists: bool = True
 
     @property
     def labels(self) -> dict[str, list[str]]:

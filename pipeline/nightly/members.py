@@ -87,7 +87,7 @@ class SeriesReader:
         complete = self.storage.exists(layout.success)
         return SeriesEntry(
             name=name,
-            run_date=_date_in(name),
+            run_date=date_in(name),
             complete=complete,
             created=created,
             base=claim.base_name,
@@ -102,7 +102,7 @@ def complete(members: Iterable[SeriesEntry], before: datetime.date | None = None
     return sorted(older, key=attrgetter("order"))
 
 
-def _date_in(name: str) -> datetime.date | None:
+def date_in(name: str) -> datetime.date | None:
     """Returns the run date in the name of a run's dataset, or of a retry of its rejects."""
     name = without_retry(name)
     try:

@@ -17,7 +17,7 @@ from pipeline.model.checkpoint import Checkpoint
 from pipeline.model.outputs import reserved_names
 from pipeline.plan.cut import Range, cut_spans
 from pipeline.plan.plan import _FIELDS, BLOCK_ROWS, PIECE, Plan, split_id
-from pipeline.plan.sizing import split_bytes
+from pipeline.plan.sizing import rows_of_a_split, split_bytes
 from pipeline.source.deleted import in_range, pack
 from pipeline.source.formats import Piece, Survey, file_name, partition_keys
 from pipeline.source.inspection import Listed, Surveyed
@@ -47,7 +47,7 @@ def make_plan(config: Config, checkpoint: Checkpoint, dataset_digest: str) -> Pl
     _refuse_failing_sources(config, listed, surveyed)
     columns, surveyed = _unify(surveyed, config)
     _refuse_failing_sources(config, listed, surveyed)
-    caps = config.output.rows_per_shard, split_bytes(config, checkpoint)
+    caps = rows_of_a_split(config, checkpoint), split_bytes(config, checkpoint)
     rows = _rows(listed, surveyed, config, dataset_digest, caps)
     return Plan(_table(rows), columns, dataset_digest, _passed_over(found), _snapshots(found))
 

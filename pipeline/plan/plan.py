@@ -33,6 +33,9 @@ COLUMNS_KEY = b"pipeline.columns"
 DIGEST_KEY = b"pipeline.dataset_digest"
 PASSED_OVER_KEY = b"pipeline.passed_over"
 SNAPSHOTS_KEY = b"pipeline.snapshots"
+FIELD_IDS_KEY = b"pipeline.field_ids"
+FieldIds = Mapping[tuple[str, ...], int]
+"""The number of each field of the shards in Parquet, by its place (`dataset.field_ids`)."""
 NOT_READ = {
     HIDDEN: "hidden name",
     MARKER: "folder marker",
@@ -50,6 +53,8 @@ class Plan:
 
     passed_over: how many names the listing of a source passed over, by source and reason (`storage.names`).
     snapshots: the version of each source that is a table.
+    field_ids: the numbers of the shards' fields in Parquet, and of fields of earlier datasets; empty in plans
+        of older versions.
     """
 
     pieces: pa.Table
@@ -57,6 +62,7 @@ class Plan:
     dataset_digest: str
     passed_over: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     snapshots: Mapping[str, int] = field(default_factory=dict)
+    field_ids: FieldIds = field(default_factory=dict)
 
     @cached_property
     def split_ids(self) -> pa.ChunkedArray:
@@ -147,6 +153,7 @@ class Plan:
             DIGEST_KEY: self.dataset_digest,
             PASSED_OVER_KEY: json.dumps(self.passed_over),
             SNAPSHOTS_KEY: json.dumps(self.snapshots),
+            FIELD_IDS_KEY: json.dumps([[list(place), number] for place, number in self.field_ids.items()]),
         }
         sink = pa.BufferOutputStream()
         pq.write_table(self.pieces.replace_schema_metadata(metadata), sink, compression="zstd")
@@ -169,12 +176,24 @@ class Plan:
                 if each.name not in pieces.column_names:
                     pieces = pieces.append_column(each, pa.nulls(len(pieces), each.type))
             told = parquet.metadata.metadata
-            columns = pa.ipc.read_schema(pa.py_buffer(bytes.fromhex(told[COLUMNS_KEY].decode())))
-            parsing.refuse_extensions(columns)
+            columns, field_ids = columns_told(told)
             passed_over = _counts(json.loads(told.get(PASSED_OVER_KEY, b"{}")))  # older plans lack it
             snapshots = json.loads(told.get(SNAPSHOTS_KEY, b"{}"))
             snapshots = {str(source): int(version) for source, version in snapshots.items()}
-            return Plan(pieces, columns, told[DIGEST_KEY].decode(), passed_over, snapshots)
+            return Plan(pieces, columns, told[DIGEST_KEY].decode(), passed_over, snapshots, field_ids)
+
+
+def columns_told(metadata: Mapping[bytes, bytes]) -> tuple[pa.Schema, FieldIds]:
+    """Returns the columns and the field ids that the footer of a plan tells.
+
+    Raises:
+        KeyError, TypeError, ValueError, ArrowException: it is not the footer of a plan.
+        DamagedError: a column is of an extension type.
+    """
+    columns = pa.ipc.read_schema(pa.py_buffer(bytes.fromhex(metadata[COLUMNS_KEY].decode())))
+    parsing.refuse_extensions(columns)
+    told = json.loads(metadata.get(FIELD_IDS_KEY, b"[]"))  # older plans lack it
+    return columns, {tuple(map(str, place)): int(number) for place, number in told}
 
 
 def _counts(content: Any) -> dict[str, dict[str, int]]:

@@ -37,19 +37,34 @@ MAX_EXPANDED = 10
 """About how many times its stored bytes a text takes at most once it is read; used to estimate memory."""
 
 
+ROW_BYTES = 40
+"""Bytes of a shard's row besides outputs and carried columns: id, place and hash of its text."""
+
+
+def rows_of_a_split(config: Config, checkpoint: Checkpoint) -> int:
+    """Returns the most rows of a split: those of the config, or as many as make a shard of its size."""
+    wanted = config.output.target_file_bytes
+    if wanted is None:
+        return config.output.rows_per_shard
+    spec = EmbeddingSpec.of(checkpoint, config.model).output_spec(checkpoint)
+    return max(1, int(wanted / (outputs.row_bytes(spec) + ROW_BYTES)))
+
+
 def split_bytes(config: Config, checkpoint: Checkpoint) -> int:
     """Returns the most bytes of text in a split: the config's, or what keeps the device busy for a while.
 
-    If a text becomes a row for each window, the limit is about the text of `rows_per_shard` windows. With
-    outputs of tokens, it is also about the text whose tokens have `TOKENS_BYTES` of numbers.
+    If a text becomes a row for each window, the limit is about the text of as many windows as a shard has
+    rows. Who names the size of a shard wants that more than short splits. With outputs of tokens, the limit
+    is also about the text whose tokens have `TOKENS_BYTES` of numbers.
     """
     recipe = EmbeddingSpec.of(checkpoint, config.model)
     window = (recipe.max_tokens - recipe.chunk_overlap) * BYTES_PER_TOKEN
-    most = config.output.rows_per_shard * window if recipe.chunked else GPU_SPLIT_BYTES
+    most = rows_of_a_split(config, checkpoint) * window if recipe.chunked else GPU_SPLIT_BYTES
     of_a_token = 4 * outputs.token_width(recipe.output_spec(checkpoint))
     if of_a_token:
         most = min(most, max(1, TOKENS_BYTES * BYTES_PER_TOKEN // of_a_token))
-    return min(most, config.output.max_split_bytes or _busy_bytes(config, checkpoint))
+    busy = GPU_SPLIT_BYTES if config.output.target_file_bytes else _busy_bytes(config, checkpoint)
+    return min(most, config.output.max_split_bytes or busy)
 
 
 def payload_bytes(pending: Plan, config: Config, checkpoint: Checkpoint) -> int:
@@ -61,7 +76,7 @@ def payload_bytes(pending: Plan, config: Config, checkpoint: Checkpoint) -> int:
     rows = _most_of_a_split(by_rows, pc.subtract(by_rows.column("stop"), by_rows.column("start")))
     if by_rows.num_rows < pieces.num_rows:
         rows = max(rows, text // BYTES_PER_LINE)
-    most = config.output.rows_per_shard
+    most = rows_of_a_split(config, checkpoint)
     rows = min(most, text // BYTES_PER_LINE) if recipe.chunked else min(most, rows)
     spec = recipe.output_spec(checkpoint)
     tokens = text // BYTES_PER_TOKEN if recipe.of_tokens else 0

@@ -35,6 +35,13 @@ def scores(rows: pa.Table, spec: OutputSpec) -> Iterator[Problem]:
     classes = spec.classes
     if classes is None or not rows.num_rows:
         return
+    if not spec.fixed_lists and classes.problem != "regression":
+        other_N = pc.not_equal(pc.list_value_length(rows["scores"]), len(classes.labels)).to_numpy()
+        if other_N.any():  # then they do not form a matrix
+            yield from some(
+                "outputs", other_N, rows, f"have scores that are not of {len(classes.labels)} labels"
+            )
+            return
     scores_NL = classification.load(rows, spec)
     finite_N = np.asarray(np.isfinite(scores_NL).all(axis=1))
     yield from some("outputs", ~finite_N, rows, "have scores that are NaN or infinity")

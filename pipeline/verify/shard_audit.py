@@ -306,6 +306,11 @@ def _vectors(rows: pa.Table, expected: Expected) -> Iterator[Problem]:
         other_N = pc.not_equal(pc.binary_length(rows["embedding"]), width).to_numpy()
         yield from some("vectors", other_N, rows, f"have vectors that are not of {width} bytes")
         return
+    if not expected.outputs.fixed_lists:
+        other_N = pc.not_equal(pc.list_value_length(rows["embedding"]), dimension).to_numpy()
+        if other_N.any():  # then they do not form a matrix
+            yield from some("vectors", other_N, rows, f"have vectors that are not of {dimension} numbers")
+            return
     vectors_ND = embedding.load(rows, dimension)
     finite_N = np.asarray(np.isfinite(vectors_ND).all(axis=1))
     yield from some("vectors", ~finite_N, rows, "hold NaN or infinity")

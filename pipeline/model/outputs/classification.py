@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from pipeline.humanize import plural
 from pipeline.model.output_spec import Classes, OutputSpec
+from pipeline.model.outputs.list_columns import list_array, list_type
 from pipeline.ragged import offsets_from_lengths
 
 Scores = npt.NDArray[np.float32]
@@ -40,7 +41,7 @@ def fields(spec: OutputSpec) -> list[pa.Field]:
     if classes.problem == "regression":
         return [score]
     label = pa.list_(pa.string()) if classes.problem == "multi_label" else pa.string()
-    scores = pa.field("scores", pa.list_(pa.float32(), len(classes.labels)), nullable=False)
+    scores = pa.field("scores", list_type(pa.float32(), len(classes.labels), spec), nullable=False)
     return [pa.field("label", label, nullable=False), score, scores]
 
 
@@ -51,7 +52,7 @@ def store(scores_NL: Scores, spec: OutputSpec) -> list[pa.Array]:
     if classes.problem == "regression":
         return [pa.array(scores_NL[:, 0])]
     greatest = pa.array(scores_NL.max(axis=1))
-    scores = pa.FixedSizeListArray.from_arrays(pa.array(scores_NL.reshape(-1)), len(classes.labels))
+    scores = list_array(pa.array(scores_NL.reshape(-1)), len(classes.labels), spec)
     return [labels_of(scores_NL, classes), greatest, scores]
 
 

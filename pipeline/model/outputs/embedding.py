@@ -10,6 +10,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from pipeline.model.output_spec import OutputSpec
+from pipeline.model.outputs.list_columns import list_array, list_type
 
 Vectors = npt.NDArray[np.float32]
 COLUMNS: Sequence[str] = ("embedding", "embedding_scale")
@@ -38,10 +39,10 @@ def fields(spec: OutputSpec) -> list[pa.Field]:
         return [pa.field("embedding", pa.binary(), nullable=False)]
     if kind == "int8":
         return [
-            pa.field("embedding", pa.list_(pa.int8(), dimension), nullable=False),
+            pa.field("embedding", list_type(pa.int8(), dimension, spec), nullable=False),
             pa.field("embedding_scale", pa.float32(), nullable=False),
         ]
-    return [pa.field("embedding", pa.list_(pa.float32(), dimension), nullable=False)]
+    return [pa.field("embedding", list_type(pa.float32(), dimension, spec), nullable=False)]
 
 
 def store(vectors_ND: Vectors, spec: OutputSpec) -> list[pa.Array]:
@@ -60,8 +61,8 @@ def store(vectors_ND: Vectors, spec: OutputSpec) -> list[pa.Array]:
     if kind == "int8":
         rounded_ND, scale_N = quantized(vectors_ND)
         values = pa.array(rounded_ND.reshape(-1))
-        return [pa.FixedSizeListArray.from_arrays(values, dimension), pa.array(scale_N)]
-    return [pa.FixedSizeListArray.from_arrays(pa.array(vectors_ND.reshape(-1)), dimension)]
+        return [list_array(values, dimension, spec), pa.array(scale_N)]
+    return [list_array(pa.array(vectors_ND.reshape(-1)), dimension, spec)]
 
 
 def quantized(vectors_ND: Vectors) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.float32]]:

@@ -10,10 +10,12 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from pipeline.model.output_spec import OutputSpec
 from pipeline.model.outputs import place_column
 from pipeline.model.outputs.embedding import quantized
+from pipeline.model.outputs.list_columns import list_array, list_type
 from pipeline.model.token_places import PlacedTokens
 from pipeline.ragged import Ragged
 
@@ -49,11 +51,11 @@ def fields(spec: OutputSpec) -> list[pa.Field]:
 
 def _fields(spec: OutputSpec) -> list[pa.Field]:
     if spec.vector == "int8":
-        vector = pa.field("embedding", pa.list_(pa.int8(), spec.hidden_size), nullable=False)
+        vector = pa.field("embedding", list_type(pa.int8(), spec.hidden_size, spec), nullable=False)
         return [
             *place_column.PLACE_FIELDS, vector, pa.field("embedding_scale", pa.float32(), nullable=False)
         ]  # fmt: skip
-    vector = pa.field("embedding", pa.list_(pa.float32(), spec.hidden_size), nullable=False)
+    vector = pa.field("embedding", list_type(pa.float32(), spec.hidden_size, spec), nullable=False)
     return [*place_column.PLACE_FIELDS, vector]
 
 
@@ -78,7 +80,7 @@ def store(kept: Ragged, spec: OutputSpec) -> list[pa.Array]:
         flat, more = pa.array(rounded_VH.reshape(-1)), [pa.array(scale_V)]
     else:
         flat, more = pa.array(vectors_VH.reshape(-1)), []
-    vectors = pa.FixedSizeListArray.from_arrays(flat, spec.hidden_size)
+    vectors = list_array(flat, spec.hidden_size, spec)
     values = pa.StructArray.from_arrays([*places, vectors, *more], fields=_fields(spec))
     return [place_column.lists("tokens", values, kept.lengths)]
 
@@ -91,6 +93,13 @@ def labels(_: pa.Table) -> pa.Array:
 def faults(shard: pa.Table, spec: OutputSpec) -> Iterator[tuple[npt.NDArray[np.bool_], str]]:
     """Yields the rows with faults in their tokens, (N,), and what is wrong."""
     values, lengths_N = place_column.stored(shard, "tokens")
+    if not spec.fixed_lists:
+        sizes = pc.list_value_length(values.field("embedding"))
+        other_V = pc.not_equal(sizes, spec.hidden_size).to_numpy(zero_copy_only=False)
+        if other_V.any():  # then they do not form a matrix
+            what = f"have tokens whose vectors are not of {spec.hidden_size} numbers"
+            yield place_column.rows_with(other_V, lengths_N), what
+            return
     strange_V = ~np.asarray(np.isfinite(_vectors(values, spec)).all(axis=1))
     yield place_column.rows_with(strange_V, lengths_N), "have tokens with NaN or infinity"
     yield from place_column.faults(shard, "tokens")

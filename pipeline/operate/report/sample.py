@@ -80,12 +80,9 @@ def drawn(config: Config, dataset: Dataset, plan: Plan, records: pa.Table) -> Sa
     with ThreadPoolExecutor(THREADS) as pool:
         parts = list(pool.map(lambda record, rows: _rows(dataset, record, rows, expected), chosen, wanted))
     rows = pa.concat_tables(parts).slice(0, config.report.samples)
-    kind = rows.schema.field("embedding").type
-    # Bits beyond the last dimension are all zero, so they do not matter.
-    dimension = 8 * len(rows["embedding"][0].as_py()) if pa.types.is_binary(kind) else kind.list_size
     ours = [name for name in OURS if name in rows.column_names and not name.startswith("embedding")]
     return Sample(
-        embedding.load(rows, dimension),
+        embedding.load(rows, expected.outputs.dimension),
         rows.select(ours),
         {name: [_value(value) for value in rows[name].to_pylist()] for name in _carried(config, rows)},
         texts(config, plan, rows, [record["split_id"] for record in chosen]),
