@@ -7,7 +7,17 @@ from typing import Any, Literal, get_args, get_origin
 from pydantic.fields import FieldInfo
 
 from pipeline.config.location import Options, Section
-from pipeline.config.sections import Compute, Cost, Model, Output, Quality, Report, Reuse, TokenizerRules
+from pipeline.config.sections import (
+    Compute,
+    Cost,
+    Model,
+    Output,
+    Quality,
+    Report,
+    Reuse,
+    Table,
+    TokenizerRules,
+)
 from pipeline.config.source import Csv, Source
 
 PAGE = Path(__file__).with_name("configuration.md")
@@ -16,9 +26,9 @@ HEAD = """# Configuration
 A job is one YAML file. Unknown keys are refused, and all mistakes of a file are reported at once.
 Any field can be set on the command line: `--set section.field=value`, as often as needed.
 
-Fields of `compute`, `reuse`, `quality`, `cost` and `report`, `output.path`, `output.run_date` and all
-`options` may change between a run and its resume; `compute.device` only where `model.dtype` is named, since
-`auto` is another arithmetic on each. Of `model` the content counts (weights, tokenizer, pooling, ...),
+Fields of `compute`, `reuse`, `quality`, `cost`, `report` and `publish`, `output.path`, `output.run_date` and
+all `options` may change between a run and its resume; `compute.device` only where `model.dtype` is named,
+since `auto` is another arithmetic on each. Of `model` the content counts (weights, tokenizer, pooling, ...),
 not name or place: without `model.revision` a Hub id may be another model tomorrow. With another value of any
 other field the same output is refused (exit code 5).
 
@@ -35,6 +45,7 @@ SECTIONS: dict[str, type[Section]] = {
     "quality": Quality,
     "cost": Cost,
     "report": Report,
+    "publish.NAME": Table,
     "source.NAME.options, output.options": Options,
 }
 

@@ -36,6 +36,7 @@ Prepare = Callable[[Path, pytest.MonkeyPatch], None]
 Case = tuple[str, Prepare]
 LAKE = "--set source.docs.path=lake --set source.docs.format=delta"
 SERIES = "--set output.path=out/{run_date}"
+LAKE_TABLE = "--set publish.lake.format=iceberg --set publish.lake.table=search.docs"
 
 
 def nothing(_: Path, __: pytest.MonkeyPatch) -> None:
@@ -216,6 +217,30 @@ def made_again(folder: Path, _: pytest.MonkeyPatch) -> None:
     written_datasets.made(str(folder / "old"), {"other": ROWS})
 
 
+def catalog_at(uri: str | None) -> Prepare:
+    """Describes the default catalog to pyiceberg, or none: it reads its configuration once a process."""
+
+    def prepare(folder: Path, patch: pytest.MonkeyPatch) -> None:
+        catalogs = pytest.importorskip("pyiceberg.catalog")
+        from pyiceberg.utils.config import Config
+
+        patch.setenv("PYICEBERG_HOME", str(folder))
+        patch.setenv("HOME", str(folder))
+        if uri:
+            patch.setenv("PYICEBERG_CATALOG__DEFAULT__URI", uri)
+        patch.setattr(catalogs, "_ENV_CONFIG", Config())
+
+    return prepare
+
+
+def table_of_texts(folder: Path, _: pytest.MonkeyPatch) -> None:
+    """Makes a night whose ids are numbers, beside a Delta table whose ids are texts."""
+    pytest.importorskip("deltalake")
+    night = completed(values(folder) | {"output": {"path": "out/2026-11-24"}})
+    Series("out").advance("2026-11-24", datetime.date(2026, 11, 24), DatasetFacts.of(night))
+    delta_log(folder / "out", [delta_column("key", "string")], {})
+
+
 def without_weights(folder: Path, _: pytest.MonkeyPatch) -> None:
     shutil.copytree(PACKAGED, folder / "model", ignore=shutil.ignore_patterns("*.safetensors"))
 
@@ -301,6 +326,14 @@ CASES: dict[str, Case] = {
     "Datasets whose rows can't be compared": ("changes new --since old", other_ids),
     "Two rows of one id": ("changes new --since old", repeated_ids),
     "Changes since another dataset of that name": ("changes new --since old", made_again),
+    "No table to publish": (f"publish job.yaml {SERIES}", nothing),
+    "A catalog that pyiceberg does not know": (f"publish job.yaml {SERIES} {LAKE_TABLE}", catalog_at(None)),
+    "A catalog that does not answer": (
+        f"publish job.yaml {SERIES} {LAKE_TABLE}", catalog_at("http://127.0.0.1:9"),
+    ),
+    "A table with other columns": (
+        f"publish job.yaml {SERIES} --set publish.beside.format=delta", table_of_texts,
+    ),
     "The base is not complete": (f"{PLAN} --set reuse.base=yesterday", nothing),
     "Relative paths on a cluster": ("run job.yaml", on_a_cluster),
     "No file where the source points": (f"{PLAN} --set source.docs.path=corpus/*.pq", nothing),

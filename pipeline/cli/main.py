@@ -18,6 +18,7 @@ from pipeline.cli import (
     nightly,
     plan,
     prune,
+    publish,
     report,
     retry_rejects,
     rollback,
@@ -35,8 +36,8 @@ GARBAGE = 100_000, 50, 100
 """Thresholds of Python's garbage collector. With its defaults, listing a million shards takes less time than
 the collector spends on visiting them again and again."""
 MODULES = (
-    init, plan, run, status, report, search, nightly, changes, retry_rejects, rollback, prune, verify,
-    completion,
+    init, plan, run, status, report, search, nightly, changes, retry_rejects, rollback, publish, prune,
+    verify, completion,
 )  # fmt: skip
 """The commands in the order of the help. A new command is a module of this package, and a name here."""
 COMMANDS = {module.COMMAND.name: module.COMMAND for module in MODULES}

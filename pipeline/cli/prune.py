@@ -6,8 +6,10 @@ from dataclasses import asdict
 from pipeline.cli.arguments import series_of
 from pipeline.cli.command import Command
 from pipeline.cli.output import CommandResult, printable, show, write
+from pipeline.config.load import load_config
 from pipeline.errors import ExitCode
 from pipeline.nightly import PruneDecision
+from pipeline.publish import named_by_tables
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -20,7 +22,8 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(arguments: Namespace) -> CommandResult:
     series = series_of(arguments)
-    fates = series.prune(arguments.keep, arguments.older_than, arguments.dry_run)
+    shown = named_by_tables(series, load_config(arguments.config, arguments.set).publish)
+    fates = series.prune(arguments.keep, arguments.older_than, arguments.dry_run, shown=shown)
     if arguments.json:
         datasets = [asdict(fate) for fate in fates]
         show(arguments, {"series": series.layout.root, "dry_run": arguments.dry_run, "datasets": datasets})

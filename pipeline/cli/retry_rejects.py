@@ -15,7 +15,8 @@ def add_arguments(parser: ArgumentParser) -> None:
 def run(arguments: Namespace) -> CommandResult:
     from pipeline.driver.retry_rejects import retry_rejects as retry  # noqa: PLC0415  (Ray, as in `run`)
 
-    return ended(arguments, retry(job_of(arguments), arguments.to, arguments.quiet))
+    config = job_of(arguments)
+    return ended(arguments, config, retry(config, arguments.to, arguments.quiet))
 
 
 COMMAND = Command(

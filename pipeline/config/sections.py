@@ -20,6 +20,7 @@ from pydantic import (
 from pipeline.config.location import (
     DEFAULT_OPTIONS,
     READ_ONLY,
+    Name,
     Options,
     Path_,
     PathOptions,
@@ -414,6 +415,33 @@ class Cost(Section):
     )
 
 
+class Table(Section):
+    """A table that shows the dataset that `LATEST.json` names. It never changes a shard."""
+
+    format: Literal["delta", "iceberg"] = Field(
+        description="`delta`: a log in the series' folder. `iceberg`: a table of a catalog."
+    )
+    catalog: Name = Field(
+        "default",
+        description="Iceberg: the name of a catalog in pyiceberg's own configuration, which also has its "
+        "credentials.",
+    )
+    table: str | None = Field(
+        None,
+        pattern=r"^[^.\s]+(\.[^.\s]+)+$",
+        description="Iceberg: the table, as `namespace.name`; it is made if it does not exist.",
+    )
+
+    @field_validator("table")
+    @classmethod
+    def _names_a_table(cls, value: str | None, info: ValidationInfo) -> str | None:
+        if info.data.get("format") == "iceberg" and value is None:
+            raise ValueError("an Iceberg table needs its name, such as search.articles")
+        if info.data.get("format") == "delta" and value is not None:
+            raise ValueError("means nothing to delta, whose table is the series' folder: drop it")
+        return value
+
+
 class Report(Section):
     """The rows and texts that `report.html` shows. They never change a shard."""
 
@@ -440,6 +468,20 @@ class Config(Section):
     quality: Quality = Quality()
     cost: Cost = Cost()
     report: Report = Report()
+    publish: dict[SourceName, Table] = Field(
+        default_factory=dict, description="Tables that follow `LATEST.json`, by names of yours."
+    )
+
+    @field_validator("publish")
+    @classmethod
+    def _of_a_series(cls, value: dict[str, Table], info: ValidationInfo) -> dict[str, Table]:
+        """Refuses tables of a dataset outside of a series, and two logs in one folder."""
+        output = info.data.get("output")
+        if value and output and not _is_dated(output):
+            raise ValueError("tables follow LATEST.json: end output.path with /{run_date}, or drop publish")
+        if sum(table.format == "delta" for table in value.values()) > 1:
+            raise ValueError("names the series' folder twice: a series has one table of delta")
+        return value
 
     @field_validator("compute")
     @classmethod
@@ -524,6 +566,14 @@ class Config(Section):
     def dtype(self) -> str:
         """The dtype that all replicas must use."""
         return self.model.dtype_on(self.compute.device)
+
+
+def _is_dated(output: Output) -> bool:
+    """Tells whether the last part of the path is the run date, or stands for it."""
+    name = output.path.rstrip("/").rpartition("/")[2]
+    return name == "{run_date}" or (
+        output.run_date is not None and name.startswith(output.run_date.isoformat())
+    )
 
 
 def _reads_below(pattern: str, folder: str) -> bool:

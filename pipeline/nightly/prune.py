@@ -22,6 +22,7 @@ from pipeline.storage import ObjectInfo
 
 YOUNG = datetime.timedelta(days=1)
 """The age below which a file may belong to a run that is still at work."""
+NOTHING_SHOWN: Mapping[str, str] = {}
 FOLLOWED = "readers have come to follow it"
 
 
@@ -68,8 +69,17 @@ class Limits:
         return None
 
 
-def prune(series: SeriesReader, limits: Limits, dry_run: bool, now: datetime.datetime) -> list[PruneDecision]:
+def prune(
+    series: SeriesReader,
+    limits: Limits,
+    dry_run: bool,
+    now: datetime.datetime,
+    shown: Mapping[str, str] = NOTHING_SHOWN,
+) -> list[PruneDecision]:
     """Removes the old datasets that no rule keeps; returns the decision about each dataset, by name.
+
+    Args:
+        shown: datasets that tables show, with the reason to keep each.
 
     Raises:
         SeriesError: the folder holds no dataset, or LATEST.json can't be read.
@@ -77,7 +87,7 @@ def prune(series: SeriesReader, limits: Limits, dry_run: bool, now: datetime.dat
     members = series.datasets()
     if not members:
         raise SeriesError("holds no dataset of ours", series.layout.root, hint="check output.path")
-    needed = _needed(members, series.latest())
+    needed = dict(shown) | _needed(members, series.latest())
     dates = [member.date for member in complete(members)]
     fates = []
     for member in members:

@@ -2,12 +2,13 @@
 
 import dataclasses
 import datetime
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 import pyarrow as pa
 
 from pipeline import parsing, telemetry
 from pipeline.config.sections import Output
+from pipeline.dataset.dataset import Dataset
 from pipeline.dataset.layout import Layout
 from pipeline.dataset.record import RECORD
 from pipeline.errors import (
@@ -68,7 +69,7 @@ class Series(SeriesReader):
             SeriesError: the series or the dataset does not exist, or the dataset is incomplete or damaged.
             StoppedError: rivals kept changing LATEST.json, or the dataset is being removed.
         """
-        followed, members = self._followed(), self.datasets()
+        followed, members = self.followed(), self.datasets()
         target = self._named(to, members) if to else self._predecessor(followed, members)
         dataset = self.dataset(target.name)
         self._refuse_damaged(dataset.layout)
@@ -103,11 +104,19 @@ class Series(SeriesReader):
                 raise SeriesError("is not pinned", self.layout.latest, hint="runs move it by themselves")
             return dataclasses.replace(latest, pinned=False)
 
-        self._followed()
+        self.followed()
         # Released before we look: a run that ends later advances the series itself.
         self._swap(released)
         self._follow_newest()
-        return self._followed()
+        return self.followed()
+
+    def complete_dataset(self, name: str) -> Dataset:
+        """Returns the complete dataset with a name.
+
+        Raises:
+            SeriesError: there is none in the series.
+        """
+        return self.dataset(self._named(name, self.datasets()).name)
 
     def prune(
         self,
@@ -115,6 +124,7 @@ class Series(SeriesReader):
         older_than_days: int | None = None,
         dry_run: bool = False,
         now: datetime.datetime | None = None,
+        shown: Mapping[str, str] | None = None,
     ) -> list[prune.PruneDecision]:
         """Removes datasets that are old and not needed.
 
@@ -126,13 +136,14 @@ class Series(SeriesReader):
             older_than_days: remove only those of the others whose run date is longer ago.
             dry_run: only return the decisions.
             now: the time from which age is counted; the clock's time if not given.
+            shown: datasets that tables show, which stay whatever their age, with the reason.
 
         Raises:
             SeriesError: the limits make no sense, the folder holds no dataset, or LATEST.json can't be read.
         """
         now = now or datetime.datetime.now(datetime.UTC)
         limits = prune.Limits(keep, older_than_days, now.date())
-        return prune.prune(self, limits, dry_run, now)
+        return prune.prune(self, limits, dry_run, now, shown or {})
 
     def _swap(self, change: Callable[[Latest | None], Latest | None]) -> Latest | None:
         """Replaces LATEST.json by the result of `change`, if its version is still the one that was read.
@@ -173,7 +184,12 @@ class Series(SeriesReader):
             return False
         return True
 
-    def _followed(self) -> Latest:
+    def followed(self) -> Latest:
+        """Returns the dataset that readers follow.
+
+        Raises:
+            SeriesError: no run has ended yet, or LATEST.json can't be read.
+        """
         latest = self.latest()
         if latest is None:
             hint = "no run has ended here; check output.path"

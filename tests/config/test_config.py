@@ -50,6 +50,13 @@ def test_every_mistake_is_named_with_place_value_and_remedy() -> None:
         ("source", {"docs": {"path": "in/"}}, "can't tell the format of 'in/'"),
         ("source", {"Docs": {"path": "in/*.txt"}}, "source.Docs"),
         ("source", {}, "at least 1"),
+        ("publish", {"lake": {"format": "delta"}}, "end output.path with /{run_date}"),
+        ("publish", {"lake": {"format": "iceberg"}}, "needs its name, such as search.articles"),
+        (
+            "publish",
+            {"lake": {"format": "delta", "table": "a.b"}},
+            "publish.lake.table = 'a.b': means",
+        ),
         ("model", {"dtype": "bfloat16"}, "needs compute.device cuda"),
         (
             "compute",

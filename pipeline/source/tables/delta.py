@@ -64,7 +64,7 @@ def read_snapshot(where: str, source: Source, folder: str) -> Snapshot:
 
     store = storage.connect(folder, source.options)
     with tempfile.TemporaryDirectory() as mirror:
-        version = _copy_log(where, store, folder, source.version, Path(mirror, LOG))
+        version = copy_log(where, store, folder, source.version, Path(mirror, LOG))
         try:
             table = DeltaTable(mirror, version=version)
             _refuse_unknown(where, table.protocol())
@@ -92,7 +92,7 @@ def _blocks(adds: pa.ChunkedArray) -> Iterator[pa.ChunkedArray]:
     yield from (adds.slice(at, BLOCK) for at in range(0, len(adds), BLOCK))
 
 
-def _copy_log(where: str, store: storage.Storage, folder: str, wanted: int | None, target: Path) -> int:
+def copy_log(where: str, store: storage.Storage, folder: str, wanted: int | None, target: Path) -> int:
     """Copies the newest checkpoint that a version allows, and the commits behind it. Returns the version.
 
     Raises:
