@@ -44,12 +44,20 @@ class Server:
         ]  # fmt: skip
         self._process: subprocess.Popen[bytes] | None = None
         self.url = f"http://127.0.0.1:{s3}"
+        self.catalog = f"http://127.0.0.1:{iceberg}"
+        self._shell = [weed, "shell", f"-master=127.0.0.1:{master}", f"-filer=127.0.0.1:{filer}"]
 
     def start(self) -> None:
         """Starts the server, and waits until it answers."""
         with self._log.open("a") as log:
             self._process = subprocess.Popen(self._command, stdout=log, stderr=log)
         _wait_until_403(self.url)
+
+    def make_warehouse(self, name: str) -> None:
+        """Makes a bucket for tables, which its Iceberg catalog at `catalog` needs."""
+        command = f"s3tables.bucket -create -name {name} -account 000000000000\n"
+        made = subprocess.run(self._shell, input=command.encode(), capture_output=True, check=True)
+        assert b"ARN:" in made.stdout, made.stdout + made.stderr
 
     def kill(self) -> None:
         """Kills the server with SIGKILL: it has nothing to save, and a normal end takes long."""
