@@ -3,6 +3,7 @@
 import datetime
 import itertools
 import json
+import pickle
 import random
 import shutil
 from collections.abc import Callable, Iterator, Mapping
@@ -602,6 +603,20 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
 def test_overrides_need_a_config(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["changes", str(tmp_path), "--since", OLD, "--set", "a.b=c"]) == ExitCode.CONFIG
     assert "name the config, too" in capsys.readouterr().err
+
+
+def test_what_is_spread_over_processes_can_travel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Does what Ray would with a function, its items and its results."""
+
+    def travel(thing: Any) -> Any:
+        return pickle.loads(pickle.dumps(thing))
+
+    def elsewhere(function: Any, items: Any, *_: int) -> Iterator[Any]:
+        yield from (travel(travel(function)(travel(item))) for item in items)
+
+    monkeypatch.setattr("pipeline.driver.changes.spread_out", elsewhere)
+    new, old = nights(tmp_path, *changed_in_every_way(chunked=True), Kind(chunked=True))
+    assert_like_a_full_comparison(new, old)
 
 
 @pytest.mark.full
