@@ -19,6 +19,7 @@ from pipeline import parsing, telemetry
 from pipeline.config.location import DEFAULT_OPTIONS, Options, is_url
 from pipeline.config.sections import NO_RULES, Model, TokenizerRules
 from pipeline.errors import ModelError
+from pipeline.model.by_transformers.geometry import AnyEncoder
 from pipeline.model.families import Family, engine_of, family_of
 from pipeline.model.fetch import bucket, hub
 from pipeline.model.fetch.names import FETCHED, INDEX, PICKLE, PICKLES, TOKENIZER_FILES
@@ -164,7 +165,13 @@ class Checkpoint:
             self.match({name: shape for name, (_, shape) in self.stored().items()})
 
     def match(self, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, str]:
-        """Returns the stored name of each weight that the encoder needs (`weight_names.match`)."""
+        """Returns the stored name of each weight that the encoder needs (`weight_names.match`).
+
+        There is none for an encoder by transformers, which reads the weights itself.
+        """
+        if isinstance(self.family, AnyEncoder):
+            self.family.check_shapes(self.config, shapes)
+            return {}
         return match(self.family, self.config, self.folder, shapes)
 
     def match_head(self, output: str, labels: int, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, str]:

@@ -92,8 +92,9 @@ class AnyEncoder:
         if config.get("is_encoder_decoder"):
             hint = "save the encoder alone, and name that folder"
             raise ModelError("has a decoder beside its encoder", where, f"model_type {kind!r}", hint)
-        config.size("hidden_size")
-        config.size("vocab_size")
+        for name in ("hidden_size", "vocab_size", "num_hidden_layers", "intermediate_size"):
+            if name in ("hidden_size", "vocab_size") or config.get(name) is not None:
+                config.size(name)
         if self.positions(config) < 1:
             got = str(config.get("max_position_embeddings"))
             raise ModelError("has no positions", where, got, hint="fetch it again")
@@ -101,6 +102,20 @@ class AnyEncoder:
     def weights(self, _: ModelConfig) -> Iterator[tuple[str, tuple[int, ...]]]:
         """Yields nothing: transformers knows the weights and their names."""
         yield from ()
+
+    def check_shapes(self, config: ModelConfig, shapes: Mapping[str, tuple[int, ...]]) -> None:
+        """Checks the sizes of config.json by the stored weights, before transformers makes a model of them.
+
+        Raises:
+            ModelError: no stored weight has such a size.
+        """
+        stored = {size for shape in shapes.values() for size in shape}
+        for name in ("hidden_size", "vocab_size"):
+            if config.size(name) not in stored:
+                hint = "config.json and weights are not of one checkpoint: fetch both again"
+                raise ModelError(
+                    f"weights have another {name}", str(config.path), str(config.size(name)), hint
+                )
 
     def positions(self, config: ModelConfig) -> int:
         """Returns the most tokens of a text."""

@@ -130,6 +130,13 @@ def test_every_type_of_transformers_is_known_without_its_import() -> None:
         ({"is_encoder_decoder": True}, "has a decoder beside its encoder .*'electra'"),
         ({"hidden_size": None}, "hidden_size must be a positive integer"),
         ({"max_position_embeddings": -1}, "max_position_embeddings must be a positive integer"),
+        ({"num_hidden_layers": 10**9}, "num_hidden_layers must be a positive integer, at most 1,000"),
+        ({"intermediate_size": 10**12}, "intermediate_size must be a positive integer, at most"),
+        (
+            {"hidden_size": 10**7},
+            "config.json: weights have another hidden_size .got 10000000.; config.json and",
+        ),
+        ({"vocab_size": 10**7}, "config.json: weights have another vocab_size .got 10000000."),
     ],
 )
 def test_what_can_not_run_is_refused_before_any_replica(
