@@ -1,5 +1,6 @@
 """Runs docs/library.md, and checks that a job, Ray and Spark give the same vectors."""
 
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -21,20 +22,26 @@ here = pytest.mark.parametrize("flow", ["here"], indirect=True)
 
 
 @pytest.fixture
-def spark(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """The session that `getOrCreate` finds."""
+def spark(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """The session that `getOrCreate` finds; that of other tests, if there is one."""
+    from pyspark import SparkContext
     from pyspark.sql import SparkSession
 
-    monkeypatch.setenv("JAVA_HOME", str(java.home(tmp_path / "java")))
+    before = SparkSession.getActiveSession()
+    monkeypatch.setenv("JAVA_HOME", str(java.home(tmp_path_factory.mktemp("java"))))
     local = {"spark.driver.host": "127.0.0.1", "spark.driver.bindAddress": "127.0.0.1"}
     settings = local | {"spark.ui.enabled": "false", "spark.sql.shuffle.partitions": "1"}
-    session = SparkSession.builder.master("local[1]").config(map=settings).getOrCreate()
+    session = before or SparkSession.builder.master("local[1]").config(map=settings).getOrCreate()
+    monkeypatch.setattr(session.sparkContext, "pythonExec", sys.executable)
     yield session
+    if before:
+        return
     gateway = session.sparkContext._gateway
     session.stop()
     gateway.shutdown()
     gateway.proc.stdin.close()  # Java ends with its parent's pipe
     gateway.proc.wait(60)
+    SparkContext._gateway = SparkContext._jvm = None  # so that another test can start one
 
 
 def test_every_section_is_run() -> None:
