@@ -43,7 +43,7 @@ demo: $(READY)   ## embed the docstrings of Python's standard library, start to 
 	$(BIN)/python -m jobs.demo
 
 # Each process has a Ray and servers of its own; the tests of a file share one.
-test: $(READY)   ## a test of everything: some 15 minutes on two cores
+test: $(READY)   ## a test of everything: some 20 minutes on two cores
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 test-full: $(READY)   ## after that: more on Ray, more kills, nights and stalls; some 40 minutes

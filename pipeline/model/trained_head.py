@@ -29,6 +29,7 @@ IRRELEVANT = frozenset(
     for name in (
         "outputs",
         "classes",
+        "tags",
         "head",
         "vector",
         "dtype",
