@@ -26,6 +26,7 @@ SECTIONS = {
     "million": ("A million splits", []),
     "nights": ("A resume and a night compared with a full run", []),
     "changes": ("The changes between two nights", []),
+    "sentiment": ("A head over vectors compared with TF-IDF, and its cost", []),
     "replicas": ("How many replicas one driver keeps up with", []),
     "driver_memory": ("The driver with few and many splits", ["1000", "10000", "100000"]),
 }
