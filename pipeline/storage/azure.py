@@ -204,10 +204,12 @@ class Azure(Client):
         if isinstance(error, ServiceRequestError):
             insecure = isinstance(error.inner_exception, requests.exceptions.SSLError)
             return OSError(text) if insecure else ConnectionRefusedError(text)
-        if isinstance(error, HttpResponseError) and error.status_code:
-            # An answer that is not a refusal could not be read: its end is missing.
-            return _refusal(error, text) if error.status_code >= 400 else ConnectionResetError(text)
-        return no_credentials(text) if isinstance(error, ClientAuthenticationError) else OSError(text)
+        if isinstance(error, HttpResponseError) and (error.status_code or 0) >= 400:
+            return _refusal(error, text)
+        if isinstance(error, ClientAuthenticationError):
+            return no_credentials(text)
+        # An answer that is not a refusal could not be read: its end is missing.
+        return ConnectionResetError(text) if isinstance(error, HttpResponseError) else OSError(text)
 
     def _blob(self, bucket: str, key: str) -> BlobClient:
         return self.service.get_blob_client(bucket, key)
