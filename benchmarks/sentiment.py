@@ -149,7 +149,7 @@ def compared(folder: Path) -> dict[str, tuple[float, float]]:
     source = pq.read_table(folder / "source").sort_by("id")
     texts = source.filter(pc.is_in(source["id"], rows["id"]))["text"].to_pylist()
     right, held_out = np.asarray(rows["sentiment"].to_pylist()), hash_fractions(rows, 0) < HELD_OUT
-    always = np.full(int(held_out.sum()), max(LABELS.values(), key=right.tolist().count))
+    always = np.full(int(held_out.sum()), max(LABELS.values(), key=right[held_out].tolist().count))
     return {
         "the most frequent label": _figures(right[held_out], always),
         "TF-IDF, logistic regression": by_words(texts, right.tolist(), held_out),
