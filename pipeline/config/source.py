@@ -47,6 +47,18 @@ NO_ENCODINGS = ("idna", "punycode", "raw-unicode-escape", "unicode-escape", "und
 ENCODING_HINT = "name one such as utf-8, gbk or cp1252"
 
 
+def without_compression(path: str) -> PurePosixPath:
+    """Returns a path without the ending that names a compression."""
+    name = PurePosixPath(path)
+    return name.with_suffix("") if name.suffix in COMPRESSIONS else name
+
+
+def format_of(path: str) -> str | None:
+    """Returns the format that the ending of a path names; None if it names none."""
+    suffix = without_compression(path).suffix
+    return next((kind for kind, options in FORMATS.items() if suffix in options.suffixes), None)
+
+
 class Csv(Section):
     """The dialect of a CSV or TSV file (RFC 4180 by default)."""
 
@@ -184,11 +196,8 @@ class Source(Section):
             raise ValueError(f"{value} reads one table: path must be its folder, without wildcards")
         if value != "auto" or not path:
             return value
-        name = PurePosixPath(path)
-        plain = name.with_suffix("") if name.suffix in COMPRESSIONS else name
-        for kind, options in FORMATS.items():
-            if plain.suffix in options.suffixes:
-                return kind
+        if kind := format_of(path):
+            return kind
         *others, last = FORMATS
         names = f"{', '.join(others)} or {last}"
         raise ValueError(f"can't tell the format of {path!r}: set it to {names}")

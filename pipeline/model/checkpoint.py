@@ -19,12 +19,14 @@ from pipeline import parsing, telemetry
 from pipeline.config.location import DEFAULT_OPTIONS, Options, is_url
 from pipeline.config.sections import NO_RULES, Model, TokenizerRules
 from pipeline.errors import ModelError
+from pipeline.model import trained_head
 from pipeline.model.by_transformers.geometry import AnyEncoder
 from pipeline.model.families import Family, engine_of, family_of
 from pipeline.model.fetch import bucket, hub
 from pipeline.model.fetch.names import FETCHED, INDEX, PICKLE, PICKLES, TOKENIZER_FILES
 from pipeline.model.model_config import ModelConfig
 from pipeline.model.sentence_transformers import Modules, read_modules
+from pipeline.model.trained_head import TrainedHead
 from pipeline.model.weight_names import match, match_head
 
 BUILT_IN = "albert-mini"
@@ -186,6 +188,21 @@ class Checkpoint:
         """
         if not self.pickled:
             self.match_head(output, labels, {name: shape for name, (_, shape) in self.stored().items()})
+
+    def trained_head(self, where: str) -> TrainedHead:
+        """Returns the head in a folder or at a URL. It is read once: all parts of a run have the same.
+
+        Raises:
+            ModelError: there is none, or it is damaged.
+            StorageError: the storage failed.
+        """
+        if where not in self._trained_heads:
+            self._trained_heads[where] = trained_head.read(where)
+        return self._trained_heads[where]
+
+    @cached_property
+    def _trained_heads(self) -> dict[str, TrainedHead]:
+        return {}
 
     def stored(self) -> dict[str, tuple[Path, tuple[int, ...]]]:
         """Returns file and shape of every weight in the safetensors."""

@@ -8,7 +8,7 @@ from typing import Any, Self
 
 from pipeline.config.sections import Config, Model
 from pipeline.errors import ModelError
-from pipeline.model import outputs, trained_head
+from pipeline.model import outputs
 from pipeline.model.checkpoint import Checkpoint
 from pipeline.model.head_facts import classes_of, tags_of
 from pipeline.model.output_spec import EMBEDDING, Classes, OutputSpec, Tags
@@ -93,7 +93,7 @@ class EmbeddingSpec:
                 "has Dense layers made for its own pooling", "model.pooling", model.pooling, hint
             )
         pooling = own.pooling if own else ("mean",)
-        head = head or (trained_head.read(model.head) if model.head else None)
+        head = head or (checkpoint.trained_head(model.head) if model.head else None)
         recipe = cls(
             max_tokens=_max_tokens(checkpoint, model),
             prefix=prefix_of(checkpoint, model.prefix, model.prompt, "model"),

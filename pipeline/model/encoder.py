@@ -34,7 +34,7 @@ from pipeline.model.device import (
     require_dtype,
 )
 from pipeline.model.embedding_spec import EmbeddingSpec
-from pipeline.model.heads import text_heads, token_heads
+from pipeline.model.heads import VectorHead, text_heads, token_heads
 from pipeline.model.pooling import pool
 from pipeline.model.transformer import Transformer, load_transformer
 from pipeline.model.unique_texts import UniqueTexts
@@ -104,7 +104,8 @@ class Encoder:
         self.exact: Transformer | None = self.model if self.dtype == torch.float32 else None
         self.dense = [dense_layer(dense, self.device) for dense in self.recipe.dense]
         self.outputs = self.recipe.output_spec(checkpoint)
-        self.heads = text_heads(checkpoint, self.recipe, self.device, self._vectors)
+        self.heads = text_heads(checkpoint, self.recipe, self.device)
+        self.vector_head = VectorHead(self.recipe.head, self.device) if self.recipe.head else None
         self.token_heads = token_heads(checkpoint, self.recipe, self.device)
         self.widths = outputs.width(self.outputs), outputs.token_width(self.outputs)
         self.batch_tokens = batch_tokens or default_batch_tokens(self.device, checkpoint.size("hidden_size"))
@@ -227,10 +228,17 @@ class Encoder:
         if types_T is not None:
             packing = replace(packing, type_ids=moved(types_T, self.device))
         hidden_TD = model(moved(ids_T, self.device), packing)
-        embeds = "embedding" in self.recipe.outputs
-        parts = [self._vectors(hidden_TD, lengths)] if embeds else []
-        parts += [head(hidden_TD, lengths) for head in self.heads]
+        parts = [*self._of_vectors(hidden_TD, lengths), *(head(hidden_TD, lengths) for head in self.heads)]
         return Numbers(_beside(parts), _beside([head(hidden_TD) for head in self.token_heads]))
+
+    def _of_vectors(self, hidden_TD: torch.Tensor, lengths_B: torch.Tensor) -> list[torch.Tensor]:
+        """Returns what is kept of the vectors: themselves, and what a head says that was trained on them."""
+        embeds = "embedding" in self.recipe.outputs
+        if not (embeds or self.vector_head):
+            return []
+        vectors_BD = self._vectors(hidden_TD, lengths_B)
+        said = [self.vector_head(vectors_BD)] if self.vector_head else []
+        return [vectors_BD, *said] if embeds else said
 
     def _vectors(self, hidden_TD: torch.Tensor, lengths_B: torch.Tensor) -> torch.Tensor:
         """Returns the vector of each text."""

@@ -51,19 +51,14 @@ class ClassificationHead:
 
 
 class VectorHead:
-    """A head that was trained on vectors.
+    """A head that was trained on vectors."""
 
-    Args:
-        vectors: returns the vectors of texts, (B, D) float32, from what a head is given.
-    """
-
-    def __init__(self, head: TrainedHead, device: torch.device, vectors: TextHead) -> None:
+    def __init__(self, head: TrainedHead, device: torch.device) -> None:
         self.weight, self.bias = (torch.tensor(each, device=device) for each in (head.weight, head.bias))
-        self.vectors = vectors
 
-    def __call__(self, hidden_TD: torch.Tensor, lengths_B: torch.Tensor) -> torch.Tensor:
+    def __call__(self, vectors_BD: torch.Tensor) -> torch.Tensor:
         """Returns the scores of each text, (B, L) float32, which sum to 1."""
-        return linear(self.vectors(hidden_TD, lengths_B), self.weight, self.bias).softmax(dim=1)
+        return linear(vectors_BD, self.weight, self.bias).softmax(dim=1)
 
 
 class TagHead:
@@ -98,20 +93,13 @@ def token_heads(checkpoint: Checkpoint, recipe: EmbeddingSpec, device: torch.dev
     return [*found, hidden_state] if "tokens" in recipe.outputs else found
 
 
-def text_heads(
-    checkpoint: Checkpoint, recipe: EmbeddingSpec, device: torch.device, vectors: TextHead
-) -> list[TextHead]:
-    """Loads the heads that a recipe's outputs need, in the order of the outputs.
-
-    Args:
-        vectors: returns the vectors of texts, for heads that were trained on vectors.
+def text_heads(checkpoint: Checkpoint, recipe: EmbeddingSpec, device: torch.device) -> list[TextHead]:
+    """Loads the heads of a checkpoint that a recipe's outputs need, in the order of the outputs.
 
     Raises:
         ModelError: the checkpoint lacks a weight of a head.
     """
-    if recipe.classes is None:
+    if recipe.classes is None or recipe.head:
         return []
-    if recipe.head:
-        return [VectorHead(recipe.head, device, vectors)]
     weights = load_head(checkpoint, "classification", len(recipe.classes.labels), device)
     return [ClassificationHead(weights, recipe.classes.problem, checkpoint.family.HEAD_ACTIVATION)]

@@ -72,10 +72,10 @@ def contents_of(series: Series, name: str | None) -> Contents:
     dataset = series.complete_dataset(name) if name else series.dataset(series.followed().dataset)
     name = dataset.layout.root.rpartition("/")[2]
     refuse_removed(dataset)
-    identity, claim = dataset.claim_file().identity(), dataset.claim_file()
+    claim = dataset.claim_file()
     run_date = date_in(name)
     assert run_date is not None, name
-    spec = identity.outputs
+    spec = claim.identity().outputs
     dimension = spec.dimension if "embedding" in spec.names else 0
     told = {
         DATASET: name,

@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -87,8 +88,12 @@ class State:
         found: bool = pa.schema(self._table.schema()).equals(pa.schema(wanted), check_metadata=True)
         return found
 
-    @property
+    @cached_property
     def _table(self) -> Any:
+        """Reads the log, once: it names each file of a night."""
+        return self._read()
+
+    def _read(self) -> Any:
         from deltalake import DeltaTable  # noqa: PLC0415  (an extra)
 
         return DeltaTable(str(self.mirror))
@@ -132,7 +137,7 @@ class State:
             table.alter.add_feature(
                 TableFeatures.TimestampWithoutTimezone, allow_protocol_versions_increase=True
             )
-            table = self._table
+            table = self._read()
         return table
 
     def _put_back(self) -> bool:

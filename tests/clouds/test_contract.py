@@ -1,6 +1,5 @@
 """Tests what every storage of an output promises: the same suite for memory, files, S3, Google and Azure."""
 
-import random
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
@@ -22,13 +21,7 @@ from tests.clouds.azurite_server import ACCOUNT, KEY
 from tests.clouds.fake_gcs import make_bucket
 from tests.clouds.places import Place, Places, read_in_parts, write_in_parts
 from tests.s3.server import READER, READER_SECRET
-
-LEAST_PART, LARGE = 5 << 20, 11 << 20
-"""The smallest part that S3 accepts, and what needs three of them."""
-
-
-def content(number: int, size: int = 3000) -> bytes:
-    return random.Random(number).randbytes(size)
+from tests.s3.under_faults import LARGE, LEAST_PART, content
 
 
 def test_what_was_put_is_read(place: Place) -> None:

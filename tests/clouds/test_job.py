@@ -20,7 +20,7 @@ from pipeline.nightly import Series
 from pipeline.verify import verify
 from tests.clouds.places import Place, Places
 from tests.conftest import read_dataset, write_config
-from tests.s3.test_faults import EACH_KIND, KINDS
+from tests.s3.under_faults import EACH_KIND, KINDS
 
 Job = Callable[..., dict[str, Any]]
 pytestmark = pytest.mark.usefixtures("flow")

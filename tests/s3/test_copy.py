@@ -11,7 +11,7 @@ from pipeline.errors import DeniedError, ExistsError, MissingError, ReplacedErro
 from pipeline.storage import s3
 from tests.s3.proxy import FaultProxy
 from tests.s3.server import READER, READER_SECRET
-from tests.s3.test_faults import EACH_KIND, KINDS, LARGE, LEAST_PART, content
+from tests.s3.under_faults import EACH_KIND, LARGE, LEAST_PART, content, copies_are_exact
 
 
 @pytest.fixture(params=[3000, LARGE], ids=["at once", "in parts"])
@@ -106,19 +106,10 @@ def test_a_lost_answer_is_a_copy_all_the_same(bucket: str, proxy: FaultProxy, st
 def test_every_copy_is_exact_under_faults(
     kind: str, size: int, bucket: str, proxy: FaultProxy, store: storage.Storage
 ) -> None:
-    count = 20 if size < LARGE else 3
-    for number in range(count):
-        storage.connect(bucket).put(f"{bucket}/from/{number}", content(number, size))
-    proxy.faults = KINDS[kind]
-
-    def copy(number: int) -> bytes:
-        store.copy_if_absent(f"{bucket}/from/{number}", f"{bucket}/to/{number}")
-        with pytest.raises(ExistsError):
-            store.copy_if_absent(f"{bucket}/from/{number}", f"{bucket}/from/{(number + 1) % count}")
-        return store.read(f"{bucket}/to/{number}")
-
-    with ThreadPoolExecutor(4) as pool:
-        assert list(pool.map(copy, range(count))) == [content(number, size) for number in range(count)]
+    contents = [content(number, size) for number in range(20 if size < LARGE else 3)]
+    for number, each in enumerate(contents):
+        storage.connect(bucket).put(f"{bucket}/from/{number}", each)
+    copies_are_exact(store, proxy, bucket, kind, contents)
     proxy.faults = {}
     store.abort_unfinished_uploads(f"{bucket}/to", bool)
     assert store.abort_unfinished_uploads(f"{bucket}/to", bool) == 0

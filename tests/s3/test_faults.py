@@ -1,6 +1,5 @@
 """Tests storage behind a proxy that fails a fifth of all requests: results are exact, retries counted."""
 
-import random
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -8,20 +7,19 @@ import pytest
 from pipeline import storage, telemetry
 from pipeline.config.location import Options
 from pipeline.dataset.layout import Layout
-from pipeline.errors import ExistsError, ReplacedError, StorageError
+from pipeline.errors import ExistsError, StorageError
 from pipeline.storage import retry, s3
-from tests.s3.proxy import FAULTS, FaultProxy
-
-KINDS = {fault: {fault: 0.2} for fault in FAULTS} | {"all": dict.fromkeys(FAULTS, 0.1)}
-OBJECTS = 40
-LEAST_PART, LARGE = 5 << 20, 11 << 20
-"""The smallest part that S3 accepts."""
-EACH_KIND = [pytest.param(kind, marks=[] if kind == "lose" else pytest.mark.full) for kind in KINDS]
-"""A lost answer is what tells one store from another; the other kinds take longer."""
-
-
-def content(number: int, size: int = 3000) -> bytes:
-    return random.Random(number).randbytes(size)
+from tests.s3.proxy import FaultProxy
+from tests.s3.under_faults import (
+    EACH_KIND,
+    KINDS,
+    LARGE,
+    LEAST_PART,
+    content,
+    lost_answers_are_told_from_rivals,
+    operations_are_exact,
+    replacements_take_effect_once,
+)
 
 
 @pytest.mark.parametrize("kind", EACH_KIND)
@@ -30,34 +28,7 @@ def test_every_operation_is_exact(
 ) -> None:
     monkeypatch.setattr(s3, "PART_BYTES", 1000)
     monkeypatch.setattr(s3, "FIRST_BYTES", 100)
-    paths = [f"{bucket}/data/{number:03}" for number in range(OBJECTS)]
-    proxy.faults = KINDS[kind]
-    with ThreadPoolExecutor(4) as pool:
-        list(pool.map(lambda at: store.put_if_absent(paths[at], content(at)), range(OBJECTS)))
-
-        def lose(at: int) -> None:
-            with pytest.raises(ExistsError):
-                store.put_if_absent(paths[at], content(-at - 1))
-
-        list(pool.map(lose, range(OBJECTS)))
-        assert list(pool.map(store.read, paths)) == [content(at) for at in range(OBJECTS)]
-
-        def ranges(at: int) -> bytes:
-            with store.open(paths[at]) as file:
-                return bytes(file.read(234) + file.read(500) + file.read(500) + file.read())
-
-        assert list(pool.map(ranges, range(OBJECTS))) == [content(at) for at in range(OBJECTS)]
-    for found in (store.glob(f"{bucket}/data"), store.glob(f"{bucket}/da*/0*")):
-        assert [info.path for info in found] == paths
-    assert len(store.list_files(f"{bucket}/data")) == OBJECTS
-    assert proxy.done[next(iter(KINDS[kind]))] > 20
-    failed = sum(proxy.done[fault] for fault in FAULTS if fault != "stall")
-    if kind in ("slow_down", "error"):
-        assert telemetry.retries.total() == failed
-    elif kind == "stall":
-        assert not telemetry.retries
-    else:  # aiohttp itself repeats a request once after a closed connection
-        assert 0 < telemetry.retries.total() <= failed
+    operations_are_exact(store, proxy, bucket, kind, objects=40)
 
 
 @pytest.mark.parametrize("kind", EACH_KIND)
@@ -92,29 +63,11 @@ def test_each_replacement_takes_effect_once(
 ) -> None:
     monkeypatch.setattr(s3, "MULTIPART_BYTES", LEAST_PART)
     monkeypatch.setattr(s3, "PART_BYTES", LEAST_PART)
-    path, first = f"{bucket}/LATEST.json", None
-    proxy.faults = KINDS[kind]
-    for number in range(1, rounds):
-        version = store.version(path)
-        store.replace(path, content(number, size), version)
-        with pytest.raises(ReplacedError):  # over the version before, and over no object
-            store.replace(path, content(-number, size), version)
-        with pytest.raises(ReplacedError):
-            store.replace(path, content(-number, size), first)
-        assert store.read(path) == content(number, size)
+    replacements_take_effect_once(store, proxy, bucket, kind, size, rounds)
 
 
 def test_a_lost_answer_is_told_from_a_rival(bucket: str, proxy: FaultProxy, store: storage.Storage) -> None:
-    for name in ("put_if_absent", "replace"):
-        path = f"{bucket}/{name}"
-        arguments = (b"ours",) if name == "put_if_absent" else (b"ours", None)
-        proxy.next = ["lose", "lose"]
-        getattr(store, name)(path, *arguments)
-        assert proxy.next == []
-        assert store.read(path) == b"ours"
-    proxy.next = ["lose"]
-    with pytest.raises(ReplacedError):  # the same content, but another process wrote it
-        store.replace(f"{bucket}/put_if_absent", b"ours", None)
+    lost_answers_are_told_from_rivals(store, proxy, bucket)
 
 
 def test_uploads_that_nobody_finished_are_swept(

@@ -25,7 +25,7 @@ from pipeline.model import checkpoint
 from tests.conftest import read_dataset, write_config
 from tests.s3.proxy import FaultProxy
 from tests.s3.server import READER, READER_SECRET, SECRET
-from tests.s3.test_faults import KINDS
+from tests.s3.under_faults import KINDS
 
 Job = Callable[..., dict[str, Any]]
 MARKS = {"lose": [], "all": [pytest.mark.full]}

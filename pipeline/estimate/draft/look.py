@@ -16,7 +16,7 @@ from typing import Any
 import pyarrow as pa
 
 from pipeline import storage
-from pipeline.config.source import COMPRESSIONS, FORMATS, Source
+from pipeline.config.source import FORMATS, Source, format_of, without_compression
 from pipeline.errors import ConfigError, SourceError
 from pipeline.humanize import plural, size
 from pipeline.source.formats import partition_keys
@@ -121,10 +121,8 @@ def _main_kind(found: list[storage.ObjectInfo]) -> tuple[str, list[storage.Objec
 
 
 def _suffix(path: str) -> str:
-    name = PurePosixPath(path)
-    if name.suffix in COMPRESSIONS:
-        return name.with_suffix("").suffix + name.suffix
-    return name.suffix
+    plain = without_compression(path)
+    return plain.suffix + PurePosixPath(path).name.removeprefix(plain.name)
 
 
 def _glob(path: str, suffix: str) -> str:
@@ -141,15 +139,12 @@ def _partitions(files: list[storage.ObjectInfo]) -> list[str]:
 
 def _format(suffix: str, files: list[storage.ObjectInfo]) -> tuple[str, str]:
     """Returns the format of files with an ending, and what that rests on."""
-    plain = suffix.removesuffix(PurePosixPath(suffix).suffix) if suffix.count(".") > 1 else suffix
-    plain = "" if suffix in COMPRESSIONS else plain
-    mean = sum(info.size for info in files) / len(files)
-    if plain in FORMATS["text"].suffixes and len(files) > 1 and mean <= SMALL_FILE:
+    kind, mean = format_of(files[0].path), sum(info.size for info in files) / len(files)
+    if kind == "text" and len(files) > 1 and mean <= SMALL_FILE:
         return "text-files", "a guess: many small texts; `text` makes each line a document"
-    for name, options in FORMATS.items():
-        if plain in options.suffixes:
-            return name, f"by the ending {suffix}"
-    if plain in DOCUMENT_SUFFIXES:
+    if kind:
+        return kind, f"by the ending {suffix}"
+    if without_compression(files[0].path).suffix in DOCUMENT_SUFFIXES:
         return "text-files", f"a guess: a file of the ending {suffix} is a document, with its markup"
     return _by_content(files[0])
 
